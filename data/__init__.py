@@ -1,1 +1,26 @@
+"""Datalists, their checks, the collections that the project prepares, and mixed batches."""
 
+from mixseg.data.datalist import Datalist, Entry, data_hash, find_datalist
+from mixseg.data.images import NativeNiftiWriter, list_images
+from mixseg.data.sampler import MixedBatchSampler, MixedDataLoader
+from mixseg.data.slices import SliceDataset
+from mixseg.data.subset import select_cases, split_cases
+from mixseg.data.validate import DatalistError, Fault, check_cases, check_datalist
+
+__all__ = [
+    "Datalist",
+    "DatalistError",
+    "Entry",
+    "Fault",
+    "MixedBatchSampler",
+    "MixedDataLoader",
+    "NativeNiftiWriter",
+    "SliceDataset",
+    "check_cases",
+    "check_datalist",
+    "data_hash",
+    "find_datalist",
+    "list_images",
+    "select_cases",
+    "split_cases",
+]

@@ -1,1 +1,59 @@
+"""Transforms for mixed supervision: label conventions, scribbles by erosion, other weak labels."""
 
+from __future__ import annotations
+
+from mixseg.transforms.labels import (
+    ConvertUnlabeled,
+    ConvertUnlabeledd,
+    MaskUnannotatedClasses,
+    MaskUnannotatedClassesd,
+    SelectClasses,
+    SelectClassesd,
+    label_kind,
+)
+from mixseg.transforms.point_labels import (
+    PointLabel,
+    PointLabeld,
+    RandPointLabel,
+    RandPointLabeld,
+)
+from mixseg.transforms.scribbles import (
+    ScribbleByErosion,
+    ScribbleByErosiond,
+    erode_to_core,
+    scribble_by_erosion,
+)
+from mixseg.transforms.supervision import SupervisionFromLabeld
+from mixseg.transforms.weak_labels import (
+    BoxLabel,
+    BoxLabeld,
+    CentroidLabel,
+    CentroidLabeld,
+    EllipseLabel,
+    EllipseLabeld,
+)
+
+__all__ = [
+    "BoxLabel",
+    "BoxLabeld",
+    "CentroidLabel",
+    "CentroidLabeld",
+    "ConvertUnlabeled",
+    "ConvertUnlabeledd",
+    "EllipseLabel",
+    "EllipseLabeld",
+    "MaskUnannotatedClasses",
+    "MaskUnannotatedClassesd",
+    "PointLabel",
+    "PointLabeld",
+    "RandPointLabel",
+    "RandPointLabeld",
+    "ScribbleByErosion",
+    "ScribbleByErosiond",
+    "SelectClasses",
+    "SelectClassesd",
+    "SupervisionFromLabeld",
+    "erode_to_core",
+    "label_kind",
+    "scribble_by_erosion",
+]

@@ -1,0 +1,59 @@
+"""What the commands share: consoles, the way they fail, and writing a datalist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from mixseg.data.datalist import SPLITS, Datalist
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+console = Console()
+error_console = Console(stderr=True)
+
+
+def fail(message: str) -> typer.Exit:
+    """Print an error and return the exception that ends the command with exit status 1."""
+    # Not wrapped: paths in messages stay in one piece, also where there is no terminal.
+    error_console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    return typer.Exit(1)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn the errors that a user can mend (bad data, unwritable folders) into :func:`fail`."""
+    try:
+        yield
+    except PermissionError as error:
+        raise fail(f"no permission to write '{error.filename}'") from error
+    except OSError as error:
+        raise fail(f"'{error.filename}': {error.strerror or error}") from error
+    except ValueError as error:
+        raise fail(str(error)) from error
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """End the command where ``path`` exists and ``--force`` is not given."""
+    if path.exists() and not force:
+        raise fail(f"'{path}' exists; give --force to overwrite it")
+
+
+def datalist_table(datalist: Datalist, title: str) -> Table:
+    """Patients, cases and hand-drawn scribbles of each split."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("split")
+    for name in ("patients", "cases", "with scribble"):
+        table.add_column(name, justify="right")
+    for split in SPLITS:
+        entries = getattr(datalist, split)
+        table.add_row(
+            split,
+            str(len({entry.patient_id for entry in entries})),
+            str(len(entries)),
+            str(sum(entry.scribble is not None for entry in entries)),
+        )
+    return table

@@ -1,0 +1,48 @@
+"""``mixseg validate``: every fault of a datalist and its files, at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from mixseg.cli.console import clear_errors, console, datalist_table
+from mixseg.data.datalist import Datalist
+from mixseg.data.validate import validate_datalist
+from rich.markup import escape
+from rich.table import Table
+
+
+def validate(
+    datalist: Annotated[Path, typer.Argument(help="The datalist JSON.")],
+    dataset_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder that relative paths start from; default: the datalist's own."),
+    ] = None,
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Do not read the voxels.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Check a datalist and every file it names; exit status 1 if anything is wrong."""
+    with clear_errors():
+        loaded = Datalist.load(datalist)
+        faults = validate_datalist(
+            loaded, dataset_dir, check_voxels=not headers_only, progress=not quiet
+        )
+    console.print(datalist_table(loaded, str(datalist)))
+    if faults:
+        table = Table(show_lines=True)
+        for name in ("", "file", "case", "problem", "mend"):
+            table.add_column(name, overflow="fold")
+        for fault in faults:
+            style = "red" if fault.level == "error" else "yellow"
+            case = f"{fault.case_id} ({fault.split})" if fault.case_id else ""
+            cells = (escape(text) for text in (fault.file, case, fault.problem, fault.mend))
+            table.add_row(f"[{style}]{fault.level}[/]", *cells)
+        console.print(table)
+    errors = sum(fault.level == "error" for fault in faults)
+    if errors:
+        console.print(f"[bold red]{errors} errors[/]")
+        raise typer.Exit(1)
+    console.print("[green]no errors[/]")

@@ -1,0 +1,359 @@
+"""The datalist: one JSON that names every case, its files, its split and its supervision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+Supervision = Literal["full", "partial", "noisy", "none"]
+Split = Literal["training", "validation", "test"]
+
+SUPERVISION_KINDS: tuple[Supervision, ...] = ("full", "partial", "noisy", "none")
+SPLITS: tuple[Split, ...] = ("training", "validation", "test")
+DATALIST_NAME = "datalist.json"
+
+
+class DatalistError(ValueError):
+    """A datalist or the files that it names cannot be used; the message lists every fault."""
+
+
+class Entry(BaseModel):
+    """One case of a datalist.
+
+    Attributes:
+        image: NIfTI file of the scan, relative to the dataset folder or absolute.
+        label: NIfTI label map of the same grid; absent for ``none`` (and for ``partial`` cases
+            that have only a scribble).
+        scribble: hand-drawn label map, used instead of ``label`` when the case is used as partial.
+        supervision: what the label promises; where absent it is read from the label's values
+            (any unlabelled voxel: ``partial``, else ``full``; no label: ``none``).
+        case_id: unique name of the case.
+        patient_id: patient the case belongs to; cases of one patient stay together in every
+            split. Defaults to ``case_id``.
+        annotated_classes: classes that the annotator looked for; absent means all.
+    """
+
+    model_config = ConfigDict(extra="forbid", str_min_length=1)
+
+    image: str
+    label: str | None = None
+    scribble: str | None = None
+    supervision: Supervision | None = None
+    case_id: str
+    patient_id: str = ""
+    annotated_classes: list[int] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_metadata_like_keys(cls, values: Any) -> Any:
+        # Said before pydantic's own "extra keys" message, which would hide the reason.
+        if isinstance(values, dict):
+            bad = sorted(k for k in values if str(k).startswith(("image_", "label_")))
+            if bad:
+                raise ValueError(
+                    f"keys {bad} are refused: MONAI's Spacingd takes every key that begins with "
+                    "'image_' or 'label_' for a metadata dictionary and fails on it; use names "
+                    "such as 'case_id' and 'supervision'"
+                )
+        return values
+
+    @model_validator(mode="after")
+    def _complete(self) -> Entry:
+        if not self.patient_id:
+            self.patient_id = self.case_id
+        if self.supervision in ("full", "noisy") and self.label is None:
+            raise ValueError(f"supervision '{self.supervision}' needs a 'label'")
+        if self.supervision == "partial" and self.label is None and self.scribble is None:
+            raise ValueError("supervision 'partial' needs a 'label' or a 'scribble'")
+        if self.supervision is None and self.label is None:
+            self.supervision = "none" if self.scribble is None else "partial"
+        return self
+
+
+class Datalist(BaseModel):
+    """Classes, the unlabelled value and the cases of the three splits.
+
+    Attributes:
+        classes: names of the classes, background first; a label map holds their indices.
+        unlabeled: value of unlabelled voxels in the files; defaults to ``len(classes)``. Another
+            value outside the classes (255, -1) may be declared.
+        training: cases in the order that Set-N follows.
+        validation: cases for model selection.
+        test: cases scored once per finished run.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    classes: list[str] = Field(min_length=2)
+    unlabeled: int
+    training: list[Entry] = Field(default_factory=list)
+    validation: list[Entry] = Field(default_factory=list)
+    test: list[Entry] = Field(default_factory=list)
+
+    _base_dir: Path | None = PrivateAttr(default=None)
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"class names repeat: {value}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_unlabeled(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("classes"), list):
+            return {"unlabeled": len(values["classes"]), **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check_values(self) -> Datalist:
+        count = len(self.classes)
+        if 0 <= self.unlabeled < count:
+            raise ValueError(
+                f"'unlabeled' is {self.unlabeled}, which is the class "
+                f"'{self.classes[self.unlabeled]}'; use {count} or another value outside "
+                f"0..{count - 1}"
+            )
+        for _, entry in self.items():
+            bad = [c for c in entry.annotated_classes or [] if not 0 <= c < count]
+            if bad:
+                raise ValueError(
+                    f"case '{entry.case_id}': annotated_classes {bad} are outside 0..{count - 1}"
+                )
+        return self
+
+    @property
+    def base_dir(self) -> Path | None:
+        """Folder that relative paths start from, where known (the JSON's folder)."""
+        return self._base_dir
+
+    def with_base_dir(self, folder: str | os.PathLike[str]) -> Datalist:
+        """A copy whose relative paths start from ``folder``."""
+        copy = self.model_copy(deep=True)
+        copy._base_dir = Path(folder).resolve()
+        return copy
+
+    def items(self) -> Iterable[tuple[Split, Entry]]:
+        """Every entry with its split, in file order."""
+        for split in SPLITS:
+            for entry in getattr(self, split):
+                yield split, entry
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Datalist:
+        """Read a datalist.
+
+        Raises:
+            DatalistError: the file is missing, is not JSON, or does not follow the schema; the
+                message names the file and lists every fault with its place.
+        """
+        path = Path(path)
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise DatalistError(
+                f"{path} is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise DatalistError(f"{path}: cannot read the datalist: {error}") from error
+        try:
+            datalist = cls.model_validate(raw)
+        except ValidationError as error:
+            raise DatalistError(_explain(path, error)) from error
+        datalist._base_dir = path.resolve().parent
+        return datalist
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the datalist as JSON, atomically: a reader sees the old file or the new one.
+
+        Keys keep the schema's order and absent values are left out, so that equal datalists are
+        equal files.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.model_dump(exclude_none=True), indent=1, ensure_ascii=False) + "\n"
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            # mkstemp makes private files; a datalist is as readable as its neighbours.
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def resolve(self, dataset_dir: str | os.PathLike[str] | None = None) -> Datalist:
+        """A copy with absolute paths.
+
+        A relative path is looked for in ``dataset_dir`` and then in the folder of the datalist;
+        where neither holds the file, the first of the two is named (the validator reports it).
+
+        Raises:
+            DatalistError: relative paths, and neither folder is known.
+        """
+        folders = [Path(dataset_dir).resolve()] if dataset_dir else []
+        if self._base_dir is not None and self._base_dir not in folders:
+            folders.append(self._base_dir)
+        copy = self.model_copy(deep=True)
+        for _, entry in copy.items():
+            entry.image = _absolute(entry.image, folders)
+            entry.label = None if entry.label is None else _absolute(entry.label, folders)
+            entry.scribble = None if entry.scribble is None else _absolute(entry.scribble, folders)
+        return copy
+
+    def relative_to(self, folder: str | os.PathLike[str]) -> Datalist:
+        """A copy for a datalist file in ``folder``: paths below it relative, others absolute."""
+        folder = Path(folder).resolve()
+        copy = self.resolve()
+        for _, entry in copy.items():
+            entry.image = _relative(entry.image, folder)
+            entry.label = None if entry.label is None else _relative(entry.label, folder)
+            entry.scribble = None if entry.scribble is None else _relative(entry.scribble, folder)
+        return copy.with_base_dir(folder)
+
+
+def supervision_of(entry: Entry, unlabeled: int) -> Supervision:
+    """The entry's supervision; where it is not declared, read from the values of its label.
+
+    Args:
+        entry: an entry with absolute paths.
+        unlabeled: value of unlabelled voxels.
+
+    Raises:
+        DatalistError: the label must be read and cannot be.
+    """
+    if entry.supervision is not None:
+        return entry.supervision
+    try:
+        values = np.asanyarray(nib.load(entry.label).dataobj)
+    except Exception as error:  # nibabel raises many unrelated types for damaged files
+        raise DatalistError(
+            f"case '{entry.case_id}': cannot read {entry.label} to find its supervision "
+            f"({error}); declare 'supervision' or mend the file"
+        ) from error
+    return "partial" if bool((values == unlabeled).any()) else "full"
+
+
+def find_datalist(
+    dataset_dir: str | os.PathLike[str], datalist: str | os.PathLike[str] | None = None
+) -> Datalist:
+    """The datalist of a dataset folder.
+
+    An explicit ``datalist`` is loaded. Otherwise ``<dataset_dir>/datalist.json`` is; otherwise,
+    where the folder has one of the ACDC layouts (see :func:`mixseg.data.acdc.prepare_acdc`), the
+    datalist is built in memory.
+
+    Args:
+        dataset_dir: folder that relative paths start from.
+        datalist: a datalist file; a relative path is looked for as it is and in ``dataset_dir``.
+
+    Returns:
+        The datalist, with paths as written and ``base_dir`` set.
+
+    Raises:
+        DatalistError: nothing usable; names the folder and the commands that make a datalist.
+    """
+    # Imported here: acdc builds on this module.
+    from mixseg.data.acdc import acdc_layout, prepare_acdc
+
+    folder = Path(dataset_dir)
+    if datalist:
+        path = Path(datalist)
+        if not path.is_file() and not path.is_absolute() and (folder / path).is_file():
+            path = folder / path
+        return Datalist.load(path)
+    if not folder.is_dir():
+        raise DatalistError(f"dataset_dir '{folder}' is not a folder")
+    if (folder / DATALIST_NAME).is_file():
+        return Datalist.load(folder / DATALIST_NAME)
+    if acdc_layout(folder) is not None:
+        return prepare_acdc(folder)
+    raise DatalistError(
+        f"no {DATALIST_NAME} in '{folder}', and the folder has no layout that is known here.\n"
+        f"For ACDC, as downloaded:   mixseg prepare acdc <folder with patientXXX> "
+        f"--output {folder / DATALIST_NAME}\n"
+        f"For a synthetic data set:  mixseg phantom {folder}\n"
+        "For other data, write a datalist (docs/data.md) and check it with: "
+        "mixseg validate <datalist.json>"
+    )
+
+
+def data_hash(datalist: Datalist, dataset_dir: str | os.PathLike[str] | None = None) -> str:
+    """SHA-256 of what a run was given, as a hexadecimal string.
+
+    Hashed are the classes, the unlabelled value and, sorted by split and case id, each entry's
+    split, case id, patient id, supervision and the size in bytes of each of its files (-1 where
+    missing). Paths do not enter, so that moving a data set keeps its hash; nor do voxel values,
+    so that hashing costs no reading. The sizes of compressed files move with nearly any edit.
+    """
+    rows: list[list[Any]] = []
+    for split, entry in datalist.resolve(dataset_dir).items():
+        files = [entry.image, entry.label, entry.scribble]
+        sizes = [None if f is None else _size(Path(f)) for f in files]
+        rows.append([split, entry.case_id, entry.patient_id, entry.supervision, *sizes])
+    rows.sort(key=lambda row: (row[0], row[1]))
+    content = json.dumps([datalist.classes, datalist.unlabeled, rows], separators=(",", ":"))
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+
+def _absolute(path: str, folders: list[Path]) -> str:
+    """The first existing ``folder / path``, or the first candidate where none exists."""
+    if Path(path).is_absolute():
+        return path
+    if not folders:
+        raise DatalistError(f"'{path}' is relative and no dataset_dir is given")
+    candidates = [folder / path for folder in folders]
+    return str(next((c for c in candidates if c.is_file()), candidates[0]))
+
+
+def _relative(path: str, folder: Path) -> str:
+    """The path from ``folder`` on, or the path itself where it lies elsewhere."""
+    resolved = Path(path).resolve()
+    return resolved.relative_to(folder).as_posix() if resolved.is_relative_to(folder) else path
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _umask() -> int:
+    """The process's umask (which can only be read by setting it)."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    """Pydantic's faults as lines that name the place in the file."""
+    lines = []
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"]) or "top level"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = "unknown key; allowed keys are listed in docs/data.md"
+        lines.append(f"  {place}: {message}")
+    return f"{path} does not follow the datalist schema:\n" + "\n".join(lines)

@@ -1,0 +1,80 @@
+"""Images to predict, and masks written in an image's own geometry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+from monai.data import NibabelWriter
+
+__all__ = ["IMAGE_SUFFIXES", "NativeNiftiWriter", "list_images"]
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+
+_MILLIMETRES = 2  # NIfTI-1 code; formats without a units field mean millimetres
+
+
+def list_images(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """The image at ``path``, or every image below the folder ``path``, sorted.
+
+    Files that the official ACDC folders hold beside the images (``*_gt`` masks, ``*_4d`` cine
+    series) are left out.
+
+    Returns:
+        One dictionary an image: ``image``, its path, and ``case_id``, its name without suffix.
+
+    Raises:
+        FileNotFoundError: when there is no such path, or no image below it.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist: set --dataset_dir to a folder of images")
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    items = []
+    for file in files:
+        suffix = next((s for s in IMAGE_SUFFIXES if file.name.lower().endswith(s)), None)
+        if suffix is None:
+            continue
+        stem = file.name[: -len(suffix)]
+        if root.is_dir() and stem.endswith(("_gt", "_4d")):
+            continue
+        items.append({"image": str(file), "case_id": stem})
+    if not items:
+        raise FileNotFoundError(
+            f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)}): set --dataset_dir"
+        )
+    return items
+
+
+class NativeNiftiWriter(NibabelWriter):
+    """NIfTI writer that keeps the units of the image's header.
+
+    MONAI's writer keeps shape and affine but leaves the units of space and time unset.
+    """
+
+    def set_data_array(
+        self,
+        data_array: Any,
+        channel_dim: int | None = 0,
+        squeeze_end_dims: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Drop the channel axis alone: MONAI would drop the slice axis of a single slice too."""
+        super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
+        if squeeze_end_dims and channel_dim is not None and self.data_obj.shape[-1] == 1:
+            self.data_obj = self.data_obj[..., 0]
+
+    def set_metadata(
+        self, meta_dict: Mapping | None = None, resample: bool = True, **options: Any
+    ) -> None:
+        """Take the affine as MONAI does, and the header's units where it has them."""
+        super().set_metadata(meta_dict, resample=resample, **options)
+        self._header = nib.Nifti1Header()
+        self._header["xyzt_units"] = int((meta_dict or {}).get("xyzt_units", _MILLIMETRES))
+
+    def write(self, filename: Any, verbose: bool = False, **obj_kwargs: Any) -> None:
+        """Write the mask; ``obj_kwargs`` as for MONAI's writer."""
+        super().write(filename, verbose=verbose, header=self._header, **obj_kwargs)

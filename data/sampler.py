@@ -1,0 +1,159 @@
+"""Mixed batches: a fixed number of cases of each supervision kind in every batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+__all__ = ["MixedBatchSampler", "MixedDataLoader"]
+
+logger = logging.getLogger(__name__)
+
+# Independent random streams for the kinds, whatever their order in a mapping.
+_STREAM = {"full": 0, "partial": 1, "noisy": 2, "none": 3}
+
+
+class MixedBatchSampler(Sampler[list[int]]):
+    """Batches of ``counts[kind]`` items of each kind, in the order of ``counts``.
+
+    Every kind is a stream of its own: its items are shuffled, and shuffled again whenever they
+    are used up, so the rarer kind is repeated and no item appears k + 1 times before all have
+    appeared k times. The order depends on ``seed`` and the epoch only, so a resumed run sees the
+    batches that it would have seen.
+
+    Args:
+        supervision: the kind of each item of the dataset.
+        counts: items of each kind in a batch; kinds with 0 are never drawn.
+        epoch_length: batches an epoch; None is one pass over the kind that needs most batches.
+        seed: of the order.
+        rank: of this process; ranks draw disjoint parts of each stream.
+        world_size: number of processes; each draws ``counts`` items.
+
+    Raises:
+        ValueError: when nothing is to be drawn, or a count is negative or of an unknown kind.
+    """
+
+    def __init__(
+        self,
+        supervision: Sequence[str],
+        counts: Mapping[str, int],
+        *,
+        epoch_length: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        for kind, count in counts.items():
+            if kind not in _STREAM:
+                raise ValueError(f"unknown supervision kind {kind!r}; known: {', '.join(_STREAM)}")
+            if count < 0:
+                raise ValueError(f"the batch cannot hold {count} {kind} items")
+        self._items: dict[str, np.ndarray] = {}
+        self.counts: dict[str, int] = {}
+        for kind, count in counts.items():
+            items = np.flatnonzero(np.asarray(supervision, dtype=object) == kind)
+            if count and not len(items):
+                logger.warning("no %s item in the data: batches hold none of the %d", kind, count)
+            elif count:
+                self._items[kind], self.counts[kind] = items, count
+        if not self.counts:
+            raise ValueError(
+                f"no batch can be drawn: the data hold {sorted(set(supervision))}, "
+                f"the batch asks for {dict(counts)}"
+            )
+        if epoch_length is not None and epoch_length < 1:
+            raise ValueError(f"epoch_length must be at least 1, got {epoch_length}")
+        self._length = epoch_length or max(
+            -(-len(self._items[kind]) // (count * world_size))
+            for kind, count in self.counts.items()
+        )
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass (epochs count from 1)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _stream(self, kind: str) -> np.ndarray:
+        """Item indices of one kind for one epoch of this rank, (length, count)."""
+        rng = np.random.default_rng((self.seed, self.epoch, _STREAM[kind]))
+        count, items = self.counts[kind], self._items[kind]
+        needed = self._length * count * self.world_size
+        passes = [rng.permutation(items) for _ in range(-(-needed // len(items)))]
+        drawn = np.concatenate(passes)[:needed]
+        return drawn.reshape(self._length, self.world_size, count)[:, self.rank]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        streams = [self._stream(kind) for kind in self.counts]
+        for batch in range(self._length):
+            yield [int(item) for stream in streams for item in stream[batch]]
+
+
+class MixedDataLoader(DataLoader):
+    """Data loader of mixed batches.
+
+    The dataset names the kind of each of its items in ``supervision``. A batch is one dictionary
+    with ``counts`` items in the order full, partial; the dataset may make it at once
+    (``__getitems__`` returning a dictionary, as :class:`mixseg.data.SliceDataset` does).
+
+    Args:
+        dataset: items with a ``supervision`` sequence.
+        batch_full: fully labelled items in a batch (8 in the journal).
+        batch_partial: partially labelled items in a batch (16 in the journal).
+        epoch_length: batches an epoch, None for one pass over the longer stream.
+        seed: of the order and of the workers.
+        num_workers: processes that load; 0 loads in this process.
+        pin_memory: page-locked host memory, for faster copies to CUDA.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_full: int = 8,
+        batch_partial: int = 16,
+        *,
+        epoch_length: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        sampler = MixedBatchSampler(
+            dataset.supervision,  # type: ignore[attr-defined]
+            {"full": batch_full, "partial": batch_partial},
+            epoch_length=epoch_length,
+            seed=seed,
+            rank=torch.distributed.get_rank() if distributed else 0,
+            world_size=torch.distributed.get_world_size() if distributed else 1,
+        )
+        self.seed = seed
+        # A generator of its own keeps worker seeds from drawing on the global random state,
+        # which a resumed run restores.
+        super().__init__(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=_collate,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose order and random states of the next pass."""
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        self.generator.manual_seed(self.seed * 1_000_003 + epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+
+def _collate(items: Any) -> Any:
+    """Pass on what the dataset has batched already."""
+    return items if isinstance(items, dict) else torch.utils.data.default_collate(items)

@@ -1,0 +1,143 @@
+"""Set-N: which training patients keep their full masks and which become partially labelled."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, get_args
+
+from mixseg.data.datalist import Datalist, Entry, Split, Supervision, supervision_of
+
+WeakLabel = Literal["erosion", "drawn"]
+
+
+def select_cases(
+    datalist: Datalist,
+    dataset_dir: str | os.PathLike[str] | None,
+    num_full: int | None = None,
+    num_partial: int | None = None,
+    weak_label: WeakLabel = "erosion",
+) -> list[dict[str, Any]]:
+    """The training cases of Set-N: N fully labelled patients, the next ones partially labelled.
+
+    Patients are taken in the order of their first entry in ``training``. The first ``num_full``
+    patients whose cases are all ``full`` stay so. Of the remaining patients, the next
+    ``num_partial`` become ``partial``, all their cases together; the rest is dropped. Cases of
+    supervision ``noisy`` and ``none`` are left out. The papers' Set-N is ``num_full=N,
+    num_partial=5*N``.
+
+    Args:
+        datalist: the datalist.
+        dataset_dir: folder that relative paths start from; None for the datalist's own.
+        num_full: patients that stay fully labelled; None for every patient that is.
+        num_partial: patients used as partially labelled; None for all that remain.
+        weak_label: what a full case gives when it is used as partial: ``"erosion"`` keeps its mask
+            in ``label``, to be eroded into a scribble by a transform; ``"drawn"`` puts its
+            hand-drawn ``scribble`` there. Cases that are partial already keep their label (or
+            their scribble, with ``"drawn"`` or where that is all they have).
+
+    Returns:
+        One dictionary per case, in the order of ``training``, with ``image``, ``label`` (absolute
+        paths), ``supervision`` (``"full"`` or ``"partial"``), ``case_id``, ``patient_id`` and
+        ``erode``: True exactly where ``label`` is a full mask that a transform must still erode.
+        ``annotated_classes`` is there where the entry has it.
+
+    Raises:
+        ValueError: a number is negative, both are 0, or either exceeds what is there; an unknown
+            ``weak_label``; a case without the ``scribble`` that ``"drawn"`` needs.
+    """
+    if weak_label not in get_args(WeakLabel):
+        raise ValueError(f"weak_label is '{weak_label}'; use one of {list(get_args(WeakLabel))}")
+    for name, number in (("num_full", num_full), ("num_partial", num_partial)):
+        if number is not None and number < 0:
+            raise ValueError(f"{name} is {number}; it counts patients and cannot be negative")
+    if num_full == 0 and num_partial == 0:
+        raise ValueError("num_full and num_partial are both 0: no training case is left")
+
+    resolved = datalist.resolve(dataset_dir)
+    cases = [(entry, supervision_of(entry, resolved.unlabeled)) for entry in resolved.training]
+    cases = [(entry, kind) for entry, kind in cases if kind in ("full", "partial")]
+    patients: dict[str, set[Supervision]] = {}
+    for entry, kind in cases:
+        patients.setdefault(entry.patient_id, set()).add(kind)
+    complete = [patient for patient, kinds in patients.items() if kinds == {"full"}]
+
+    if num_full is not None and num_full > len(complete):
+        raise ValueError(
+            f"num_full is {num_full}, but the training split has {len(complete)} fully labelled "
+            f"patients ({len(patients)} labelled in all)"
+        )
+    full = set(complete if num_full is None else complete[:num_full])
+    rest = [p for p in patients if p not in full]
+    if num_partial is not None and num_partial > len(rest):
+        raise ValueError(
+            f"num_partial is {num_partial}, but only {len(rest)} of the {len(patients)} labelled "
+            f"training patients remain after {len(full)} are kept fully labelled"
+        )
+    partial = set(rest if num_partial is None else rest[:num_partial])
+    if not full and not partial:
+        raise ValueError("the training split has no case with a full or partial label")
+
+    selected: list[dict[str, Any]] = []
+    without: list[str] = []
+    for entry, kind in cases:
+        if entry.patient_id in full:
+            selected.append(_item(entry, entry.label, "full", erode=False))
+        elif entry.patient_id not in partial:
+            continue
+        elif kind == "partial":
+            drawn = weak_label == "drawn" or entry.label is None
+            label = entry.scribble if drawn and entry.scribble else entry.label
+            selected.append(_item(entry, label, "partial", erode=False))
+        elif weak_label == "erosion":
+            selected.append(_item(entry, entry.label, "partial", erode=True))
+        elif entry.scribble is not None:
+            selected.append(_item(entry, entry.scribble, "partial", erode=False))
+        else:
+            without.append(entry.case_id)
+    if without:
+        raise ValueError(
+            f"weak_label is 'drawn', but {len(without)} of the partially labelled cases have no "
+            f"'scribble' in the datalist: {', '.join(without)}"
+        )
+    return selected
+
+
+def split_cases(
+    datalist: Datalist, dataset_dir: str | os.PathLike[str] | None, split: Split
+) -> list[dict[str, Any]]:
+    """The cases of one split as they are, for validation and test.
+
+    Args:
+        datalist: the datalist.
+        dataset_dir: folder that relative paths start from; None for the datalist's own.
+        split: ``"training"``, ``"validation"`` or ``"test"``.
+
+    Returns:
+        Dictionaries as :func:`select_cases` returns them (``erode`` is False); ``label`` is absent
+        where there is none and for supervision ``none``.
+    """
+    resolved = datalist.resolve(dataset_dir)
+    items = []
+    for entry in getattr(resolved, split):
+        kind = supervision_of(entry, resolved.unlabeled)
+        label = None if kind == "none" else entry.label or entry.scribble
+        items.append(_item(entry, label, kind, erode=False))
+    return items
+
+
+def _item(
+    entry: Entry, label: str | None, supervision: Supervision, *, erode: bool
+) -> dict[str, Any]:
+    """The dictionary that the transforms receive for one case."""
+    item: dict[str, Any] = {"image": entry.image}
+    if label is not None:
+        item["label"] = label
+    item |= {
+        "supervision": supervision,
+        "case_id": entry.case_id,
+        "patient_id": entry.patient_id,
+        "erode": erode,
+    }
+    if entry.annotated_classes is not None:
+        item["annotated_classes"] = list(entry.annotated_classes)
+    return item

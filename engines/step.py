@@ -1,0 +1,56 @@
+"""One training step's forward pass as a module, so that DDP can wrap it whole."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mixseg.objectives import Objective
+
+__all__ = ["ForwardStep"]
+
+Groups = dict[str, dict[str, Tensor]]
+
+
+class ForwardStep(nn.Module):
+    """Batch by supervision kind → named loss terms.
+
+    Args:
+        network: returns logits of the branch that it is asked for (``branch=``).
+        objective: the method.
+        separate_forward: forward each kind as a batch of its own (default). Otherwise the kinds
+            share one forward pass and so their batch statistics, by which a network with batch
+            normalisation learns to tell the kinds apart: dual-branch training then collapses
+            (docs/batch_statistics.md).
+    """
+
+    def __init__(
+        self, network: nn.Module, objective: Objective, separate_forward: bool = True
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.separate_forward = separate_forward
+
+    def outputs(self, groups: Groups) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
+        """Kind → what the network returns for it; kinds that no term needs are skipped."""
+        branches = {k: b for k, b in self.objective.branches.items() if k in groups}
+        if self.separate_forward or len(branches) == 1:
+            return {k: self.network(groups[k]["image"], branch=b) for k, b in branches.items()}
+        images = [groups[kind]["image"] for kind in branches]
+        sizes = [len(image) for image in images]
+        # All kinds go through every branch: sharing a pass means sharing it whole.
+        one = next(iter(branches.values())) if len(set(branches.values())) == 1 else "both"
+        shared = self.network(torch.cat(images), branch=one)
+        if isinstance(shared, Tensor):
+            return dict(zip(branches, shared.split(sizes), strict=True))
+        teacher, student = (logits.split(sizes) for logits in shared)
+        picked: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
+        for i, (kind, branch) in enumerate(branches.items()):
+            pair = {"both": (teacher[i], student[i]), "teacher": teacher[i], "student": student[i]}
+            picked[kind] = pair[branch]
+        return picked
+
+    def forward(self, groups: Groups) -> dict[str, Tensor]:
+        """Loss terms by name, unweighted."""
+        return self.objective(self.outputs(groups), groups)

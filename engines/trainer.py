@@ -1,0 +1,315 @@
+"""Training with batches of several supervision kinds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.engines import Trainer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mixseg.engines.step import ForwardStep
+from mixseg.objectives import Objective
+
+__all__ = ["MixedSupervisionTrainer", "NonFiniteLossError"]
+
+_AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss term became NaN or infinite; the message names the term and the cases."""
+
+
+class MixedSupervisionTrainer(Trainer):
+    """Trainer of any :class:`mixseg.objectives.Objective` on mixed batches.
+
+    A batch is a dictionary with ``image`` (B, channels, *spatial), ``label`` (B, 1, *spatial),
+    ``supervision`` and ``case_id`` (B strings each), as
+    :class:`mixseg.data.MixedDataLoader` makes it. The trainer splits it by supervision kind,
+    forwards each kind, sums ``weight × term`` over the objective's terms and steps.
+
+    ``engine.state.output`` is ``{"loss": …, term: …}``, detached scalars on the device.
+
+    Under ``torch.distributed`` the forward step is wrapped in DistributedDataParallel.
+
+    Args:
+        device: where to train.
+        max_epochs: epochs in all, those before a resume included.
+        train_data_loader: mixed batches; ``set_epoch`` is called where it exists.
+        network: takes ``branch=`` (see :class:`mixseg.networks.DualBranchUNet`), on ``device``.
+        optimizer: over the network's parameters.
+        objective: the method.
+        lr_scheduler: stepped after each epoch; None keeps the rate.
+        epoch_length: iterations an epoch, None for the loader's length.
+        separate_forward: see :class:`mixseg.engines.ForwardStep`.
+        amp: automatic mixed precision on CUDA; ignored on the CPU.
+        amp_dtype: ``"bfloat16"``, or ``"float16"`` with gradient scaling.
+        clip_grad_norm: largest 2-norm of the gradient, 0 for no clipping.
+        accumulation_steps: batches whose gradients are averaged into one step.
+        ema_decay: decay of an exponential moving average of the weights, which validation and
+            the exported model then use; 0 for none.
+        channels_last: keep 2D networks and images in channels-last memory, faster on CPU and CUDA.
+        train_handlers: Ignite handlers.
+
+    Raises:
+        ValueError: on an option out of range.
+        NonFiniteLossError: while training, before the step that a bad term would spoil.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Any,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        *,
+        lr_scheduler: Any = None,
+        epoch_length: int | None = None,
+        separate_forward: bool = True,
+        amp: bool = False,
+        amp_dtype: str = "bfloat16",
+        clip_grad_norm: float = 0.0,
+        accumulation_steps: int = 1,
+        ema_decay: float = 0.0,
+        channels_last: bool = True,
+        train_handlers: Sequence | None = None,
+    ) -> None:
+        if max_epochs < 1:
+            raise ValueError(f"max_epochs must be at least 1, got {max_epochs}")
+        if amp_dtype not in _AMP_DTYPES:
+            raise ValueError(f"amp_dtype must be one of {list(_AMP_DTYPES)}, got {amp_dtype!r}")
+        if clip_grad_norm < 0:
+            raise ValueError(f"clip_grad_norm must not be negative, got {clip_grad_norm}")
+        if accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {ema_decay}")
+        device = torch.device(device)
+        self.network = network
+        self.optimizer = optimizer
+        self.objective = objective
+        self.lr_scheduler = lr_scheduler
+        self.amp_dtype = _AMP_DTYPES[amp_dtype]
+        self.clip_grad_norm = clip_grad_norm
+        self.accumulation_steps = accumulation_steps
+        self.memory_format = torch.preserve_format
+        if channels_last and next(network.parameters()).ndim == 4:
+            self.memory_format = torch.channels_last
+            network.to(memory_format=self.memory_format)
+        self.ema: AveragedModel | None = None
+        if ema_decay:
+            # Buffers are averaged too: batch statistics must fit the averaged weights.
+            self.ema = AveragedModel(
+                network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True
+            )
+        step: nn.Module = ForwardStep(network, objective, separate_forward)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            step = DistributedDataParallel(
+                step,
+                device_ids=[device] if device.type == "cuda" else None,
+                find_unused_parameters=len(objective.trained_branches) < 2,
+            )
+        self.step_module = step
+        self._stateful: dict[str, Any] = {}
+        #: Called with the trainer when it is run, before anything else: a resume happens here.
+        self.before_run: list[Callable[[MixedSupervisionTrainer], None]] = []
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length,
+            non_blocking=True,
+            amp=amp and device.type == "cuda",
+            handlers=None,
+            decollate=False,
+        )
+        # Only float16 needs scaled gradients; a disabled scaler passes everything through.
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=self.amp and self.amp_dtype is torch.float16
+        )
+        self.add_event_handler(Events.EPOCH_STARTED, self._set_epoch)
+        if lr_scheduler is not None:
+            self.add_event_handler(Events.EPOCH_COMPLETED, lambda: lr_scheduler.step())
+        if train_handlers is not None:
+            self._register_handlers(train_handlers)
+
+    @property
+    def inference_network(self) -> nn.Module:
+        """The network to validate and export: the moving average where there is one."""
+        return self.network if self.ema is None else self.ema.module
+
+    def run(self) -> None:
+        """Train up to ``max_epochs``; a resumed trainer goes on where its state stands."""
+        for hook in self.before_run:
+            hook(self)
+        if self.state.epoch >= self.state.max_epochs:
+            self.logger.info("epoch %d of %d is done already", self.state.epoch, self.state.max_epochs)
+            return
+        # Ignite opens the first data iterator before the first EPOCH_STARTED.
+        self._set_epoch(self, self.state.epoch + 1)
+        # Trainer.run would replace the scaler, and its state with it.
+        super(Trainer, self).run()
+
+    def _set_epoch(self, engine: Any, epoch: int | None = None) -> None:
+        if hasattr(self.data_loader, "set_epoch"):
+            self.data_loader.set_epoch(self.state.epoch if epoch is None else epoch)
+
+    def _split(self, batch: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+        """Tensors of the batch by supervision kind, on the device."""
+        kinds = batch["supervision"]
+        arrays = {
+            key: value.to(self.state.device, non_blocking=self.non_blocking)
+            for key, value in batch.items()
+            if isinstance(value, Tensor)
+        }
+        groups: dict[str, dict[str, Tensor]] = {}
+        for kind in dict.fromkeys(kinds):
+            first, count = kinds.index(kind), kinds.count(kind)
+            if kinds[first : first + count] == [kind] * count:
+                group = {key: array[first : first + count] for key, array in arrays.items()}
+            else:
+                chosen = [i for i, other in enumerate(kinds) if other == kind]
+                group = {key: array[chosen] for key, array in arrays.items()}
+            group["image"] = group["image"].contiguous(memory_format=self.memory_format)
+            groups[kind] = group
+        return groups
+
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Tensor]:
+        groups = self._split(batchdata)
+        position = (self.state.iteration - 1) % self.state.epoch_length + 1
+        accumulate = self.accumulation_steps
+        last = position % accumulate == 0 or position == self.state.epoch_length
+        # The last group of an epoch may be short: average over what it holds.
+        size = accumulate
+        if position > self.state.epoch_length - self.state.epoch_length % accumulate:
+            size = self.state.epoch_length % accumulate
+        self.step_module.train()
+        if (position - 1) % accumulate == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.state.device.type, self.amp_dtype, enabled=self.amp):
+            terms = self.step_module(groups)
+        weights = self.objective.weights
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(self._explain(terms, groups, batchdata))
+        self.scaler.scale(loss / size).backward()
+        if last:
+            if self.clip_grad_norm:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_grad_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.ema is not None:
+                self.ema.update_parameters(self.network)
+        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    @torch.no_grad()
+    def _explain(
+        self,
+        terms: Mapping[str, Tensor],
+        groups: dict[str, dict[str, Tensor]],
+        batch: Mapping[str, Any],
+    ) -> str:
+        """Which terms are not finite, and in which cases the images or logits are not."""
+        bad_terms = [name for name, term in terms.items() if not torch.isfinite(term)]
+        step = getattr(self.step_module, "module", self.step_module)
+        suspects: list[str] = []
+        for kind, output in step.outputs(groups).items():
+            logits = (output,) if isinstance(output, Tensor) else output
+            finite = torch.isfinite(groups[kind]["image"]).flatten(1).all(1)
+            # With batch statistics one bad image spoils all logits, so images are asked first.
+            if finite.all():
+                finite = torch.stack([torch.isfinite(z).flatten(1).all(1) for z in logits]).all(0)
+            cases = [c for c, k in zip(batch["case_id"], batch["supervision"], strict=True) if k == kind]
+            suspects += [c for c, ok in zip(cases, finite.tolist(), strict=True) if not ok]
+        where = "cases " + ", ".join(dict.fromkeys(suspects)) if suspects else (
+            "no image or logit that is not finite; batch of " + ", ".join(dict.fromkeys(batch["case_id"]))
+        )
+        return (
+            f"loss term {', '.join(bad_terms) or 'sum'} is not finite at iteration "
+            f"{self.state.iteration} (epoch {self.state.epoch}): {where}. "
+            "Lower the learning rate, set clip_grad_norm, or check these cases' images."
+        )
+
+    def register_state(self, name: str, owner: Any) -> None:
+        """Let ``owner`` (``state_dict``, ``load_state_dict``) take part in checkpoints."""
+        self._stateful[name] = owner
+
+    def full_state(self) -> dict[str, Any]:
+        """Everything needed to go on: tensors, numbers, strings and containers of them only."""
+        state: dict[str, Any] = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "objective": self.objective.state_dict(),
+            "epoch": self.state.epoch,
+            "iteration": self.state.iteration,
+            "epoch_length": self.state.epoch_length,
+            "random": _random_state(),
+        }
+        if self.lr_scheduler is not None:
+            state["lr_scheduler"] = self.lr_scheduler.state_dict()
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        state["handlers"] = {name: owner.state_dict() for name, owner in self._stateful.items()}
+        return state
+
+    def load_full_state(self, state: Mapping[str, Any]) -> None:
+        """Undo of :meth:`full_state`.
+
+        Raises:
+            ValueError: where the state is of a run with other settings.
+        """
+        for name, mine in (("lr_scheduler", self.lr_scheduler), ("ema", self.ema)):
+            if (name in state) != (mine is not None):
+                raise ValueError(
+                    f"the checkpoint was written {'with' if name in state else 'without'} {name}, "
+                    f"this run is set up {'with' if mine is not None else 'without'} it"
+                )
+        if state["epoch_length"] != self.state.epoch_length:
+            raise ValueError(
+                f"the checkpoint's epochs have {state['epoch_length']} iterations, this run's "
+                f"{self.state.epoch_length}: resume with the same data, batch and epoch_length"
+            )
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.objective.load_state_dict(state["objective"])
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        for name, owner in self._stateful.items():
+            owner.load_state_dict(state["handlers"][name])
+        self.state.epoch, self.state.iteration = state["epoch"], state["iteration"]
+        _set_random_state(state["random"])
+
+
+def _random_state() -> dict[str, Any]:
+    """States of the global generators, in types that ``weights_only=True`` loads."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+    }
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))

@@ -1,0 +1,136 @@
+"""Full-state checkpoints, the selected weights, resume and early stop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from mixseg.handlers.files import write_atomically
+
+__all__ = ["FullCheckpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class FullCheckpoint:
+    """Write everything needed to go on after each epoch, and the best weights for use.
+
+    ``output_dir/checkpoint.pt`` is the full state after the last epoch, with the one before it
+    beside it as ``checkpoint_previous.pt``; ``output_dir/model_last.pt`` the last weights, at the
+    end; ``ckpt_dir/model.pt`` the weights of the best validation so far (a plain state dict, for
+    inference and MONAI Label). Each file is written under a temporary name, flushed and renamed.
+
+    Attach it after the validator and the other handlers, so that it sees their results.
+
+    Args:
+        output_dir: folder of the run.
+        ckpt_dir: folder of ``model.pt``.
+        evaluator: the validator whose metrics select; None keeps the latest weights.
+        key: metric to maximise, e.g. ``"val_dice_student"``.
+        interval: epochs between two full checkpoints; the last epoch is always written. A killed
+            run repeats at most so many epochs, with the same result.
+        patience: stop after so many epochs without a better validation; 0 never stops early.
+        resume: go on from ``output_dir/checkpoint.pt`` where it exists.
+
+    Raises:
+        ValueError: on resume, when the checkpoint belongs to a run with other settings.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        ckpt_dir: str | os.PathLike[str],
+        *,
+        evaluator: Engine | None = None,
+        key: str = "val_dice_student",
+        interval: int = 1,
+        patience: int = 0,
+        resume: bool = False,
+    ) -> None:
+        self.path = Path(output_dir) / "checkpoint.pt"
+        self.previous = self.path.with_name("checkpoint_previous.pt")
+        self.last = self.path.with_name("model_last.pt")
+        self.model = Path(ckpt_dir) / "model.pt"
+        self.evaluator = evaluator
+        self.key = key
+        self.interval = interval
+        self.patience = patience
+        self.resume = resume
+        self.best = -math.inf
+        self.best_epoch = 0
+
+    def attach(self, engine: Any) -> None:
+        """Take part in ``engine``, a :class:`mixseg.engines.MixedSupervisionTrainer`."""
+        engine.register_state("selection", self)
+        engine.before_run.append(self._resume)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        engine.add_event_handler(Events.COMPLETED, self._end)
+        engine.add_event_handler(Events.INTERRUPT, self._end)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best score so far and its epoch; ``model.pt`` holds its weights."""
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo of :meth:`state_dict`."""
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+
+    def _is_writer(self) -> bool:
+        return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+    def _resume(self, engine: Any) -> None:
+        if not self.resume:
+            return
+        for path in (self.path, self.previous):
+            if not path.is_file():
+                continue
+            try:
+                # The weights go to the network's device when they are copied into it.
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:
+                logger.warning("%s cannot be read (%s), trying the one before", path, error)
+                continue
+            engine.load_full_state(state)
+            logger.info("resuming %s after epoch %d", path, engine.state.epoch)
+            return
+        logger.info("no checkpoint in %s: starting from the beginning", self.path.parent)
+
+    def _epoch(self, engine: Any) -> None:
+        state = engine.state
+        validated = self.evaluator is not None and self.evaluator.state.epoch == state.epoch
+        score = self.evaluator.state.metrics.get(self.key, math.nan) if validated else math.nan
+        if score > self.best or self.evaluator is None:
+            self.best, self.best_epoch = (score if validated else self.best), state.epoch
+            if self._is_writer():
+                self._save(self.model, engine.inference_network.state_dict())
+        if (state.epoch % self.interval == 0 or state.epoch == state.max_epochs) and (
+            self._is_writer()
+        ):
+            content = engine.full_state()
+            if self.path.is_file():
+                os.replace(self.path, self.previous)
+            self._save(self.path, content)
+        if self.patience and self.best_epoch and state.epoch - self.best_epoch >= self.patience:
+            logger.info(
+                "no better %s since epoch %d: stopping early", self.key, self.best_epoch
+            )
+            engine.terminate()
+
+    def _end(self, engine: Any) -> None:
+        if not self._is_writer():
+            return
+        self._save(self.last, engine.inference_network.state_dict())
+        if self.best_epoch:
+            logger.info(
+                "weights of epoch %d (%s %.4f) are in %s", self.best_epoch, self.key, self.best,
+                self.model,
+            )  # fmt: skip
+
+    def _save(self, path: Path, content: Any) -> None:
+        write_atomically(path, lambda file: torch.save(content, file))

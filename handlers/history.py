@@ -1,0 +1,121 @@
+"""Losses and validation scores of every epoch, as a table, curves and TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from mixseg.handlers.figures import plot_curves, plot_cases
+from mixseg.handlers.files import write_atomically
+from mixseg.handlers.scoring import CaseScorer
+
+__all__ = ["History"]
+
+
+class History:
+    """Keep the mean of every loss term an epoch, and what the validator found.
+
+    Writes ``history.csv`` after each epoch, ``curves.png`` and ``cases.png`` after each
+    validation, and TensorBoard events below ``tensorboard/``. Takes part in checkpoints, so the
+    curves of a resumed run have no gap. Attach it after the validator.
+
+    Args:
+        output_dir: folder of the run.
+        evaluator: the validator, None to record losses only.
+        scorer: the validator's scorer, for the pictures.
+        tensorboard: write events.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        evaluator: Engine | None = None,
+        scorer: CaseScorer | None = None,
+        *,
+        tensorboard: bool = True,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.evaluator = evaluator
+        self.scorer = scorer
+        self.rows: list[dict[str, float]] = []
+        self.tensorboard = tensorboard
+        self._writer: SummaryWriter | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._lr = 0.0
+
+    def attach(self, engine: Any) -> None:
+        """Record while ``engine``, a trainer, runs; rank 0 only."""
+        engine.register_state("history", self)
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+            return
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo of :meth:`state_dict`."""
+        self.rows = list(state["rows"])
+
+    def _start(self, engine: Any) -> None:
+        self._sums = {}
+        self._lr = float(engine.optimizer.param_groups[0]["lr"])
+
+    def _add(self, engine: Any) -> None:
+        # Summed on the device: reading a value here would wait for CUDA at every iteration.
+        for name, value in engine.state.output.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _finish(self, engine: Any) -> None:
+        state = engine.state
+        row: dict[str, float] = {"epoch": state.epoch, "iteration": state.iteration, "lr": self._lr}
+        for name, total in self._sums.items():
+            row[name] = float(total) / state.epoch_length
+        for name, weight in engine.objective.weights.items():
+            row[f"weight_{name}"] = weight
+        validated = self.evaluator is not None and self.evaluator.state.epoch == state.epoch
+        if validated:
+            row |= {k: v for k, v in self.evaluator.state.metrics.items() if isinstance(v, float)}
+        self.rows.append(row)
+        self._write(validated)
+
+    def _write(self, validated: bool) -> None:
+        fields = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, fields, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_atomically(
+            self.output_dir / "history.csv", lambda file: file.write(text.getvalue().encode())
+        )
+        if self.tensorboard:
+            if self._writer is None:
+                self._writer = SummaryWriter(str(self.output_dir / "tensorboard"))
+            row = self.rows[-1]
+            for name, value in row.items():
+                if name not in ("epoch", "iteration"):
+                    group = "validation" if name.startswith("val_") else "training"
+                    self._writer.add_scalar(f"{group}/{name}", value, int(row["iteration"]))
+            self._writer.flush()
+        if validated:
+            plot_curves(self.rows, self.output_dir / "curves.png")
+            if self.scorer is not None and self.scorer.panels:
+                plot_cases(
+                    self.scorer.panels, self.output_dir / "cases.png", self.scorer.class_names
+                )
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

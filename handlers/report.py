@@ -1,0 +1,68 @@
+"""What an evaluation leaves behind: scores, summary, pictures and a table on the screen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from rich.console import Console
+
+from mixseg.handlers.figures import plot_cases
+from mixseg.handlers.scoring import CaseScorer
+from mixseg.metrics import score_table, write_metrics_csv, write_summary
+
+__all__ = ["EvaluationReport"]
+
+
+class EvaluationReport:
+    """Write ``metrics.csv``, ``summary.json`` and ``cases.png`` and print the table.
+
+    Attach it after the scorer.
+
+    Args:
+        output_dir: folder of the run.
+        scorer: of the same evaluator.
+        configuration: what ``summary.json`` records of the run: knobs by name.
+        seed: of the run.
+        data_hash: of the datalist, see :func:`mixseg.data.data_hash`.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        scorer: CaseScorer,
+        *,
+        configuration: Mapping[str, Any],
+        seed: int,
+        data_hash: str,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.scorer = scorer
+        self.configuration = dict(configuration)
+        self.seed = seed
+        self.data_hash = data_hash
+
+    def attach(self, engine: Engine) -> None:
+        """Report when the evaluator is done; rank 0 only."""
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+            return
+        engine.add_event_handler(Events.COMPLETED, self._report)
+
+    def _report(self) -> None:
+        rows = self.scorer.rows
+        write_metrics_csv(rows, self.output_dir / "metrics.csv")
+        write_summary(
+            self.output_dir / "summary.json",
+            rows,
+            configuration=self.configuration,
+            seed=self.seed,
+            data_hash=self.data_hash,
+        )
+        plot_cases(self.scorer.panels, self.output_dir / "cases.png", self.scorer.class_names)
+        console = Console()
+        console.print(score_table(rows))
+        console.print(f"scores, summary and pictures are in {self.output_dir}")

@@ -1,0 +1,137 @@
+"""Scores of every case and branch on the stitched volume, in the image's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from mixseg.handlers.figures import CasePanel, select_slice
+from mixseg.metrics import CaseScore, score_case
+
+__all__ = ["CaseScorer", "spacing_mm"]
+
+
+def spacing_mm(meta: dict[str, Any], ndim: int = 3) -> tuple[float, ...] | None:
+    """Voxel size in mm (x, y, z), or None where the file does not know it.
+
+    A NIfTI header with units unknown and all sizes 1 says nothing (the public ACDC copies). Any
+    other size is taken as mm, which NRRD and most NIfTI writers mean; metres and micrometres in
+    the NIfTI units field are converted.
+
+    Args:
+        meta: metadata of a MONAI MetaTensor, with ``affine``.
+        ndim: spatial axes.
+    """
+    affine = torch.as_tensor(meta["affine"]).numpy()
+    sizes = np.linalg.norm(affine[:ndim, :ndim], axis=0)
+    code = int(meta.get("xyzt_units", 2)) & 7
+    if code == 0 and np.allclose(sizes, 1.0):
+        return None
+    factor = {1: 1e3, 3: 1e-3}.get(code, 1.0)
+    return tuple(float(size * factor) for size in sizes)
+
+
+class CaseScorer:
+    """Score each case of an evaluator and keep what the report and the pictures need.
+
+    Reads from each item: ``label`` (1, *spatial) in the file's own grid, the probabilities of
+    the branches in the same grid, ``case_id``, and ``native`` (1, *spatial), the image as it was
+    read, for the pictures. Where teacher and student are both there, their mean is the ensemble.
+
+    After an epoch ``engine.state.metrics`` holds ``val_dice_<branch>`` and ``val_hd95_<branch>``
+    (voxels), means over cases and foreground classes, and ``rows`` all scores.
+
+    Args:
+        class_names: names of all classes, background first.
+        panels: cases to keep pictures of, spread over the list.
+    """
+
+    def __init__(self, class_names: Sequence[str], panels: int = 4) -> None:
+        self.class_names = list(class_names)
+        self.max_panels = panels
+        self.rows: list[CaseScore] = []
+        self.panels: list[CasePanel] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Collect while the evaluator runs."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+
+    def _start(self, engine: Any) -> None:
+        self.rows, self.panels = [], []
+        count = len(engine.data_loader)
+        wanted = np.linspace(0, count - 1, min(self.max_panels, count)).round()
+        self._pictured = set(wanted.astype(int).tolist())
+
+    def _score(self, engine: Any) -> None:
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            probabilities = {
+                name: torch.as_tensor(output[name]).numpy()
+                for name in ("teacher", "student")
+                if name in output
+            }
+            if len(probabilities) == 2:
+                probabilities["ensemble"] = 0.5 * sum(probabilities.values())
+            reference = torch.as_tensor(batch["label"])[0].numpy()
+            case_id = str(batch["case_id"])
+            rows = []
+            predictions = {name: p.argmax(axis=0) for name, p in probabilities.items()}
+            for name, prediction in predictions.items():
+                rows += score_case(
+                    prediction,
+                    reference,
+                    case_id=case_id,
+                    branch=name,
+                    class_names=self.class_names,
+                    num_classes=len(self.class_names),
+                    spacing=spacing_mm(batch["label"].meta, reference.ndim),
+                )
+            self.rows += rows
+            if engine.state.iteration - 1 in self._pictured:
+                native = torch.as_tensor(batch["native"])[0].numpy()
+                self.panels.append(
+                    self._panel(case_id, native, reference, probabilities, predictions, rows)
+                )
+
+    def _panel(
+        self,
+        case_id: str,
+        image: np.ndarray,
+        reference: np.ndarray,
+        probabilities: dict[str, np.ndarray],
+        predictions: dict[str, np.ndarray],
+        rows: list[CaseScore],
+    ) -> CasePanel:
+        where = select_slice(reference)
+        entropy = None
+        if "student" in probabilities:
+            p = np.clip(probabilities["student"][..., where], 1e-12, 1.0)
+            entropy = -(p * np.log(p)).sum(axis=0)
+        cut = {name: prediction[..., where] for name, prediction in predictions.items()}
+        scores: dict[str, float] = {}
+        for name in predictions:
+            scores[name] = float(np.mean([row.dice for row in rows if row.branch == name]))
+        return CasePanel(
+            case_id=case_id,
+            image=image[..., where],
+            reference=reference[..., where],
+            teacher=cut.get("teacher"),
+            student=cut.get("student"),
+            entropy=entropy,
+            scores=scores,
+        )
+
+    def _finish(self, engine: Any) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, self.rows)
+            self.rows = [row for part in parts for row in part]
+        for name in dict.fromkeys(row.branch for row in self.rows):
+            mine = [row for row in self.rows if row.branch == name]
+            engine.state.metrics[f"val_dice_{name}"] = float(np.mean([r.dice for r in mine]))
+            engine.state.metrics[f"val_hd95_{name}"] = float(np.mean([r.hd95_vox for r in mine]))

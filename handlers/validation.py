@@ -1,0 +1,40 @@
+"""Validation while training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+__all__ = ["Validation"]
+
+
+class Validation:
+    """Run an evaluator every ``interval`` epochs and after the last one.
+
+    MONAI's ``ValidationHandler`` does neither the last epoch nor the network swap: where the
+    trainer keeps a moving average of the weights, that is the network to validate.
+
+    Args:
+        evaluator: a :class:`mixseg.engines.MixedSupervisionEvaluator`.
+        interval: epochs between two validations.
+
+    Raises:
+        ValueError: when the interval is below 1.
+    """
+
+    def __init__(self, evaluator: Any, interval: int = 1) -> None:
+        if interval < 1:
+            raise ValueError(f"val_interval must be at least 1, got {interval}")
+        self.evaluator = evaluator
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """Validate after epochs of ``engine``, a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        state = engine.state
+        if state.epoch % self.interval == 0 or state.epoch == state.max_epochs:
+            self.evaluator.network = engine.inference_network
+            self.evaluator.run(state.epoch)

@@ -1,0 +1,269 @@
+"""U-Net with one shared encoder and a teacher and a student decoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from monai.networks.layers.factories import Conv, Dropout, Norm, Pool
+from torch import Tensor, nn
+
+from mixseg.networks.branches import check_branch, ensemble_logits
+
+__all__ = ["DualBranchUNet"]
+
+
+class _DoubleConv(nn.Sequential):
+    """Two 3×3 convolutions, each followed by normalisation and ReLU."""
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, channels: int, norm: str, padding: int
+    ) -> None:
+        conv, norm_layer = Conv[Conv.CONV, spatial_dims], Norm[norm, spatial_dims]
+        layers: list[nn.Module] = []
+        for c_in in (in_channels, channels):
+            layers += [
+                conv(c_in, channels, kernel_size=3, padding=padding),
+                # MONAI's default instance norm has no scale and shift, batch norm has them.
+                norm_layer(channels, affine=True),
+                nn.ReLU(inplace=True),
+            ]
+        super().__init__(*layers)
+
+
+class _Encoder(nn.Module):
+    """Contracting path and shared centre: image → (centre features, skips from top to bottom)."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        features: Sequence[int],
+        norm: str,
+        dropout: float,
+        padded: bool,
+    ) -> None:
+        super().__init__()
+        padding = int(padded)
+        self.padded = padded
+        *levels, centre = features
+        channels = (in_channels, *levels)
+        self.blocks = nn.ModuleList(
+            _DoubleConv(spatial_dims, channels[i], channels[i + 1], norm, padding)
+            for i in range(len(levels))
+        )
+        self.dropout = Dropout[Dropout.DROPOUT, 1](dropout) if dropout else nn.Identity()
+        self.pool = Pool[Pool.MAX, spatial_dims](kernel_size=2, stride=2)
+        self.centre = _DoubleConv(spatial_dims, levels[-1], centre, norm, padding)
+        self.up = Conv[Conv.CONVTRANS, spatial_dims](centre, levels[-1], kernel_size=2, stride=2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        skips = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i == len(self.blocks) - 1:
+                x = self.dropout(x)
+            pooled = self.pool(x)
+            # The released network takes its skips after the pooling.
+            skips.append(x if self.padded else pooled)
+            x = pooled
+        return self.up(self.centre(x)), skips
+
+
+class _Decoder(nn.Module):
+    """Expanding path with its 1×1 head: (centre features, skips) → logits."""
+
+    def __init__(
+        self, spatial_dims: int, features: Sequence[int], out_channels: int, norm: str, padded: bool
+    ) -> None:
+        super().__init__()
+        padding = int(padded)
+        levels = features[:-1]
+        self.interpolation = "bilinear" if spatial_dims == 2 else "trilinear"
+        self.blocks = nn.ModuleList()
+        self.ups = nn.ModuleList()
+        for i in range(len(levels) - 1, -1, -1):
+            self.blocks.append(
+                _DoubleConv(spatial_dims, 2 * levels[i], levels[i], norm, padding)
+            )
+            if i > 0:
+                self.ups.append(
+                    Conv[Conv.CONVTRANS, spatial_dims](
+                        levels[i], levels[i - 1], kernel_size=2, stride=2
+                    )
+                )
+        self.head = Conv[Conv.CONV, spatial_dims](levels[0], out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+        for i, block in enumerate(self.blocks):
+            skip = skips[-1 - i]
+            if skip.shape[2:] != x.shape[2:]:
+                skip = F.interpolate(
+                    skip, size=x.shape[2:], mode=self.interpolation, align_corners=False
+                )
+            x = block(torch.cat((x, skip), dim=1))
+            if i < len(self.ups):
+                x = self.ups[i](x)
+        return self.head(x)
+
+
+class DualBranchUNet(nn.Module):
+    """U-Net with a shared encoder and centre and two decoders, teacher and student.
+
+    The network of ConfKD (Dolz et al., IPMI 2021; Liu et al., 2021, §3.1 and Fig. 1): the
+    teacher ('top') decoder learns from full masks, the student ('bottom') decoder from partial
+    labels and from the teacher. With 1 input channel, 2 classes and the default features it has
+    31,042,434 parameters with one decoder and 41,137,220 with two (journal, Table 8).
+
+    ``padded=True`` (default) uses padded convolutions and un-pooled skips, so that the logits
+    have full resolution. ``padded=False`` is the network that the authors released: unpadded
+    convolutions, skips taken after the pooling and resized to the decoder's map, logits resized
+    to the input (68×68 for an input of 256×256, hence coarse boundaries). Both have the same
+    parameters.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: number of classes C, background included, at least 2.
+        features: channels of each level, centre last; at least one level and the centre.
+        dropout: probability at the end of the last encoder level, in [0, 1); 0.5 in the papers.
+        norm: normalisation with affine parameters, ``"batch"`` (papers) or ``"instance"``.
+        padded: see above.
+        branches: decoders to build, 2 (teacher and student) or 1 (the teacher alone).
+        branch: what ``forward`` returns when it is not told otherwise.
+
+    Shapes:
+        image (B, in_channels, H, W[, D]), float → logits (B, C, H, W[, D]). With
+        ``padded=True`` every side must be a multiple of ``2**(len(features) - 1)``; with
+        ``padded=False`` every side must be at least :attr:`minimum_size`.
+
+    Raises:
+        ValueError: on an option out of range, or an image of a size, rank or channel count that
+            the network cannot take.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        features: Sequence[int] = (64, 128, 256, 512, 1024),
+        dropout: float = 0.5,
+        norm: str = "batch",
+        padded: bool = True,
+        branches: int = 2,
+        branch: str = "both",
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+        if in_channels < 1:
+            raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+        if out_channels < 2:
+            raise ValueError(
+                f"out_channels must be at least 2 (background included), got {out_channels}"
+            )
+        if len(features) < 2 or min(features) < 1:
+            raise ValueError(f"features needs two positive entries or more, got {tuple(features)}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        if norm not in ("batch", "instance"):
+            raise ValueError(f"norm must be 'batch' or 'instance', got {norm!r}")
+        if branches not in (1, 2):
+            raise ValueError(f"branches must be 1 or 2, got {branches}")
+        if branches == 1 and branch == "both":
+            branch = "teacher"
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.features = tuple(features)
+        self.padded = padded
+        self.branches = branches
+        self.branch = self._checked(branch)
+        self.encoder = _Encoder(spatial_dims, in_channels, features, norm, dropout, padded)
+        self.teacher = _Decoder(spatial_dims, features, out_channels, norm, padded)
+        if branches == 2:
+            self.student = _Decoder(spatial_dims, features, out_channels, norm, padded)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.modules.conv._ConvNd):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def _checked(self, branch: str) -> str:
+        check_branch(branch)
+        if self.branches == 1 and branch != "teacher":
+            raise ValueError(f"branch {branch!r} needs branches=2; this network has only a teacher")
+        return branch
+
+    @property
+    def size_divisor(self) -> int:
+        """Every spatial side must be a multiple of this when ``padded=True``."""
+        return int(2 ** (len(self.features) - 1))
+
+    @property
+    def minimum_size(self) -> int:
+        """The smallest spatial side that ``padded=False`` takes (188 for five levels)."""
+        size = 1  # of the logits before they are resized; walk back from there to the image
+        for i in range(len(self.features) - 1):
+            size = size + 4 if i == 0 else math.ceil(size / 2) + 4
+        size = math.ceil(size / 2) + 4
+        for _ in self.features[:-1]:
+            size = 2 * size + 4
+        return size
+
+    def _check_input(self, image: Tensor) -> None:
+        shape = tuple(image.shape)
+        if image.ndim != self.spatial_dims + 2 or shape[1] != self.in_channels:
+            axes = "H, W" if self.spatial_dims == 2 else "H, W, D"
+            raise ValueError(
+                f"expected an image of shape (B, {self.in_channels}, {axes}), got {shape}"
+            )
+        sides = shape[2:]
+        if self.padded and any(side % self.size_divisor for side in sides):
+            raise ValueError(
+                f"every side must be a multiple of {self.size_divisor}, got {sides}; "
+                "pad or resize the image (monai.transforms.DivisiblePad)"
+            )
+        if not self.padded and min(sides) < self.minimum_size:
+            raise ValueError(
+                f"every side must be at least {self.minimum_size} with padded=False, got {sides}"
+            )
+
+    def forward(self, image: Tensor, branch: str | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits of one branch, or of both.
+
+        Args:
+            image: (B, in_channels, H, W[, D]), float.
+            branch: ``"both"`` returns ``(teacher, student)``; ``"teacher"`` and ``"student"``
+                run one decoder only; ``"ensemble"`` returns the logarithm of the mean of the
+                two softmax outputs (its softmax is that mean). None takes the constructor's.
+
+        Returns:
+            Logits (B, C, H, W[, D]), or a pair of them.
+        """
+        branch = self.branch if branch is None else self._checked(branch)
+        # Sizes are Python ints only in eager mode; tracing would turn the checks into warnings.
+        if not torch.jit.is_tracing():
+            self._check_input(image)
+        x, skips = self.encoder(image)
+        if branch == "teacher":
+            return self._decode(self.teacher, x, skips, image)
+        if branch == "student":
+            return self._decode(self.student, x, skips, image)
+        teacher = self._decode(self.teacher, x, skips, image)
+        student = self._decode(self.student, x, skips, image)
+        return (teacher, student) if branch == "both" else ensemble_logits(teacher, student)
+
+    def _decode(self, decoder: nn.Module, x: Tensor, skips: list[Tensor], image: Tensor) -> Tensor:
+        logits = cast(Tensor, decoder(x, skips))
+        if not self.padded:
+            mode = "bilinear" if self.spatial_dims == 2 else "trilinear"
+            logits = F.interpolate(logits, size=image.shape[2:], mode=mode, align_corners=False)
+        return logits
