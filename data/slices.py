@@ -25,7 +25,8 @@ class SliceDataset(Dataset):
             and ``label`` (1, H, W, D); in-plane sizes must agree afterwards.
         num_classes: C, background included; a label holds 0…C−1 and C = unlabelled.
         slice_transform: random transforms of one slice, a dictionary with ``image``
-            (channels, H, W) and ``label`` (1, H, W); seeded anew each epoch.
+            (channels, H, W) and ``label`` (1, H, W); seeded by epoch and batch, so that neither a
+            resume nor the number of workers changes what is drawn.
         label_keys: integer maps that are cut along with the image where a case has them.
         seed: of ``slice_transform``.
         num_workers: threads that read the files.
@@ -58,6 +59,7 @@ class SliceDataset(Dataset):
         self.num_classes = num_classes
         self.slice_transform = slice_transform
         self.seed = seed
+        self.epoch = 1
         volumes = CacheDataset(
             self.data, transform or Compose([]), num_workers=num_workers, progress=progress
         )
@@ -99,9 +101,8 @@ class SliceDataset(Dataset):
         return "partial" if bool((label == self.num_classes).any()) else "full"
 
     def set_epoch(self, epoch: int) -> None:
-        """Seed the random transforms for an epoch."""
-        if hasattr(self.slice_transform, "set_random_state"):
-            self.slice_transform.set_random_state(seed=(self.seed * 1_000_003 + epoch) % 2**32)
+        """Choose the random states of an epoch's transforms."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.supervision)
@@ -119,6 +120,10 @@ class SliceDataset(Dataset):
     def __getitems__(self, indices: list[int]) -> dict[str, Any] | list[dict[str, Any]]:
         """A batch; without random transforms one gather an array instead of a copy an item."""
         if self.slice_transform is not None:
+            # Seeded by batch: the same draws whichever worker makes it, others in each batch.
+            if hasattr(self.slice_transform, "set_random_state"):
+                sequence = np.random.SeedSequence((self.seed, self.epoch, *indices))
+                self.slice_transform.set_random_state(seed=int(sequence.generate_state(1)[0]))
             return [self[index] for index in indices]
         chosen = torch.as_tensor(np.asarray(indices))
         batch: dict[str, Any] = {key: stack[chosen] for key, stack in self._maps.items()}

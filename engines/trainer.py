@@ -100,7 +100,7 @@ class MixedSupervisionTrainer(Trainer):
         self.amp_dtype = _AMP_DTYPES[amp_dtype]
         self.clip_grad_norm = clip_grad_norm
         self.accumulation_steps = accumulation_steps
-        self.memory_format = torch.preserve_format
+        self.memory_format = torch.contiguous_format
         if channels_last and next(network.parameters()).ndim == 4:
             self.memory_format = torch.channels_last
             network.to(memory_format=self.memory_format)

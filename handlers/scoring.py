@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from mixseg.handlers.figures import CasePanel, select_slice
-from mixseg.metrics import CaseScore, score_case
+from mixseg.metrics import CaseScore, dice_coefficient, score_case
 
 __all__ = ["CaseScorer", "spacing_mm"]
 
@@ -42,18 +42,24 @@ class CaseScorer:
     the branches in the same grid, ``case_id``, and ``native`` (1, *spatial), the image as it was
     read, for the pictures. Where teacher and student are both there, their mean is the ensemble.
 
-    After an epoch ``engine.state.metrics`` holds ``val_dice_<branch>`` and ``val_hd95_<branch>``
-    (voxels), means over cases and foreground classes, and ``rows`` all scores.
+    After an epoch ``engine.state.metrics`` holds ``val_dice_<branch>`` and, with distances,
+    ``val_hd95_<branch>`` (voxels), means over cases and foreground classes, and ``rows`` all scores.
 
     Args:
         class_names: names of all classes, background first.
         panels: cases to keep pictures of, spread over the list.
+        distances: score surface distances too. Selection while training needs Dice alone, and
+            the surfaces of an untrained network's predictions are large.
     """
 
-    def __init__(self, class_names: Sequence[str], panels: int = 4) -> None:
+    def __init__(
+        self, class_names: Sequence[str], panels: int = 4, distances: bool = True
+    ) -> None:
         self.class_names = list(class_names)
         self.max_panels = panels
+        self.distances = distances
         self.rows: list[CaseScore] = []
+        self._dice: dict[str, list[float]] = {}
         self.panels: list[CasePanel] = []
 
     def attach(self, engine: Engine) -> None:
@@ -63,7 +69,7 @@ class CaseScorer:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
 
     def _start(self, engine: Any) -> None:
-        self.rows, self.panels = [], []
+        self.rows, self.panels, self._dice = [], [], {}
         count = len(engine.data_loader)
         wanted = np.linspace(0, count - 1, min(self.max_panels, count)).round()
         self._pictured = set(wanted.astype(int).tolist())
@@ -79,24 +85,45 @@ class CaseScorer:
                 probabilities["ensemble"] = 0.5 * sum(probabilities.values())
             reference = torch.as_tensor(batch["label"])[0].numpy()
             case_id = str(batch["case_id"])
-            rows = []
             predictions = {name: p.argmax(axis=0) for name, p in probabilities.items()}
+            scores = {}
             for name, prediction in predictions.items():
-                rows += score_case(
-                    prediction,
-                    reference,
-                    case_id=case_id,
-                    branch=name,
-                    class_names=self.class_names,
-                    num_classes=len(self.class_names),
-                    spacing=spacing_mm(batch["label"].meta, reference.ndim),
-                )
-            self.rows += rows
+                dice = self._score_branch(case_id, name, prediction, reference, batch["label"].meta)
+                self._dice.setdefault(name, []).extend(dice)
+                scores[name] = float(np.mean(dice))
             if engine.state.iteration - 1 in self._pictured:
                 native = torch.as_tensor(batch["native"])[0].numpy()
                 self.panels.append(
-                    self._panel(case_id, native, reference, probabilities, predictions, rows)
+                    self._panel(case_id, native, reference, probabilities, predictions, scores)
                 )
+
+    def _score_branch(
+        self,
+        case_id: str,
+        branch: str,
+        prediction: np.ndarray,
+        reference: np.ndarray,
+        meta: dict[str, Any],
+    ) -> list[float]:
+        """Dice of each foreground class; with distances, rows too."""
+        count = len(self.class_names)
+        if not self.distances:
+            known = reference != count
+            return [
+                dice_coefficient((prediction == label) & known, reference == label)
+                for label in range(1, count)
+            ]
+        rows = score_case(
+            prediction,
+            reference,
+            case_id=case_id,
+            branch=branch,
+            class_names=self.class_names,
+            num_classes=count,
+            spacing=spacing_mm(meta, reference.ndim),
+        )
+        self.rows += rows
+        return [row.dice for row in rows]
 
     def _panel(
         self,
@@ -105,7 +132,7 @@ class CaseScorer:
         reference: np.ndarray,
         probabilities: dict[str, np.ndarray],
         predictions: dict[str, np.ndarray],
-        rows: list[CaseScore],
+        scores: dict[str, float],
     ) -> CasePanel:
         where = select_slice(reference)
         entropy = None
@@ -113,9 +140,6 @@ class CaseScorer:
             p = np.clip(probabilities["student"][..., where], 1e-12, 1.0)
             entropy = -(p * np.log(p)).sum(axis=0)
         cut = {name: prediction[..., where] for name, prediction in predictions.items()}
-        scores: dict[str, float] = {}
-        for name in predictions:
-            scores[name] = float(np.mean([row.dice for row in rows if row.branch == name]))
         return CasePanel(
             case_id=case_id,
             image=image[..., where],
@@ -129,9 +153,13 @@ class CaseScorer:
     def _finish(self, engine: Any) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parts: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, self.rows)
-            self.rows = [row for part in parts for row in part]
+            torch.distributed.all_gather_object(parts, (self.rows, self._dice))
+            self.rows = [row for rows, _ in parts for row in rows]
+            self._dice = {
+                name: [d for _, dice in parts for d in dice.get(name, [])] for name in self._dice
+            }
+        for name, dice in self._dice.items():
+            engine.state.metrics[f"val_dice_{name}"] = float(np.mean(dice))
         for name in dict.fromkeys(row.branch for row in self.rows):
-            mine = [row for row in self.rows if row.branch == name]
-            engine.state.metrics[f"val_dice_{name}"] = float(np.mean([r.dice for r in mine]))
-            engine.state.metrics[f"val_hd95_{name}"] = float(np.mean([r.hd95_vox for r in mine]))
+            hd95 = [row.hd95_vox for row in self.rows if row.branch == name]
+            engine.state.metrics[f"val_hd95_{name}"] = float(np.mean(hd95))

@@ -30,7 +30,7 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 Spacing = float | Sequence[float] | None
 
-# Queries that are timed, so to speak, before a method of search is chosen (see `_nearest`).
+# Queries made before a method of search is chosen (see `_nearest`).
 _PROBES = 256
 
 
@@ -53,7 +53,7 @@ def dice_coefficient(prediction: ArrayLike, reference: ArrayLike) -> float:
 
 
 def volume_diagonal(shape: Sequence[int], spacing: Spacing = None) -> float:
-    """Diagonal √Σ(nᵢ·sᵢ)² of a volume of nᵢ voxels of size sᵢ: the distance given to a missed object.
+    """Diagonal √Σ(nᵢ·sᵢ)² of a volume of nᵢ voxels of size sᵢ: the distance of a missed object.
 
     Args:
         shape: voxels per axis.
@@ -72,8 +72,8 @@ def volume_diagonal(shape: Sequence[int], spacing: Spacing = None) -> float:
 def surface_voxels(mask: ArrayLike) -> BoolArray:
     """Border voxels of a mask: the mask without its erosion by the face-neighbour element.
 
-    Equal to MedPy's ``mask ^ binary_erosion(mask, generate_binary_structure(ndim, 1))``. Outside the
-    array counts as background, so object voxels on the array's border are surface.
+    Equal to MedPy's ``mask ^ binary_erosion(mask, generate_binary_structure(ndim, 1))``. Outside
+    the array counts as background, so object voxels on the array's border are surface.
 
     Args:
         mask: array with at least one axis; every non-zero voxel belongs to the mask.
@@ -109,12 +109,12 @@ def surface_distances(
     Args:
         prediction: array with at least one axis; every non-zero voxel belongs to the mask.
         reference: array of the same shape.
-        spacing: voxel size per axis in mm (one number for all axes is accepted), in the order of the
-            array's axes; None measures in voxels.
+        spacing: voxel size per axis in mm, in the order of the array's axes; one number serves all
+            axes, None measures in voxels.
 
     Returns:
-        Float64 vectors (prediction → reference, reference → prediction), one entry per surface voxel
-        of the mask that the distances start from; in mm, or in voxels without spacing.
+        Float64 vectors (prediction → reference, reference → prediction), one entry per surface
+        voxel of the mask that the distances start from; in mm, or in voxels without spacing.
 
     Raises:
         ValueError: if the shapes differ, a mask is empty (no distance exists), or the spacing does
@@ -136,7 +136,7 @@ def surface_distances(
 
 
 def pooled_hd95_and_assd(distances: tuple[FloatArray, FloatArray]) -> tuple[float, float]:
-    """95th percentile (linear interpolation) and mean of both directions of distances taken together.
+    """95th percentile (linear interpolation) and mean of both directions of distances together.
 
     Args:
         distances: the pair returned by `surface_distances`.

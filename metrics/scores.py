@@ -1,0 +1,225 @@
+"""Scores of one case as rows, and the table `metrics.csv` that holds them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mixseg.metrics.provenance import write_bytes_atomic
+from mixseg.metrics.surface import (
+    dice_coefficient,
+    pooled_hd95_and_assd,
+    surface_distances,
+    volume_diagonal,
+)
+
+__all__ = ["CaseScore", "read_metrics_csv", "score_case", "write_metrics_csv"]
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One row of `metrics.csv`: a case, a branch and a foreground class.
+
+    Attributes:
+        case_id: name of the case.
+        branch: "teacher", "student" or "ensemble".
+        class_name: name of the foreground class; column `class` of the file.
+        dice: Dice coefficient in [0, 1].
+        hd95_vox: 95th percentile of the pooled two-sided surface distances, in voxels.
+        assd_vox: mean of the pooled two-sided surface distances, in voxels.
+        hd95_mm: as `hd95_vox` in mm; None where the spacing is unknown.
+        assd_mm: as `assd_vox` in mm; None where the spacing is unknown.
+        empty: which mask lacks the class: "", "prediction", "reference" or "both".
+        reference_voxels: voxels of the class in the reference.
+        prediction_voxels: voxels of the class in the prediction, unlabelled voxels left out.
+    """
+
+    case_id: str
+    branch: str
+    class_name: str
+    dice: float
+    hd95_vox: float
+    assd_vox: float
+    hd95_mm: float | None
+    assd_mm: float | None
+    empty: str
+    reference_voxels: int
+    prediction_voxels: int
+
+
+_COLUMNS = ["class" if f.name == "class_name" else f.name for f in fields(CaseScore)]
+
+
+def score_case(
+    prediction: ArrayLike,
+    reference: ArrayLike,
+    *,
+    case_id: str,
+    branch: str,
+    class_names: Sequence[str],
+    num_classes: int,
+    spacing: Sequence[float] | None = None,
+) -> list[CaseScore]:
+    """Score one label map against its reference, one row per foreground class.
+
+    Voxels that the reference leaves unlabelled are taken out of both masks, for the Dice and for
+    the surfaces. Where exactly one mask is empty, Dice is 0 and both distances are the diagonal
+    √Σ(nᵢ·sᵢ)² of the array; where both are, Dice is 1 and the distances are 0.
+
+    Args:
+        prediction: integer label map of 0…C−1, shape (H, W) or (H, W, D).
+        reference: integer label map of 0…C−1 and C for unlabelled, same shape.
+        case_id: name of the case.
+        branch: name of the branch that predicted.
+        class_names: C names, background first.
+        num_classes: C, background included.
+        spacing: voxel size in mm per array axis, or None where it is unknown: the mm values are
+            then None.
+
+    Returns:
+        C − 1 rows in the order of the classes.
+
+    Raises:
+        ValueError: if the shapes differ, the arrays are not 2D or 3D integer maps, a value lies
+            outside its range, the number of names is not C, or the spacing does not fit.
+    """
+    if len(class_names) != num_classes:
+        raise ValueError(f"{case_id}: {num_classes} classes, but the names are {list(class_names)}")
+    predicted = _label_map(prediction, f"{case_id}: prediction", num_classes - 1)
+    truth = _label_map(reference, f"{case_id}: reference", num_classes)
+    if predicted.shape != truth.shape:
+        raise ValueError(
+            f"{case_id}: prediction and reference differ in shape: "
+            f"{predicted.shape} and {truth.shape}"
+        )
+    known = truth != num_classes
+    rows = []
+    for label in range(1, num_classes):
+        first, second = (predicted == label) & known, truth == label
+        counts = int(np.count_nonzero(first)), int(np.count_nonzero(second))
+        empty = {(False, True): "prediction", (True, False): "reference", (False, False): "both"}
+        missing = empty.get((counts[0] > 0, counts[1] > 0), "")
+        voxels, millimetres = _distances(first, second, missing, spacing)
+        rows.append(
+            CaseScore(
+                case_id=case_id,
+                branch=branch,
+                class_name=class_names[label],
+                dice=dice_coefficient(first, second),
+                hd95_vox=voxels[0],
+                assd_vox=voxels[1],
+                hd95_mm=None if millimetres is None else millimetres[0],
+                assd_mm=None if millimetres is None else millimetres[1],
+                empty=missing,
+                reference_voxels=counts[1],
+                prediction_voxels=counts[0],
+            )
+        )
+    return rows
+
+
+def write_metrics_csv(rows: Iterable[CaseScore], path: str | os.PathLike[str]) -> None:
+    """Write the rows as `metrics.csv`, atomically; unknown mm values are empty cells.
+
+    Args:
+        rows: scores; floats are written so that they read back to the bit.
+        path: target file.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in rows:
+        values = (getattr(row, field.name) for field in fields(CaseScore))
+        writer.writerow(["" if value is None else value for value in values])
+    write_bytes_atomic(path, text.getvalue().encode("utf-8"))
+
+
+def read_metrics_csv(path: str | os.PathLike[str]) -> list[CaseScore]:
+    """Read the rows of a `metrics.csv`.
+
+    Args:
+        path: file written by `write_metrics_csv`.
+
+    Returns:
+        The rows, equal to those that were written.
+
+    Raises:
+        ValueError: if the columns are not those of `write_metrics_csv`, or a cell cannot be read;
+            names the file and the line.
+        OSError: if the file cannot be read.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if header != _COLUMNS:
+            raise ValueError(f"{path}: expected the columns {_COLUMNS}, found {header}")
+        rows = []
+        for cells in reader:
+            try:
+                rows.append(_parse_row(cells))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    return rows
+
+
+def _parse_row(cells: list[str]) -> CaseScore:
+    if len(cells) != len(_COLUMNS):
+        raise ValueError(f"expected {len(_COLUMNS)} cells, found {len(cells)}")
+    values: dict[str, Any] = {}
+    for field, cell in zip(fields(CaseScore), cells, strict=True):
+        if field.name.endswith("_mm") and not cell:
+            values[field.name] = None
+        elif field.name.endswith("_voxels"):
+            values[field.name] = int(cell)
+        elif field.name == "dice" or field.name.endswith(("_vox", "_mm")):
+            values[field.name] = float(cell)
+        else:
+            values[field.name] = cell
+    return CaseScore(**values)
+
+
+def _label_map(labels: ArrayLike, name: str, highest: int) -> NDArray[Any]:
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu" or array.ndim not in (2, 3) or array.size == 0:
+        raise ValueError(
+            f"{name}: expected a 2D or 3D integer label map, got {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    if array.min() < 0 or array.max() > highest:
+        raise ValueError(
+            f"{name}: labels must lie in 0…{highest}, found {array.min()}…{array.max()}"
+        )
+    return array
+
+
+def _distances(
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+    missing: str,
+    spacing: Sequence[float] | None,
+) -> tuple[tuple[float, float], tuple[float, float] | None]:
+    """(HD95, ASSD) in voxels, and in mm if the spacing is known, with the rule for empty masks."""
+    diagonal = volume_diagonal(first.shape, spacing)  # also checks the spacing of empty cases
+    if missing == "both":
+        return (0.0, 0.0), None if spacing is None else (0.0, 0.0)
+    if missing:
+        in_voxels = volume_diagonal(first.shape)
+        return (in_voxels, in_voxels), None if spacing is None else (diagonal, diagonal)
+    voxels = pooled_hd95_and_assd(surface_distances(first, second))
+    if spacing is None:
+        return voxels, None
+    if len(set(spacing)) == 1:
+        # One search serves both units: an isotropic spacing only scales every distance.
+        return voxels, (voxels[0] * float(spacing[0]), voxels[1] * float(spacing[0]))
+    return voxels, pooled_hd95_and_assd(surface_distances(first, second, spacing))
