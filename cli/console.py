@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from mixseg.data.datalist import SPLITS, Datalist
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from mixseg.data.datalist import SPLITS, Datalist
 
 console = Console()
 error_console = Console(stderr=True)

@@ -6,8 +6,12 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+
+from mixseg.cli.phantom import phantom
 from mixseg.cli.prepare import prepare_app
+from mixseg.cli.quickstart import quickstart
 from mixseg.cli.validate import validate
+from mixseg.cli.verify import verify
 
 app = typer.Typer(
     name="mixseg",
@@ -16,8 +20,15 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Segmentation with mixed supervision: a few full masks, many scribbles.",
 )
+app.command(
+    "quickstart",
+    # What is no option of its own is a knob of the bundle, checked by the command.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(quickstart)
 app.add_typer(prepare_app, name="prepare")
+app.command("phantom")(phantom)
 app.command("validate")(validate)
+app.command("verify")(verify)
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from mixseg.cli.console import clear_errors, console, datalist_table, error_console, refuse_existing
 from mixseg.data.acdc import prepare_acdc
 from mixseg.data.datalist import DATALIST_NAME

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
+from rich.table import Table
+
 from mixseg.cli.console import clear_errors, console, datalist_table
 from mixseg.data.datalist import Datalist
 from mixseg.data.validate import validate_datalist
-from rich.markup import escape
-from rich.table import Table
 
 
 def validate(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
 from mixseg.data.datalist import Datalist, DatalistError, Entry
 
 ACDC_CLASSES = ("background", "RV", "myocardium", "LV")

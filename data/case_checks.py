@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+
 from mixseg.data.datalist import Split
 
 #: Largest difference of any element of two affines (mm) that still counts as the same grid:

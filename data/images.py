@@ -74,6 +74,8 @@ class NativeNiftiWriter(NibabelWriter):
         super().set_metadata(meta_dict, resample=resample, **options)
         self._header = nib.Nifti1Header()
         self._header["xyzt_units"] = int((meta_dict or {}).get("xyzt_units", _MILLIMETRES))
+        # A header's own type, float32 unless set, would win over that of the array.
+        self._header.set_data_dtype(self.output_dtype)
 
     def write(self, filename: Any, verbose: bool = False, **obj_kwargs: Any) -> None:
         """Write the mask; ``obj_kwargs`` as for MONAI's writer."""

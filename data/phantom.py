@@ -80,6 +80,8 @@ def write_phantom(
         )
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    # Removed first and written last: a folder with a datalist is a complete data set.
+    (folder / DATALIST_NAME).unlink(missing_ok=True)
     entries: list[list[Entry]] = []
     numbers = range(1, num_patients + 1)
     for index in tqdm(numbers, desc="phantom", unit="patient", disable=not progress):
@@ -99,7 +101,6 @@ def write_phantom(
         validation=cases[1],
         test=cases[2],
     ).with_base_dir(folder)
-    # Written last: a folder with a datalist is a complete one.
     datalist.save(folder / DATALIST_NAME)
     return datalist
 

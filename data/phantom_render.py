@@ -57,7 +57,7 @@ def render_frame(
     _paint(part, outer, edge, muscle, seen)
     _paint(part, inner, edge, patient.blood * flow, seen)
     _paint_papillary(part, patient, contraction, x, y, z, inner, edge)
-    return _acquire(patient, signal, rng), label
+    return _acquire(patient, signal, label == LEFT, rng), label
 
 
 def _grid(patient: Patient, depth: int, contraction: float) -> tuple[Array, Array, Array]:
@@ -210,7 +210,7 @@ def _paint_papillary(
         _paint(part, distance - size * patient.radius, 1.5 + edge, patient.muscle, weight)
 
 
-def _acquire(patient: Patient, signal: Array, rng: np.random.Generator) -> Array:
+def _acquire(patient: Patient, signal: Array, cavity: Array, rng: np.random.Generator) -> Array:
     """Coil shading, blur, Rician noise, clipping and the scanner's grey levels."""
     height, width = patient.shape
     px = (np.arange(height) - (height - 1) / 2) * SPACING[0]
@@ -224,7 +224,8 @@ def _acquire(patient: Patient, signal: Array, rng: np.random.Generator) -> Array
         shaded + patient.noise * rng.standard_normal(shaded.shape, dtype=np.float32),
         patient.noise * rng.standard_normal(shaded.shape, dtype=np.float32),
     )
-    top = np.percentile(noisy, patient.clip)
+    # Bright fat is clipped, the blood of the left ventricle but little, as in ACDC.
+    top = max(np.percentile(noisy, patient.clip), np.percentile(noisy[cavity], 85.0))
     return np.rint(np.clip(noisy / top, 0.0, 1.0) * patient.scale).astype(np.uint16)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from tqdm import tqdm
+
 from mixseg.data.case_checks import Case, Fault, Rules, case_fault, examine_case
 from mixseg.data.datalist import SPLITS, Datalist, DatalistError, Split
-from tqdm import tqdm
 
 _WORKERS = min(8, (os.cpu_count() or 1) + 2)
 

@@ -6,7 +6,6 @@ and Ito's, which colour-blind readers can tell apart; a branch has the same one 
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,27 +14,32 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from mixseg.metrics import write_bytes_atomic
+from mixseg.handlers._canvas import (
+    BRANCH_COLORS,
+    INK,
+    LEGEND_COLUMNS,
+    MUTED,
+    new_figure,
+    note,
+    save_png,
+    style,
+)
 
 __all__ = ["BRANCH_COLORS", "CasePanel", "plot_cases", "plot_curves", "select_slice"]
 
-BRANCH_COLORS = {"teacher": "#0072B2", "student": "#D55E00", "ensemble": "#009E73"}
 _REFERENCE_COLOR = "#F0E442"
 _UNLABELED_COLOR = "#9E9E9E"
 _CLASS_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#0072B2", "#D55E00")
 _TERM_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#8C6D31")
-_INK, _MUTED, _GRID = "#222222", "#6B6B6B", "#E3E3E3"
-_DPI = 150
 _FILL = 0.45
+_Series = dict[str, tuple[list[float], list[float]]]
 _NOT_TERMS = {"epoch", "iteration", "loss", "lr"}
 _HEADINGS = ("Image", "Reference", "Teacher", "Student", "Student's entropy")
 
@@ -115,29 +119,31 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     series = _series(history, unit)
     if not series and not any(_number(row.get(unit)) is not None for row in history):
         raise ValueError("a history needs entries with an epoch or an iteration")
-    figure = _figure(11.0, 4.4)
+    figure = new_figure(11.0, 4.4)
     grid = figure.add_gridspec(2, 2, height_ratios=(4.2, 1.0), width_ratios=(1.0, 1.0))
     has_rate = "lr" in series
     losses = figure.add_subplot(grid[0, 0] if has_rate else grid[:, 0])
     dice = figure.add_subplot(grid[:, 1], sharex=losses)
-    _draw_losses(losses, series)
-    _draw_dice(dice, series)
+    counts = len(_loss_names(series)), sum(name.startswith("val_") for name in series)
+    legend_rows = -(-max(counts) // LEGEND_COLUMNS)  # the same in both, so that titles align
+    _draw_losses(losses, series, legend_rows)
+    _draw_dice(dice, series, legend_rows)
     bottom = [losses, dice]
     if has_rate:
         rate = figure.add_subplot(grid[1, 0], sharex=losses)
-        _style(rate, "")
-        rate.plot(*series["lr"], color=_MUTED, linewidth=1.4)
+        style(rate)
+        rate.plot(*series["lr"], color=MUTED, linewidth=1.4)
         rate.set_ylim(bottom=0.0)
-        rate.set_ylabel("rate", fontsize=9, color=_INK)
+        rate.set_ylabel("rate", fontsize=9, color=INK)
         rate.yaxis.set_major_locator(MaxNLocator(2))
         rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
-        rate.yaxis.get_offset_text().set(fontsize=8, color=_MUTED)
+        rate.yaxis.get_offset_text().set(fontsize=8, color=MUTED)
         losses.tick_params(labelbottom=False)
         bottom = [rate, dice]
     for axes in bottom:
-        axes.set_xlabel(unit, fontsize=10, color=_INK)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _save(figure, path)
+        axes.set_xlabel(unit, fontsize=10, color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    save_png(figure, path)
 
 
 def plot_cases(
@@ -168,32 +174,30 @@ def plot_cases(
         _check_panel(panel)
     side = 2.3
     tallest = max(panel.image.shape[1] / panel.image.shape[0] for panel in panels)
-    figure = _figure(5 * side + 1.2, len(panels) * (side * tallest + 0.42) + 0.75)
-    table = figure.subplots(len(panels), 5, squeeze=False)
+    figure = new_figure(5 * side + 1.2, len(panels) * (side * tallest + 0.3) + 0.85)
+    heights = [0.16, *[tallest] * len(panels)]
+    grid = figure.add_gridspec(len(panels) + 1, len(_HEADINGS), height_ratios=heights)
+    for column, heading in enumerate(_HEADINGS):
+        axes = figure.add_subplot(grid[0, column])
+        axes.axis("off")
+        font = {"fontsize": 12, "fontweight": "bold", "color": _heading_color(column)}
+        axes.text(0.5, 0.0, heading, ha="center", va="bottom", fontdict=font)
+    entropies: list[Axes] = []
     heat = None
-    for row, panel in zip(table, panels, strict=True):
+    for index, panel in enumerate(panels, start=1):
+        row = [figure.add_subplot(grid[index, column]) for column in range(len(_HEADINGS))]
         heat = _draw_case(row, panel, len(class_names)) or heat
-    for column, (axes, heading) in enumerate(zip(table[0], _HEADINGS, strict=True)):
-        axes.annotate(
-            heading,
-            (0.5, 1.0),
-            (0, 24),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=12,
-            fontweight="bold",
-            color=_heading_color(column),
-        )
+        entropies.append(row[-1])
     if heat is not None:
-        bar = figure.colorbar(heat, ax=list(table[:, 4]), fraction=0.07, pad=0.03, aspect=22)
-        bar.set_label("nats", fontsize=9, color=_INK)
-        bar.ax.tick_params(labelsize=8, colors=_MUTED)
+        aspect = 14 * len(panels)
+        bar = figure.colorbar(heat, ax=entropies, fraction=0.07, pad=0.03, aspect=aspect)
+        bar.set_label("nats", fontsize=9, color=INK)
+        bar.ax.tick_params(labelsize=8, colors=MUTED)
         bar.outline.set_visible(False)
     handles = _legend(panels, class_names)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
-    _save(figure, path)
+    columns = min(len(handles), 6)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    save_png(figure, path)
 
 
 def _number(value: Any) -> float | None:
@@ -205,11 +209,9 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _series(
-    history: Sequence[Mapping[str, Any]], unit: str
-) -> dict[str, tuple[list[float], list[float]]]:
+def _series(history: Sequence[Mapping[str, Any]], unit: str) -> _Series:
     """Points (x, y) of every entry that is drawn, in order of first appearance."""
-    series: dict[str, tuple[list[float], list[float]]] = {}
+    series: _Series = {}
     for row in history:
         x = _number(row.get(unit))
         for name, value in row.items():
@@ -223,25 +225,29 @@ def _series(
     return series
 
 
-def _draw_losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
-    _style(axes, "Training losses")
+def _loss_names(series: _Series) -> list[str]:
     terms = [name for name in series if name not in _NOT_TERMS and not name.startswith("val_")]
-    names = [name for name in ("loss", *terms) if name in series]
+    return [name for name in ("loss", *terms) if name in series]
+
+
+def _draw_losses(axes: Axes, series: _Series, legend_rows: int) -> None:
+    names = _loss_names(series)
     values = [value for name in names for value in series[name][1]]
     if values and min(values) >= 0.0 and max(values) > 0.0:
         axes.set_yscale("log", nonpositive="mask")
     for index, name in enumerate(names):
         xs, ys = series[name]
-        color = _INK if name == "loss" else _TERM_COLORS[(index - 1) % len(_TERM_COLORS)]
+        color = INK if name == "loss" else _TERM_COLORS[(index - 1) % len(_TERM_COLORS)]
         label = name if any(ys) else f"{name} (always 0)"
         marker = "o" if len(xs) == 1 else None
         width = 2.2 if name == "loss" else 1.5
         axes.plot(xs, ys, color=color, linewidth=width, marker=marker, label=label)
-    _legend_or_note(axes, "no losses recorded", loc="best")
+    style(axes, "Training losses", legend_rows)
+    if not names:
+        note(axes, "no losses recorded")
 
 
-def _draw_dice(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
-    _style(axes, "Validation Dice")
+def _draw_dice(axes: Axes, series: _Series, legend_rows: int) -> None:
     axes.set_ylim(0.0, 1.0)
     names = [name for name in series if name.startswith("val_dice_")]
     others = iter(_TERM_COLORS[1:] * (1 + len(names)))
@@ -250,11 +256,13 @@ def _draw_dice(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]
         xs, ys = series[name]
         best = max(range(len(ys)), key=ys.__getitem__)
         color = BRANCH_COLORS.get(branch) or next(others)
-        label = f"{branch} (best {ys[best]:.3f})"
+        label = f"{branch} {ys[best]:.3f}"
         size = 3.5 if len(xs) <= 60 else 0.0
         axes.plot(xs, ys, color=color, linewidth=1.8, marker="o", markersize=size, label=label)
         axes.plot(xs[best], ys[best], "o", color=color, markersize=8, markeredgecolor="white")
-    _legend_or_note(axes, "no validation recorded", loc="lower right")
+    style(axes, "Validation Dice, best epoch marked", legend_rows)
+    if not names:
+        note(axes, "no validation recorded")
 
 
 def _check_panel(panel: CasePanel) -> None:
@@ -267,7 +275,7 @@ def _check_panel(panel: CasePanel) -> None:
             raise ValueError(f"{panel.case_id}: {name} has shape {array.shape}, the image {shape}")
 
 
-def _draw_case(row: NDArray[Any], panel: CasePanel, num_classes: int) -> Any:
+def _draw_case(row: Sequence[Axes], panel: CasePanel, num_classes: int) -> Any:
     """Draw the five cells of one case; returns the entropy's mappable, or None."""
     finite = panel.image[np.isfinite(panel.image)]
     low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
@@ -278,24 +286,24 @@ def _draw_case(row: NDArray[Any], panel: CasePanel, num_classes: int) -> Any:
         axes.set(xlim=(-0.5, gray.shape[1] - 0.5), ylim=(gray.shape[0] - 0.5, -0.5))
         axes.spines[:].set_visible(False)
     row[0].imshow(gray, cmap="gray", vmin=0.0, vmax=1.0)
-    row[0].set_title(panel.case_id, fontsize=9.5, color=_MUTED)
+    row[0].set_title(panel.case_id, fontsize=9.5, color=MUTED)
     for column, name in enumerate(("reference", "teacher", "student"), start=1):
         labels = getattr(panel, name)
         if labels is None:
-            _note(row[column], "not available" if name == "reference" else "not trained")
+            note(row[column], "not available" if name == "reference" else "not trained")
             continue
         colors = _class_colors(num_classes, BRANCH_COLORS.get(name, _REFERENCE_COLOR))
         row[column].imshow(_overlay(gray, labels.T, colors))
         for label, color in enumerate(colors, start=1):
-            _outline(row[column], labels.T == label, color, 1.1)
+            _outline(row[column], np.equal(labels, label).T, color, 1.1)
         if name != "reference" and panel.reference is not None:
             for label in range(1, num_classes):
-                _outline(row[column], panel.reference.T == label, "white", 1.0)
+                _outline(row[column], np.equal(panel.reference, label).T, "white", 1.0)
         if name in panel.scores and math.isfinite(panel.scores[name]):
             text = f"Dice {100 * panel.scores[name]:.1f} %"
             row[column].set_title(text, fontsize=9.5, color=_heading_color(column))
     if panel.entropy is None:
-        _note(row[4], "not available")
+        note(row[4], "not available")
         return None
     return row[4].imshow(panel.entropy.T, cmap="magma", vmin=0.0, vmax=math.log(num_classes))
 
@@ -338,41 +346,9 @@ def _legend(panels: Sequence[CasePanel], class_names: Sequence[str]) -> list[Any
     if any(panel.reference is not None and (panel.reference == count).any() for panel in panels):
         handles.append(Patch(color=_UNLABELED_COLOR, label="unlabelled"))
     outline = Line2D([], [], color="white", linewidth=1.6, label="outline of the reference")
-    outline.set_path_effects([Stroke(linewidth=3.0, foreground=_MUTED), Normal()])
+    outline.set_path_effects([Stroke(linewidth=3.0, foreground=MUTED), Normal()])
     return [*handles, outline]
 
 
 def _heading_color(column: int) -> str:
-    return BRANCH_COLORS.get(_HEADINGS[column].lower(), _INK)
-
-
-def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=12, fontweight="bold", color=_INK, loc="left")
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_MUTED)
-    axes.tick_params(labelsize=9, colors=_MUTED, which="both")
-
-
-def _legend_or_note(axes: Axes, note: str, loc: str) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=9, loc=loc, frameon=True, framealpha=0.9, edgecolor="none")
-    else:
-        _note(axes, note)
-
-
-def _note(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=_MUTED)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_bytes_atomic(path, buffer.getvalue())
+    return BRANCH_COLORS.get(_HEADINGS[column].lower(), INK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -50,7 +51,9 @@ class ProgressBar:
         assert self._bar is not None
         self._bar.update()
         if engine.state.iteration % self.every == 0:
-            shown = {name: f"{value:.3g}" for name, value in engine.state.output.items()}
+            # A trainer leaves its losses there, an evaluator a list of images.
+            output = engine.state.output if isinstance(engine.state.output, Mapping) else {}
+            shown = {name: f"{value:.3g}" for name, value in output.items()}
             if self.evaluator is not None and self.key in self.evaluator.state.metrics:
                 shown["val dice"] = f"{self.evaluator.state.metrics[self.key]:.3f}"
             self._bar.set_description(f"epoch {engine.state.epoch}/{engine.state.max_epochs}")

@@ -63,6 +63,9 @@ class EvaluationReport:
             data_hash=self.data_hash,
         )
         plot_cases(self.scorer.panels, self.output_dir / "cases.png", self.scorer.class_names)
-        console = Console()
-        console.print(score_table(rows))
-        console.print(f"scores, summary and pictures are in {self.output_dir}")
+        table, console = score_table(rows), Console()
+        # In a log file or a narrow window rich would squeeze the columns until nothing is left.
+        unbounded = console.options.update(max_width=1000)
+        console.width = max(console.width, console.measure(table, options=unbounded).maximum)
+        console.print(table)
+        console.print(f"scores, summary and pictures are in {self.output_dir}", soft_wrap=True)

@@ -52,9 +52,7 @@ class CaseScorer:
             the surfaces of an untrained network's predictions are large.
     """
 
-    def __init__(
-        self, class_names: Sequence[str], panels: int = 4, distances: bool = True
-    ) -> None:
+    def __init__(self, class_names: Sequence[str], panels: int = 4, distances: bool = True) -> None:
         self.class_names = list(class_names)
         self.max_panels = panels
         self.distances = distances
@@ -134,7 +132,7 @@ class CaseScorer:
         predictions: dict[str, np.ndarray],
         scores: dict[str, float],
     ) -> CasePanel:
-        where = select_slice(reference)
+        where = select_slice(reference, unlabeled=len(self.class_names))
         entropy = None
         if "student" in probabilities:
             p = np.clip(probabilities["student"][..., where], 1e-12, 1.0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
+from torch import nn
 
 __all__ = ["Validation"]
 
@@ -14,6 +16,9 @@ class Validation:
 
     MONAI's ``ValidationHandler`` does neither the last epoch nor the network swap: where the
     trainer keeps a moving average of the weights, that is the network to validate.
+
+    Under ``torch.distributed`` every process first takes the batch statistics of the process that
+    writes the checkpoints: each has its own since the last step, and all must score one network.
 
     Args:
         evaluator: a :class:`mixseg.engines.MixedSupervisionEvaluator`.
@@ -37,4 +42,12 @@ class Validation:
         state = engine.state
         if state.epoch % self.interval == 0 or state.epoch == state.max_epochs:
             self.evaluator.network = engine.inference_network
+            _share_buffers(engine.inference_network)
             self.evaluator.run(state.epoch)
+
+
+def _share_buffers(network: nn.Module) -> None:
+    """Copy the buffers of rank 0 to the other processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, src=0)

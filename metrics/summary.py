@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -98,7 +99,9 @@ def score_table(rows: Iterable[CaseScore]) -> Table:
     header, lines = _cells(rows)
     table = Table(title="Scores, mean ± sd over cases", header_style="bold", title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
+        # Long headings break, figures never do: the table fits narrow terminals.
+        heading = "\n".join(textwrap.wrap(name, 13))
+        table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
     for line in lines:
         table.add_row(*line, style=_STYLES.get(line[0]))
     return table

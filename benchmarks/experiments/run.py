@@ -79,6 +79,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs", help="folder of the runs")
     parser.add_argument("--results", type=Path, help="folder of the result files")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads a run")
+    parser.add_argument(
+        "--minutes", type=float, help="start no row that would not end in time (as the last one took)"
+    )
     parser.add_argument("--keep", action="store_true", help="keep checkpoints of finished runs")
     arguments = parser.parse_args()
 
@@ -90,11 +93,16 @@ def main() -> None:
     results = arguments.results or REPOSITORY / "benchmarks" / "results" / name
     work = arguments.work / name
     failed = []
+    started, longest = time.monotonic(), 0.0
     for seed in experiment["seeds"] if arguments.seeds is None else arguments.seeds:
         for row in rows:
             target = results / f"{row}_seed{seed}.json"
             if target.is_file():
                 print(f"{row}, seed {seed}: done already", flush=True)
+                continue
+            elapsed = time.monotonic() - started
+            if arguments.minutes is not None and elapsed + longest > 60 * arguments.minutes:
+                print(f"{row}, seed {seed}: left for the next call", flush=True)
                 continue
             print(f"{row}, seed {seed}: running, log in {work / f'{row}_seed{seed}'}", flush=True)
             try:
@@ -103,6 +111,7 @@ def main() -> None:
                 print(f"{row}, seed {seed}: failed with exit code {error.returncode}", flush=True)
                 failed.append(f"{row}_seed{seed}")
                 continue
+            longest = max(longest, time.monotonic() - started - elapsed)
             text = json.dumps(result, indent=1) + "\n"
             write_atomically(target, lambda file, text=text: file.write(text.encode()))
             if not arguments.keep:

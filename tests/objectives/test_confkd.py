@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from mixseg.engines import ForwardStep
 from mixseg.networks import DualBranchUNet
 from mixseg.objectives import ConfKD
-from torch import Tensor
 
 CLASSES = 3
 SHAPE = (6, 5)
@@ -234,16 +235,12 @@ def test_missing_kinds_are_left_out() -> None:
     )
     partial_only = objective({"partial": outputs["partial"]}, {"partial": batch["partial"]})
     assert set(partial_only) == {"ce_weak", "entropy"}
-    assert partial_only["entropy"].item() == pytest.approx(
-        entropy(z["student_partial"]), rel=1e-12
-    )
+    assert partial_only["entropy"].item() == pytest.approx(entropy(z["student_partial"]), rel=1e-12)
     journal = ConfKD()
     assert set(journal({"full": outputs["full"]}, {"full": batch["full"]})) == {"ce_full", "kd"}
 
 
-def gradients(
-    objective: ConfKD, term: str, *, separate: bool = True
-) -> dict[str, bool]:
+def gradients(objective: ConfKD, term: str, *, separate: bool = True) -> dict[str, bool]:
     """Which part of a network gets a gradient other than zero from one term."""
     torch.manual_seed(0)
     net = DualBranchUNet(features=(2, 3), out_channels=CLASSES, dropout=0.0)

@@ -1,0 +1,265 @@
+"""Kill a training run at random moments, resume it each time, and compare its weights to the bit.
+
+    python benchmarks/resume_after_kill.py
+
+A tiny run of the bundle acdc_lv_confkd (synthetic volumes made here, every kind of state: dropout,
+moving average, rate schedule, ramp, random flips) is trained once without interruption and once
+killed with SIGKILL ten times, each time resumed with ``--resume true``. The moments are drawn with
+a seed: the run is killed within one epoch's time after it has written 0, 1 or 2 checkpoints of its
+own, so kills fall into start-up, iterations, validations, drawings and writes. The command fails
+unless every tensor of the final weights and of the final checkpoint is equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from mixseg.metrics import environment, strict_json, write_bytes_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundles" / "acdc_lv_confkd"
+SIZE, SLICES = 32, 4
+KNOBS: dict[str, Any] = {
+    "num_full": 1,
+    "num_partial": 2,
+    "slice_size": [SIZE, SIZE],
+    "batch_full": 2,
+    "batch_partial": 4,
+    "epoch_length": 4,
+    "features": [4, 8, 16],
+    "lr": 1e-3,
+    "lr_power": 0.9,
+    "ema_decay": 0.9,
+    "clip_grad_norm": 5.0,
+    "ramps": {"lambda_ent": 40},
+    "augmentation": {
+        "_target_": "RandFlipd",
+        "keys": ["image", "label", "weak_label"],
+        "prob": 0.5,
+        "spatial_axis": 0,
+    },
+    "val_interval": 8,
+    "checkpoint_interval": 1,
+    "progress": False,
+    "device": "cpu",
+}
+
+
+def write_data(folder: Path) -> None:
+    """Five patients with a bright disc in a ring beside a second disc, as ACDC's classes."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    entries = []
+    for patient in range(5):
+        image = rng.normal(100, 10, (SIZE, SIZE, SLICES))
+        label = np.zeros((SIZE, SIZE, SLICES), np.uint8)
+        for z in range(SLICES):
+            distance = np.hypot(y - rng.uniform(14, 18), x - rng.uniform(14, 18))
+            radius = rng.uniform(4, 6)
+            label[..., z][np.hypot(y - 16, x - 4) < 3] = 1
+            label[..., z][distance < radius + 2] = 2
+            label[..., z][distance < radius] = 3
+        image += np.choose(label, [0, 60, -40, 80])
+        case = f"patient{patient:03d}_frame01"
+        for name, array in (("image", image.astype(np.int16)), ("label", label)):
+            file = folder / name / f"{case}.nii.gz"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), file)
+        entries.append(
+            {"image": f"image/{case}.nii.gz", "label": f"label/{case}.nii.gz", "case_id": case}
+        )
+    content = {
+        "classes": ["background", "RV", "myocardium", "LV"],
+        "unlabeled": 4,
+        "training": entries[:3],
+        "validation": entries[3:4],
+        "test": entries[4:],
+    }
+    (folder / "datalist.json").write_text(json.dumps(content))
+
+
+class Run:
+    """A training run below a folder, in processes of its own."""
+
+    def __init__(self, data: Path, folder: Path, epochs: int) -> None:
+        self.folder, self.epochs = folder, epochs
+        self.checkpoint = folder / "eval" / "checkpoint.pt"
+        knobs = {**KNOBS, "max_epochs": epochs, "dataset_dir": data, "bundle_root": BUNDLE}
+        knobs |= {"output_dir": folder / "eval", "ckpt_dir": folder / "models"}
+        self.command = [sys.executable, "-m", "monai.bundle", "run", "training"]
+        self.command += ["--config_file", str(BUNDLE / "configs" / "train.yaml")]
+        for name, value in knobs.items():
+            self.command += [f"--{name}", str(value)]
+        folder.mkdir(parents=True)
+        self.log = folder / "log.txt"
+
+    def start(self, resume: bool) -> subprocess.Popen[bytes]:
+        """A process that trains; its output is appended to the log."""
+        command = [*self.command, "--resume", str(resume)]
+        threads = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with self.log.open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, env=threads, cwd=self.folder)
+
+    def watch(self, process: subprocess.Popen[bytes], limit: int | None = None) -> list[float]:
+        """Seconds from now to each checkpoint that is written, up to a number or the end."""
+        start, times, last = time.monotonic(), list[float](), self._written()
+        while process.poll() is None and (limit is None or len(times) < limit):
+            time.sleep(0.002)
+            now = self._written()
+            # Between the two renames of a checkpoint there is no file of this name.
+            if now not in (None, last):
+                last = now
+                times.append(time.monotonic() - start)
+        return times
+
+    def _written(self) -> int | None:
+        try:
+            return self.checkpoint.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def finish(self, resume: bool) -> list[float]:
+        """Run to the end; seconds from the start to each checkpoint."""
+        process = self.start(resume)
+        times = self.watch(process)
+        if process.wait() != 0:
+            sys.exit(f"training ended with status {process.returncode}:\n{self._tail()}")
+        return times
+
+    def kill(self, resume: bool, checkpoints: int, delay: float) -> dict[str, Any]:
+        """Kill the run ``delay`` seconds after it has written so many checkpoints (0: started)."""
+        start = time.monotonic()
+        process = self.start(resume)
+        self.watch(process, checkpoints)
+        time.sleep(delay)
+        if process.poll() is not None:
+            sys.exit(f"training ended by itself with {process.returncode}:\n{self._tail()}")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        return {
+            "after_checkpoints": checkpoints,
+            "delay_s": round(delay, 3),
+            "seconds_from_start": round(time.monotonic() - start, 3),
+            "epoch_kept": self.epoch(),
+            "half_written_files": sorted(
+                file.name.split(".pt")[0].lstrip(".") for file in self.folder.rglob(".*.tmp")
+            ),
+        }
+
+    def _tail(self) -> str:
+        return self.log.read_text()[-3000:]
+
+    def state(self, name: str) -> Any:
+        """Content of a file of the run."""
+        return torch.load(self.folder / "eval" / name, map_location="cpu", weights_only=True)
+
+    def epoch(self) -> int:
+        """Epoch of the newest checkpoint, 0 without any."""
+        for path in (self.checkpoint, self.checkpoint.with_name("checkpoint_previous.pt")):
+            if path.is_file():
+                return int(self.state(path.name)["epoch"])
+        return 0
+
+
+def differences(one: Any, other: Any, name: str = "") -> list[str]:
+    """Names of the entries of two nested states that are not equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        same = isinstance(other, torch.Tensor) and torch.equal(one, other)
+        return [] if same else [name]
+    if isinstance(one, dict):
+        if not isinstance(other, dict) or one.keys() != other.keys():
+            return [name]
+        return [d for key in one for d in differences(one[key], other[key], f"{name}.{key}")]
+    if isinstance(one, list | tuple):
+        if not isinstance(other, list | tuple) or len(one) != len(other):
+            return [name]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{name}.{i}")]
+    # A NaN equals itself here: it stands for 'no score yet'.
+    return [] if one == other or (one != one and other != other) else [name]
+
+
+def compare(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
+    """Train with and without kills below ``folder`` and compare what is left.
+
+    Returns:
+        The kills and ``different``, the names of entries that are not equal (none, one hopes).
+    """
+    data = folder / "data"
+    write_data(data)
+    whole, killed = Run(data, folder / "whole", epochs), Run(data, folder / "killed", epochs)
+    times = whole.finish(resume=False)
+    epoch_seconds = statistics.median(b - a for a, b in itertools.pairwise(times))
+    rng = random.Random(seed)
+    moments: list[dict[str, Any]] = []
+    for i in range(kills):
+        # Too near the end, the run would be over before it could be killed.
+        near_end = killed.epoch() > epochs - 4
+        checkpoints = 0 if near_end else rng.choice((0, 1, 1, 2))
+        # Start-up takes most of a short run's time: let some kills fall into it.
+        delay = rng.uniform(0, epoch_seconds if checkpoints else times[0])
+        moments.append(killed.kill(i > 0, checkpoints, delay))
+        print(f"kill {i + 1}: {moments[-1]}", flush=True)
+    killed.finish(resume=True)
+    return {
+        "seconds_to_first_checkpoint": round(times[0], 2),
+        "seconds_between_checkpoints": round(epoch_seconds, 3),
+        "kills": moments,
+        "different": [
+            f"{name}{entry}"
+            for name in ("model_last.pt", "checkpoint.pt")
+            for entry in differences(whole.state(name), killed.state(name))
+        ],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "resume_after_kill.json"
+    )
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare(Path(folder), arguments.kills, arguments.epochs, arguments.seed)
+    different = found.pop("different")
+    if different:
+        sys.exit(f"not equal to the uninterrupted run: {', '.join(different)}")
+    result = {
+        "benchmark": "weights after SIGKILL and resume against an uninterrupted run",
+        "command": f"python benchmarks/resume_after_kill.py --seed {arguments.seed}",
+        "equal": True,
+        "number_of_kills": len(found["kills"]),
+        "epochs": arguments.epochs,
+        **found,
+        "seconds_in_all": round(time.monotonic() - start, 1),
+        "knobs": KNOBS,
+        **environment(),
+    }
+    write_bytes_atomic(arguments.output, strict_json(result).encode())
+    print(f"equal to the bit after {len(found['kills'])} kills; wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""Write the tables of README.md, docs/ and the model cards from the files in benchmarks/results/.
+
+    python benchmarks/tables.py           # rewrite what is out of date
+    python benchmarks/tables.py --check   # exit status 1 if anything is
+
+A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
+``measured``, or that of a list in benchmarks/experiments/, whose rows it shows in their order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mixseg.cli.quickstart_report import markdown_report
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/*.md", "bundles/*/docs/README.md")
+NOT_RUN = "not run"
+_BLOCK = re.compile(
+    r"(?P<begin><!-- begin:(?P<name>\w+) -->\n).*?(?P<end><!-- end:(?P=name) -->)", re.DOTALL
+)
+
+#: Journal, Table 1: Dice % / HD95 in voxels of teacher and student, by method and Set-N.
+JOURNAL: dict[str, dict[int, tuple[str, str]]] = {
+    "Lower bound": {
+        3: ("54.66 / 80.05", ""),
+        5: ("69.71 / 51.75", ""),
+        10: ("78.28 / 44.16", ""),
+    },
+    "Single": {3: ("57.42 / 78.80", ""), 5: ("70.73 / 51.34", ""), 10: ("78.17 / 42.99", "")},
+    "Single+Ent": {3: ("43.01 / 83.98", ""), 5: ("74.92 / 55.24", ""), 10: ("80.63 / 37.75", "")},
+    "Decoupled": {
+        3: ("56.61 / 74.95", "5.01 / 120.06"),
+        5: ("70.96 / 54.42", "4.29 / 127.68"),
+        10: ("77.53 / 32.23", "4.58 / 125.36"),
+    },
+    "KL": {
+        3: ("68.25 / 63.15", "71.49 / 63.51"),
+        5: ("80.64 / 23.25", "79.06 / 34.83"),
+        10: ("88.29 / 12.47", "88.68 / 11.93"),
+    },
+    "KL+Ent": {
+        3: ("78.38 / 46.73", "86.94 / 8.84"),
+        5: ("85.57 / 20.68", "88.77 / 5.40"),
+        10: ("86.53 / 5.64", "90.92 / 1.39"),
+    },
+    "Upper bound": {3: ("87.17 / 5.34", ""), 5: ("87.69 / 4.93", ""), 10: ("91.18 / 3.71", "")},
+}
+
+
+class Outdated(ValueError):
+    """A result file that does not belong to the row that names it."""
+
+
+def partial_of(knobs: dict[str, Any]) -> int:
+    """Patients with scribbles; like the bundle, five for each one with full masks."""
+    return int(knobs.get("num_partial", 5 * knobs["num_full"]))
+
+
+def labels_of(knobs: dict[str, Any]) -> str:
+    """Which labels the row learns from."""
+    full = f"{knobs['num_full']} full"
+    if method_of(knobs) in ("Lower bound", "Upper bound"):
+        return full
+    kind = "drawn" if knobs.get("weak_label") == "drawn" else "eroded"
+    return f"{full}, {partial_of(knobs)} {kind}"
+
+
+def method_of(knobs: dict[str, Any]) -> str:
+    """The papers' name of a row, from its weights."""
+    if not partial_of(knobs):
+        return "Upper bound"
+    names = ("lambda_w", "lambda_kd", "lambda_ent")
+    weak, distilled, entropy = (bool(knobs.get(name, True)) for name in names)
+    if not (weak or distilled or entropy):
+        return "Lower bound"
+    single = knobs.get("weak_branch") == "teacher"
+    base = "Single" if single else "KL" if distilled else "Decoupled"
+    return f"{base}+Ent" if entropy else base
+
+
+def journal_of(method: str, knobs: dict[str, Any]) -> tuple[str, str]:
+    """The journal's teacher and student of the same method and Set-N; empty where it has none."""
+    if knobs.get("weak_label") == "drawn":
+        return ("", "")
+    # The upper bound has full masks of the N + 5·N patients that the other methods see.
+    full = knobs["num_full"] // 6 if method == "Upper bound" else knobs["num_full"]
+    return JOURNAL.get(method, {}).get(full, ("", ""))
+
+
+def check_configuration(path: Path, result: dict[str, Any], knobs: dict[str, Any]) -> None:
+    """Refuse a result that was made with other settings than the list now has.
+
+    Raises:
+        Outdated: naming the file and the knob.
+    """
+    used = result["test"]["configuration"]
+    for name, value in knobs.items():
+        if name in used and used[name] != value:
+            raise Outdated(
+                f"{path.relative_to(ROOT)} was made with {name} = {used[name]}, "
+                f"the list says {value}: run it again"
+            )
+
+
+def mean_sd(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation (n − 1) over seeds; the mean alone of a single one."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def branch_cell(results: list[dict[str, Any]], branch: str) -> str:
+    """Dice in % / HD95 in voxels of a branch, over the seeds."""
+    scores = [result["test"]["scores"].get(branch) for result in results]
+    if not scores or None in scores:
+        return ""
+    cells = []
+    for key, factor, digits in (("dice", 100.0, 1), ("hd95_vox", 1.0, 1)):
+        per_seed = [
+            factor * statistics.fmean(item[key]["mean"] for item in classes.values())
+            for classes in scores
+            if classes is not None
+        ]
+        cells.append(mean_sd(per_seed, digits))
+    return " / ".join(cells)
+
+
+def experiment_block(name: str, page: Path) -> str:
+    """The table of one list in benchmarks/experiments/."""
+    experiment = yaml.safe_load(
+        (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
+    )
+    lines = [
+        "| Row | Method | Labels | Seeds | Teacher | Student "
+        "| *Journal, 256², 41 M parameters:* teacher | student |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    hardware: set[str] = set()
+    for row, own in experiment["rows"].items():
+        knobs = {**experiment.get("common", {}), **own}
+        results = []
+        for seed in experiment["seeds"]:
+            path = ROOT / "benchmarks" / "results" / name / f"{row}_seed{seed}.json"
+            if path.is_file():
+                result = json.loads(path.read_text(encoding="utf-8"))
+                check_configuration(path, result, knobs)
+                machine = result["test"]["hardware"]
+                hardware.add(machine["gpu"] or machine["cpu"])
+                results.append(result)
+        method = method_of(knobs)
+        if results:
+            cells = [str(len(results))]
+            cells += [branch_cell(results, branch) for branch in ("teacher", "student")]
+        else:
+            cells = ["0", NOT_RUN, ""]
+        cells = [f"`{row}`", method, labels_of(knobs), *cells, *journal_of(method, knobs)]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Dice in % / pooled HD95 in voxels: mean over the test cases, then mean ± sd over the "
+        f"seeds. Settings: `benchmarks/experiments/{name}.yaml`"
+        + (f"; machine: {', '.join(sorted(hardware))}." if hardware else "."),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def quickstart_block(page: Path) -> str:
+    """The quickstart's table and pictures."""
+    path = ROOT / "benchmarks" / "results" / "quickstart.json"
+    if not path.is_file():
+        return f"Quickstart: {NOT_RUN}.\n"
+    text = markdown_report(json.loads(path.read_text(encoding="utf-8")))
+    captions = {
+        "cases": "Test cases: image, reference, teacher, student, and the student's entropy",
+        "curves": "Loss terms and validation scores of the KL+Ent run",
+    }
+    for name, caption in captions.items():
+        figure = ROOT / "docs" / "figures" / f"quickstart_{name}.png"
+        if figure.is_file():
+            place = Path(os.path.relpath(figure, page.parent)).as_posix()
+            text += f"\n![{caption}]({place})\n"
+    return text
+
+
+def _erosion(result: dict[str, Any]) -> tuple[str, str]:
+    rule, data = result["rules"]["kervadec"], result["data"]
+    return (
+        f"{rule['ratio']:.1f} times as fast as the SciPy loop, bit-equal on {data['slices']} "
+        "slices",
+        "5 times",
+    )
+
+
+def _hd95(result: dict[str, Any]) -> tuple[str, str]:
+    own = result["median_cpu_seconds"]["mixseg"]
+    ratio = result["medpy_over_mixseg"]
+    rival = f", MedPy {ratio:.1f} times as long" if ratio else ""
+    return f"{own:.2f} s{rival}", f"{result['target_cpu_seconds']} s"
+
+
+def _overhead(result: dict[str, Any]) -> tuple[str, str]:
+    return f"{result['ratio']:.2f} times a bare loop on the same tensors", "at most 1.10 times"
+
+
+def _resume(result: dict[str, Any]) -> tuple[str, str]:
+    return (
+        f"weights and checkpoint equal to the bit after {result['number_of_kills']} kills",
+        "equal after 10",
+    )
+
+
+#: Result file, what it measures, and how to read what was measured and what was to be reached.
+MEASURED: dict[str, tuple[str, Callable[[dict[str, Any]], tuple[str, str]]]] = {
+    "erosion": ("Scribbles by erosion, all of ACDC", _erosion),
+    "hd95": ("Pooled HD95, 180 × 140 × 88 voxels, processor time", _hd95),
+    "trainer_overhead": ("Trainer, time of an iteration on the CPU", _overhead),
+    "resume_after_kill": ("Training killed at random moments and resumed", _resume),
+}
+
+
+def measured_block(page: Path) -> str:
+    """Speed and robustness, one line a benchmark."""
+    lines = ["| What | Measured | To reach |", "|---|---|---|"]
+    for name, (title, read) in MEASURED.items():
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        cells = (NOT_RUN, "")
+        if path.is_file():
+            cells = read(json.loads(path.read_text(encoding="utf-8")))
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def render(page: Path) -> str:
+    """The page with every block as the result files have it.
+
+    Raises:
+        ValueError: a block of an unknown name.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name == "quickstart":
+            text = quickstart_block(page)
+        elif name == "measured":
+            text = measured_block(page)
+        elif (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").is_file():
+            text = experiment_block(name, page)
+        else:
+            raise ValueError(f"{page.relative_to(ROOT)}: no table is called '{name}'")
+        return f"{match['begin']}{text}{match['end']}"
+
+    return _BLOCK.sub(replace, page.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, report what is old")
+    arguments = parser.parse_args()
+    outdated = []
+    for page in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
+        try:
+            text = render(page)
+        except ValueError as error:
+            sys.exit(str(error))
+        if text != page.read_text(encoding="utf-8"):
+            outdated.append(str(page.relative_to(ROOT)))
+            if not arguments.check:
+                page.write_text(text, encoding="utf-8")
+    for name in outdated:
+        print(f"{name}: {'out of date' if arguments.check else 'written'}")
+    if arguments.check and outdated:
+        sys.exit("run: python benchmarks/tables.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Checks of a bundle's configuration files as text: no network is built, nothing is run.
+
+Each check takes the bundle's folder and returns what is wrong, one line a fault.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import requires, version
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+#: Files that every bundle has (DESIGN: Bundle).
+FILES = (
+    "configs/metadata.json",
+    "configs/train.yaml",
+    "configs/evaluate.yaml",
+    "configs/inference.yaml",
+    "configs/multi_gpu_train.yaml",
+    "configs/logging.conf",
+    "docs/README.md",
+    "docs/data_license.txt",
+    "LICENSE",
+)
+
+# Ids that MONAI's workflows look up by themselves.
+_WORKFLOW_IDS = frozenset({"imports", "initialize", "run", "finalize"})
+# What train.yaml and inference.yaml may each say in their own way.
+_OWN_WORDS = _WORKFLOW_IDS | {"handlers"}
+# Transforms that leave the image itself as it is.
+_NEUTRAL = ("CopyItemsd",)
+# metadata.json's names of the packages that have keys of their own.
+_PACKAGE_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
+
+_BY_POSITION = re.compile(r"(#|::)\d+(#|::|$|\W)|\[\d+\]")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A configuration file as it is written, expressions and references unresolved."""
+    return dict(ConfigParser.load_config_file(path))
+
+
+def overlays(bundle: Path) -> list[Path]:
+    """The files that are passed after train.yaml."""
+    complete = {"train.yaml", "inference.yaml"}
+    return [p for p in sorted((bundle / "configs").glob("*.yaml")) if p.name not in complete]
+
+
+def check_files(bundle: Path) -> list[str]:
+    """The files of the contract exist and are not empty."""
+    missing = [f"{name} is missing" for name in FILES if not (bundle / name).is_file()]
+    empty = [
+        f"{name} is empty"
+        for name in FILES
+        if (bundle / name).is_file() and not (bundle / name).read_text().strip()
+    ]
+    return missing + empty
+
+
+def check_changelog(bundle: Path) -> list[str]:
+    """The version of metadata.json has an entry in its changelog."""
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    if metadata["version"] in metadata["changelog"]:
+        return []
+    return [f"version {metadata['version']} has no entry in the changelog"]
+
+
+def check_packages(bundle: Path) -> list[str]:
+    """The versions of metadata.json are ones that the installed mixseg allows.
+
+    The package's requirements come from its installed metadata, hence from pyproject.toml.
+    """
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    stated = {package: metadata[key] for key, package in _PACKAGE_KEYS.items()}
+    stated |= metadata["required_packages_version"]
+    allowed = {r.name.lower(): r for r in map(Requirement, requires("mixseg") or ())}
+    faults = []
+    if "optional_packages_version" in metadata:
+        # MONAI renames the key in the file's text, so that the two dictionaries become one.
+        faults.append("optional_packages_version makes MONAI forget required_packages_version")
+    for package, number in stated.items():
+        if package == "mixseg":
+            if Version(number) != Version(version("mixseg")):
+                faults.append(f"mixseg {number} is stated, {version('mixseg')} is installed")
+        elif package.lower() not in allowed:
+            faults.append(f"{package} {number} is stated, but mixseg does not require {package}")
+        elif not allowed[package.lower()].specifier.contains(number, prereleases=True):
+            wanted = allowed[package.lower()].specifier
+            faults.append(f"{package} {number} is stated, but mixseg requires {package}{wanted}")
+    if "mixseg" not in stated:
+        faults.append("required_packages_version does not name mixseg, whose parts the files use")
+    return faults
+
+
+def check_style(bundle: Path) -> list[str]:
+    """No lambda, and nothing addressed by its position in a list."""
+    faults = []
+    for path in sorted((bundle / "configs").glob("*.yaml")):
+        for place, text in _strings(load(path)):
+            if text.startswith("$") and re.search(r"\blambda\b\s*[\w,\s*]*:", text):
+                faults.append(f"{path.name}, {place}: lambda in {text!r}")
+            if text.startswith(("$", "@", "%")) and _BY_POSITION.search(text):
+                faults.append(f"{path.name}, {place}: a position in {text!r}")
+        for key in load(path):
+            if _BY_POSITION.search(key):
+                faults.append(f"{path.name}: the key {key!r} addresses by position")
+    return faults
+
+
+def check_shared(bundle: Path) -> list[str]:
+    """What train.yaml and inference.yaml both say is the same.
+
+    Knobs of both, the network (its ``branch`` apart), the inferer, and every step that the image
+    goes through before the network, in training, validation and inference.
+    """
+    train, inference = (
+        load(bundle / "configs" / name) for name in ("train.yaml", "inference.yaml")
+    )
+    faults = [
+        f"{name} is {train[name]!r} in train.yaml and {inference[name]!r} in inference.yaml"
+        for name in train
+        if name in inference
+        and name not in _OWN_WORDS
+        and not isinstance(train[name], dict)
+        and train[name] != inference[name]
+    ]
+    networks = [_without(config["network_def"], "branch") for config in (train, inference)]
+    faults += _differences("network_def", *networks)
+    faults += _differences("inferer", train["validate"]["inferer"], inference["inferer"])
+    wanted = _image_steps(inference["preprocessing"])
+    for part in ("train", "validate"):
+        steps = _image_steps(train[part]["preprocessing"])
+        if len(steps) != len(wanted):
+            names = [[step["_target_"] for step in side] for side in (steps, wanted)]
+            faults.append(
+                f"{part}#preprocessing: the image's steps are {names[0]}, in inference {names[1]}"
+            )
+            continue
+        for one, other in zip(steps, wanted, strict=True):
+            faults += _differences(f"{part}#preprocessing, {one['_target_']}", one, other)
+    return faults
+
+
+def check_overlays(bundle: Path) -> list[str]:
+    """Every key of an overlay changes something in train.yaml, or is read by the overlay itself."""
+    base = load(bundle / "configs" / "train.yaml")
+    faults = []
+    for path in overlays(bundle):
+        content = load(path)
+        read = set(re.findall(r"[@%]([A-Za-z_]\w*)", " ".join(t for _, t in _strings(content))))
+        for key, value in content.items():
+            parts = re.split(r"#|::", key.removeprefix("+"))
+            if len(parts) == 1:
+                own = parts[0] in read | _WORKFLOW_IDS or value == "@run"
+                if parts[0] not in base and not own:
+                    faults.append(f"{path.name}: {key!r} is not in train.yaml and nothing reads it")
+                continue
+            parent: Any = base
+            for part in parts[:-1]:
+                parent = parent.get(part) if isinstance(parent, dict) else None
+            if not isinstance(parent, dict) or not (
+                parts[-1] in parent or _accepts(parent, parts[-1])
+            ):
+                faults.append(f"{path.name}: {key!r} matches nothing in train.yaml")
+    return faults
+
+
+def _strings(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every string value with its id."""
+    if isinstance(content, str):
+        yield place, content
+    elif isinstance(content, (dict, list)):
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in pairs:
+            yield from _strings(value, f"{place}#{key}" if place else str(key))
+
+
+def _without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}
+
+
+def _image_steps(compose: dict[str, Any]) -> list[dict[str, Any]]:
+    """The deterministic transforms that the image goes through, without the labels' share."""
+    steps = []
+    for step in compose["transforms"]:
+        keys = step.get("keys", [])
+        name = step["_target_"].rpartition(".")[2]
+        if "image" in ([keys] if isinstance(keys, str) else keys) and not (
+            name in _NEUTRAL or name.startswith("Rand")
+        ):
+            steps.append(_without(step, "keys", "allow_missing_keys"))
+    return steps
+
+
+def _differences(what: str, one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return [
+        f"{what}: {key} is {one.get(key)!r} in train.yaml and {other.get(key)!r} in inference.yaml"
+        for key in dict.fromkeys([*one, *other])
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _accepts(component: dict[str, Any], argument: str) -> bool:
+    """Whether the component takes an argument of this name."""
+    if "_target_" not in component:
+        return False
+    target = ConfigComponent(component, locator=_locator()).resolve_module_name()
+    built: Any = locate(target) if isinstance(target, str) else target
+    parameters = inspect.signature(built).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+@cache
+def _locator() -> ComponentLocator:
+    return ComponentLocator()

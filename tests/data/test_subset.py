@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixseg.data.datalist import Datalist, find_datalist
+from mixseg.data.subset import select_cases, split_cases
+
+
+def frames(patient: str, kind: str = "full", scribble: bool = True) -> list[dict[str, Any]]:
+    """Two frames of a patient; no file needs to exist."""
+    return [
+        {
+            "image": f"{patient}_{frame}.nii.gz",
+            "supervision": kind,
+            "case_id": f"{patient}_{frame}",
+            "patient_id": patient,
+        }
+        | ({} if kind == "none" else {"label": f"{patient}_{frame}_gt.nii.gz"})
+        | ({"scribble": f"{patient}_{frame}_drawn.nii.gz"} if scribble else {})
+        for frame in (1, 2)
+    ]
+
+
+def built(*patients: list[dict[str, Any]]) -> Datalist:
+    training = [entry for patient in patients for entry in patient]
+    return Datalist.model_validate({"classes": ["background", "LV"], "training": training})
+
+
+def kinds(cases: list[dict[str, Any]]) -> dict[str, str]:
+    return {case["case_id"]: case["supervision"] for case in cases}
+
+
+FIVE = built(*(frames(f"p{i}") for i in (4, 2, 9, 1, 7)))
+
+
+def test_set_n_takes_whole_patients_in_the_order_of_training() -> None:
+    cases = select_cases(FIVE, "/data", num_full=1, num_partial=2)
+    assert list(kinds(cases).items()) == [
+        ("p4_1", "full"),
+        ("p4_2", "full"),
+        ("p2_1", "partial"),
+        ("p2_2", "partial"),
+        ("p9_1", "partial"),
+        ("p9_2", "partial"),
+    ]
+    assert cases[0] == {
+        "image": "/data/p4_1.nii.gz",
+        "label": "/data/p4_1_gt.nii.gz",
+        "supervision": "full",
+        "case_id": "p4_1",
+        "patient_id": "p4",
+        "erode": False,
+    }
+    assert cases[2]["label"] == "/data/p2_1_gt.nii.gz"
+    assert cases[2]["erode"]
+
+
+def test_order_is_that_of_a_patients_first_entry() -> None:
+    one, two = frames("a"), frames("b")
+    cases = select_cases(built([one[0]], two, [one[1]]), "/data", 1, 1)
+    assert list(kinds(cases).items()) == [
+        ("a_1", "full"),
+        ("b_1", "partial"),
+        ("b_2", "partial"),
+        ("a_2", "full"),
+    ]
+
+
+def test_none_means_all() -> None:
+    assert set(kinds(select_cases(FIVE, "/data")).values()) == {"full"}
+    cases = select_cases(FIVE, "/data", num_full=2)
+    assert [case["supervision"] for case in cases] == ["full"] * 4 + ["partial"] * 6
+    assert kinds(select_cases(FIVE, "/data", 0, 1)) == {"p4_1": "partial", "p4_2": "partial"}
+    assert kinds(select_cases(FIVE, "/data", 1, 0)) == {"p4_1": "full", "p4_2": "full"}
+
+
+def test_drawn_scribbles_replace_the_masks_of_partial_cases_only() -> None:
+    cases = select_cases(FIVE, "/data", 1, 1, weak_label="drawn")
+    assert [case["label"] for case in cases] == [
+        "/data/p4_1_gt.nii.gz",
+        "/data/p4_2_gt.nii.gz",
+        "/data/p2_1_drawn.nii.gz",
+        "/data/p2_2_drawn.nii.gz",
+    ]
+    assert not any(case["erode"] for case in cases)
+
+
+def test_drawn_names_the_cases_without_scribble() -> None:
+    datalist = built(frames("a"), frames("b", scribble=False))
+    with pytest.raises(ValueError, match=r"2 of the .* have no 'scribble' .*: b_1, b_2"):
+        select_cases(datalist, "/data", 1, 1, weak_label="drawn")
+    assert len(select_cases(datalist, "/data", 1, 0, weak_label="drawn")) == 2
+
+
+def test_partial_patients_keep_their_label_and_never_count_as_full() -> None:
+    datalist = built(frames("weak", "partial"), frames("mask"))
+    cases = select_cases(datalist, "/data", num_full=1)
+    assert kinds(cases) == {
+        "weak_1": "partial",
+        "weak_2": "partial",
+        "mask_1": "full",
+        "mask_2": "full",
+    }
+    assert cases[0]["label"] == "/data/weak_1_gt.nii.gz"
+    assert not cases[0]["erode"]
+
+
+def test_a_patient_with_one_partial_frame_is_partial_as_a_whole() -> None:
+    full, weak = frames("p")[0], frames("p", "partial")[1]
+    cases = select_cases(built([full, weak]), "/data")
+    assert kinds(cases) == {"p_1": "partial", "p_2": "partial"}
+    assert [case["erode"] for case in cases] == [True, False]
+
+
+def test_noisy_and_unlabelled_cases_are_left_out() -> None:
+    datalist = built(frames("n", "noisy"), frames("u", "none", scribble=False), frames("p"))
+    assert kinds(select_cases(datalist, "/data", 1)) == {"p_1": "full", "p_2": "full"}
+
+
+def test_annotated_classes_go_along() -> None:
+    entry = frames("p")[0] | {"annotated_classes": [1]}
+    assert select_cases(built([entry]), "/data")[0]["annotated_classes"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"num_full": 6}, "num_full is 6, but the training split has 5 fully labelled patients"),
+        ({"num_full": 3, "num_partial": 3}, "num_partial is 3, but only 2 of the 5 labelled"),
+        ({"num_partial": 1}, "num_partial is 1, but only 0 of the 5 labelled"),
+        ({"num_full": -1}, "num_full is -1; it counts patients and cannot be negative"),
+        ({"num_partial": -2}, "num_partial is -2; it counts patients"),
+        ({"num_full": 0, "num_partial": 0}, "num_full and num_partial are both 0"),
+        ({"weak_label": "boxes"}, r"weak_label is 'boxes'; use one of \['erosion', 'drawn'\]"),
+    ],
+)
+def test_impossible_numbers_say_what_is_there(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        select_cases(FIVE, "/data", **keys)
+
+
+def test_no_labelled_case_at_all() -> None:
+    with pytest.raises(ValueError, match="no case with a full or partial label"):
+        select_cases(built(frames("u", "none", scribble=False)), "/data")
+
+
+def test_split_cases_leave_out_the_labels_of_unlabelled_cases() -> None:
+    raw = {
+        "classes": ["background", "LV"],
+        "validation": [*frames("a")[:1], frames("b", "none", scribble=False)[0]],
+    }
+    cases = split_cases(Datalist.model_validate(raw), "/data", "validation")
+    assert [case.get("label") for case in cases] == ["/data/a_1_gt.nii.gz", None]
+    assert "label" not in cases[1]
+    assert split_cases(Datalist.model_validate(raw), "/data", "test") == []
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("number", [3, 5, 10])
+def test_set_n_of_the_real_folder_follows_split_json(acdc_dir: Path, number: int) -> None:
+    train = json.loads((acdc_dir / "split.json").read_text())["train"]
+    cases = select_cases(find_datalist(acdc_dir), acdc_dir, number, 5 * number)
+    found = {
+        kind: list(dict.fromkeys(c["patient_id"] for c in cases if c["supervision"] == kind))
+        for kind in ("full", "partial")
+    }
+    assert found == {"full": train[:number], "partial": train[number : 6 * number]}
+    assert len(cases) == 2 * 6 * number

@@ -1,0 +1,271 @@
+"""Full-state checkpoints: atomic, with a fallback; selection of weights and early stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from torch import Tensor
+
+import mixseg.handlers.checkpoint as checkpoint
+from mixseg.handlers import FullCheckpoint, Validation
+
+Factory = Callable[..., Any]
+
+
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def weights_by_epoch(trainer: Any) -> dict[int, dict[str, Tensor]]:
+    """Filled while the trainer runs."""
+    kept: dict[int, dict[str, Tensor]] = {}
+
+    def keep(engine: Any) -> None:
+        state = engine.inference_network.state_dict()
+        kept[engine.state.epoch] = {name: value.clone() for name, value in state.items()}
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, keep)
+    return kept
+
+
+def test_files_of_a_run(make_trainer: Factory, tmp_path: Path) -> None:
+    trainer = make_trainer([FullCheckpoint(tmp_path / "out", tmp_path / "models")])
+    kept = weights_by_epoch(trainer)
+    trainer.run()
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == [
+        "checkpoint.pt",
+        "checkpoint_previous.pt",
+        "model_last.pt",
+    ]
+    assert (load(out / "checkpoint.pt")["epoch"], load(out / "checkpoint.pt")["iteration"]) == (
+        3,
+        6,
+    )
+    assert load(out / "checkpoint_previous.pt")["epoch"] == 2
+    assert load(out / "checkpoint_previous.pt")["network"] == kept[2]
+    # Without a validator the latest weights are the selected ones.
+    assert load(out / "model_last.pt") == load(tmp_path / "models" / "model.pt") == kept[3]
+
+
+def test_interval_and_last_epoch(make_trainer: Factory, tmp_path: Path) -> None:
+    trainer = make_trainer([FullCheckpoint(tmp_path, tmp_path, interval=2)], max_epochs=5)
+    written: list[int] = []
+    path = tmp_path / "checkpoint.pt"
+
+    def look(engine: Any) -> None:
+        if path.is_file() and load(path)["epoch"] == engine.state.epoch:
+            written.append(engine.state.epoch)
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, look)
+    trainer.run()
+    assert written == [2, 4, 5]
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_best_weights_are_selected(
+    make_trainer: Factory, fake_evaluator: type, tmp_path: Path, ema_decay: float
+) -> None:
+    evaluator = fake_evaluator([0.2, 0.7, float("nan"), 0.7, 0.6])
+    handler = FullCheckpoint(tmp_path, tmp_path / "models", evaluator=evaluator)
+    trainer = make_trainer([Validation(evaluator), handler], max_epochs=5, ema_decay=ema_decay)
+    kept = weights_by_epoch(trainer)
+    trainer.run()
+    # An equal score and a NaN do not replace the best.
+    assert (handler.best, handler.best_epoch) == (0.7, 2)
+    assert load(tmp_path / "models" / "model.pt") == kept[2]
+    assert load(tmp_path / "model_last.pt") == kept[5]
+
+
+def test_epochs_without_validation_select_nothing(
+    make_trainer: Factory, fake_evaluator: type, tmp_path: Path
+) -> None:
+    evaluator = fake_evaluator([0.4, 0.3])
+    handler = FullCheckpoint(tmp_path, tmp_path / "models", evaluator=evaluator)
+    trainer = make_trainer([Validation(evaluator, 2), handler], max_epochs=4)
+    kept = weights_by_epoch(trainer)
+    trainer.run()
+    assert (handler.best, handler.best_epoch) == (0.4, 2)
+    assert load(tmp_path / "models" / "model.pt") == kept[2]
+
+
+@pytest.mark.parametrize(
+    ("patience", "epochs"), [(0, [1, 2, 3, 4, 5, 6, 7]), (2, [1, 2, 3, 4]), (3, [1, 2, 3, 4, 5])]
+)
+def test_patience(
+    make_trainer: Factory,
+    fake_evaluator: type,
+    tmp_path: Path,
+    patience: int,
+    epochs: list[int],
+) -> None:
+    evaluator = fake_evaluator([0.1, 0.9, 0.2, 0.3, 0.4, 0.5, 0.6])
+    handler = FullCheckpoint(tmp_path, tmp_path / "models", evaluator=evaluator, patience=patience)
+    trainer = make_trainer([Validation(evaluator), handler], max_epochs=7)
+    kept = weights_by_epoch(trainer)
+    trainer.run()
+    assert evaluator.epochs == epochs
+    # The run ends in order: last weights beside the best.
+    assert load(tmp_path / "model_last.pt") == kept[epochs[-1]]
+    assert load(tmp_path / "models" / "model.pt") == kept[2]
+
+
+def test_resume_keeps_the_best_score(
+    make_trainer: Factory, fake_evaluator: type, tmp_path: Path
+) -> None:
+    def build(scores: list[float], max_epochs: int, resume: bool) -> tuple[Any, FullCheckpoint]:
+        evaluator = fake_evaluator(scores)
+        handler = FullCheckpoint(tmp_path, tmp_path, evaluator=evaluator, resume=resume)
+        return make_trainer([Validation(evaluator), handler], max_epochs=max_epochs), handler
+
+    first, _ = build([0.3, 0.8], 2, False)
+    kept = weights_by_epoch(first)
+    first.run()
+    second, handler = build([0.5], 3, True)
+    second.run()
+    assert (handler.best, handler.best_epoch) == (0.8, 2)
+    assert load(tmp_path / "model.pt") == kept[2]
+
+
+def cut(path: Path) -> None:
+    """Leave the first half of a file, as a crash of the machine may."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_truncated_checkpoint_falls_back_to_the_one_before(
+    make_trainer: Factory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer([FullCheckpoint(tmp_path, tmp_path)])
+    trainer.run()
+    expected = load(tmp_path / "model_last.pt")
+    cut(tmp_path / "checkpoint.pt")
+    resumed = make_trainer([FullCheckpoint(tmp_path, tmp_path, resume=True)])
+    epochs: list[int] = []
+    resumed.add_event_handler(Events.EPOCH_STARTED, lambda e: epochs.append(e.state.epoch))
+    with caplog.at_level(logging.INFO):
+        resumed.run()
+    assert epochs == [3]
+    assert load(tmp_path / "model_last.pt") == expected
+    assert any(
+        m.startswith(f"{tmp_path / 'checkpoint.pt'} cannot be read (")
+        and m.endswith("), trying the one before")
+        for m in caplog.messages
+    )
+    assert f"resuming {tmp_path / 'checkpoint_previous.pt'} after epoch 2" in caplog.messages
+
+
+def test_nothing_to_resume_starts_from_the_beginning(
+    make_trainer: Factory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer([FullCheckpoint(tmp_path, tmp_path, resume=True)])
+    with caplog.at_level(logging.INFO):
+        trainer.run()
+    assert f"no checkpoint in {tmp_path}: starting from the beginning" in caplog.messages
+    assert trainer.state.iteration == 6
+
+
+def test_checkpoint_is_ignored_unless_resume_is_asked_for(
+    make_trainer: Factory, tmp_path: Path
+) -> None:
+    make_trainer([FullCheckpoint(tmp_path, tmp_path)]).run()
+    again = make_trainer([FullCheckpoint(tmp_path, tmp_path)])
+    epochs: list[int] = []
+    again.add_event_handler(Events.EPOCH_STARTED, lambda e: epochs.append(e.state.epoch))
+    again.run()
+    assert epochs == [1, 2, 3]
+
+
+def test_resume_of_other_settings_is_refused(make_trainer: Factory, tmp_path: Path) -> None:
+    make_trainer([FullCheckpoint(tmp_path, tmp_path)]).run()
+    other = make_trainer([FullCheckpoint(tmp_path, tmp_path, resume=True)], iterations=5)
+    message = (
+        "the checkpoint's epochs have 2 iterations, this run's 5: "
+        "resume with the same data, batch and epoch_length"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        other.run()
+
+
+def test_failing_write_leaves_a_state_to_resume(
+    make_trainer: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up while the state of epoch 3 is written."""
+    whole = make_trainer([FullCheckpoint(tmp_path / "whole", tmp_path / "m")], max_epochs=4)
+    whole.run()
+
+    out = tmp_path / "out"
+    trainer = make_trainer([FullCheckpoint(out, tmp_path / "models")], max_epochs=4)
+    save = torch.save
+
+    def full_disk(content: Any, file: Any) -> None:
+        if "optimizer" in content and content["epoch"] == 3:
+            file.write(b"PK half of an archive")
+            raise RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos")
+        save(content, file)
+
+    monkeypatch.setattr(checkpoint.torch, "save", full_disk)
+    with pytest.raises(OSError, match="its last version is kept") as caught:
+        trainer.run()
+    assert str(caught.value).startswith(f"{out / 'checkpoint.pt'} could not be written")
+    assert not [p for p in out.iterdir() if p.suffix == ".tmp"]
+    readable = [p for p in sorted(out.glob("checkpoint*.pt")) if load(p)["epoch"] == 2]
+    assert len(readable) == 1
+
+    monkeypatch.setattr(checkpoint.torch, "save", save)
+    resumed = make_trainer([FullCheckpoint(out, tmp_path / "models", resume=True)], max_epochs=4)
+    epochs: list[int] = []
+    resumed.add_event_handler(Events.EPOCH_STARTED, lambda e: epochs.append(e.state.epoch))
+    resumed.run()
+    assert epochs == [3, 4]
+    assert load(out / "model_last.pt") == load(tmp_path / "whole" / "model_last.pt")
+
+
+def test_death_between_the_renames_leaves_the_state_before(
+    make_trainer: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies before the new checkpoint gets its name, at each of the renames."""
+    expected = make_trainer([FullCheckpoint(tmp_path / "whole", tmp_path / "m")])
+    expected.run()
+    replace = os.replace
+    for death in range(1, 12):
+        out = tmp_path / f"out{death}"
+        count = 0
+
+        def die(source: Any, target: Any, limit: int = death) -> None:
+            nonlocal count
+            count += 1
+            if count == limit:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", die)
+        trainer = make_trainer([FullCheckpoint(out, tmp_path / "models")])
+        try:
+            trainer.run()
+        except KeyboardInterrupt:
+            finished = False
+        else:
+            finished = True
+        monkeypatch.setattr(os, "replace", replace)
+        make_trainer([FullCheckpoint(out, tmp_path / "models", resume=True)]).run()
+        state = load(out / "checkpoint.pt")["network"]
+        assert state == expected.network.state_dict()
+        if finished:
+            break
+    # model.pt, checkpoint.pt, (previous) in each of 3 epochs, and model_last.pt
+    assert count == 2 + 3 + 3 + 1
+
+
+def test_unwritable_folder_is_named(make_trainer: Factory, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    trainer = make_trainer([FullCheckpoint(tmp_path / "file" / "out", tmp_path / "models")])
+    with pytest.raises(OSError, match="could not be written") as caught:
+        trainer.run()
+    assert str(caught.value).startswith(f"{tmp_path / 'file' / 'out' / 'checkpoint.pt'} could")

@@ -1,0 +1,207 @@
+"""Scores of a hand-made evaluation of two cases, and the rules for the voxel size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+
+from mixseg.handlers import CaseScorer, spacing_mm
+
+
+@pytest.mark.parametrize(
+    ("sizes", "code", "expected"),
+    [
+        ((1.5, 1.25, 8.0), 2, (1.5, 1.25, 8.0)),  # millimetres
+        ((1.5, 1.25, 8.0), 2 | 8, (1.5, 1.25, 8.0)),  # and seconds in the upper bits
+        ((1.5, 1.25, 8.0), 0, (1.5, 1.25, 8.0)),  # unknown, but set
+        ((1.0, 1.0, 1.0), 0, None),  # unknown and never set
+        ((1.0, 1.0, 1.0), 8, None),  # as above; only the unit of time is known
+        ((1.0, 1.0, 1.0), 2, (1.0, 1.0, 1.0)),
+        ((0.001, 0.002, 0.01), 1, (1.0, 2.0, 10.0)),  # metres
+        ((1500.0, 1250.0, 8000.0), 3, (1.5, 1.25, 8.0)),  # micrometres
+        ((0.625, 0.625, 0.625), None, (0.625, 0.625, 0.625)),  # a format without units
+        ((1.0, 1.0, 1.0), None, (1.0, 1.0, 1.0)),
+    ],
+)
+def test_spacing(
+    sizes: tuple[float, ...], code: int | None, expected: tuple[float, ...] | None
+) -> None:
+    angle = math.radians(30)
+    rotation = np.array(
+        [[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, -1]]
+    )
+    for directions in (np.eye(3), rotation):  # also oblique and flipped
+        affine = np.eye(4)
+        affine[:3, :3] = directions @ np.diag(sizes)
+        affine[:3, 3] = (5, -7, 11)
+        meta: dict[str, Any] = {"affine": torch.from_numpy(affine)}
+        if code is not None:
+            meta["xyzt_units"] = code
+        found = spacing_mm(meta)
+        assert found == (None if expected is None else pytest.approx(expected, rel=1e-9))
+
+
+SHAPE = (6, 5, 3)
+
+
+def box(*ranges: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[tuple(slice(a, b) for a, b in ranges)] = 1
+    return mask
+
+
+def probabilities(mask: np.ndarray, inside: float = 0.9, outside: float = 0.2) -> torch.Tensor:
+    foreground = np.where(mask == 1, inside, outside)
+    return torch.from_numpy(np.stack([1 - foreground, foreground]).astype(np.float32))
+
+
+def item(case_id: str, label: np.ndarray, spacing: float, units: int) -> dict[str, Any]:
+    affine = torch.diag(torch.tensor([spacing, spacing, spacing, 1.0], dtype=torch.float64))
+    tensor = MetaTensor(torch.from_numpy(label)[None], affine=affine, meta={"xyzt_units": units})
+    native = torch.arange(label.size, dtype=torch.float32).reshape(1, *SHAPE)
+    return {"label": tensor, "native": native, "case_id": case_id}
+
+
+@pytest.fixture
+def evaluate() -> Any:
+    """Run handlers over two cases.
+
+    Case a (voxels of 2 mm): reference 2×2×1, teacher the same, student shifted by one along axis
+    0. Case b (spacing unknown): reference 2×2×2, teacher twice as long along axis 1, student
+    empty.
+    """
+    reference_a, reference_b = box((1, 3), (1, 3), (1, 2)), box((2, 4), (0, 2), (0, 2))
+    batches = [[item("a", reference_a, 2.0, 2)], [item("b", reference_b, 1.0, 0)]]
+    outputs = [
+        [
+            {
+                "teacher": probabilities(reference_a),
+                "student": probabilities(box((2, 4), (1, 3), (1, 2))),
+            }
+        ],
+        [
+            {
+                "teacher": probabilities(box((2, 4), (0, 4), (0, 2)), inside=0.9),
+                "student": probabilities(box((0, 0)), outside=0.05),
+            }
+        ],
+    ]
+
+    def run(*handlers: Any, branches: tuple[str, ...] = ("teacher", "student")) -> Engine:
+        def step(engine: Engine, batch: Any) -> Any:
+            (output,) = outputs[engine.state.iteration - 1]
+            return [{name: output[name] for name in branches}]
+
+        engine = Engine(step)
+        engine.data_loader = batches  # type: ignore[attr-defined]
+        for handler in handlers:
+            handler.attach(engine)
+        engine.run(batches)
+        return engine
+
+    return run
+
+
+# Case b's ensemble: mean of 0.9 and 0.05 is 0.475 < 0.5 inside the teacher's box, so it is empty.
+# Case a's: where one of the two says 0.9 and the other 0.2 the mean is 0.55, so it is their union.
+DICE = {
+    ("a", "teacher"): 1.0,
+    ("a", "student"): 2 * 2 / (4 + 4),
+    ("a", "ensemble"): 2 * 4 / (4 + 6),
+    ("b", "teacher"): 2 * 8 / (8 + 16),
+    ("b", "student"): 0.0,
+    ("b", "ensemble"): 0.0,
+}
+DIAGONAL = math.sqrt(6**2 + 5**2 + 3**2)
+# All voxels of such thin boxes are surface. a, student: of 4 + 4 distances half are 0, half 1.
+# a, ensemble: 4 zeros from the reference; from the union 4 zeros and 2 ones; 95 % of ten values
+# with two ones is 1. b, teacher: the reference's 8 surface voxels lie 0 from the teacher's; the
+# 16 teacher voxels lie 0 (8), 1 (4) and 2 (4) away; 95 % of these 24 values is 2.
+HD95 = {
+    ("a", "teacher"): 0.0,
+    ("a", "student"): 1.0,
+    ("a", "ensemble"): 1.0,
+    ("b", "teacher"): 2.0,
+    ("b", "student"): DIAGONAL,
+    ("b", "ensemble"): DIAGONAL,
+}
+
+
+def test_scores_of_two_cases(evaluate: Any) -> None:
+    scorer = CaseScorer(["background", "LV"])
+    engine = evaluate(scorer)
+    found = {(row.case_id, row.branch): row for row in scorer.rows}
+    assert set(found) == set(DICE)
+    for key, row in found.items():
+        assert row.class_name == "LV"
+        assert row.dice == pytest.approx(DICE[key], rel=1e-6)
+        assert row.hd95_vox == pytest.approx(HD95[key], rel=1e-6)
+        if key[0] == "a":  # 2 mm a voxel
+            assert row.hd95_mm == pytest.approx(2 * HD95[key], rel=1e-6)
+        else:
+            assert row.hd95_mm is None
+    assert found["b", "student"].empty == "prediction"
+    for branch in ("teacher", "student", "ensemble"):
+        mean_dice = (DICE["a", branch] + DICE["b", branch]) / 2
+        mean_hd95 = (HD95["a", branch] + HD95["b", branch]) / 2
+        assert engine.state.metrics[f"val_dice_{branch}"] == pytest.approx(mean_dice, rel=1e-6)
+        assert engine.state.metrics[f"val_hd95_{branch}"] == pytest.approx(mean_hd95, rel=1e-6)
+
+
+def test_dice_alone(evaluate: Any) -> None:
+    scorer = CaseScorer(["background", "LV"], distances=False)
+    metrics = evaluate(scorer).state.metrics
+    assert scorer.rows == []
+    assert {name: value for name, value in metrics.items() if name.startswith("val_")} == {
+        f"val_dice_{branch}": pytest.approx((DICE["a", branch] + DICE["b", branch]) / 2, rel=1e-6)
+        for branch in ("teacher", "student", "ensemble")
+    }
+
+
+def test_one_branch_has_no_ensemble(evaluate: Any) -> None:
+    scorer = CaseScorer(["background", "LV"])
+    evaluate(scorer, branches=("teacher",))
+    assert {row.branch for row in scorer.rows} == {"teacher"}
+    assert all(panel.student is None and panel.entropy is None for panel in scorer.panels)
+
+
+def test_a_second_run_starts_anew(evaluate: Any) -> None:
+    scorer = CaseScorer(["background", "LV"])
+    first = evaluate(scorer).state.metrics
+    again = evaluate(scorer).state.metrics
+    assert len(scorer.rows) == 6
+    assert len(scorer.panels) == 2
+    assert again == first
+
+
+def test_panels_show_the_slice_with_most_of_the_reference(evaluate: Any) -> None:
+    scorer = CaseScorer(["background", "LV"])
+    evaluate(scorer)
+    a, b = scorer.panels
+    assert (a.case_id, b.case_id) == ("a", "b")
+    # Case a has its reference in slice 1, case b first in slice 0.
+    native = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    for panel, where in ((a, 1), (b, 0)):
+        np.testing.assert_array_equal(panel.image, native[..., where])
+    np.testing.assert_array_equal(a.reference, box((1, 3), (1, 3), (1, 2))[..., 1])
+    np.testing.assert_array_equal(a.student, box((2, 4), (1, 3), (1, 2))[..., 1])
+    # Binary entropies of 0.9 inside the student's mask and of 0.2 outside.
+    h = {p: -p * math.log(p) - (1 - p) * math.log(1 - p) for p in (0.9, 0.2)}
+    np.testing.assert_allclose(a.entropy, np.where(a.student == 1, h[0.9], h[0.2]), rtol=1e-5)
+    assert a.scores == {
+        branch: pytest.approx(DICE["a", branch], rel=1e-6)
+        for branch in ("teacher", "student", "ensemble")
+    }
+
+
+@pytest.mark.parametrize(("panels", "cases"), [(0, []), (1, ["a"]), (2, ["a", "b"])])
+def test_number_of_panels(evaluate: Any, panels: int, cases: list[str]) -> None:
+    scorer = CaseScorer(["background", "LV"], panels=panels)
+    evaluate(scorer)
+    assert [panel.case_id for panel in scorer.panels] == cases

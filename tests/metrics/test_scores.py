@@ -1,0 +1,145 @@
+"""Rows of one case: the rule for empty masks, unlabelled voxels, both units, and the CSV."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mixseg.metrics import (
+    CaseScore,
+    average_symmetric_surface_distance,
+    dice_coefficient,
+    hd95_pooled,
+    read_metrics_csv,
+    score_case,
+    write_metrics_csv,
+)
+
+NAMES = ["background", "RV", "LV"]
+HEADER = (
+    "case_id,branch,class,dice,hd95_vox,assd_vox,hd95_mm,assd_mm,empty,"
+    "reference_voxels,prediction_voxels"
+)
+
+
+def _score(prediction: Any, reference: Any, **options: Any) -> list[CaseScore]:
+    defaults = {"case_id": "a", "branch": "student", "class_names": NAMES, "num_classes": 3}
+    return score_case(np.asarray(prediction), np.asarray(reference), **{**defaults, **options})
+
+
+def test_each_class_is_scored_as_its_own_mask() -> None:
+    generator = np.random.default_rng(0)
+    prediction, reference = generator.integers(0, 3, (2, 12, 10, 5))
+    spacing = (1.25, 1.25, 8.0)
+    rows = _score(prediction, reference, spacing=spacing)
+    assert [row.class_name for row in rows] == ["RV", "LV"]
+    for label, row in enumerate(rows, start=1):
+        pair = prediction == label, reference == label
+        assert (row.case_id, row.branch, row.empty) == ("a", "student", "")
+        assert row.dice == dice_coefficient(*pair)
+        assert row.hd95_vox == hd95_pooled(*pair)
+        assert row.assd_vox == average_symmetric_surface_distance(*pair)
+        assert row.hd95_mm == hd95_pooled(*pair, spacing)
+        assert row.assd_mm == average_symmetric_surface_distance(*pair, spacing)
+        assert (row.prediction_voxels, row.reference_voxels) == tuple(m.sum() for m in pair)
+
+
+def test_isotropic_millimetres_are_scaled_voxels() -> None:
+    generator = np.random.default_rng(1)
+    prediction, reference = generator.integers(0, 3, (2, 9, 9, 9))
+    for row, label in zip(_score(prediction, reference, spacing=[0.625] * 3), (1, 2), strict=True):
+        pair = prediction == label, reference == label
+        assert row.hd95_mm == pytest.approx(hd95_pooled(*pair, 0.625), rel=1e-14)
+        expected = average_symmetric_surface_distance(*pair, 0.625)
+        assert row.assd_mm == pytest.approx(expected, rel=1e-14)
+
+
+def test_rule_for_empty_masks() -> None:
+    # 3 × 4 × 12 voxels: diagonal √(9 + 16 + 144) = 13; with 2 × 1 × 1 mm √(36 + 16 + 144) = 14.
+    prediction, reference = np.zeros((2, 3, 4, 12), int)
+    prediction[0, 0, 0] = 1
+    reference[2, 3, 11] = 2
+    rows = _score(prediction, reference, spacing=(2.0, 1.0, 1.0))
+    assert [row.empty for row in rows] == ["reference", "prediction"]
+    for row in rows:
+        assert row.dice == 0.0
+        assert row.hd95_vox == row.assd_vox == 13.0
+        assert row.hd95_mm == row.assd_mm == 14.0
+    assert [(row.prediction_voxels, row.reference_voxels) for row in rows] == [(1, 0), (0, 1)]
+
+    for row in _score(np.zeros((3, 4), int), np.zeros((3, 4), int), spacing=(1.0, 2.0)):
+        assert row.empty == "both"
+        assert row.dice == 1.0
+        assert row.hd95_vox == row.assd_vox == row.hd95_mm == row.assd_mm == 0.0
+
+    (missed, _) = _score(np.zeros((3, 4), int), np.eye(3, 4, dtype=int))
+    assert (missed.hd95_vox, missed.hd95_mm, missed.assd_mm) == (5.0, None, None)
+
+
+def test_unlabelled_voxels_are_in_neither_mask() -> None:
+    # Known voxels 0…3: prediction {1, 2}, reference {0, 1}; Dice 2·1/4. Without the unlabelled end,
+    # the segments' distances are 1, 0 | 1, 0, so the mean is 0.5 and index 0.95·3 = 2.85 gives 1.
+    reference = np.array([[1, 1, 0, 0, 3, 3]])
+    for tail in ([0, 0], [1, 1], [2, 1]):
+        (row, other) = _score([[0, 1, 1, 0, *tail]], reference)
+        assert (row.dice, row.hd95_vox, row.assd_vox) == (0.5, 1.0, 0.5)
+        assert (row.prediction_voxels, row.reference_voxels) == (2, 2)
+        assert other.empty == "both"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "options", "message"),
+    [
+        (np.zeros((2, 3), int), np.zeros((3, 2), int), {}, r"a: .* differ in shape: \(2, 3\)"),
+        (np.zeros((2, 2)), np.zeros((2, 2), int), {}, "a: prediction: .* got float64"),
+        (np.zeros((2, 2), int), np.zeros((2, 2), bool), {}, "a: reference: .* got bool"),
+        (np.zeros((1, 2, 2, 2), int), np.zeros((1, 2, 2, 2), int), {}, "2D or 3D integer"),
+        (np.zeros((0, 2), int), np.zeros((0, 2), int), {}, r"of shape \(0, 2\)"),
+        (np.full((2, 2), 3), np.zeros((2, 2), int), {}, r"a: prediction: .* 0…2, found 3…3"),
+        (np.zeros((2, 2), int), np.full((2, 2), 4), {}, r"a: reference: .* 0…3, found 4…4"),
+        (np.full((2, 2), -1), np.zeros((2, 2), int), {}, "found -1…-1"),
+        (np.zeros((2, 2), int), np.zeros((2, 2), int), {"num_classes": 2}, "a: 2 classes, but"),
+        (np.zeros((2, 2), int), np.zeros((2, 2), int), {"spacing": (1, 1, 1)}, "one size per axis"),
+    ],
+)
+def test_refusals(prediction: Any, reference: Any, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _score(prediction, reference, **options)
+
+
+ROW = CaseScore("patient, 7", "teacher", "LV", 1 / 3, 2**0.5, 0.1, None, None, "", 10, 12)
+
+
+def test_csv_round_trip(tmp_path: Path) -> None:
+    rows = [ROW, replace(ROW, branch="student", hd95_mm=1e-17, assd_mm=0.0, empty="both")]
+    path = tmp_path / "new" / "metrics.csv"
+    write_metrics_csv(rows, path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == HEADER
+    assert lines[1] == '"patient, 7",teacher,LV,0.3333333333333333,1.4142135623730951,0.1,,,,10,12'
+    assert read_metrics_csv(path) == rows
+
+
+def test_csv_without_rows(tmp_path: Path) -> None:
+    write_metrics_csv([], tmp_path / "metrics.csv")
+    assert read_metrics_csv(tmp_path / "metrics.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"metrics.csv: expected the columns \['case_id', .*, found \[\]"),
+        ("case_id,dice\n", r"found \['case_id', 'dice'\]"),
+        (f"{HEADER}\na,student,LV,x,1,1,,,,1,1\n", "metrics.csv, line 2: could not convert .* 'x'"),
+        (f"{HEADER}\na,student,LV,1.0,1,1,,,,1\n", "line 2: expected 11 cells, found 10"),
+    ],
+)
+def test_unreadable_csv(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_metrics_csv(path)

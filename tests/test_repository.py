@@ -1,0 +1,235 @@
+"""What must hold for the repository as a whole."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_BYTES = 20 * 2**20
+MAX_LINES = 450
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"_loaded_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tracked() -> list[Path]:
+    """Files that git tracks or would."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout
+    return [
+        path for name in listed.decode().split("\0") if name and (path := ROOT / name).is_file()
+    ]
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_file_is_too_large(tracked: list[Path]) -> None:
+    assert [path for path in tracked if path.stat().st_size > MAX_BYTES] == []
+
+
+def test_python_files_are_short(tracked: list[Path]) -> None:
+    lengths = {
+        path.relative_to(ROOT): path.read_text(encoding="utf-8").count("\n")
+        for path in tracked
+        if path.suffix == ".py"
+    }
+    assert {path: n for path, n in lengths.items() if n >= MAX_LINES} == {}
+
+
+def test_no_medical_image_is_tracked(tracked: list[Path]) -> None:
+    # Neither volumes of any format nor the per-case scores that would name real patients.
+    kinds = re.compile(r"\.(nii|nii\.gz|nrrd|mha|mhd|dcm|bmp|pt|npz|npy)$")
+    assert [path for path in tracked if kinds.search(path.name)] == []
+
+
+def test_bundles_hold_no_python(tracked: list[Path]) -> None:
+    bundles = ROOT / "bundles"
+    assert [p for p in tracked if p.suffix == ".py" and p.is_relative_to(bundles)] == []
+
+
+def test_every_bundle_has_a_test(tracked: list[Path]) -> None:
+    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("*.py"))
+    bundles = [path.parent.parent.name for path in ROOT.glob("bundles/*/configs/train.yaml")]
+    assert "acdc_lv_confkd" in bundles
+    assert [name for name in bundles if name not in tests] == []
+
+
+def test_tables_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/tables.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_has_the_two_commands_on_its_first_screen(readme: str) -> None:
+    blocks = load(ROOT / ".ci" / "readme.py")
+    environment = "python3 -m venv .venv && .venv/bin/pip install -r "
+    main = f"{environment}requirements.txt && .venv/bin/mixseg quickstart"
+    tests = f"{environment}requirements-dev.txt && .venv/bin/pytest"
+    assert blocks.commands("main") == [main]
+    assert blocks.commands("tests") == [tests]
+    head = "\n".join(readme.splitlines()[:20])
+    assert main in head
+    assert tests in head
+
+
+def test_readme_names_only_knobs_and_files_that_exist(readme: str) -> None:
+    configs = ROOT / "bundles" / "acdc_lv_confkd" / "configs"
+    known = {"config_file"}
+    for path in configs.glob("*.yaml"):
+        known |= {name.lstrip("+") for name in yaml.safe_load(path.read_text(encoding="utf-8"))}
+    known |= {"force", "output", "split"}  # options of the mixseg command
+    named = set(re.findall(r"(?<![\w-])--(\w+)", readme))
+    assert named - known == set()
+    for place in re.findall(r"configs/\w+\.yaml", readme):
+        assert (ROOT / "bundles" / "acdc_lv_confkd" / place).is_file(), place
+    for page in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
+        assert (ROOT / page).exists(), page
+    for folder in re.findall(r"`(\w+/)`", readme):
+        if folder != "eval/" and folder != "patient001/":
+            assert (ROOT / folder).is_dir(), folder
+
+
+def test_continuous_integration_adds_its_arguments_to_the_last_command(tmp_path: Path) -> None:
+    blocks = load(ROOT / ".ci" / "readme.py")
+    page = tmp_path / "README.md"
+    page.write_text(
+        "<!-- ci: run, with --size [1,2] --n 3 -->\n```bash\nfirst\nsecond \\\n  --lr 1\n```\n"
+        "<!-- ci: run -->\n```bash\nthird\n```\n"
+    )
+    blocks.README = page
+    assert blocks.commands("run") == ["first\nsecond \\\n  --lr 1 --size '[1,2]' --n 3", "third"]
+    with pytest.raises(ValueError, match="no block marked 'ci: tests'"):
+        blocks.commands("tests")
+    page.write_text("<!-- ci: run -->\n\n```bash\nthird\n```\n")
+    with pytest.raises(ValueError, match="not followed by a bash block"):
+        blocks.commands("run")
+
+
+def test_pins_are_exact_and_within_the_ranges_of_the_package() -> None:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert pins[-1] == "-e ."
+    names = {re.split(r"==", pin)[0].lower() for pin in pins[:-1]}
+    assert all(re.match(r"[\w-]+==[\d.]+( *;.*)?$", pin) for pin in pins[:-1])
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = project.split("dependencies = [", 1)[1].split("]", 1)[0]
+    assert names == {match.lower() for match in re.findall(r'"([\w-]+)[><=]', block)}
+    both = "".join((ROOT / n).read_text() for n in ("requirements.txt", "requirements-dev.txt"))
+    assert "torchvision" not in both
+    assert "://" not in both
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> ModuleType:
+    """benchmarks/tables.py on a repository of its own."""
+    module = load(ROOT / "benchmarks" / "tables.py")
+    module.ROOT = tmp_path
+    folder = tmp_path / "benchmarks" / "experiments"
+    folder.mkdir(parents=True)
+    (folder / "toy.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "seeds": [0, 1, 2],
+                "common": {"num_full": 3},
+                "rows": {
+                    "low": {"lambda_w": 0, "lambda_kd": 0, "lambda_ent": 0},
+                    "best": {"lr": 0.5},
+                },
+            },
+            sort_keys=False,
+        )
+    )
+    (tmp_path / "README.md").write_text("a\n<!-- begin:toy -->\nold\n<!-- end:toy -->\nz\n")
+    return module
+
+
+def write_result(root: Path, row: str, seed: int, dice: float, hd95: float, lr: float) -> None:
+    scores = {"LV": {"dice": {"mean": dice}, "hd95_vox": {"mean": hd95}}}
+    path = root / "benchmarks" / "results" / "toy" / f"{row}_seed{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    test = {
+        "scores": {"teacher": scores, "student": scores},
+        "configuration": {"num_full": 3, "lr": lr},
+        "hardware": {"cpu": "a processor", "gpu": None},
+    }
+    path.write_text(json.dumps({"test": test}))
+
+
+def test_tables_give_mean_and_spread_over_seeds(tables: ModuleType, tmp_path: Path) -> None:
+    # 80 and 90 %: mean 85, standard deviation √50 = 7.07; 2 and 4 voxels: mean 3, √2 = 1.41.
+    write_result(tmp_path, "best", 0, 0.8, 2.0, lr=0.5)
+    write_result(tmp_path, "best", 2, 0.9, 4.0, lr=0.5)
+    text = tables.render(tmp_path / "README.md")
+    assert text.startswith("a\n<!-- begin:toy -->\n| Row |")
+    assert text.endswith("<!-- end:toy -->\nz\n")
+    assert "old" not in text
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    assert lines == [
+        "| `low` | Lower bound | 3 full | 0 | not run |  | 54.66 / 80.05 |  |",
+        "| `best` | KL+Ent | 3 full, 15 eroded | 2 | 85.0 ± 7.1 / 3.0 ± 1.4 "
+        "| 85.0 ± 7.1 / 3.0 ± 1.4 | 78.38 / 46.73 | 86.94 / 8.84 |",
+    ]
+    assert "machine: a processor." in text
+
+
+def test_tables_refuse_results_of_other_settings(tables: ModuleType, tmp_path: Path) -> None:
+    write_result(tmp_path, "best", 0, 0.8, 2.0, lr=0.25)
+    with pytest.raises(ValueError, match=r"best_seed0\.json was made with lr = 0\.25, the list"):
+        tables.render(tmp_path / "README.md")
+
+
+def test_tables_refuse_an_unknown_name(tables: ModuleType, tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("<!-- begin:nothing -->\n<!-- end:nothing -->\n")
+    with pytest.raises(ValueError, match=r"README\.md: no table is called 'nothing'"):
+        tables.render(page)
+
+
+def test_method_names_follow_the_weights(tables: ModuleType) -> None:
+    common = {"num_full": 3, "num_partial": 15}
+    off = {"lambda_w": 0, "lambda_kd": 0, "lambda_ent": 0}
+    no_kd = {"lambda_kd": 0, "lambda_ent": 0}
+    cases = {
+        "Lower bound": off,
+        "Single": {**no_kd, "weak_branch": "teacher"},
+        "Single+Ent": {"lambda_kd": 0, "weak_branch": "teacher"},
+        "Decoupled": no_kd,
+        "KL": {"lambda_ent": 0},
+        "KL+Ent": {},
+        "Upper bound": {**off, "num_full": 18, "num_partial": 0},
+    }
+    for name, knobs in cases.items():
+        assert tables.method_of({**common, **knobs}) == name
+    assert tables.journal_of("Upper bound", {"num_full": 18}) == ("87.17 / 5.34", "")
+    assert tables.journal_of("KL", {"num_full": 3, "weak_label": "drawn"}) == ("", "")
+    assert tables.journal_of("KL", {"num_full": 4}) == ("", "")
