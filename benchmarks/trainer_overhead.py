@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, nargs="+", default=[8, 16, 32, 64, 128])
     parser.add_argument("--batch", type=int, nargs=2, default=[8, 16], metavar=("FULL", "PARTIAL"))
     parser.add_argument("--iterations", type=int, default=10, help="of a block")
-    parser.add_argument("--repeats", type=int, default=12, help="pairs of blocks, at least 2")
+    parser.add_argument("--repeats", type=int, default=8, help="pairs of blocks, at least 2")
     parser.add_argument(
         "--output",
         type=Path,

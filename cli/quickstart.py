@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -315,8 +316,8 @@ def quickstart(
         try:
             work.step("phantom", work.phantom)
             for run, title in METHODS.items():
-                work.step(f"{title}: training", lambda run=run: work.train(run))
-                work.step(f"{title}: test", lambda run=run: work.evaluate(run))
+                work.step(f"{title}: training", partial(work.train, run))
+                work.step(f"{title}: test", partial(work.evaluate, run))
         except KeyboardInterrupt:
             console.print("\n[yellow]interrupted; the same command goes on from here[/]")
             raise typer.Exit(130) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class MixedSupervisionTrainer(Trainer):
         self.memory_format = torch.contiguous_format
         if channels_last and next(network.parameters()).ndim == 4:
             self.memory_format = torch.channels_last
-            network.to(memory_format=self.memory_format)
+            network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.ema: AveragedModel | None = None
         if ema_decay:
             # Buffers are averaged too: batch statistics must fit the averaged weights.
@@ -220,7 +220,7 @@ class MixedSupervisionTrainer(Trainer):
     ) -> str:
         """Which terms are not finite, and in which cases the images or logits are not."""
         bad_terms = [name for name, term in terms.items() if not torch.isfinite(term)]
-        step = getattr(self.step_module, "module", self.step_module)
+        step = cast(ForwardStep, getattr(self.step_module, "module", self.step_module))
         suspects: list[str] = []
         for kind, output in step.outputs(groups).items():
             logits = (output,) if isinstance(output, Tensor) else output
@@ -296,7 +296,7 @@ class MixedSupervisionTrainer(Trainer):
 def _random_state() -> dict[str, Any]:
     """States of the global generators, in types that ``weights_only=True`` loads."""
     version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, cached = cast(tuple, np.random.get_state(legacy=True))
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

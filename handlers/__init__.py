@@ -2,7 +2,7 @@
 
 from mixseg.handlers.checkpoint import FullCheckpoint
 from mixseg.handlers.figures import CasePanel, plot_cases, plot_curves, select_slice
-from mixseg.handlers.files import ensure_writable, write_atomically
+from mixseg.handlers.files import ensure_writable
 from mixseg.handlers.history import History
 from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import WeightRamps, ramp_factor
@@ -25,5 +25,4 @@ __all__ = [
     "ramp_factor",
     "select_slice",
     "spacing_mm",
-    "write_atomically",
 ]

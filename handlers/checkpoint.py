@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from mixseg.handlers.files import write_atomically
+from mixseg.metrics import write_atomically
 
 __all__ = ["FullCheckpoint"]
 
@@ -97,6 +97,8 @@ class FullCheckpoint:
                 logger.warning("%s cannot be read (%s), trying the one before", path, error)
                 continue
             engine.load_full_state(state)
+            if self._is_patience_over(engine.state.epoch):
+                engine.state.max_epochs = engine.state.epoch  # it stopped early and is done
             logger.info("resuming %s after epoch %d", path, engine.state.epoch)
             return
         logger.info("no checkpoint in %s: starting from the beginning", self.path.parent)
@@ -116,11 +118,12 @@ class FullCheckpoint:
             if self.path.is_file():
                 os.replace(self.path, self.previous)
             self._save(self.path, content)
-        if self.patience and self.best_epoch and state.epoch - self.best_epoch >= self.patience:
-            logger.info(
-                "no better %s since epoch %d: stopping early", self.key, self.best_epoch
-            )
+        if self._is_patience_over(state.epoch):
+            logger.info("no better %s since epoch %d: stopping early", self.key, self.best_epoch)
             engine.terminate()
+
+    def _is_patience_over(self, epoch: int) -> bool:
+        return 0 < self.patience <= epoch - self.best_epoch and self.best_epoch > 0
 
     def _end(self, engine: Any) -> None:
         if not self._is_writer():

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from mixseg.handlers.figures import plot_curves, plot_cases
-from mixseg.handlers.files import write_atomically
+from mixseg.metrics import write_bytes_atomic
 from mixseg.handlers.scoring import CaseScorer
 
 __all__ = ["History"]
@@ -85,8 +85,9 @@ class History:
             row[name] = float(total) / state.epoch_length
         for name, weight in engine.objective.weights.items():
             row[f"weight_{name}"] = weight
-        validated = self.evaluator is not None and self.evaluator.state.epoch == state.epoch
-        if validated:
+        validated = False
+        if self.evaluator is not None and self.evaluator.state.epoch == state.epoch:
+            validated = True
             row |= {k: v for k, v in self.evaluator.state.metrics.items() if isinstance(v, float)}
         self.rows.append(row)
         self._write(validated)
@@ -97,9 +98,7 @@ class History:
         table = csv.DictWriter(text, fields, lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
-        write_atomically(
-            self.output_dir / "history.csv", lambda file: file.write(text.getvalue().encode())
-        )
+        write_bytes_atomic(self.output_dir / "history.csv", text.getvalue().encode())
         if self.tensorboard:
             if self._writer is None:
                 self._writer = SummaryWriter(str(self.output_dir / "tensorboard"))

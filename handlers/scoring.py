@@ -43,7 +43,7 @@ class CaseScorer:
     read, for the pictures. Where teacher and student are both there, their mean is the ensemble.
 
     After an epoch ``engine.state.metrics`` holds ``val_dice_<branch>`` and, with distances,
-    ``val_hd95_<branch>`` (voxels), means over cases and foreground classes, and ``rows`` all scores.
+    ``val_hd95_<branch>`` (voxels), means over cases and foreground classes; ``rows`` all scores.
 
     Args:
         class_names: names of all classes, background first.
@@ -80,7 +80,8 @@ class CaseScorer:
                 if name in output
             }
             if len(probabilities) == 2:
-                probabilities["ensemble"] = 0.5 * sum(probabilities.values())
+                mean = 0.5 * (probabilities["teacher"] + probabilities["student"])
+                probabilities["ensemble"] = mean
             reference = torch.as_tensor(batch["label"])[0].numpy()
             case_id = str(batch["case_id"])
             predictions = {name: p.argmax(axis=0) for name, p in probabilities.items()}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from mixseg.metrics.provenance import environment, strict_json, write_bytes_atomic
+from mixseg.metrics.provenance import (
+    environment,
+    strict_json,
+    write_atomically,
+    write_bytes_atomic,
+)
 from mixseg.metrics.scores import CaseScore, read_metrics_csv, score_case, write_metrics_csv
 from mixseg.metrics.summary import markdown_table, score_table, summarize, write_summary
 from mixseg.metrics.surface import (
@@ -31,6 +36,7 @@ __all__ = [
     "surface_distances",
     "surface_voxels",
     "volume_diagonal",
+    "write_atomically",
     "write_bytes_atomic",
     "write_metrics_csv",
     "write_summary",

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-__all__ = ["environment", "strict_json", "write_bytes_atomic"]
+__all__ = ["environment", "strict_json", "write_atomically", "write_bytes_atomic"]
 
 _DISTRIBUTIONS = ("torch", "monai", "mixseg", "numpy", "scipy")
 
@@ -62,27 +63,41 @@ def strict_json(value: Any) -> str:
     return text + "\n"
 
 
-def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that readers, and a crash, see the old content or the new, never a part.
+
+    The content goes to a temporary name in the same folder, is flushed to the disk and renamed.
 
     Args:
         path: target; missing parent folders are made.
-        content: the whole file.
+        write: is given the open binary file.
 
     Raises:
-        OSError: if the folder cannot be made or written; the temporary file is removed.
+        OSError: if the file cannot be written (disk full, no permission); names the file, and
+            leaves what was there before.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # One name for all writers of the file: what a killed run left is overwritten, not kept.
+    temporary = target.with_name(f".{target.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        # torch.save reports a full disk as a RuntimeError of its zip writer.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"{target} could not be written, its last version is kept: {error}"
+        ) from error
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
+    """:func:`write_atomically` of a whole file at once."""
+    write_atomically(path, lambda file: file.write(content))
 
 
 def _plain(value: Any) -> Any:

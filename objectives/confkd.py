@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -62,8 +64,8 @@ class ConfKD(Objective):
         weak_on: str = "partial",
         entropy_on: str = "partial",
         weak_branch: str = "student",
-        weak_normalization: str = "labeled",
-        divergence: str = "kl",
+        weak_normalization: Literal["labeled", "all"] = "labeled",
+        divergence: Literal["kl", "bhattacharyya", "tsallis"] = "kl",
         alpha: float = 2.0,
         smooth: bool = True,
         detach_teacher: bool = True,

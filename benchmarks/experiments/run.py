@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from mixseg.handlers import write_atomically
+from mixseg.metrics import write_bytes_atomic
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -113,7 +113,7 @@ def main() -> None:
                 continue
             longest = max(longest, time.monotonic() - started - elapsed)
             text = json.dumps(result, indent=1) + "\n"
-            write_atomically(target, lambda file, text=text: file.write(text.encode()))
+            write_bytes_atomic(target, text.encode())
             if not arguments.keep:
                 shutil.rmtree(work / f"{row}_seed{seed}" / "training")
     if failed:

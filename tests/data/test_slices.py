@@ -113,13 +113,13 @@ def test_random_transform_does_not_write_into_the_cache(cases: list[dict[str, An
 
 
 def test_errors_name_the_case(cases: list[dict[str, Any]]) -> None:
-    with pytest.raises(ValueError, match="^there is no case to train on$"):
+    with pytest.raises(ValueError, match=r"^there is no case to train on$"):
         make([])
     cases[1]["image"][0, 1, 2, 1] = np.nan
-    with pytest.raises(ValueError, match="^b: the image holds NaN or infinite values$"):
+    with pytest.raises(ValueError, match=r"^b: the image holds NaN or infinite values$"):
         make(cases)
     cases[1]["image"][0, 1, 2, 1] = np.inf
-    with pytest.raises(ValueError, match="^b: the image holds NaN or infinite values$"):
+    with pytest.raises(ValueError, match=r"^b: the image holds NaN or infinite values$"):
         make(cases)
     wide = {"image": np.zeros((1, 4, 6, 2), np.float32), "case_id": "e"}
     with pytest.raises(ValueError) as caught:  # noqa: PT011

@@ -16,7 +16,7 @@ import torch
 
 from mixseg.handlers import FullCheckpoint
 
-EPOCHS = 12
+EPOCHS = 8
 
 
 def train(make_setup: Callable[..., Any], folder: Path, resume: bool) -> None:

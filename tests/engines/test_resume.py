@@ -136,8 +136,8 @@ def test_state_holds_the_global_generators(make_setup: Factory) -> None:
     trainer = make_setup().trainer
     torch.manual_seed(1)
     random.seed(2)
-    np.random.seed(3)
-    np.random.normal()  # leaves a cached second normal value behind
+    np.random.seed(3)  # noqa: NPY002
+    np.random.normal()  # noqa: NPY002 (leaves a cached second normal value behind)
     random.gauss(0, 1)
     state = through_a_file(trainer.full_state())
 
@@ -146,8 +146,8 @@ def test_state_holds_the_global_generators(make_setup: Factory) -> None:
             torch.rand(1).item(),
             random.random(),
             random.gauss(0, 1),
-            np.random.normal(),
-            np.random.rand(),
+            np.random.normal(),  # noqa: NPY002
+            np.random.rand(),  # noqa: NPY002
         ]
 
     expected = draw()

@@ -117,6 +117,30 @@ def test_patience(
     assert load(tmp_path / "models" / "model.pt") == kept[2]
 
 
+def test_resume_of_a_run_that_stopped_early_is_done(
+    make_trainer: Factory, fake_evaluator: type, tmp_path: Path
+) -> None:
+    def build(scores: list[float], patience: int, resume: bool) -> Any:
+        evaluator = fake_evaluator(scores)
+        handler = FullCheckpoint(
+            tmp_path, tmp_path, evaluator=evaluator, patience=patience, resume=resume
+        )
+        return make_trainer([Validation(evaluator), handler], max_epochs=7), evaluator
+
+    first, evaluator = build([0.1, 0.9, 0.2, 0.3], 2, False)
+    first.run()
+    assert evaluator.epochs == [1, 2, 3, 4]
+    stopped = load(tmp_path / "model_last.pt")
+    again, evaluator = build([], 2, True)
+    again.run()
+    assert evaluator.epochs == []
+    assert load(tmp_path / "model_last.pt") == stopped
+    # With more patience it goes on.
+    longer, evaluator = build([0.4, 0.5, 0.6], 5, True)
+    longer.run()
+    assert evaluator.epochs == [5, 6, 7]
+
+
 def test_resume_keeps_the_best_score(
     make_trainer: Factory, fake_evaluator: type, tmp_path: Path
 ) -> None:

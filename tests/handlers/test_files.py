@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 import pytest
 
-from mixseg.handlers import ensure_writable, write_atomically
+from mixseg.handlers import ensure_writable
+from mixseg.metrics import write_atomically
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -36,6 +37,23 @@ def test_failure_keeps_the_old_file(tmp_path: Path, error: Exception) -> None:
     assert caught.value.__cause__ is error
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_what_a_killed_writer_left_is_replaced(tmp_path: Path) -> None:
+    """However often a run is killed while it writes, at most one half-written file stays."""
+    path = tmp_path / "file.bin"
+
+    def die(file: BinaryIO) -> None:
+        file.write(b"half of the n")
+        raise KeyboardInterrupt  # nothing cleans up after it, as after SIGKILL
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            write_atomically(path, die)
+    assert len(list(tmp_path.iterdir())) == 1
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+    assert path.read_bytes() == b"new"
 
 
 def test_new_content_is_complete_before_the_name_changes(

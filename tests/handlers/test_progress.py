@@ -82,7 +82,7 @@ def test_errors_pass_through_and_close_the_bar(make_trainer: Callable[..., Any])
 
     trainer = make_trainer([ProgressBar()])
     trainer.add_event_handler(Events.ITERATION_STARTED, fail)
-    with pytest.raises(ZeroDivisionError, match="^in a handler$"):
+    with pytest.raises(ZeroDivisionError, match=r"^in a handler$"):
         trainer.run()
     assert Bar.made[0].n == 2
     assert Bar.made[0].closed

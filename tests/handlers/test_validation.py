@@ -38,5 +38,5 @@ def test_moving_average_is_validated(
 
 
 def test_error() -> None:
-    with pytest.raises(ValueError, match="^val_interval must be at least 1, got 0$"):
+    with pytest.raises(ValueError, match=r"^val_interval must be at least 1, got 0$"):
         Validation(object(), 0)
