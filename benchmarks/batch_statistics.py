@@ -2,10 +2,11 @@
 
     python benchmarks/batch_statistics.py --dataset_dir ACDC
 
-Trains KL+Ent on the CPU profile twice from one seed, with the two kinds in one forward pass and with
-a pass each, and follows the mean foreground probability that the student gives to the fully and to
-the partially labelled slices of the same batches. Both kinds come from the same distribution, so the
-two curves should lie together. Writes benchmarks/results/batch_statistics.json and a figure.
+Trains KL+Ent on the CPU profile twice from one seed, with the two kinds in one forward pass and
+with a pass each, and follows the mean foreground probability that the student gives to the fully
+and to the partially labelled slices of the same batches. Both kinds come from the same
+distribution, so the two curves should lie together. Writes benchmarks/results/batch_statistics.json
+and a figure.
 """
 
 from __future__ import annotations

@@ -27,8 +27,9 @@ import monai
 import nibabel as nib
 import numpy as np
 import scipy
-from mixseg.transforms import scribble_by_erosion
 from scipy.ndimage import binary_erosion
+
+from mixseg.transforms import scribble_by_erosion
 
 NUM_CLASSES = 4
 LEFT_VENTRICLE = 3

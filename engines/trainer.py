@@ -151,7 +151,9 @@ class MixedSupervisionTrainer(Trainer):
         for hook in self.before_run:
             hook(self)
         if self.state.epoch >= self.state.max_epochs:
-            self.logger.info("epoch %d of %d is done already", self.state.epoch, self.state.max_epochs)
+            self.logger.info(
+                "epoch %d of %d is done already", self.state.epoch, self.state.max_epochs
+            )
             return
         # Ignite opens the first data iterator before the first EPOCH_STARTED.
         self._set_epoch(self, self.state.epoch + 1)
@@ -228,10 +230,17 @@ class MixedSupervisionTrainer(Trainer):
             # With batch statistics one bad image spoils all logits, so images are asked first.
             if finite.all():
                 finite = torch.stack([torch.isfinite(z).flatten(1).all(1) for z in logits]).all(0)
-            cases = [c for c, k in zip(batch["case_id"], batch["supervision"], strict=True) if k == kind]
+            cases = [
+                c for c, k in zip(batch["case_id"], batch["supervision"], strict=True) if k == kind
+            ]
             suspects += [c for c, ok in zip(cases, finite.tolist(), strict=True) if not ok]
-        where = "cases " + ", ".join(dict.fromkeys(suspects)) if suspects else (
-            "no image or logit that is not finite; batch of " + ", ".join(dict.fromkeys(batch["case_id"]))
+        where = (
+            "cases " + ", ".join(dict.fromkeys(suspects))
+            if suspects
+            else (
+                "no image or logit that is not finite; batch of "
+                + ", ".join(dict.fromkeys(batch["case_id"]))
+            )
         )
         return (
             f"loss term {', '.join(bad_terms) or 'sum'} is not finite at iteration "

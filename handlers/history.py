@@ -13,9 +13,9 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mixseg.handlers.figures import plot_curves, plot_cases
-from mixseg.metrics import write_bytes_atomic
+from mixseg.handlers.figures import plot_cases, plot_curves
 from mixseg.handlers.scoring import CaseScorer
+from mixseg.metrics import write_bytes_atomic
 
 __all__ = ["History"]
 

@@ -11,8 +11,9 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from mixseg.losses._common import prepare_logits, voxel_mean
 from torch import Tensor, nn
+
+from mixseg.losses._common import prepare_logits, voxel_mean
 
 Divergence = Literal["kl", "bhattacharyya", "tsallis"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mixseg.losses._common import prepare_logits, voxel_mean
 from torch import Tensor, nn
+
+from mixseg.losses._common import prepare_logits, voxel_mean
 
 
 def entropy_map(logits: Tensor) -> Tensor:

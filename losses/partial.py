@@ -7,8 +7,9 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from mixseg.losses._common import prepare_logits, voxel_map
 from torch import Tensor, nn
+
+from mixseg.losses._common import prepare_logits, voxel_map
 
 Normalization = Literal["labeled", "all"]
 

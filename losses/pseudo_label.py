@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from mixseg.losses._common import prepare_logits, voxel_mean
 from torch import Tensor, nn
+
+from mixseg.losses._common import prepare_logits, voxel_mean
 
 
 def pseudo_label_cross_entropy(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:

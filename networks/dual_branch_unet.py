@@ -86,9 +86,7 @@ class _Decoder(nn.Module):
         self.blocks = nn.ModuleList()
         self.ups = nn.ModuleList()
         for i in range(len(levels) - 1, -1, -1):
-            self.blocks.append(
-                _DoubleConv(spatial_dims, 2 * levels[i], levels[i], norm, padding)
-            )
+            self.blocks.append(_DoubleConv(spatial_dims, 2 * levels[i], levels[i], norm, padding))
             if i > 0:
                 self.ups.append(
                     Conv[Conv.CONVTRANS, spatial_dims](

@@ -29,7 +29,7 @@ class Objective(nn.Module, ABC):
     @property
     @abstractmethod
     def branches(self) -> dict[str, str]:
-        """Supervision kind → branch to compute for it; kinds that no active term needs are absent."""
+        """Supervision kind → branch to compute; kinds that no active term needs are absent."""
 
     @property
     @abstractmethod

@@ -6,6 +6,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
+from monai.transforms.transform import MapTransform, Transform
+from monai.utils.enums import TransformBackends
+
 from mixseg.transforms._arrays import (
     check_num_classes,
     class_array,
@@ -13,9 +17,6 @@ from mixseg.transforms._arrays import (
     integral_array,
     like,
 )
-from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
-from monai.transforms.transform import MapTransform, Transform
-from monai.utils.enums import TransformBackends
 
 
 def label_kind(label: NdarrayOrTensor, num_classes: int) -> str:

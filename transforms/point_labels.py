@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mixseg.transforms.weak_base import CoreLabel, WeakLabeld, ball, check_radius
 from monai.config.type_definitions import KeysCollection
 from monai.transforms.transform import Randomizable
+
+from mixseg.transforms.weak_base import CoreLabel, WeakLabeld, ball, check_radius
 
 
 class PointLabel(CoreLabel):

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
-from mixseg.transforms._arrays import check_num_classes, class_array
-from mixseg.transforms.weak_base import WeakLabel, WeakLabeld, plane_axis
 from monai.config.type_definitions import KeysCollection
 from scipy import ndimage
+
+from mixseg.transforms._arrays import check_num_classes, class_array
+from mixseg.transforms.weak_base import WeakLabel, WeakLabeld, plane_axis
 
 RULES = ("kervadec", "literal10")
 KERVADEC_ITERATIONS = 10

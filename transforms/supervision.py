@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from mixseg.transforms.labels import label_kind
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+
+from mixseg.transforms.labels import label_kind
 
 __all__ = ["SupervisionFromLabeld"]
 

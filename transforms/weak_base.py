@@ -7,12 +7,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mixseg.transforms._arrays import channel_first_classes, check_num_classes, like
-from mixseg.transforms.labels import label_kind
 from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 from monai.transforms.transform import MapTransform, Transform
 from monai.utils.enums import TransformBackends
 from scipy import ndimage
+
+from mixseg.transforms._arrays import channel_first_classes, check_num_classes, like
+from mixseg.transforms.labels import label_kind
 
 Region = tuple[int, tuple[slice | int, ...], np.ndarray]
 """Class, index of the region's bounding box in the label, boolean mask inside that box."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from monai.config.type_definitions import KeysCollection
+
 from mixseg.transforms.weak_base import (
     CoreLabel,
     WeakLabel,
@@ -18,7 +20,6 @@ from mixseg.transforms.weak_base import (
     check_radius,
     regions,
 )
-from monai.config.type_definitions import KeysCollection
 
 
 def _nearest(coords: np.ndarray, centre_times_n: np.ndarray) -> np.ndarray:

@@ -54,7 +54,9 @@ def run_row(
 
         def step(run_id: str, files: list[str], **more: Any) -> None:
             started = time.monotonic()
-            command = bundle_command(experiment["bundle"], run_id, files, {**knobs, **places, **more})
+            command = bundle_command(
+                experiment["bundle"], run_id, files, {**knobs, **places, **more}
+            )
             subprocess.run(command, env=environment, stdout=log, stderr=log, check=True)
             seconds[more.get("split", "training")] = round(time.monotonic() - started, 1)
 
@@ -62,7 +64,12 @@ def run_row(
         scores = ["train.yaml", "evaluate.yaml"]
         for split in ("validation", "test"):
             step("evaluating", scores, split=split, output_dir=folder / split)
-    result: dict[str, Any] = {"experiment": row, "seed": seed, "seconds": seconds, "threads": threads}
+    result: dict[str, Any] = {
+        "experiment": row,
+        "seed": seed,
+        "seconds": seconds,
+        "threads": threads,
+    }
     for split in ("validation", "test"):
         result[split] = json.loads((folder / split / "summary.json").read_text())
     result["history"] = (folder / "training" / "history.csv").read_text().splitlines()
@@ -80,7 +87,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="folder of the result files")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads a run")
     parser.add_argument(
-        "--minutes", type=float, help="start no row that would not end in time (as the last one took)"
+        "--minutes",
+        type=float,
+        help="start no row that would not end in time (as the last one took)",
     )
     parser.add_argument("--keep", action="store_true", help="keep checkpoints of finished runs")
     arguments = parser.parse_args()
@@ -88,7 +97,9 @@ def main() -> None:
     experiment = yaml.safe_load(arguments.list.read_text())
     rows = arguments.rows or list(experiment["rows"])
     if unknown := set(rows) - set(experiment["rows"]):
-        parser.error(f"no such row: {', '.join(sorted(unknown))}; known: {', '.join(experiment['rows'])}")
+        parser.error(
+            f"no such row: {', '.join(sorted(unknown))}; known: {', '.join(experiment['rows'])}"
+        )
     name = arguments.list.stem
     results = arguments.results or REPOSITORY / "benchmarks" / "results" / name
     work = arguments.work / name
@@ -106,7 +117,9 @@ def main() -> None:
                 continue
             print(f"{row}, seed {seed}: running, log in {work / f'{row}_seed{seed}'}", flush=True)
             try:
-                result = run_row(experiment, row, seed, arguments.dataset_dir, work, arguments.threads)
+                result = run_row(
+                    experiment, row, seed, arguments.dataset_dir, work, arguments.threads
+                )
             except subprocess.CalledProcessError as error:
                 print(f"{row}, seed {seed}: failed with exit code {error.returncode}", flush=True)
                 failed.append(f"{row}_seed{seed}")

@@ -13,8 +13,9 @@ import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
-from mixseg.handlers.command_line import cause_of
 from monai.utils import set_determinism
+
+from mixseg.handlers.command_line import cause_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd" / "configs"
 CLASSES = ["background", "RV", "myocardium", "LV"]

@@ -163,9 +163,7 @@ def test_more_full_patients_than_there_are(tmp_path: Path, tools: SimpleNamespac
 
 
 @pytest.mark.parametrize("knob", ["output_dir", "ckpt_dir"])
-def test_a_folder_that_cannot_be_written(
-    knob: str, tmp_path: Path, tools: SimpleNamespace
-) -> None:
+def test_a_folder_that_cannot_be_written(knob: str, tmp_path: Path, tools: SimpleNamespace) -> None:
     tools.write_datalist(tmp_path)
     (tmp_path / "file").write_text("in the way")
     folder = tmp_path / "file" / "below"

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+
 from mixseg.networks import DualBranchUNet
 
 NETWORK = {"features": [4, 8, 16], "slice_size": [32, 32], "device": "cpu", "progress": False}
@@ -30,7 +31,9 @@ def images_of(data: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained: Any, tools: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def evaluated(
+    trained: Any, tools: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder: Path = tmp_path_factory.mktemp("evaluated")
     places = {"dataset_dir": trained.data, "output_dir": folder, "ckpt_dir": trained.models}
     tools.run_bundle("evaluating", "train.yaml", "evaluate.yaml", **tools.tiny, **places)

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from monai.bundle import ConfigParser
+from monai.transforms import CenterSpatialCropd, RandFlipd, Resized
+
 from mixseg.handlers import FullCheckpoint, ProgressBar, Validation, WeightRamps
 from mixseg.handlers.command_line import start_command, unknown_options
 from mixseg.transforms import ScribbleByErosiond, SelectClassesd
-from monai.bundle import ConfigParser
-from monai.transforms import CenterSpatialCropd, RandFlipd, Resized
 
 # Every knob away from its default, in values that go together.
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label", "weak_label"], "prob": 1.0}

@@ -7,6 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from scipy.special import rel_entr, softmax
+from torch import Tensor
+
 from mixseg.losses import (
     DistillationLoss,
     bhattacharyya_distance,
@@ -14,9 +18,6 @@ from mixseg.losses import (
     kl_divergence,
     tsallis_divergence,
 )
-from numpy.typing import NDArray
-from scipy.special import rel_entr, softmax
-from torch import Tensor
 
 ALL = [("kl", 2.0), ("bhattacharyya", 2.0)]
 ALL += [("tsallis", alpha) for alpha in (0.5, 2.0, 3.0, 5.0)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+
 from mixseg.losses import ShannonEntropyLoss, entropy_map, shannon_entropy
 
 TABLE = [

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
 from mixseg.losses import (
     distillation,
     partial_cross_entropy,
     pseudo_label_cross_entropy,
     shannon_entropy,
 )
-from monai.data import MetaTensor
-from torch import Tensor
 
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from mixseg.losses import PartialCrossEntropyLoss, partial_cross_entropy
 from numpy.typing import NDArray
 from torch import Tensor
+
+from mixseg.losses import PartialCrossEntropyLoss, partial_cross_entropy
 
 # Softmax of log-probabilities gives these probabilities back, so that the sums below can be done on
 # paper. Two classes: p = (1/4, 3/4) at each of four pixels, -log p = (log 4, log 4/3).

@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from mixseg.networks import DualBranchUNet
 from torch import nn
+
+from mixseg.networks import DualBranchUNet
 
 SMALL = (4, 8, 8)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from monai.data.meta_tensor import MetaTensor
+
 from mixseg.transforms import (
     ConvertUnlabeled,
     ConvertUnlabeledd,
@@ -14,7 +16,6 @@ from mixseg.transforms import (
     SelectClassesd,
     label_kind,
 )
-from monai.data.meta_tensor import MetaTensor
 
 
 @pytest.mark.parametrize(

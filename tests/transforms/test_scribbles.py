@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.data.meta_tensor import MetaTensor
+from scipy.ndimage import binary_erosion
+
 from mixseg.transforms import (
     ScribbleByErosion,
     ScribbleByErosiond,
     erode_to_core,
     scribble_by_erosion,
 )
-from monai.data.meta_tensor import MetaTensor
-from scipy.ndimage import binary_erosion
 
 
 def kervadec_reference(mask: np.ndarray, most: int = 10) -> np.ndarray:

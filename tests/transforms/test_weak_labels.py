@@ -7,6 +7,10 @@ import threading
 import numpy as np
 import pytest
 import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.compose import Compose
+from monai.transforms.transform import Randomizable
+
 from mixseg.transforms import (
     BoxLabel,
     BoxLabeld,
@@ -19,9 +23,6 @@ from mixseg.transforms import (
     RandPointLabel,
     RandPointLabeld,
 )
-from monai.data.meta_tensor import MetaTensor
-from monai.transforms.compose import Compose
-from monai.transforms.transform import Randomizable
 
 CORES = {
     "point": lambda **k: PointLabel(4, points=3, radius=1.5, **k),
