@@ -4,7 +4,7 @@
     python benchmarks/tables.py --check   # exit status 1 if anything is
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
-``measured``, or that of a list in benchmarks/experiments/, whose rows it shows in their order.
+``measured``, ``batch_statistics``, or that of a list in benchmarks/experiments/, whose rows it shows in their order.
 """
 
 from __future__ import annotations
@@ -240,6 +240,31 @@ def measured_block(page: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def batch_statistics_block(page: Path) -> str:
+    """What sharing a forward pass does to the two kinds of slices."""
+    path = ROOT / "benchmarks" / "results" / "batch_statistics.json"
+    if not path.is_file():
+        return f"Measurement: {NOT_RUN}.\n"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| Forward pass | Foreground, full slices | Foreground, scribbled slices "
+        "| Validation Dice, teacher | student |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for one in result["runs"]:
+        last, dice = one["curve"][-1], one["validation"]
+        lines.append(
+            f"| {'one a kind' if one['separate_forward'] else 'shared'} | {last['full']:.3f} "
+            f"| {last['partial']:.3f} | {100 * dice['val_dice_teacher']:.1f} "
+            f"| {100 * dice['val_dice_student']:.1f} |"
+        )
+    figure = ROOT / "docs" / "figures" / "batch_statistics.png"
+    place = Path(os.path.relpath(figure, page.parent)).as_posix()
+    lines += ["", f"After {result['steps']} iterations, one seed.", ""]
+    lines.append(f"![Mean foreground probability of the two kinds over the iterations]({place})")
+    return "\n".join(lines) + "\n"
+
+
 def render(page: Path) -> str:
     """The page with every block as the result files have it.
 
@@ -253,6 +278,8 @@ def render(page: Path) -> str:
             text = quickstart_block(page)
         elif name == "measured":
             text = measured_block(page)
+        elif name == "batch_statistics":
+            text = batch_statistics_block(page)
         elif (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").is_file():
             text = experiment_block(name, page)
         else:

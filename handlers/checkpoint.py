@@ -39,7 +39,8 @@ class FullCheckpoint:
         resume: go on from ``output_dir/checkpoint.pt`` where it exists.
 
     Raises:
-        ValueError: on resume, when the checkpoint belongs to a run with other settings.
+        ValueError: on resume, when the checkpoint belongs to a run with other settings, or no
+            checkpoint that is there can be read.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class FullCheckpoint:
     def _resume(self, engine: Any) -> None:
         if not self.resume:
             return
+        unreadable = []
         for path in (self.path, self.previous):
             if not path.is_file():
                 continue
@@ -95,20 +97,28 @@ class FullCheckpoint:
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:
                 logger.warning("%s cannot be read (%s), trying the one before", path, error)
+                unreadable.append(str(path))
                 continue
             engine.load_full_state(state)
             if self._is_patience_over(engine.state.epoch):
                 engine.state.max_epochs = engine.state.epoch  # it stopped early and is done
             logger.info("resuming %s after epoch %d", path, engine.state.epoch)
             return
+        if unreadable:
+            raise ValueError(
+                f"cannot resume, unreadable: {', '.join(unreadable)}. Remove them, or train "
+                "without --resume, to start from the beginning"
+            )
         logger.info("no checkpoint in %s: starting from the beginning", self.path.parent)
 
     def _epoch(self, engine: Any) -> None:
         state = engine.state
-        validated = self.evaluator is not None and self.evaluator.state.epoch == state.epoch
-        score = self.evaluator.state.metrics.get(self.key, math.nan) if validated else math.nan
+        score = math.nan
+        if self.evaluator is not None and self.evaluator.state.epoch == state.epoch:
+            score = self.evaluator.state.metrics.get(self.key, math.nan)
         if score > self.best or self.evaluator is None:
-            self.best, self.best_epoch = (score if validated else self.best), state.epoch
+            self.best = max(self.best, score)
+            self.best_epoch = state.epoch
             if self._is_writer():
                 self._save(self.model, engine.inference_network.state_dict())
         if (state.epoch % self.interval == 0 or state.epoch == state.max_epochs) and (

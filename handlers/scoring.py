@@ -154,8 +154,10 @@ class CaseScorer:
             parts: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, (self.rows, self._dice))
             self.rows = [row for rows, _ in parts for row in rows]
+            # A rank without a case of its own still needs the scores that select and stop.
+            names = dict.fromkeys(name for _, dice in parts for name in dice)
             self._dice = {
-                name: [d for _, dice in parts for d in dice.get(name, [])] for name in self._dice
+                name: [d for _, dice in parts for d in dice.get(name, [])] for name in names
             }
         for name, dice in self._dice.items():
             engine.state.metrics[f"val_dice_{name}"] = float(np.mean(dice))

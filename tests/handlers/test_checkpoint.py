@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -293,3 +294,19 @@ def test_unwritable_folder_is_named(make_trainer: Factory, tmp_path: Path) -> No
     with pytest.raises(OSError, match="could not be written") as caught:
         trainer.run()
     assert str(caught.value).startswith(f"{tmp_path / 'file' / 'out' / 'checkpoint.pt'} could")
+
+
+def test_nothing_is_trained_anew_over_checkpoints_that_cannot_be_read(
+    make_trainer: Factory, tmp_path: Path
+) -> None:
+    make_trainer([FullCheckpoint(tmp_path, tmp_path)]).run()
+    for name in ("checkpoint.pt", "checkpoint_previous.pt"):
+        cut(tmp_path / name)
+    trainer = make_trainer([FullCheckpoint(tmp_path, tmp_path, resume=True)])
+    message = (
+        f"cannot resume, unreadable: {tmp_path / 'checkpoint.pt'}, "
+        f"{tmp_path / 'checkpoint_previous.pt'}. Remove them"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        trainer.run()
+    assert trainer.state.iteration == 0
