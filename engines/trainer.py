@@ -304,8 +304,9 @@ class MixedSupervisionTrainer(Trainer):
 
 def _random_state() -> dict[str, Any]:
     """States of the global generators, in types that ``weights_only=True`` loads."""
+    # MONAI and its users may draw from NumPy's global generator, so its state is kept too.
     version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = cast(tuple, np.random.get_state(legacy=True))
+    kind, keys, position, has_gauss, cached = cast(tuple, np.random.get_state(legacy=True))  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -321,4 +322,4 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002

@@ -70,6 +70,7 @@ class WeightRamps:
             engine.add_event_handler(Events.ITERATION_STARTED, self)
 
     def __call__(self, engine: Any) -> None:
+        """Set the weights of the iteration that is about to run."""
         for name, target in self.targets.items():
             factor = ramp_factor(engine.state.iteration, self.ramps[name], self.shape)
             setattr(self.objective, name, target * factor)

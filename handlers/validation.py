@@ -39,6 +39,7 @@ class Validation:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
+        """Validate, if the epoch is one to validate after."""
         state = engine.state
         if state.epoch % self.interval == 0 or state.epoch == state.max_epochs:
             self.evaluator.network = engine.inference_network

@@ -29,6 +29,7 @@ class SupervisionFromLabeld(MapTransform):
         self.num_classes = num_classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """A copy of the item with its ``supervision``."""
         item = dict(data)
         if item.get("supervision") is None:
             present = list(self.key_iterator(item))
