@@ -4,8 +4,8 @@
     python benchmarks/tables.py --check   # exit status 1 if anything is
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
-``measured``, ``batch_statistics``, or that of a list in benchmarks/experiments/, whose rows it shows
-in their order.
+``measured``, ``batch_statistics``, or that of a list in benchmarks/experiments/, whose rows it
+shows in their order.
 """
 
 from __future__ import annotations

@@ -189,5 +189,5 @@ def test_minimum_size_is_the_smallest_that_works(features: tuple[int, ...]) -> N
         return net.teacher(*net.encoder(torch.zeros(1, 1, side, side)))
 
     assert min(unchecked(size).shape) >= 1
-    with pytest.raises(RuntimeError, match="[Kk]ernel size can't be greater than actual input"):
+    with pytest.raises(RuntimeError, match=r"[Kk]ernel size can't be greater than actual input"):
         unchecked(size - 1)
