@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 from monai.data import NibabelWriter
@@ -64,8 +64,9 @@ class NativeNiftiWriter(NibabelWriter):
     ) -> None:
         """Drop the channel axis alone: MONAI would drop the slice axis of a single slice too."""
         super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
-        if squeeze_end_dims and channel_dim is not None and self.data_obj.shape[-1] == 1:
-            self.data_obj = self.data_obj[..., 0]
+        array = cast(Any, self).data_obj
+        if squeeze_end_dims and channel_dim is not None and array.shape[-1] == 1:
+            self.data_obj = array[..., 0]
 
     def set_metadata(
         self, meta_dict: Mapping | None = None, resample: bool = True, **options: Any

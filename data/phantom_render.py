@@ -196,7 +196,7 @@ def _paint_papillary(
 ) -> None:
     """Papillary muscles and trabeculae: muscle inside the cavity, in its middle part."""
     radius = patient.radius * np.sqrt(1.0 - contraction * patient.ejection)
-    box = _box((inner < edge).any(2))
+    box = _box(np.any(inner < edge, axis=2))
     x, y, part = x[box], y[box], signal[box]
     present = ((z > 0.15) & (z < 0.95)).astype(np.float32)
     weight = present * np.clip(0.5 - inner[box] / edge, 0.0, 1.0)

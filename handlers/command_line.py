@@ -37,7 +37,8 @@ def start_command(argv: Sequence[str] | None = None) -> None:
         argv: the command line; None for :data:`sys.argv`.
 
     Raises:
-        ValueError: naming the unknown options, each with the nearest known name.
+        ValueError: naming the unknown options, each with the nearest known name, or switches
+            given as ``false``.
     """
     argv = sys.argv if argv is None else argv
     if not argv or Path(argv[0]) != Path(monai.bundle.__file__).with_name("__main__.py"):
@@ -49,6 +50,11 @@ def start_command(argv: Sequence[str] | None = None) -> None:
             "no such option: "
             + "; ".join(f"--{name}{_suggestion(near)}" for name, near in unknown.items())
             + ". The knobs are at the top of the configuration files"
+        )
+    if texts := false_as_text(argv[1:]):
+        raise ValueError(
+            "; ".join(f"write --{name} False, with a capital" for name in texts)
+            + ": in lower case it is a text, and counts as true"
         )
 
 
@@ -62,9 +68,7 @@ def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:
         Unknown name → known names that resemble it. Options with ``#`` are left to MONAI, which
         refuses a missing parent, and to the component that gets an unknown argument.
     """
-    given = _options(arguments)
-    if "args_file" in given:
-        given = {**ConfigParser.load_config_file(str(given["args_file"])), **given}
+    given = _given(arguments)
     if "config_file" not in given:
         return {}
     known = set(ConfigParser.load_config_files(given["config_file"]))
@@ -76,6 +80,36 @@ def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:
         for name in given
         if "#" not in name and "::" not in name and name not in known
     }
+
+
+def false_as_text(arguments: Sequence[str]) -> list[str]:
+    """Switches that are given as ``false``, a text that counts as true.
+
+    Python Fire, which reads MONAI's command line, knows Python's ``False`` alone. ``true`` is
+    text as well, but means what it says.
+
+    Args:
+        arguments: as for :func:`unknown_options`.
+    """
+    given = _given(arguments)
+    if "config_file" not in given:
+        return []
+    config = ConfigParser.load_config_files(given["config_file"])
+    return [
+        name
+        for name, value in given.items()
+        if isinstance(config.get(name), bool)
+        and isinstance(value, str)
+        and value.lower() in ("false", "no", "off")
+    ]
+
+
+def _given(arguments: Sequence[str]) -> dict[str, Any]:
+    """Options of the command line, and of the file that ``--args_file`` names."""
+    given = _options(arguments)
+    if "args_file" in given:
+        given = {**ConfigParser.load_config_file(str(given["args_file"])), **given}
+    return given
 
 
 def _options(arguments: Sequence[str]) -> dict[str, Any]:

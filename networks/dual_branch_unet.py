@@ -47,7 +47,7 @@ class _Encoder(nn.Module):
         padded: bool,
     ) -> None:
         super().__init__()
-        padding = int(padded)
+        padding = 1 if padded else 0
         self.padded = padded
         *levels, centre = features
         channels = (in_channels, *levels)
@@ -80,7 +80,7 @@ class _Decoder(nn.Module):
         self, spatial_dims: int, features: Sequence[int], out_channels: int, norm: str, padded: bool
     ) -> None:
         super().__init__()
-        padding = int(padded)
+        padding = 1 if padded else 0
         levels = features[:-1]
         self.interpolation = "bilinear" if spatial_dims == 2 else "trilinear"
         self.blocks = nn.ModuleList()

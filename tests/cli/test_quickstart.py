@@ -117,12 +117,12 @@ def test_an_installation_without_bundles_says_so(
 
 
 def test_the_log_keeps_the_last_state_of_a_bar_and_the_status(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     program = r"import sys; sys.stderr.write('1%\r50%\r100%\nlast\n'); sys.exit(3)"
     log = tmp_path / "log.txt"
-    with capfd.disabled():
-        assert quickstart.run_logged([sys.executable, "-c", program], log) == 3
+    assert quickstart.run_logged([sys.executable, "-c", program], log) == 3
+    assert capfdbinary.readouterr().out == b"1%\r50%\r100%\nlast\n"
     assert log.read_bytes() == b"100%\nlast\n"
 
 
