@@ -137,7 +137,10 @@ class CaseScorer:
         entropy = None
         if "student" in probabilities:
             p = np.clip(probabilities["student"][..., where], 1e-12, 1.0)
-            entropy = -(p * np.log(p)).sum(axis=0)
+            # The restored probabilities fade to zero at the edge of a crop and are zero outside.
+            total = p.sum(axis=0)
+            p = p / total
+            entropy = np.where(total > 0.5, -(p * np.log(p)).sum(axis=0), 0.0)
         cut = {name: prediction[..., where] for name, prediction in predictions.items()}
         return CasePanel(
             case_id=case_id,
