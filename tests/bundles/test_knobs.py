@@ -116,7 +116,8 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
     scribbles = [step for step in steps if isinstance(step, ScribbleByErosiond)]
     assert {step.transform.rule for step in scribbles} == {"literal10"}
     (select,) = [step for step in steps if isinstance(step, SelectClassesd)]
-    assert list(select.transform.classes) == [1, 3]
+    # Classes 1 and 3 out of 0…4 become 1 and 2, unlabelled 5 becomes 3, the rest background.
+    assert select.selector.table.tolist() == [0, 1, 0, 2, 0, 3]
     assert get("num_source_classes") == 5
     assert get("num_classes") == 3
     for name in ("train#preprocessing", "validate#preprocessing"):
