@@ -185,7 +185,13 @@ def test_an_interrupted_quickstart_keeps_what_is_done(tmp_path: Path) -> None:
     output = tmp_path / "out"
     command = [sys.executable, "-m", "mixseg.cli.main", "quickstart", "--output", str(output)]
     with (tmp_path / "screen.txt").open("wb") as screen:
-        process = subprocess.Popen([*command, *SMALL], stdout=screen, stderr=screen)
+        process = subprocess.Popen(
+            [*command, *SMALL],
+            stdout=screen,
+            stderr=screen,
+            # A shell starts its background jobs with the signal ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         state = output / "state.json"
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:

@@ -32,6 +32,7 @@ def test_public_names() -> None:
         "surface_distances",
         "surface_voxels",
         "volume_diagonal",
+        "write_atomically",
         "write_bytes_atomic",
         "write_metrics_csv",
         "write_summary",
