@@ -35,7 +35,8 @@ def test_every_command_names_known_knobs_and_files(
     runs = [line for line in commands if "monai.bundle run" in line]
     assert len(runs) == 7
     for line in runs:
-        assert unknown_options(shlex.split(line)) == {}, line
+        words = shlex.split(line)
+        assert unknown_options(words[words.index("monai.bundle") + 1 :]) == {}, line
     rows = re.findall(r"\| `(--[^`]+)` \|", card)
     assert len(rows) == 7
     for row in rows:
@@ -43,7 +44,7 @@ def test_every_command_names_known_knobs_and_files(
         assert unknown_options(words) == {}, row
 
 
-def test_released_scores_are_generated(card: str) -> None:
+def test_scores_are_generated(card: str) -> None:
     for name in ("acdc_cpu", "acdc_gpu"):
         block = card[card.index(f"<!-- begin:{name} -->") : card.index(f"<!-- end:{name} -->")]
         assert "| Row | Method |" in block

@@ -14,6 +14,7 @@ from mixseg.cli.bundle_configs import (
     check_changelog,
     check_files,
     check_overlays,
+    check_packages,
     check_shared,
     check_style,
 )
@@ -58,6 +59,28 @@ Spoil = Callable[[Path], None]
             "9",
         ),
         (
+            check_packages,
+            lambda b: replace(b / "configs/metadata.json", '"1.6.1"', '"1.5.0"'),
+            "monai 1.5.0 is stated, but mixseg requires monai<1.7,>=1.6.1",
+        ),
+        (
+            # MONAI would rename it, and lose the packages that are required.
+            check_packages,
+            lambda b: replace(
+                b / "configs/metadata.json",
+                '"supported_apps"',
+                '"optional_packages_version": {"mlflow": "3.0"}, "supported_apps"',
+            ),
+            "optional_packages_version makes MONAI forget required_packages_version",
+        ),
+        (
+            check_style,
+            lambda b: replace(
+                b / "configs/train.yaml", "$@train#trainer.run()", "$@train#handlers#3.run()"
+            ),
+            "a position in '$@train#handlers#3.run()'",
+        ),
+        (
             check_shared,
             lambda b: replace(b / "configs/inference.yaml", "norm: batch", "norm: instance"),
             "norm is 'batch' in train.yaml and 'instance' in inference.yaml",
@@ -89,7 +112,18 @@ Spoil = Callable[[Path], None]
             "'1' is not of type 'integer'",
         ),
     ],
-    ids=["file", "changelog", "knob", "preprocessing", "overlay", "lambda", "metadata"],
+    ids=[
+        "file",
+        "changelog",
+        "version",
+        "renamed key",
+        "position",
+        "knob",
+        "preprocessing",
+        "overlay",
+        "lambda",
+        "metadata",
+    ],
 )
 def test_a_spoilt_bundle_is_named(
     copy: Path, check: Callable[[Path], list[str]], spoil: Spoil, message: str
