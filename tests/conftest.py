@@ -21,3 +21,12 @@ def acdc_dir() -> Path:
     if not (path / "split.json").is_file():
         pytest.skip(f"real ACDC data not found in {path}; set MIXSEG_DATA to use it")
     return path
+
+
+@pytest.fixture(scope="session")
+def la_dir() -> Path:
+    """The real left-atrium folder; the test is skipped where it is absent."""
+    path = _data_root() / "la"
+    if not (path / "split.json").is_file():
+        pytest.skip(f"real LA data not found in {path}; set MIXSEG_DATA to use it")
+    return path
