@@ -54,7 +54,7 @@ def run(dataset_dir: Path, separate: bool, steps: int, every: int) -> dict[str, 
 
     @trainer.on(Events.ITERATION_COMPLETED(every=every))
     def follow(engine: Any) -> None:
-        groups = engine._split(engine.state.batch)
+        groups = engine.split_batch(engine.state.batch)
         with torch.no_grad():
             outputs = engine.step_module.outputs(groups)
         probability = {}

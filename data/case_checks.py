@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import nibabel as nib
 import numpy as np
 
 from mixseg.data.datalist import Split
+from mixseg.data.reading import Volume, open_volume
 
 #: Largest difference of any element of two affines (mm) that still counts as the same grid:
 #: headers store float32, and writers round differently.
@@ -78,11 +78,11 @@ def examine_case(case: Case, rules: Rules) -> Finding:
     """Open one case's files and collect its faults."""
     finding = Finding([])
     add = finding.faults.append
-    image, image_data = _read(case, case.image, "image", rules.check_voxels, add)
+    image = _read(case, case.image, "image", rules.check_voxels, add)
     if image is not None and len(image.shape) != 3:
         add(_shape_fault(case, image.shape))
-    if image_data is not None:
-        _examine_image(case, image_data, add)
+    if image is not None and image.data is not None:
+        _examine_image(case, image.data, add)
 
     if case.supervision == "none":
         if case.split != "training":
@@ -93,12 +93,12 @@ def examine_case(case: Case, rules: Rules) -> Finding:
     for path, name in ((case.label, "label"), (case.scribble, "scribble")):
         if path is None:
             continue
-        label, data = _read(case, path, name, rules.check_voxels, add)
+        label = _read(case, path, name, rules.check_voxels, add)
         if label is not None and image is not None:
             _examine_grid(case, path, name, image, label, add)
-        if data is not None:
+        if label is not None and label.data is not None:
             is_label = name == "label"
-            values = _examine_values(case, path, data, rules, add)
+            values = _examine_values(case, path, label.data, rules, add)
             if values is not None and (is_label or case.label is None):
                 _examine_supervision(case, path, values, rules, finding)
     return finding
@@ -106,26 +106,27 @@ def examine_case(case: Case, rules: Rules) -> Finding:
 
 def _read(
     case: Case, path: str, name: str, check_voxels: bool, add: Callable[[Fault], None]
-) -> tuple[Any, np.ndarray | None]:
-    """The nibabel image and, where asked for, its voxels; None for what cannot be read."""
+) -> Volume | None:
+    """The file's grid and, where asked for, its voxels; None for what cannot be read."""
     if not Path(path).is_file():
         add(case_fault(case, path, f"the {name} file is missing", "mend the path or add the file"))
-        return None, None
+        return None
     try:
-        image = nib.load(path)
-        data = np.asanyarray(image.dataobj) if check_voxels else None
-    except Exception as error:  # nibabel, gzip and zlib raise many unrelated types
-        reason = " ".join(str(error).split()) or type(error).__name__
+        return open_volume(path, check_voxels)
+    except Exception as error:  # nibabel, gzip, zlib and ITK raise many unrelated types
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # ITK names its own source file first and the cause last.
+        reason = (lines[-1] if lines else "") or type(error).__name__
+        kind = "NIfTI" if path.lower().endswith((".nii", ".nii.gz")) else "image"
         add(
             case_fault(
                 case,
                 path,
-                f"the {name} is not a readable NIfTI file ({reason})",
+                f"the {name} is not a readable {kind} file ({reason})",
                 "it may be truncated: copy or download it again",
             )
         )
-        return None, None
-    return image, data
+        return None
 
 
 def _examine_image(case: Case, data: np.ndarray, add: Callable[[Fault], None]) -> None:
@@ -151,7 +152,7 @@ def _examine_image(case: Case, data: np.ndarray, add: Callable[[Fault], None]) -
 
 
 def _examine_grid(
-    case: Case, path: str, name: str, image: Any, label: Any, add: Callable[[Fault], None]
+    case: Case, path: str, name: str, image: Volume, label: Volume, add: Callable[[Fault], None]
 ) -> None:
     if image.shape != label.shape:
         add(

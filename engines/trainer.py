@@ -164,8 +164,8 @@ class MixedSupervisionTrainer(Trainer):
         if hasattr(self.data_loader, "set_epoch"):
             self.data_loader.set_epoch(self.state.epoch if epoch is None else epoch)
 
-    def _split(self, batch: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-        """Tensors of the batch by supervision kind, on the device."""
+    def split_batch(self, batch: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+        """Tensors of a batch by supervision kind, on the device and in the network's memory format."""
         kinds = batch["supervision"]
         arrays = {
             key: value.to(self.state.device, non_blocking=self.non_blocking)
@@ -185,7 +185,7 @@ class MixedSupervisionTrainer(Trainer):
         return groups
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Tensor]:
-        groups = self._split(batchdata)
+        groups = self.split_batch(batchdata)
         position = (self.state.iteration - 1) % self.state.epoch_length + 1
         accumulate = self.accumulation_steps
         last = position % accumulate == 0 or position == self.state.epoch_length

@@ -1,0 +1,49 @@
+"""One way to open an image file of any format that the project reads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+__all__ = ["Volume", "open_volume"]
+
+_NIFTI = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Grid of an image file, and its voxels where they were asked for.
+
+    Attributes:
+        shape: sizes of all axes of the file.
+        affine: voxel indices to mm, 4×4, right–anterior–superior whatever the format.
+        data: the voxels, None unless asked for.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    data: np.ndarray | None
+
+
+def open_volume(path: str | os.PathLike[str], voxels: bool = True) -> Volume:
+    """Open NIfTI by nibabel and any other format (NRRD, MHA, MHD) by ITK.
+
+    Args:
+        path: the file.
+        voxels: read the voxels too. ITK reads them in any case.
+
+    Raises:
+        Exception: of many unrelated types, as the readers raise them.
+    """
+    if os.fspath(path).lower().endswith(_NIFTI):
+        image: Any = nib.load(path)
+        return Volume(image.shape, image.affine, np.asanyarray(image.dataobj) if voxels else None)
+    from monai.data import ITKReader
+
+    reader = ITKReader()
+    data, meta = reader.get_data(reader.read(os.fspath(path)))
+    return Volume(data.shape, np.asarray(meta["affine"], dtype=float), data if voxels else None)
