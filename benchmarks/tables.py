@@ -27,36 +27,10 @@ from mixseg.cli.quickstart_report import markdown_report
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/*.md", "bundles/*/docs/README.md")
 NOT_RUN = "not run"
+PUBLISHED = ROOT / "benchmarks" / "published.yaml"
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin:(?P<name>\w+) -->\n).*?(?P<end><!-- end:(?P=name) -->)", re.DOTALL
 )
-
-#: Journal, Table 1: Dice % / HD95 in voxels of teacher and student, by method and Set-N.
-JOURNAL: dict[str, dict[int, tuple[str, str]]] = {
-    "Lower bound": {
-        3: ("54.66 / 80.05", ""),
-        5: ("69.71 / 51.75", ""),
-        10: ("78.28 / 44.16", ""),
-    },
-    "Single": {3: ("57.42 / 78.80", ""), 5: ("70.73 / 51.34", ""), 10: ("78.17 / 42.99", "")},
-    "Single+Ent": {3: ("43.01 / 83.98", ""), 5: ("74.92 / 55.24", ""), 10: ("80.63 / 37.75", "")},
-    "Decoupled": {
-        3: ("56.61 / 74.95", "5.01 / 120.06"),
-        5: ("70.96 / 54.42", "4.29 / 127.68"),
-        10: ("77.53 / 32.23", "4.58 / 125.36"),
-    },
-    "KL": {
-        3: ("68.25 / 63.15", "71.49 / 63.51"),
-        5: ("80.64 / 23.25", "79.06 / 34.83"),
-        10: ("88.29 / 12.47", "88.68 / 11.93"),
-    },
-    "KL+Ent": {
-        3: ("78.38 / 46.73", "86.94 / 8.84"),
-        5: ("85.57 / 20.68", "88.77 / 5.40"),
-        10: ("86.53 / 5.64", "90.92 / 1.39"),
-    },
-    "Upper bound": {3: ("87.17 / 5.34", ""), 5: ("87.69 / 4.93", ""), 10: ("91.18 / 3.71", "")},
-}
 
 
 class Outdated(ValueError):
@@ -90,13 +64,14 @@ def method_of(knobs: dict[str, Any]) -> str:
     return f"{base}+Ent" if entropy else base
 
 
-def journal_of(method: str, knobs: dict[str, Any]) -> tuple[str, str]:
-    """The journal's teacher and student of the same method and Set-N; empty where it has none."""
+def published_of(methods: dict[str, Any], method: str, knobs: dict[str, Any]) -> tuple[str, str]:
+    """Published teacher and student of the same method and Set-N; empty where there are none."""
     if knobs.get("weak_label") == "drawn":
         return ("", "")
     # The upper bound has full masks of the N + 5·N patients that the other methods see.
     full = knobs["num_full"] // 6 if method == "Upper bound" else knobs["num_full"]
-    return JOURNAL.get(method, {}).get(full, ("", ""))
+    teacher, student = methods.get(method, {}).get(full, ("", ""))
+    return teacher, student
 
 
 def check_configuration(path: Path, result: dict[str, Any], knobs: dict[str, Any]) -> None:
@@ -141,9 +116,10 @@ def experiment_block(name: str, page: Path) -> str:
     experiment = yaml.safe_load(
         (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     )
+    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))[experiment["published"]]
     lines = [
         "| Row | Method | Labels | Seeds | Teacher | Student "
-        "| *Journal, 256², 41 M parameters:* teacher | student |",
+        f"| *{published['title']}:* teacher | student |",
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     hardware: set[str] = set()
@@ -164,7 +140,13 @@ def experiment_block(name: str, page: Path) -> str:
             cells += [branch_cell(results, branch) for branch in ("teacher", "student")]
         else:
             cells = ["0", NOT_RUN, ""]
-        cells = [f"`{row}`", method, labels_of(knobs), *cells, *journal_of(method, knobs)]
+        cells = [
+            f"`{row}`",
+            method,
+            labels_of(knobs),
+            *cells,
+            *published_of(published["methods"], method, knobs),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
