@@ -9,6 +9,7 @@ Training selects its weights on the validation split; the test split is scored o
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shutil
@@ -33,6 +34,12 @@ def bundle_command(bundle: str, run_id: str, files: list[str], knobs: dict[str, 
     for name, value in knobs.items():
         command += [f"--{name}", str(value)]
     return command
+
+
+def read_cases(path: Path) -> list[dict[str, str]]:
+    """Scores of each test case, as the evaluation wrote them, without empty columns."""
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 def run_row(
@@ -72,6 +79,7 @@ def run_row(
     }
     for split in ("validation", "test"):
         result[split] = json.loads((folder / split / "summary.json").read_text())
+    result["cases"] = read_cases(folder / "test" / "metrics.csv")
     result["history"] = (folder / "training" / "history.csv").read_text().splitlines()
     return result
 
