@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -81,4 +82,23 @@ def voxel_mean(values: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
         raise TypeError(f"mask must be bool, got {mask.dtype}")
     selected = voxel_map(mask, logits, name="mask")
     # The count stays on the device: reading it on the host would stall the GPU at every step.
-    return torch.where(selected, values, 0).sum() / selected.sum().clamp(min=1)
+    return torch.where(selected, values, 0).sum() / divisor(selected.sum(), values)
+
+
+def divisor(count: Tensor, summed: Tensor) -> Tensor:
+    """What a sum over ``count`` voxels is divided by: the count, at least 1.
+
+    Under ``torch.distributed`` DDP averages the gradients of the processes. Dividing each sum by
+    the mean count of all processes makes that the gradient of the mean over all their voxels, as
+    if one process had the whole batch; with its own count a process with few labelled voxels would
+    weigh as much as one with many. Without a gradient to average the own count is taken.
+
+    Args:
+        count: scalar, voxels summed in this process.
+        summed: what is summed; whether it needs a gradient is all that is read.
+    """
+    if not (dist.is_available() and dist.is_initialized() and summed.requires_grad):
+        return count.clamp(min=1)
+    everywhere = count.detach().clone()
+    dist.all_reduce(everywhere)
+    return everywhere.clamp(min=1) / dist.get_world_size()

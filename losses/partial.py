@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixseg.losses._common import prepare_logits, voxel_map
+from mixseg.losses._common import divisor, prepare_logits, voxel_map
 
 Normalization = Literal["labeled", "all"]
 
@@ -39,7 +39,8 @@ def partial_cross_entropy(
         logits: (B, C, *spatial), floating point, C >= 2.
         label: (B, 1, *spatial) or (B, *spatial), integer or float dtype holding 0..C-1, or C where
             unlabelled. Other values are refused when data are loaded and not checked here.
-        normalization: "labeled" divides by the number of labelled voxels in the batch. "all"
+        normalization: "labeled" divides by the number of labelled voxels in the batch (under DDP
+            in the batches of all processes, by their mean). "all"
             divides by the number of all voxels in the batch, which is the papers' sum normalised by
             the number of images, up to the constant image size; a sparse scribble then weighs less
             than a full mask.
@@ -71,7 +72,7 @@ def partial_cross_entropy(
     )
     if normalization == "all":
         return total / max(target.numel(), 1)
-    return total / (target != num_classes).sum().clamp(min=1)
+    return total / divisor((target != num_classes).sum(), total)
 
 
 class PartialCrossEntropyLoss(nn.Module):
