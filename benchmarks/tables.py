@@ -95,9 +95,9 @@ def mean_sd(values: list[float], digits: int) -> str:
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def branch_cell(results: list[dict[str, Any]], branch: str) -> str:
+def branch_cell(results: list[dict[str, Any]], branch: str, split: str = "test") -> str:
     """Dice in % / HD95 in voxels of a branch, over the seeds."""
-    scores = [result["test"]["scores"].get(branch) for result in results]
+    scores = [result[split]["scores"].get(branch) for result in results]
     if not scores or None in scores:
         return ""
     cells = []
@@ -116,12 +116,15 @@ def experiment_block(name: str, page: Path) -> str:
     experiment = yaml.safe_load(
         (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     )
-    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))[experiment["published"]]
-    lines = [
-        "| Row | Method | Labels | Seeds | Teacher | Student "
-        f"| *{published['title']}:* teacher | student |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
-    ]
+    # A study compares its own rows: by validation, with the test split beside it.
+    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")).get(experiment["published"])
+    splits = ("test",) if published else ("validation", "test")
+    heads = ["Row", "Method", "Labels", "Seeds"]
+    if published:
+        heads += ["Teacher", "Student", f"*{published['title']}:* teacher", "student"]
+    else:
+        heads += [f"{split.capitalize()}: teacher | student" for split in splits]
+    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---:|---:|---:|---:|---:|"]
     hardware: set[str] = set()
     for row, own in experiment["rows"].items():
         knobs = {**experiment.get("common", {}), **own}
@@ -135,18 +138,14 @@ def experiment_block(name: str, page: Path) -> str:
                 hardware.add(machine["gpu"] or machine["cpu"])
                 results.append(result)
         method = method_of(knobs)
-        if results:
-            cells = [str(len(results))]
-            cells += [branch_cell(results, branch) for branch in ("teacher", "student")]
-        else:
-            cells = ["0", NOT_RUN, ""]
-        cells = [
-            f"`{row}`",
-            method,
-            labels_of(knobs),
-            *cells,
-            *published_of(published["methods"], method, knobs),
-        ]
+        cells = [f"`{row}`", method, labels_of(knobs), str(len(results))]
+        for split in splits:
+            names = ("teacher", "student")
+            cells += (
+                [branch_cell(results, name, split) for name in names] if results else [NOT_RUN, ""]
+            )
+        if published:
+            cells += published_of(published["methods"], method, knobs)
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
