@@ -117,7 +117,9 @@ def experiment_block(name: str, page: Path) -> str:
         (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     )
     # A study compares its own rows: by validation, with the test split beside it.
-    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")).get(experiment["published"])
+    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")).get(
+        experiment.get("published")
+    )
     splits = ("test",) if published else ("validation", "test")
     heads = ["Row", "Method", "Labels", "Seeds"]
     if published:

@@ -159,6 +159,7 @@ def tables(tmp_path: Path) -> ModuleType:
     (folder / "toy.yaml").write_text(
         yaml.safe_dump(
             {
+                "published": "acdc",
                 "seeds": [0, 1, 2],
                 "common": {"num_full": 3},
                 "rows": {
@@ -182,7 +183,8 @@ def write_result(root: Path, row: str, seed: int, dice: float, hd95: float, lr: 
         "configuration": {"num_full": 3, "lr": lr},
         "hardware": {"cpu": "a processor", "gpu": None},
     }
-    path.write_text(json.dumps({"test": test}))
+    validation = {"scores": {"teacher": scores}}
+    path.write_text(json.dumps({"test": test, "validation": validation}))
 
 
 def test_tables_give_mean_and_spread_over_seeds(tables: ModuleType, tmp_path: Path) -> None:
@@ -200,6 +202,19 @@ def test_tables_give_mean_and_spread_over_seeds(tables: ModuleType, tmp_path: Pa
         "| 85.0 ± 7.1 / 3.0 ± 1.4 | 78.38 / 46.73 | 86.94 / 8.84 |",
     ]
     assert "machine: a processor." in text
+
+
+def test_a_study_compares_its_rows_by_validation(tables: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks" / "experiments" / "toy.yaml"
+    path.write_text(path.read_text().replace("published: acdc\n", ""))
+    write_result(tmp_path, "best", 1, 0.8, 2.0, lr=0.5)
+    lines = tables.render(tmp_path / "README.md").splitlines()
+    assert lines[2:6] == [
+        "| Row | Method | Labels | Seeds | Validation: teacher | student | Test: teacher | student |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+        "| `low` | Lower bound | 3 full | 0 | not run |  | not run |  |",
+        "| `best` | KL+Ent | 3 full, 15 eroded | 1 | 80.0 / 2.0 |  | 80.0 / 2.0 | 80.0 / 2.0 |",
+    ]
 
 
 def test_tables_refuse_results_of_other_settings(tables: ModuleType, tmp_path: Path) -> None:
@@ -230,6 +245,8 @@ def test_method_names_follow_the_weights(tables: ModuleType) -> None:
     }
     for name, knobs in cases.items():
         assert tables.method_of({**common, **knobs}) == name
-    assert tables.journal_of("Upper bound", {"num_full": 18}) == ("87.17 / 5.34", "")
-    assert tables.journal_of("KL", {"num_full": 3, "weak_label": "drawn"}) == ("", "")
-    assert tables.journal_of("KL", {"num_full": 4}) == ("", "")
+    methods = {"KL": {3: ("1 / 2", "3 / 4")}, "Upper bound": {3: ("5 / 6", "")}}
+    assert tables.published_of(methods, "Upper bound", {"num_full": 18}) == ("5 / 6", "")
+    assert tables.published_of(methods, "KL", {"num_full": 3}) == ("1 / 2", "3 / 4")
+    assert tables.published_of(methods, "KL", {"num_full": 3, "weak_label": "drawn"}) == ("", "")
+    assert tables.published_of(methods, "KL", {"num_full": 4}) == ("", "")
