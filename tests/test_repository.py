@@ -210,7 +210,8 @@ def test_a_study_compares_its_rows_by_validation(tables: ModuleType, tmp_path: P
     write_result(tmp_path, "best", 1, 0.8, 2.0, lr=0.5)
     lines = tables.render(tmp_path / "README.md").splitlines()
     assert lines[2:6] == [
-        "| Row | Method | Labels | Seeds | Validation: teacher | student | Test: teacher | student |",
+        "| Row | Method | Labels | Seeds "
+        "| Validation: teacher | student | Test: teacher | student |",
         "|---|---|---|---:|---:|---:|---:|---:|",
         "| `low` | Lower bound | 3 full | 0 | not run |  | not run |  |",
         "| `best` | KL+Ent | 3 full, 15 eroded | 1 | 80.0 / 2.0 |  | 80.0 / 2.0 | 80.0 / 2.0 |",
