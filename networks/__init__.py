@@ -1,6 +1,19 @@
 """Networks with a shared encoder and one decoder a supervision kind."""
 
+from mixseg.networks.base import DualBranchNetwork
 from mixseg.networks.branches import BRANCHES, check_branch, ensemble_logits
+from mixseg.networks.dual_branch_dynunet import DualBranchDynUNet
 from mixseg.networks.dual_branch_unet import DualBranchUNet
+from mixseg.networks.dual_branch_vnet import DualBranchVNet
+from mixseg.networks.exported import ExportedNetwork
 
-__all__ = ["BRANCHES", "DualBranchUNet", "check_branch", "ensemble_logits"]
+__all__ = [
+    "BRANCHES",
+    "DualBranchDynUNet",
+    "DualBranchNetwork",
+    "DualBranchUNet",
+    "DualBranchVNet",
+    "ExportedNetwork",
+    "check_branch",
+    "ensemble_logits",
+]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
-from monai.networks.layers.factories import Conv, Dropout, Norm, Pool
+from monai.networks.layers.factories import Conv, Dropout, Pool
+from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
-from mixseg.networks.branches import check_branch, ensemble_logits
+from mixseg.networks.base import DualBranchNetwork, norm_name
 
 __all__ = ["DualBranchUNet"]
 
@@ -22,13 +22,12 @@ class _DoubleConv(nn.Sequential):
     def __init__(
         self, spatial_dims: int, in_channels: int, channels: int, norm: str, padding: int
     ) -> None:
-        conv, norm_layer = Conv[Conv.CONV, spatial_dims], Norm[norm, spatial_dims]
+        conv = Conv[Conv.CONV, spatial_dims]
         layers: list[nn.Module] = []
         for c_in in (in_channels, channels):
             layers += [
                 conv(c_in, channels, kernel_size=3, padding=padding),
-                # MONAI's default instance norm has no scale and shift, batch norm has them.
-                norm_layer(channels, affine=True),
+                get_norm_layer(norm_name(norm, (channels,)), spatial_dims, channels),
                 nn.ReLU(inplace=True),
             ]
         super().__init__(*layers)
@@ -108,7 +107,7 @@ class _Decoder(nn.Module):
         return self.head(x)
 
 
-class DualBranchUNet(nn.Module):
+class DualBranchUNet(DualBranchNetwork):
     """U-Net with a shared encoder and centre and two decoders, teacher and student.
 
     The network of ConfKD (Dolz et al., IPMI 2021; Liu et al., 2021, §3.1 and Fig. 1): the
@@ -155,32 +154,18 @@ class DualBranchUNet(nn.Module):
         branches: int = 2,
         branch: str = "both",
     ) -> None:
-        super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
-        if in_channels < 1:
-            raise ValueError(f"in_channels must be at least 1, got {in_channels}")
-        if out_channels < 2:
-            raise ValueError(
-                f"out_channels must be at least 2 (background included), got {out_channels}"
-            )
-        if len(features) < 2 or min(features) < 1:
-            raise ValueError(f"features needs two positive entries or more, got {tuple(features)}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        if norm not in ("batch", "instance"):
-            raise ValueError(f"norm must be 'batch' or 'instance', got {norm!r}")
-        if branches not in (1, 2):
-            raise ValueError(f"branches must be 1 or 2, got {branches}")
-        if branches == 1 and branch == "both":
-            branch = "teacher"
-        self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.features = tuple(features)
+        super().__init__(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            features=features,
+            dropout=dropout,
+            norm=norm,
+            norms=("batch", "instance"),
+            branches=branches,
+            branch=branch,
+        )
         self.padded = padded
-        self.branches = branches
-        self.branch = self._checked(branch)
         self.encoder = _Encoder(spatial_dims, in_channels, features, norm, dropout, padded)
         self.teacher = _Decoder(spatial_dims, features, out_channels, norm, padded)
         if branches == 2:
@@ -194,17 +179,6 @@ class DualBranchUNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def _checked(self, branch: str) -> str:
-        check_branch(branch)
-        if self.branches == 1 and branch != "teacher":
-            raise ValueError(f"branch {branch!r} needs branches=2; this network has only a teacher")
-        return branch
-
-    @property
-    def size_divisor(self) -> int:
-        """Every spatial side must be a multiple of this when ``padded=True``."""
-        return int(2 ** (len(self.features) - 1))
-
     @property
     def minimum_size(self) -> int:
         """The smallest spatial side that ``padded=False`` takes (188 for five levels)."""
@@ -216,51 +190,16 @@ class DualBranchUNet(nn.Module):
             size = 2 * size + 4
         return size
 
-    def _check_input(self, image: Tensor) -> None:
-        shape = tuple(image.shape)
-        if image.ndim != self.spatial_dims + 2 or shape[1] != self.in_channels:
-            axes = "H, W" if self.spatial_dims == 2 else "H, W, D"
-            raise ValueError(
-                f"expected an image of shape (B, {self.in_channels}, {axes}), got {shape}"
-            )
-        sides = shape[2:]
-        if self.padded and any(side % self.size_divisor for side in sides):
-            raise ValueError(
-                f"every side must be a multiple of {self.size_divisor}, got {sides}; "
-                "pad or resize the image (monai.transforms.DivisiblePad)"
-            )
-        if not self.padded and min(sides) < self.minimum_size:
+    def _check_sides(self, batch: int, sides: tuple[int, ...]) -> None:
+        if self.padded:
+            super()._check_sides(batch, sides)
+        elif min(sides) < self.minimum_size:
             raise ValueError(
                 f"every side must be at least {self.minimum_size} with padded=False, got {sides}"
             )
 
-    def forward(self, image: Tensor, branch: str | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits of one branch, or of both.
-
-        Args:
-            image: (B, in_channels, H, W[, D]), float.
-            branch: ``"both"`` returns ``(teacher, student)``; ``"teacher"`` and ``"student"``
-                run one decoder only; ``"ensemble"`` returns the logarithm of the mean of the
-                two softmax outputs (its softmax is that mean). None takes the constructor's.
-
-        Returns:
-            Logits (B, C, H, W[, D]), or a pair of them.
-        """
-        branch = self.branch if branch is None else self._checked(branch)
-        # Sizes are Python ints only in eager mode; tracing would turn the checks into warnings.
-        if not torch.jit.is_tracing():
-            self._check_input(image)
-        x, skips = self.encoder(image)
-        if branch == "teacher":
-            return self._decode(self.teacher, x, skips, image)
-        if branch == "student":
-            return self._decode(self.student, x, skips, image)
-        teacher = self._decode(self.teacher, x, skips, image)
-        student = self._decode(self.student, x, skips, image)
-        return (teacher, student) if branch == "both" else ensemble_logits(teacher, student)
-
     def _decode(self, decoder: nn.Module, x: Tensor, skips: list[Tensor], image: Tensor) -> Tensor:
-        logits = cast(Tensor, decoder(x, skips))
+        logits = super()._decode(decoder, x, skips, image)
         if not self.padded:
             mode = "bilinear" if self.spatial_dims == 2 else "trilinear"
             logits = F.interpolate(logits, size=image.shape[2:], mode=mode, align_corners=False)
