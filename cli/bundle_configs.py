@@ -34,8 +34,8 @@ FILES = (
 
 # Ids that MONAI's workflows look up by themselves.
 _WORKFLOW_IDS = frozenset({"imports", "initialize", "run", "finalize"})
-# What train.yaml and inference.yaml may each say in their own way.
-_OWN_WORDS = _WORKFLOW_IDS | {"handlers"}
+# What train.yaml and inference.yaml may each say in their own way (network_def is compared).
+_OWN_WORDS = _WORKFLOW_IDS | {"handlers", "network"}
 # Transforms that leave the image itself as it is.
 _NEUTRAL = ("CopyItemsd",)
 # metadata.json's names of the packages that have keys of their own.

@@ -54,7 +54,7 @@ class MixedSupervisionTrainer(Trainer):
         accumulation_steps: batches whose gradients are averaged into one step.
         ema_decay: decay of an exponential moving average of the weights, which validation and
             the exported model then use; 0 for none.
-        channels_last: keep 2D networks and images in channels-last memory, faster on CPU and CUDA.
+        channels_last: keep networks and images in channels-last memory, faster on CPU and CUDA.
         train_handlers: Ignite handlers.
 
     Raises:
@@ -101,8 +101,9 @@ class MixedSupervisionTrainer(Trainer):
         self.clip_grad_norm = clip_grad_norm
         self.accumulation_steps = accumulation_steps
         self.memory_format = torch.contiguous_format
-        if channels_last and next(network.parameters()).ndim == 4:
-            self.memory_format = torch.channels_last
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        if channels_last and (rank := next(network.parameters()).ndim) in formats:
+            self.memory_format = formats[rank]
             network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.ema: AveragedModel | None = None
         if ema_decay:
