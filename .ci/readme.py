@@ -1,6 +1,6 @@
 """Print the commands of README.md that continuous integration runs, as one shell script.
 
-    python3 .ci/readme.py main|tests|run
+    python3 .ci/readme.py main|tests|run|la
 
 A block is marked by a comment on the line before its fence: ``<!-- ci: main -->``,
 ``<!-- ci: tests -->`` or ``<!-- ci: run -->``. ``<!-- ci: run, with ARGUMENTS -->`` adds arguments

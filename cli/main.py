@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mixseg.cli.export import export
 from mixseg.cli.phantom import phantom
 from mixseg.cli.prepare import prepare_app
 from mixseg.cli.quickstart import quickstart
@@ -29,6 +30,11 @@ app.add_typer(prepare_app, name="prepare")
 app.command("phantom")(phantom)
 app.command("validate")(validate)
 app.command("verify")(verify)
+app.command(
+    "export",
+    # What is no option of its own is a knob of inference.yaml, checked by the command.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(export)
 
 
 def _print_version(wanted: bool) -> None:

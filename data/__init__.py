@@ -6,6 +6,7 @@ from mixseg.data.sampler import MixedBatchSampler, MixedDataLoader
 from mixseg.data.slices import SliceDataset
 from mixseg.data.subset import select_cases, split_cases
 from mixseg.data.validate import DatalistError, Fault, check_cases, check_datalist
+from mixseg.data.volumes import VolumeDataset
 
 __all__ = [
     "Datalist",
@@ -16,6 +17,7 @@ __all__ = [
     "MixedDataLoader",
     "NativeNiftiWriter",
     "SliceDataset",
+    "VolumeDataset",
     "check_cases",
     "check_datalist",
     "data_hash",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
@@ -13,14 +12,11 @@ from typing import Literal
 import numpy as np
 
 from mixseg.data.datalist import Datalist, DatalistError, Entry
+from mixseg.data.splits import find_nifti, listed_faults, read_split_file, split_sizes
 
 ACDC_CLASSES = ("background", "RV", "myocardium", "LV")
-#: Shares of patients for validation and test: 5 and 15 of the 100 exams (the papers' 80/5/15).
-VALIDATION_SHARE = 0.05
-TEST_SHARE = 0.15
 
 _FRAME = re.compile(r"^(?P<case>(?P<patient>patient\d+)_frame\d+)\.nii(?:\.gz)?$")
-_SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass
@@ -105,19 +101,6 @@ def deal_groups(groups: dict[str, list[str]]) -> list[str]:
     return [member for _, _, member in sorted(placed)]
 
 
-def split_sizes(count: int) -> tuple[int, int, int]:
-    """Numbers of training, validation and test patients: 80/5/15 of 100, in proportion.
-
-    Raises:
-        DatalistError: fewer than 3 patients, which cannot fill three splits.
-    """
-    if count < 3:
-        raise DatalistError(f"{count} patients cannot fill three splits; at least 3 are needed")
-    validation = max(1, round(VALIDATION_SHARE * count))
-    test = max(1, round(TEST_SHARE * count))
-    return count - validation - test, validation, test
-
-
 def _patient_folders(source: Path) -> list[Path]:
     """Folders patientXXX up to two levels below ``source``, by name."""
     found = [
@@ -141,17 +124,17 @@ def _read_official(source: Path, seed: int) -> tuple[list[Entry], list[Entry], l
             match = _FRAME.match(image.name)
             if match is None:
                 continue
-            label = _find(folder, match["case"] + "_gt")
+            label = find_nifti(folder, match["case"] + "_gt")
             if label is None:
                 faults.append(f"{image}: its mask {match['case']}_gt.nii.gz is missing")
                 continue
-            scribble = _find(folder, match["case"] + "_scribble")
+            scribble = find_nifti(folder, match["case"] + "_scribble")
             entries.append(_entry(source, match, image, label, scribble))
         below = folder.relative_to(source).parts[:-1]
         testing = any(part.lower() == "testing" for part in below)
         patients[folder.name] = _Patient(folder.name, _group(folder), entries, testing)
     if faults:
-        raise DatalistError(_listed(source, faults))
+        raise DatalistError(listed_faults(f"the ACDC folder '{source}'", faults))
 
     ungrouped = [patient.name for patient in patients.values() if not patient.group]
     if ungrouped:
@@ -185,14 +168,7 @@ def _read_official(source: Path, seed: int) -> tuple[list[Entry], list[Entry], l
 
 def _read_folders(source: Path) -> tuple[list[Entry], list[Entry], list[Entry]]:
     split_file = source / "split.json"
-    try:
-        splits = json.loads(split_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatalistError(f"{split_file} cannot be read: {error}") from error
-    if not isinstance(splits, dict) or not all(
-        isinstance(splits.get(key), list) for key in ("train", "val", "test")
-    ):
-        raise DatalistError(f"{split_file} needs the lists 'train', 'val' and 'test'")
+    splits = read_split_file(split_file)
 
     frames: dict[str, list[re.Match[str]]] = {}
     for image in sorted((source / "image").iterdir()):
@@ -208,19 +184,19 @@ def _read_folders(source: Path) -> tuple[list[Entry], list[Entry], list[Entry]]:
             if patient not in frames:
                 faults.append(f"{split_file}: '{patient}' of '{key}' has no file in image/")
             for match in frames.get(patient, []):
-                label = _find(source / "label", match["case"])
+                label = find_nifti(source / "label", match["case"])
                 if label is None:
                     faults.append(
                         f"{source / 'image' / match.string}: its mask label/{match.string} "
                         "is missing"
                     )
                     continue
-                scribble = _find(source / "scribble", match["case"])
+                scribble = find_nifti(source / "scribble", match["case"])
                 image = source / "image" / match.string
                 entries.append(_entry(source, match, image, label, scribble))
         result.append(entries)
     if faults:
-        raise DatalistError(_listed(source, faults))
+        raise DatalistError(listed_faults(f"the ACDC folder '{source}'", faults))
     unused = sorted(set(frames) - {p for key in ("train", "val", "test") for p in splits[key]})
     if unused:
         warnings.warn(
@@ -244,11 +220,6 @@ def _entry(
     )
 
 
-def _find(folder: Path, stem: str) -> Path | None:
-    """``folder/stem`` with either NIfTI suffix, or None."""
-    return next((p for s in _SUFFIXES if (p := folder / (stem + s)).is_file()), None)
-
-
 def _group(folder: Path) -> str:
     """The patient's pathology group from Info.cfg, or an empty string."""
     info = folder / "Info.cfg"
@@ -258,9 +229,3 @@ def _group(folder: Path) -> str:
         if key.strip() == "Group" and value.strip():
             return value.strip()
     return ""
-
-
-def _listed(source: Path, faults: list[str]) -> str:
-    return f"{len(faults)} faults in the ACDC folder '{source}':\n" + "\n".join(
-        f"  {fault}" for fault in faults
-    )

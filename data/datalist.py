@@ -264,8 +264,8 @@ def find_datalist(
     """The datalist of a dataset folder.
 
     An explicit ``datalist`` is loaded. Otherwise ``<dataset_dir>/datalist.json`` is; otherwise,
-    where the folder has one of the ACDC layouts (see :func:`mixseg.data.acdc.prepare_acdc`), the
-    datalist is built in memory.
+    where the folder has one of the ACDC layouts (:func:`mixseg.data.acdc.prepare_acdc`) or holds
+    cropped left-atrium scans (:func:`mixseg.data.la.prepare_la`), the datalist is built in memory.
 
     Args:
         dataset_dir: folder that relative paths start from.
@@ -277,8 +277,9 @@ def find_datalist(
     Raises:
         DatalistError: nothing usable; names the folder and the commands that make a datalist.
     """
-    # Imported here: acdc builds on this module.
+    # Imported here: both build on this module.
     from mixseg.data.acdc import acdc_layout, prepare_acdc
+    from mixseg.data.la import la_layout, prepare_la
 
     folder = Path(dataset_dir)
     if datalist:
@@ -292,10 +293,14 @@ def find_datalist(
         return Datalist.load(folder / DATALIST_NAME)
     if acdc_layout(folder) is not None:
         return prepare_acdc(folder)
+    if la_layout(folder) == "folders":
+        return prepare_la(folder)
     raise DatalistError(
         f"no {DATALIST_NAME} in '{folder}', and the folder has no layout that is known here.\n"
         f"For ACDC, as downloaded:   mixseg prepare acdc <folder with patientXXX> "
         f"--output {folder / DATALIST_NAME}\n"
+        f"For the left atrium, as downloaded:   mixseg prepare la <folder with <id>/lgemri.nrrd> "
+        f"{folder}\n"
         f"For a synthetic data set:  mixseg phantom {folder}\n"
         "For other data, write a datalist (docs/data.md) and check it with: "
         "mixseg validate <datalist.json>"

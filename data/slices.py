@@ -12,6 +12,14 @@ from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mixseg.data.cases import (
+    case_id_of,
+    check_finite,
+    plain_tensor,
+    supervision_kind,
+    unlabeled_map,
+)
+
 __all__ = ["SliceDataset"]
 
 
@@ -70,10 +78,9 @@ class SliceDataset(Dataset):
         maps: dict[str, list[Tensor]] = {key: [] for key in label_keys}
         for i in range(len(volumes)):
             item = volumes[i]
-            case_id = str(item.get("case_id", self.data[i].get("image", i)))
+            case_id = case_id_of(item, self.data[i], i)
             image = _slices_first(item["image"]).to(torch.float32)
-            if not torch.isfinite(image).all():
-                raise ValueError(f"{case_id}: the image holds NaN or infinite values")
+            check_finite(image, case_id)
             if images and image.shape[1:] != images[0].shape[1:]:
                 raise ValueError(
                     f"{case_id}: slices of {tuple(image.shape[1:])} (channels, H, W) among slices "
@@ -82,7 +89,7 @@ class SliceDataset(Dataset):
             images.append(image)
             for key in label_keys:
                 maps[key].append(self._label(item, key, image))
-            kind = item.get("supervision") or self._kind(item, maps[label_keys[0]][-1])
+            kind = supervision_kind(item, maps[label_keys[0]][-1], num_classes)
             self.supervision += [kind] * len(image)
             self.case_ids += [case_id] * len(image)
             self.slice_indices += range(len(image))
@@ -92,13 +99,7 @@ class SliceDataset(Dataset):
     def _label(self, item: Mapping[str, Any], key: str, image: Tensor) -> Tensor:
         if key in item:
             return _slices_first(item[key]).to(torch.uint8)
-        shape = (image.shape[0], 1, *image.shape[2:])
-        return torch.full(shape, self.num_classes, dtype=torch.uint8)
-
-    def _kind(self, item: Mapping[str, Any], label: Tensor) -> str:
-        if "label" not in item:
-            return "none"
-        return "partial" if bool((label == self.num_classes).any()) else "full"
+        return unlabeled_map((image.shape[0], 1, *image.shape[2:]), self.num_classes)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the random states of an epoch's transforms."""
@@ -135,4 +136,4 @@ class SliceDataset(Dataset):
 
 def _slices_first(volume: Any) -> Tensor:
     """(channels, H, W, D) → contiguous plain tensor (D, channels, H, W)."""
-    return torch.as_tensor(volume).as_subclass(Tensor).movedim(-1, 0).contiguous()
+    return plain_tensor(volume).movedim(-1, 0).contiguous()
