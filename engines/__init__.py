@@ -1,6 +1,7 @@
-"""Engines: training on mixed batches, evaluation of every branch."""
+"""Engines: training on mixed batches, evaluation of every branch, inference on volumes."""
 
 from mixseg.engines.evaluator import MixedSupervisionEvaluator
+from mixseg.engines.inferers import VolumeInferer
 from mixseg.engines.step import ForwardStep
 from mixseg.engines.trainer import MixedSupervisionTrainer, NonFiniteLossError
 
@@ -9,4 +10,5 @@ __all__ = [
     "MixedSupervisionEvaluator",
     "MixedSupervisionTrainer",
     "NonFiniteLossError",
+    "VolumeInferer",
 ]

@@ -1,4 +1,8 @@
-"""Canvas, colours and plot style that all figures share."""
+"""Canvas, colours and plot style that all figures share.
+
+Drawn through Matplotlib's objects on the Agg canvas: no window, no pyplot state. Colours are Okabe
+and Ito's, which colour-blind readers can tell apart; a branch has the same one in every figure.
+"""
 
 from __future__ import annotations
 

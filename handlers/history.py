@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +16,37 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mixseg.handlers.figures import plot_cases, plot_curves
+from mixseg.handlers.case_figures import CasePanel, plot_cases
+from mixseg.handlers.figures import plot_curves
 from mixseg.handlers.scoring import CaseScorer
 from mixseg.metrics import write_bytes_atomic
 
 __all__ = ["History"]
 
+logger = logging.getLogger(__name__)
+
 
 class History:
     """Keep the mean of every loss term an epoch, and what the validator found.
 
-    Writes ``history.csv`` after each epoch, ``curves.png`` and ``cases.png`` after each
-    validation, and TensorBoard events below ``tensorboard/``. Takes part in checkpoints, so the
-    curves of a resumed run have no gap. Attach it after the validator.
+    Writes ``history.csv`` and TensorBoard events below ``tensorboard/`` after each epoch.
+    ``curves.png`` and ``cases.png`` show the last validation: drawn after the first one, then when
+    the last drawing is ``picture_seconds`` old, and always when training ends, also early, by an
+    interrupt or by an error. Takes part in checkpoints, so the curves of a resumed run have no
+    gap. Attach it after the validator and, as Ignite gives an error to the first handler that
+    raises it again alone, before any other handler of errors.
 
     Args:
         output_dir: folder of the run.
         evaluator: the validator, None to record losses only.
         scorer: the validator's scorer, for the pictures.
         tensorboard: write events.
+        picture_seconds: least time between two drawings, which can take longer than a validation
+            of a small run; 0 draws after every validation.
+        clock: seconds on any scale that only goes forward.
+
+    Raises:
+        ValueError: when the time is negative.
     """
 
     def __init__(
@@ -41,12 +56,20 @@ class History:
         scorer: CaseScorer | None = None,
         *,
         tensorboard: bool = True,
+        picture_seconds: float = 120.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if picture_seconds < 0:
+            raise ValueError(f"picture_seconds must not be negative, got {picture_seconds}")
         self.output_dir = Path(output_dir)
         self.evaluator = evaluator
         self.scorer = scorer
         self.rows: list[dict[str, float]] = []
         self.tensorboard = tensorboard
+        self.picture_seconds = picture_seconds
+        self.clock = clock
+        self._drawn: float | None = None
+        self._pending: Sequence[CasePanel] | None = None
         self._writer: SummaryWriter | None = None
         self._sums: dict[str, Tensor] = {}
         self._lr = 0.0
@@ -60,6 +83,8 @@ class History:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
         engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.INTERRUPT, self._draw)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._raise)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -109,12 +134,29 @@ class History:
                     self._writer.add_scalar(f"{group}/{name}", value, int(row["iteration"]))
             self._writer.flush()
         if validated:
-            plot_curves(self.rows, self.output_dir / "curves.png")
-            if self.scorer is not None and self.scorer.panels:
-                plot_cases(
-                    self.scorer.panels, self.output_dir / "cases.png", self.scorer.class_names
-                )
+            # The scorer starts a new list, so these stay whole whatever the next validation does.
+            self._pending = [] if self.scorer is None else self.scorer.panels
+            if self._drawn is None or self.clock() - self._drawn >= self.picture_seconds:
+                self._draw()
+
+    def _draw(self) -> None:
+        """Draw the last validation, unless it is drawn already."""
+        if self._pending is None:
+            return
+        plot_curves(self.rows, self.output_dir / "curves.png")
+        if self.scorer is not None and self._pending:
+            plot_cases(self._pending, self.output_dir / "cases.png", self.scorer.class_names)
+        self._pending = None
+        self._drawn = self.clock()
+
+    def _raise(self, error: BaseException) -> None:
+        try:
+            self._draw()
+        except Exception as problem:
+            logger.warning("curves.png and cases.png are not up to date: %s", problem)
+        raise error
 
     def _close(self) -> None:
+        self._draw()
         if self._writer is not None:
             self._writer.close()

@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from rich.console import Console
 
-from mixseg.handlers.figures import plot_cases
+from mixseg.handlers.case_figures import plot_cases
 from mixseg.handlers.scoring import CaseScorer
+from mixseg.handlers.surfaces import INSTALL_SURFACES, SurfaceCollector, pyvista_is_installed
 from mixseg.metrics import score_table, write_metrics_csv, write_summary
 
 __all__ = ["EvaluationReport"]
 
 
 class EvaluationReport:
-    """Write ``metrics.csv``, ``summary.json`` and ``cases.png`` and print the table.
+    """Write ``metrics.csv``, ``summary.json`` and the pictures, and print the table.
 
-    Attach it after the scorer.
+    The pictures are ``cases.png`` and, of volumes, ``surfaces.png``: the predicted surfaces of the
+    same cases, coloured by their distance to the reference. A rendering that fails is logged and
+    leaves ``surfaces.png`` out. Attach it after the scorer.
 
     Args:
         output_dir: folder of the run.
@@ -29,6 +32,12 @@ class EvaluationReport:
         configuration: what ``summary.json`` records of the run: knobs by name.
         seed: of the run.
         data_hash: of the datalist, see :func:`mixseg.data.data_hash`.
+        surfaces: render ``surfaces.png``; None does where PyVista is installed.
+
+    Raises:
+        ImportError: when the surfaces are asked for and PyVista is not installed.
+        ValueError: when it is attached in one of more processes than there are cases, which would
+            wait for each other's scores without end.
     """
 
     def __init__(
@@ -39,17 +48,30 @@ class EvaluationReport:
         configuration: Mapping[str, Any],
         seed: int,
         data_hash: str,
+        surfaces: bool | None = None,
     ) -> None:
+        if surfaces and not pyvista_is_installed():
+            raise ImportError(f"surfaces.png needs PyVista: {INSTALL_SURFACES}")
         self.output_dir = Path(output_dir)
         self.scorer = scorer
         self.configuration = dict(configuration)
         self.seed = seed
         self.data_hash = data_hash
+        self.surfaces = None if surfaces is False else SurfaceCollector(scorer)
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Any) -> None:
         """Report when the evaluator is done; rank 0 only."""
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
-            return
+        if torch.distributed.is_initialized():
+            processes = torch.distributed.get_world_size()
+            if not len(engine.data_loader):
+                raise ValueError(
+                    f"there are fewer cases to score than the {processes} processes: start at "
+                    "most one for each case (--nproc_per_node)"
+                )
+            if torch.distributed.get_rank() != 0:
+                return
+        if self.surfaces is not None:
+            self.surfaces.attach(engine)
         engine.add_event_handler(Events.COMPLETED, self._report)
 
     def _report(self) -> None:
@@ -63,6 +85,8 @@ class EvaluationReport:
             data_hash=self.data_hash,
         )
         plot_cases(self.scorer.panels, self.output_dir / "cases.png", self.scorer.class_names)
+        if self.surfaces is not None:
+            self.surfaces.render(self.output_dir / "surfaces.png")
         table, console = score_table(rows), Console()
         # In a log file or a narrow window rich would squeeze the columns until nothing is left.
         unbounded = console.options.update(max_width=1000)

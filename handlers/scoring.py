@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.transforms import KeepLargestConnectedComponent
 
-from mixseg.handlers.figures import CasePanel, select_slice
+from mixseg.handlers.case_figures import CasePanel
+from mixseg.handlers.planes import select_slice, standard_planes
 from mixseg.metrics import CaseScore, dice_coefficient, score_case
 
 __all__ = ["CaseScorer", "spacing_mm"]
@@ -50,12 +52,33 @@ class CaseScorer:
         panels: cases to keep pictures of, spread over the list.
         distances: score surface distances too. Selection while training needs Dice alone, and
             the surfaces of an untrained network's predictions are large.
+        planes: ``"last"`` pictures the slice along the last array axis that shows most of the
+            object; ``"all"`` such an axial, a coronal and a sagittal slice of a 3D volume, turned
+            by its affine as radiologists look at them and labelled with anatomical letters.
+        largest_component: keep only the largest connected component of each predicted class, as
+            the inference of a bundle may.
+
+    Raises:
+        ValueError: on other planes.
     """
 
-    def __init__(self, class_names: Sequence[str], panels: int = 4, distances: bool = True) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        panels: int = 4,
+        distances: bool = True,
+        *,
+        planes: str = "last",
+        largest_component: bool = False,
+    ) -> None:
+        if planes not in ("last", "all"):
+            raise ValueError(f"planes must be 'last' or 'all', got {planes!r}")
         self.class_names = list(class_names)
         self.max_panels = panels
         self.distances = distances
+        self.planes = planes
+        classes = list(range(1, len(self.class_names)))
+        self._filter = KeepLargestConnectedComponent(classes) if largest_component else None
         self.rows: list[CaseScore] = []
         self._dice: dict[str, list[float]] = {}
         self.panels: list[CasePanel] = []
@@ -74,27 +97,34 @@ class CaseScorer:
 
     def _score(self, engine: Any) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            probabilities = {
-                name: torch.as_tensor(output[name]).numpy()
-                for name in ("teacher", "student")
-                if name in output
-            }
-            if len(probabilities) == 2:
-                mean = 0.5 * (probabilities["teacher"] + probabilities["student"])
-                probabilities["ensemble"] = mean
             reference = torch.as_tensor(batch["label"])[0].numpy()
             case_id = str(batch["case_id"])
-            predictions = {name: p.argmax(axis=0) for name, p in probabilities.items()}
+            predictions = self.predictions(output)
             scores = {}
             for name, prediction in predictions.items():
                 dice = self._score_branch(case_id, name, prediction, reference, batch["label"].meta)
                 self._dice.setdefault(name, []).extend(dice)
                 scores[name] = float(np.mean(dice))
-            if engine.state.iteration - 1 in self._pictured:
-                native = torch.as_tensor(batch["native"])[0].numpy()
-                self.panels.append(
-                    self._panel(case_id, native, reference, probabilities, predictions, scores)
-                )
+            if self.is_pictured(engine):
+                self.panels += self._panels(batch, output, predictions, scores)
+
+    def is_pictured(self, engine: Any) -> bool:
+        """Whether the case that the evaluator is at is one of those to keep pictures of."""
+        return engine.state.iteration - 1 in self._pictured
+
+    def predictions(self, output: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Label map (*spatial) of every branch in an evaluator's output, and of the ensemble."""
+        names = [name for name in ("teacher", "student") if name in output]
+        probabilities = {name: torch.as_tensor(output[name]) for name in names}
+        if len(names) == 2:
+            probabilities["ensemble"] = probabilities["teacher"] + probabilities["student"]
+        labels = {name: p.argmax(dim=0) for name, p in probabilities.items()}
+        if self._filter is not None:
+            labels = {
+                name: torch.as_tensor(self._filter(label[None]))[0]
+                for name, label in labels.items()
+            }
+        return {name: label.numpy() for name, label in labels.items()}
 
     def _score_branch(
         self,
@@ -124,33 +154,47 @@ class CaseScorer:
         self.rows += rows
         return [row.dice for row in rows]
 
-    def _panel(
+    def _panels(
         self,
-        case_id: str,
-        image: np.ndarray,
-        reference: np.ndarray,
-        probabilities: dict[str, np.ndarray],
+        batch: Mapping[str, Any],
+        output: Mapping[str, Any],
         predictions: dict[str, np.ndarray],
         scores: dict[str, float],
-    ) -> CasePanel:
-        where = select_slice(reference, unlabeled=len(self.class_names))
-        entropy = None
-        if "student" in probabilities:
-            p = np.clip(probabilities["student"][..., where], 1e-12, 1.0)
-            # The restored probabilities fade to zero at the edge of a crop and are zero outside.
-            total = p.sum(axis=0)
-            p = p / total
-            entropy = np.where(total > 0.5, -(p * np.log(p)).sum(axis=0), 0.0)
-        cut = {name: prediction[..., where] for name, prediction in predictions.items()}
-        return CasePanel(
-            case_id=case_id,
-            image=image[..., where],
-            reference=reference[..., where],
-            teacher=cut.get("teacher"),
-            student=cut.get("student"),
-            entropy=entropy,
-            scores=scores,
-        )
+    ) -> list[CasePanel]:
+        """Cuts of the case, copied so that no volume is kept for them."""
+        image, reference = (torch.as_tensor(batch[k])[0].numpy() for k in ("native", "label"))
+        unlabeled = len(self.class_names)
+        shown = predictions.get("student", predictions.get("teacher"))
+        case_id = str(batch["case_id"])
+
+        def panel(cut: Callable[[np.ndarray], np.ndarray], **options: Any) -> CasePanel:
+            entropy = None
+            if "student" in output:
+                entropy = _entropy(cut(torch.as_tensor(output["student"]).numpy()))
+            teacher, student = (
+                cut(predictions[name]) if name in predictions else None
+                for name in ("teacher", "student")
+            )
+            return CasePanel(
+                case_id, cut(image), cut(reference), teacher, student, entropy, **options
+            )
+
+        if self.planes == "last":
+            where = select_slice(reference, shown, unlabeled=unlabeled)
+            return [panel(lambda volume: volume[..., where].copy(), scores=scores)]
+        affine = torch.as_tensor(batch["label"].meta["affine"]).numpy()
+        return [
+            panel(
+                plane.cut,
+                scores={} if index else scores,
+                spacing=plane.spacing,
+                view=f"{plane.name}\nslice {plane.index + 1} of {plane.size}",
+                edges=plane.edges,
+            )
+            for index, plane in enumerate(
+                standard_planes(affine, reference, shown, unlabeled=unlabeled)
+            )
+        ]
 
     def _finish(self, engine: Any) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -167,3 +211,12 @@ class CaseScorer:
         for name in dict.fromkeys(row.branch for row in self.rows):
             hd95 = [row.hd95_vox for row in self.rows if row.branch == name]
             engine.state.metrics[f"val_hd95_{name}"] = float(np.mean(hd95))
+
+
+def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Shannon entropy in nats over axis 0."""
+    p = np.clip(probabilities, 1e-12, 1.0)
+    # The restored probabilities fade to zero at the edge of a crop and are zero outside.
+    total = p.sum(axis=0)
+    p = p / total
+    return np.where(total > 0.5, -(p * np.log(p)).sum(axis=0), 0.0)

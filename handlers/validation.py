@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
+from torch.utils.data import Sampler
 
-__all__ = ["Validation"]
+__all__ = ["CaseShare", "Validation"]
+
+
+class CaseShare(Sampler[int]):
+    """Every n-th case of a dataset, for one of n processes: each case in one process only.
+
+    MONAI's ``DistributedSampler(even_divisible=False)`` shares in the same way, but refuses fewer
+    cases than processes. Here such a share is empty, which :class:`Validation` knows of.
+
+    Args:
+        dataset: cases, in the order of the datalist.
+        rank: of this process; None asks ``torch.distributed``.
+        world_size: number of processes; None asks ``torch.distributed``.
+
+    Raises:
+        ValueError: when the rank is not below the number of processes, or the dataset is empty.
+    """
+
+    def __init__(
+        self, dataset: Sized, rank: int | None = None, world_size: int | None = None
+    ) -> None:
+        rank = torch.distributed.get_rank() if rank is None else rank
+        world_size = torch.distributed.get_world_size() if world_size is None else world_size
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in 0…{world_size - 1}, got {rank}")
+        if not len(dataset):
+            raise ValueError("no case to share among the processes")
+        self.indices = range(rank, len(dataset), world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
 class Validation:
@@ -19,6 +54,7 @@ class Validation:
 
     Under ``torch.distributed`` every process first takes the batch statistics of the process that
     writes the checkpoints: each has its own since the last step, and all must score one network.
+    A process without a case, see :class:`CaseShare`, scores none and gets the scores of the others.
 
     Args:
         evaluator: a :class:`mixseg.engines.MixedSupervisionEvaluator`.
@@ -44,7 +80,21 @@ class Validation:
         if state.epoch % self.interval == 0 or state.epoch == state.max_epochs:
             self.evaluator.network = engine.inference_network
             _share_buffers(engine.inference_network)
-            self.evaluator.run(state.epoch)
+            if _is_empty_share(self.evaluator):
+                # MONAI's evaluator would not start, and the others wait for this one's scores.
+                self.evaluator.state.epoch = state.epoch
+                self.evaluator.fire_event(Events.EPOCH_STARTED)
+                self.evaluator.fire_event(Events.EPOCH_COMPLETED)
+            else:
+                self.evaluator.run(state.epoch)
+
+
+def _is_empty_share(evaluator: Any) -> bool:
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and len(evaluator.data_loader) == 0
+    )
 
 
 def _share_buffers(network: nn.Module) -> None:

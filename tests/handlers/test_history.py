@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,13 +122,137 @@ def test_tensorboard_events_hold_the_rows(
     assert [e.value for e in losses] == pytest.approx([r["loss"] for r in history.rows], rel=1e-6)
 
 
-def test_curves_are_drawn_after_each_validation(
+def test_pictures_are_drawn_at_intervals_and_at_the_end(
+    make_trainer: Factory, fake_evaluator: type, tmp_path: Path, drawn: list[list[int]]
+) -> None:
+    """Validated at 0, 50, 100, 150, 200 s: drawn at 0, at 100 (a minute has passed) and at 200."""
+    evaluator = fake_evaluator([0.25] * 5)
+    seconds = [0.0]
+    history = History(
+        tmp_path, evaluator, tensorboard=False, picture_seconds=60.0, clock=lambda: seconds[0]
+    )
+    rows_on_disk = []
+
+    def next_epoch(engine: Any) -> None:
+        rows_on_disk.append(len(read(tmp_path / "history.csv")))
+        seconds[0] += 50.0
+
+    trainer = make_trainer([Validation(evaluator), history], max_epochs=5)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, next_epoch)
+    trainer.run()
+    assert drawn == [[1], [1, 2, 3], [1, 2, 3, 4, 5]]
+    assert rows_on_disk == [1, 2, 3, 4, 5]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_no_interval_draws_after_each_validation(
     make_trainer: Factory, fake_evaluator: type, tmp_path: Path, drawn: list[list[int]]
 ) -> None:
     evaluator = fake_evaluator([0.25, 0.5])
-    make_trainer([Validation(evaluator, 2), History(tmp_path, evaluator, tensorboard=False)]).run()
+    history = History(
+        tmp_path, evaluator, tensorboard=False, picture_seconds=0.0, clock=lambda: 7.0
+    )
+    make_trainer([Validation(evaluator, 2), history]).run()
     assert drawn == [[1, 2], [1, 2, 3]]
-    assert not (tmp_path / "tensorboard").exists()
+
+
+def stop_early(engine: Any) -> None:
+    engine.terminate()
+
+
+def interrupt(engine: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def fail(engine: Any) -> None:
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("end", "error"), [(stop_early, None), (interrupt, KeyboardInterrupt), (fail, RuntimeError)]
+)
+def test_every_end_draws_the_last_validation(
+    make_trainer: Factory,
+    fake_evaluator: type,
+    tmp_path: Path,
+    drawn: list[list[int]],
+    end: Callable[[Any], None],
+    error: type[BaseException] | None,
+) -> None:
+    """The clock stands still, so after the first validation only the end draws."""
+    evaluator = fake_evaluator([0.25] * 5)
+    history = History(tmp_path, evaluator, tensorboard=False, clock=lambda: 0.0)
+    trainer = make_trainer([Validation(evaluator), history], max_epochs=5)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=3), end)
+    if error is None:
+        trainer.run()
+    else:
+        with pytest.raises(error):
+            trainer.run()
+    assert drawn == [[1], [1, 2, 3]]
+
+
+def test_an_error_between_validations_keeps_the_cases_of_the_last(
+    make_trainer: Factory,
+    fake_evaluator: type,
+    tmp_path: Path,
+    drawn: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The third validation fails half-way, when the scorer's own list is incomplete."""
+    cases: list[list[str]] = []
+    monkeypatch.setattr(
+        history_module, "plot_cases", lambda panels, path, names: cases.append(list(panels))
+    )
+    scorer = SimpleNamespace(panels=[], class_names=["background", "LV"])
+
+    class Evaluator(fake_evaluator):  # type: ignore[misc]
+        def run(self, epoch: int) -> None:
+            scorer.panels = [f"case a, epoch {epoch}"]
+            if epoch == 3:
+                raise RuntimeError("out of memory")
+            scorer.panels.append(f"case b, epoch {epoch}")
+            super().run(epoch)
+
+    evaluator = Evaluator([0.25] * 3)
+    history = History(tmp_path, evaluator, scorer, tensorboard=False, clock=lambda: 0.0)
+    trainer = make_trainer([Validation(evaluator), history])
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        trainer.run()
+    assert cases == [
+        ["case a, epoch 1", "case b, epoch 1"],
+        ["case a, epoch 2", "case b, epoch 2"],
+    ]
+    assert drawn == [[1], [1, 2]]
+
+
+def test_pictures_that_fail_do_not_hide_the_error(
+    make_trainer: Factory,
+    fake_evaluator: type,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls = []
+
+    def draw(rows: Any, path: Path) -> None:
+        calls.append(path)
+        if len(calls) > 1:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(history_module, "plot_curves", draw)
+    evaluator = fake_evaluator([0.25] * 3)
+    history = History(tmp_path, evaluator, tensorboard=False, clock=lambda: 0.0)
+    trainer = make_trainer([Validation(evaluator), history])
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), fail)
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        trainer.run()
+    assert "curves.png and cases.png are not up to date: disk full" in caplog.text
+
+
+def test_negative_interval_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^picture_seconds must not be negative, got -1.0$"):
+        History(tmp_path, picture_seconds=-1.0)
 
 
 def test_curves_are_a_picture(make_trainer: Factory, fake_evaluator: type, tmp_path: Path) -> None:

@@ -1,0 +1,312 @@
+"""Inference on whole volumes: in one pass where memory allows, in blended windows elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from monai.inferers import Inferer, sliding_window_inference
+from monai.utils import BlendMode, ensure_tuple_rep, optional_import
+from torch import Tensor
+
+__all__ = ["VolumeInferer", "available_memory"]
+
+_LOG = logging.getLogger(__name__)
+
+#: Share of the free memory that a whole-volume pass may be expected to take.
+_MEMORY_SHARE = 0.5
+
+Predictor = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+class VolumeInferer(Inferer):
+    """Logits of whole scans, from one pass where memory allows, else from blended windows.
+
+    The whole-volume pass pads each axis to a multiple of ``size_divisor``, and to the window where
+    the scan is smaller, runs the network once and crops the result. It is taken when
+    ``padded voxels × bytes_per_voxel`` is within ``memory_gb``, or within half of the device's
+    free memory. The windows are those of ``monai.inferers.sliding_window_inference``: Gaussian
+    weights (σ an eighth of the window), the logits averaged with these weights.
+
+    Volumes of a batch are taken one by one, so a result does not depend on its batch. Outputs of
+    the network are blended in float32 whatever they were computed in (MONAI alone would weight
+    the bfloat16 output of an autocast region in bfloat16). Nothing is recorded for gradients.
+
+    Args:
+        roi_size: the window, one side per spatial axis of the network, e.g. (112, 112, 80); each
+            a multiple of ``size_divisor``.
+        overlap: of neighbouring windows, as a share of the window in [0, 1); one value or one
+            per axis.
+        sw_batch_size: windows per forward pass.
+        mode: weights of a window, ``"gaussian"`` or ``"constant"``.
+        whole_volume: True for one pass always, False for windows always, ``"auto"`` to choose by
+            memory. ``"auto"`` also goes on with windows, and logs it, when the GPU runs out of
+            memory during the pass.
+        memory_gb: what a whole-volume pass may take, in 10⁹ bytes; None measures what is free.
+        mirror_axes: spatial axes (0 is the first) along which the scan is mirrored as well. Every
+            combination of them is one more pass: three axes make eight passes.
+        size_divisor: every side that the network sees is a multiple of this; one value or one per
+            axis.
+        bytes_per_voxel: peak memory of the network for one voxel of the image. The default is
+            enough for float32 and 16 channels at full resolution; it grows with these channels.
+
+    Raises:
+        ValueError: on an option out of range.
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int],
+        overlap: float | Sequence[float] = 0.25,
+        sw_batch_size: int = 1,
+        mode: str = "gaussian",
+        whole_volume: bool | str = "auto",
+        memory_gb: float | None = None,
+        mirror_axes: Sequence[int] = (),
+        size_divisor: int | Sequence[int] = 16,
+        bytes_per_voxel: int = 1024,
+    ) -> None:
+        super().__init__()
+        self.roi_size = tuple(roi_size)
+        rank = len(self.roi_size)
+        self.overlap = ensure_tuple_rep(overlap, rank)
+        self.sw_batch_size = sw_batch_size
+        self.whole_volume = whole_volume
+        self.memory_gb = memory_gb
+        self.mirror_axes = tuple(mirror_axes)
+        self.size_divisor = ensure_tuple_rep(size_divisor, rank)
+        self.bytes_per_voxel = bytes_per_voxel
+        if rank not in (2, 3) or min(self.roi_size) < 1:
+            raise ValueError(f"roi_size needs two or three positive sides, got {self.roi_size}")
+        if min(self.size_divisor) < 1:
+            raise ValueError(f"size_divisor must be at least 1, got {size_divisor}")
+        if any(side % d for side, d in zip(self.roi_size, self.size_divisor, strict=True)):
+            raise ValueError(
+                f"every side of roi_size must be a multiple of {size_divisor}, got {self.roi_size}"
+            )
+        if not all(0 <= share < 1 for share in self.overlap):
+            raise ValueError(f"overlap must lie in [0, 1), got {overlap}")
+        if sw_batch_size < 1:
+            raise ValueError(f"sw_batch_size must be at least 1, got {sw_batch_size}")
+        if mode not in list(BlendMode):
+            raise ValueError(f"mode must be 'gaussian' or 'constant', got {mode!r}")
+        if not isinstance(whole_volume, bool) and whole_volume != "auto":
+            raise ValueError(f"whole_volume must be 'auto', True or False, got {whole_volume!r}")
+        if memory_gb is not None and memory_gb < 0:
+            raise ValueError(f"memory_gb must not be negative, got {memory_gb}")
+        if bytes_per_voxel < 1:
+            raise ValueError(f"bytes_per_voxel must be positive, got {bytes_per_voxel}")
+        if len(set(self.mirror_axes)) < len(self.mirror_axes) or not set(self.mirror_axes) <= set(
+            range(rank)
+        ):
+            raise ValueError(
+                f"mirror_axes must name different axes of {tuple(range(rank))}, "
+                f"got {self.mirror_axes}"
+            )
+        self.mode = BlendMode(mode)
+        self._too_large = math.inf  # voxels that a GPU had no memory for
+        self._noted = False
+
+    @torch.no_grad()
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Logits of every volume.
+
+        Args:
+            inputs: (B, channels, H, W[, D]), float; a MetaTensor hands its metadata on.
+            network: windows (n, channels, h, w[, d]) → logits (n, C, h, w[, d]), or a tuple of
+                such logits (the two branches).
+            args: passed to ``network``.
+            kwargs: passed to ``network``.
+
+        Returns:
+            Logits (B, C, H, W[, D]) or a tuple of them, float32 (float64 for float64 inputs).
+            With ``mirror_axes`` they are the logarithm of the mean of the passes' probabilities,
+            so that their softmax is that mean.
+
+        Raises:
+            ValueError: for an image of another rank, an empty one, or a network whose output has
+                another size than its input.
+            TypeError: for a network that returns neither a tensor nor a tuple of tensors.
+        """
+        rank = len(self.roi_size)
+        if inputs.ndim != rank + 2 or 0 in inputs.shape:
+            axes = "H, W, D" if rank == 3 else "H, W"
+            raise ValueError(
+                f"windows of {self.roi_size} need images of shape (B, channels, {axes}), "
+                f"got {tuple(inputs.shape)}"
+            )
+        images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        if images.dtype != torch.float64:
+            images = images.float()
+        single = False
+
+        def predict(image: Tensor) -> tuple[Tensor, ...]:
+            nonlocal single
+            output = network(image, *args, **kwargs)
+            single = isinstance(output, Tensor)
+            return _checked_logits((output,) if single else output, image)
+
+        volumes = [self._all_mirrored(image[None], predict) for image in images]
+        outputs = tuple(torch.cat(branch) for branch in zip(*volumes, strict=True))
+        if isinstance(inputs, MetaTensor):
+            outputs = tuple(MetaTensor(z).copy_meta_from(inputs, copy_attr=False) for z in outputs)
+        return outputs[0] if single else outputs
+
+    def _all_mirrored(self, image: Tensor, predict: Predictor) -> tuple[Tensor, ...]:
+        if not self.mirror_axes:
+            return self._logits(image, predict)
+        total: list[Tensor] = []
+        subsets = [
+            [axis + 2 for axis in axes]
+            for size in range(len(self.mirror_axes) + 1)
+            for axes in itertools.combinations(self.mirror_axes, size)
+        ]
+        for axes in subsets:
+            outputs = self._logits(image.flip(axes), predict)
+            passed = [F.log_softmax(z, dim=1).flip(axes) for z in outputs]
+            # A running sum: eight passes need no more memory than two.
+            total = (
+                [torch.logaddexp(a, b) for a, b in zip(total, passed, strict=True)]
+                if total
+                else passed
+            )
+        return tuple(z - math.log(len(subsets)) for z in total)
+
+    def _logits(self, image: Tensor, predict: Predictor) -> tuple[Tensor, ...]:
+        """One pass over one volume (1, channels, *spatial)."""
+        if self._in_one_pass(image):
+            try:
+                return self._whole(image, predict)
+            except torch.OutOfMemoryError:
+                if self.whole_volume is True:
+                    raise
+                self._too_large = min(self._too_large, math.prod(self._padded_size(image)))
+            # Not in the handler, whose traceback would keep the activations alive.
+            if image.device.type == "cuda":
+                torch.cuda.empty_cache()
+            _LOG.warning(
+                "a scan of %s voxels does not fit on %s in one pass: windows of %s are used",
+                "×".join(map(str, image.shape[2:])),
+                image.device,
+                "×".join(map(str, self.roi_size)),
+            )
+        outputs = sliding_window_inference(
+            image,
+            self.roi_size,
+            self.sw_batch_size,
+            predict,
+            overlap=self.overlap,
+            mode=self.mode,
+        )
+        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+    def _whole(self, image: Tensor, predict: Predictor) -> tuple[Tensor, ...]:
+        sides = image.shape[2:]
+        gaps = [to - side for side, to in zip(sides, self._padded_size(image), strict=True)]
+        # Centred, as the padding of the windows is; F.pad counts from the last axis.
+        pads = [n for gap in reversed(gaps) for n in (gap // 2, gap - gap // 2)]
+        inside = [slice(None)] * 2
+        inside += [slice(g // 2, g // 2 + side) for g, side in zip(gaps, sides, strict=True)]
+        return tuple(z[tuple(inside)] for z in predict(F.pad(image, pads)))
+
+    def _padded_size(self, image: Tensor) -> tuple[int, ...]:
+        return tuple(
+            max(roi, math.ceil(side / divisor) * divisor)
+            for side, roi, divisor in zip(
+                image.shape[2:], self.roi_size, self.size_divisor, strict=True
+            )
+        )
+
+    def _in_one_pass(self, image: Tensor) -> bool:
+        if isinstance(self.whole_volume, bool):
+            return self.whole_volume
+        voxels = math.prod(self._padded_size(image))
+        if voxels >= self._too_large:
+            return False
+        if self.memory_gb is not None:
+            allowed = self.memory_gb * 1e9
+        else:
+            allowed = _MEMORY_SHARE * available_memory(image.device)
+        needed = voxels * self.bytes_per_voxel
+        if needed > allowed and not self._noted:
+            self._noted = True
+            _LOG.info(
+                "windows are used where a scan in one pass needs more than %.1f GB: this one of "
+                "%s voxels needs about %.1f GB",
+                allowed / 1e9,
+                "×".join(map(str, image.shape[2:])),
+                needed / 1e9,
+            )
+        return needed <= allowed
+
+
+def available_memory(device: torch.device | str) -> int:
+    """Bytes that a process can still take on a device; 0 where the system does not tell.
+
+    On CUDA: free memory and what PyTorch holds in reserve. Elsewhere: the free memory of the
+    machine (``/proc/meminfo``, or psutil where it is installed, or half of what is built in),
+    within the limit of the container (cgroup v2).
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + reserve)
+    return int(min(_machine_memory(), _container_memory()))
+
+
+def _machine_memory() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    psutil, installed = optional_import("psutil")
+    if installed:
+        return int(psutil.virtual_memory().available)
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+def _container_memory(folder: Path = Path("/sys/fs/cgroup")) -> int | float:
+    """What the container's limit leaves; infinite without one."""
+    try:
+        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+        if limit == "max":
+            return math.inf
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        fields = dict(
+            line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines()
+        )
+        # Cached files are given up before memory runs out.
+        return max(0, int(limit) - used + int(fields["inactive_file"]))
+    except (OSError, KeyError, ValueError):
+        return math.inf
+
+
+def _checked_logits(outputs: Any, image: Tensor) -> tuple[Tensor, ...]:
+    """The network's outputs in the image's precision, each of the image's size."""
+    if not isinstance(outputs, tuple | list) or not all(isinstance(z, Tensor) for z in outputs):
+        raise TypeError(
+            f"the network must return a tensor or a tuple of tensors, got {type(outputs).__name__}"
+        )
+    for z in outputs:
+        if z.shape[2:] != image.shape[2:]:
+            raise ValueError(
+                f"the network returns {tuple(z.shape[2:])} for an image of "
+                f"{tuple(image.shape[2:])}: logits must have the size of the image"
+            )
+    return tuple(z.to(image.dtype) for z in outputs)

@@ -1,0 +1,233 @@
+"""Pictures of cases with both branches side by side."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import Normal, Stroke
+from numpy.typing import NDArray
+
+from mixseg.handlers._canvas import BRANCH_COLORS, INK, MUTED, new_figure, note, save_png
+
+__all__ = ["CasePanel", "plot_cases"]
+
+_REFERENCE_COLOR = "#F0E442"
+_UNLABELED_COLOR = "#9E9E9E"
+_CLASS_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#0072B2", "#D55E00")
+_FILL = 0.45
+_SIDE, _GAP = 2.3, 0.3  # inches: width of a cell, height of a title
+_HEADINGS = ("Image", "Reference", "Teacher", "Student", "Student's entropy")
+_EDGES = ((0.0, 0.5), (1.0, 0.5), (0.5, 1.0), (0.5, 0.0))  # left, right, top, bottom
+
+
+@dataclass(frozen=True)
+class CasePanel:
+    """One row of `plot_cases`: a slice of a case. Arrays have shape (H, W), axis 0 being x.
+
+    Attributes:
+        case_id: name of the case. Rows of one case follow one another and have one scale.
+        image: intensities, any real range.
+        reference: integer labels 0…C−1, with C for unlabelled; None if there is none.
+        teacher: the teacher's integer labels; None if it was not trained.
+        student: the student's integer labels; None if it was not trained.
+        entropy: Shannon entropy of the student's probabilities in nats, 0…ln C; None if unknown.
+        scores: Dice in [0, 1] by branch, for the titles "teacher" and "student".
+        spacing: size of a pixel along the two axes, in one unit.
+        view: what is written left of the row, e.g. "axial, slice 45 of 88"; may be empty.
+        edges: anatomical letters at the left, right, top and bottom, e.g. "RLAP"; may be empty.
+    """
+
+    case_id: str
+    image: NDArray[Any]
+    reference: NDArray[Any] | None = None
+    teacher: NDArray[Any] | None = None
+    student: NDArray[Any] | None = None
+    entropy: NDArray[Any] | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    spacing: tuple[float, float] = (1.0, 1.0)
+    view: str = ""
+    edges: str = ""
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Width and height of the picture, in the unit of the spacing."""
+        width, height = self.image.shape
+        return width * self.spacing[0], height * self.spacing[1]
+
+
+def plot_cases(
+    panels: Sequence[CasePanel], path: str | os.PathLike[str], class_names: Sequence[str]
+) -> None:
+    """Draw one row per panel: image, reference, teacher, student and the student's entropy.
+
+    Masks lie over the image as transparent colours with an outline; the reference's outline is
+    repeated in white over both predictions. With one foreground class a mask has its branch's
+    colour, with more each class has its own. Arrays are shown with axis 0 to the right and axis 1
+    down. Intensities run from the 1st to the 99th percentile.
+
+    Args:
+        panels: at least one.
+        path: PNG file to write.
+        class_names: C names, background first; the entropy's scale ends at ln C.
+
+    Raises:
+        ValueError: if there is no panel, fewer than two classes, an array of a panel does not
+            have the shape (H, W) of its image, or a spacing is not positive.
+        OSError: if the file cannot be written.
+    """
+    if not panels:
+        raise ValueError("nothing to draw: no panels")
+    if len(class_names) < 2:
+        raise ValueError(f"expected the background and at least one class, got {list(class_names)}")
+    for panel in panels:
+        _check_panel(panel)
+    heights = list(_heights(panels))
+    inches = sum(_SIDE * height + (_GAP if first else 0.1) for height, first in heights)
+    figure = new_figure(5 * _SIDE + 1.2, inches + 0.85)
+    ratios = [0.16, *[height for height, _ in heights]]
+    grid = figure.add_gridspec(len(panels) + 1, len(_HEADINGS), height_ratios=ratios)
+    for column, heading in enumerate(_HEADINGS):
+        axes = figure.add_subplot(grid[0, column])
+        axes.axis("off")
+        font = {"fontsize": 12, "fontweight": "bold", "color": _heading_color(column)}
+        axes.text(0.5, 0.0, heading, ha="center", va="bottom", fontdict=font)
+    entropies: list[Axes] = []
+    heat = None
+    for index, (panel, (_, first)) in enumerate(zip(panels, heights, strict=True), start=1):
+        row = [figure.add_subplot(grid[index, column]) for column in range(len(_HEADINGS))]
+        heat = _draw_case(row, panel, len(class_names)) or heat
+        if first:
+            row[0].set_title(panel.case_id, fontsize=9.5, color=MUTED)
+        entropies.append(row[-1])
+    if heat is not None:
+        bar = figure.colorbar(
+            heat, ax=entropies, fraction=0.07, pad=0.03, aspect=5.4 * inches, panchor=False
+        )
+        bar.set_label("nats", fontsize=9, color=INK)
+        bar.ax.tick_params(labelsize=8, colors=MUTED)
+        bar.outline.set_visible(False)
+    handles = _legend(panels, class_names)
+    columns = min(len(handles), 6)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    save_png(figure, path)
+
+
+def _check_panel(panel: CasePanel) -> None:
+    shape = panel.image.shape
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"{panel.case_id}: image must have the shape (H, W), got {shape}")
+    for name in ("reference", "teacher", "student", "entropy"):
+        array = getattr(panel, name)
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{panel.case_id}: {name} has shape {array.shape}, the image {shape}")
+    if min(panel.spacing) <= 0:
+        raise ValueError(f"{panel.case_id}: spacing must be positive, got {panel.spacing}")
+
+
+def _heights(panels: Sequence[CasePanel]) -> Iterator[tuple[float, bool]]:
+    """Height of each row over the width of a cell, and whether it is the first of its case."""
+    widest: dict[str, float] = {}
+    for panel in panels:
+        widest[panel.case_id] = max(widest.get(panel.case_id, 0.0), panel.extent[0])
+    seen = set()
+    for panel in panels:
+        yield panel.extent[1] / widest[panel.case_id], panel.case_id not in seen
+        seen.add(panel.case_id)
+
+
+def _draw_case(row: Sequence[Axes], panel: CasePanel, num_classes: int) -> Any:
+    """Draw the five cells of one panel; returns the entropy's mappable, or None."""
+    finite = panel.image[np.isfinite(panel.image)]
+    low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
+    scale = max(float(high) - float(low), 1e-12)
+    gray = np.clip((np.nan_to_num(panel.image).T - float(low)) / scale, 0.0, 1.0)
+    aspect = panel.spacing[1] / panel.spacing[0]
+    style: dict[str, Any] = {"aspect": aspect, "interpolation": "nearest"}
+    for axes in row:
+        axes.set(xticks=[], yticks=[], facecolor="#F4F4F4", aspect=aspect)
+        axes.set(xlim=(-0.5, gray.shape[1] - 0.5), ylim=(gray.shape[0] - 0.5, -0.5))
+        axes.spines[:].set_visible(False)
+    row[0].imshow(gray, cmap="gray", vmin=0.0, vmax=1.0, **style)
+    row[0].set_ylabel(panel.view, fontsize=9, color=MUTED)
+    halo = [Stroke(linewidth=2.0, foreground=INK), Normal()]
+    for (x, y), letter in zip(_EDGES, panel.edges, strict=False):
+        inward = 14 * (0.5 - x), 14 * (0.5 - y)  # points, whatever the height of the row
+        row[0].annotate(
+            letter, (x, y), inward, "axes fraction", "offset points", fontsize=8, color="white",
+            ha="center", va="center", path_effects=halo,
+        )  # fmt: skip
+    for column, name in enumerate(("reference", "teacher", "student"), start=1):
+        labels = getattr(panel, name)
+        if labels is None:
+            note(row[column], "not available" if name == "reference" else "not trained")
+            continue
+        colors = _class_colors(num_classes, BRANCH_COLORS.get(name, _REFERENCE_COLOR))
+        row[column].imshow(_overlay(gray, labels.T, colors), **style)
+        for label, color in enumerate(colors, start=1):
+            _outline(row[column], np.equal(labels, label).T, color, 1.1)
+        if name != "reference" and panel.reference is not None:
+            for label in range(1, num_classes):
+                _outline(row[column], np.equal(panel.reference, label).T, "white", 1.0)
+        if name in panel.scores and math.isfinite(panel.scores[name]):
+            text = f"Dice {100 * panel.scores[name]:.1f} %"
+            row[column].set_title(text, fontsize=9.5, color=_heading_color(column))
+    if panel.entropy is None:
+        note(row[4], "not available")
+        return None
+    limit = math.log(num_classes)
+    return row[4].imshow(panel.entropy.T, cmap="magma", vmin=0.0, vmax=limit, **style)
+
+
+def _class_colors(num_classes: int, single: str) -> list[str]:
+    """Colours of the foreground classes: the branch's own where there is only one class."""
+    if num_classes == 2:
+        return [single]
+    return [_CLASS_COLORS[index % len(_CLASS_COLORS)] for index in range(num_classes - 1)]
+
+
+def _overlay(
+    gray: NDArray[np.float64], labels: NDArray[Any], colors: Sequence[str]
+) -> NDArray[np.float64]:
+    """RGB image with the classes, and unlabelled pixels in grey, blended over the intensities."""
+    picture = np.repeat(gray[..., None], 3, axis=2)
+    for label, color in enumerate([*colors, _UNLABELED_COLOR], start=1):
+        inside = labels == label
+        picture[inside] = (1 - _FILL) * picture[inside] + _FILL * np.array(to_rgb(color))
+    return picture
+
+
+def _outline(axes: Axes, mask: NDArray[np.bool_], color: str, width: float) -> None:
+    # A frame of background, so that an object at the image's edge is closed there too.
+    padded = np.pad(mask, 1).astype(np.float64)
+    if mask.any():
+        ys, xs = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
+        axes.contour(xs, ys, padded, levels=[0.5], colors=[color], linewidths=width)
+
+
+def _legend(panels: Sequence[CasePanel], class_names: Sequence[str]) -> list[Any]:
+    count = len(class_names)
+    handles: list[Any] = []
+    if count > 2:
+        for name, color in zip(class_names[1:], _class_colors(count, ""), strict=True):
+            handles.append(Patch(color=color, label=name))
+    else:
+        for name, color in (("reference", _REFERENCE_COLOR), *list(BRANCH_COLORS.items())[:2]):
+            handles.append(Patch(color=color, label=f"{class_names[1]}, {name}"))
+    if any(panel.reference is not None and (panel.reference == count).any() for panel in panels):
+        handles.append(Patch(color=_UNLABELED_COLOR, label="unlabelled"))
+    outline = Line2D([], [], color="white", linewidth=1.6, label="outline of the reference")
+    outline.set_path_effects([Stroke(linewidth=3.0, foreground=MUTED), Normal()])
+    return [*handles, outline]
+
+
+def _heading_color(column: int) -> str:
+    return BRANCH_COLORS.get(_HEADINGS[column].lower(), INK)

@@ -1,0 +1,369 @@
+"""VolumeInferer against plain loops in float64, hand-made functions and direct calls."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor, nn
+
+from mixseg.engines import VolumeInferer
+from mixseg.engines.inferers import _container_memory, available_memory
+from mixseg.networks import DualBranchUNet
+
+windows_of = partial(VolumeInferer, whole_volume=False, size_divisor=1)
+
+
+def pointwise(image: Tensor) -> Tensor:
+    """Two channels that depend on the voxel alone."""
+    return torch.cat((image**2, 1 - 3 * image), dim=1)
+
+
+def window_constant(image: Tensor) -> Tensor:
+    """A window's mean everywhere in that window: what is blended shows the weights."""
+    mean = image.mean(dim=tuple(range(1, image.ndim)), keepdim=True)
+    return torch.cat((mean.expand_as(image), -mean.expand_as(image)), dim=1)
+
+
+def recorded(network: Callable[..., Any], sizes: list[tuple[int, ...]]) -> Callable[..., Any]:
+    def call(image: Tensor) -> Any:
+        sizes.append(tuple(image.shape))
+        return network(image)
+
+    return call
+
+
+def starts(side: int, window: int, overlap: float) -> list[int]:
+    """First voxel of each window: a stride apart, the last one flush with the end."""
+    if side <= window:
+        return [0]
+    stride = int(window * (1 - overlap))
+    return [min(i * stride, side - window) for i in range(math.ceil((side - window) / stride) + 1)]
+
+
+def blended(
+    image: np.ndarray, network: Callable[[Tensor], Tensor], window: tuple[int, ...], overlap: float
+) -> np.ndarray:
+    """Gaussian-weighted mean of the windows' outputs, (channels, *spatial), float64.
+
+    Weight of a voxel at x from the window's centre: Π exp(−x²/2σ²) with σ a side's eighth, not
+    below 0.001.
+    """
+    weight = np.ones(())
+    for side in window:
+        x = np.arange(side) - (side - 1) / 2
+        weight = np.multiply.outer(weight, np.exp(-(x**2) / (2 * (side / 8) ** 2)))
+    weight = np.maximum(weight, max(weight.min(), 1e-3))
+    total: np.ndarray | float = 0.0
+    count = np.zeros(image.shape)
+    for corner in itertools.product(
+        *(starts(s, w, overlap) for s, w in zip(image.shape, window, strict=True))
+    ):
+        place = tuple(slice(c, c + w) for c, w in zip(corner, window, strict=True))
+        output = network(torch.from_numpy(image[place])[None, None])[0].numpy()
+        part = np.zeros((len(output), *image.shape))
+        part[(slice(None), *place)] = output * weight
+        total = total + part
+        count[place] += weight
+    return np.asarray(total / count)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, (0.25, 0.5, 0.75)])
+@pytest.mark.parametrize("mode", ["gaussian", "constant"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_windows_do_not_change_a_pointwise_function(
+    overlap: float | tuple[float, ...], mode: str, batch: int
+) -> None:
+    image = torch.randn(2, 1, 13, 9, 7, dtype=torch.float64)
+    inferer = windows_of((6, 4, 4), overlap=overlap, mode=mode, sw_batch_size=batch)
+    torch.testing.assert_close(inferer(image, pointwise), pointwise(image), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "overlap"),
+    [((1, 37), (1, 16), 0.25), ((1, 37), (1, 16), 0.5), ((11, 9, 6), (6, 4, 4), 0.5)],
+)
+def test_gaussian_blending_equals_its_formula(
+    shape: tuple[int, ...], window: tuple[int, ...], overlap: float
+) -> None:
+    image = torch.randn(1, 1, *shape, dtype=torch.float64)
+    found = windows_of(window, overlap=overlap)(image, window_constant)
+    expected = blended(image[0, 0].numpy(), window_constant, window, overlap)
+    # MONAI computes the weights in float32.
+    np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_outputs_are_blended_in_float32() -> None:
+    image = torch.randn(1, 1, 20, 8)
+
+    def half(window: Tensor) -> Tensor:
+        return pointwise(window).bfloat16()
+
+    found = windows_of((8, 8), overlap=0.5)(image, half)
+    assert found.dtype == torch.float32
+    # A mean of equal values: the weights must not be rounded to eight bits.
+    torch.testing.assert_close(found, half(image).float(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return DualBranchUNet(spatial_dims=3, features=(2, 4, 8)).eval()
+
+
+whole_of = partial(VolumeInferer, whole_volume=True, size_divisor=4)
+
+
+@torch.no_grad()
+def test_the_whole_volume_of_a_fitting_size_is_a_direct_call(network: nn.Module) -> None:
+    image = torch.randn(1, 1, 16, 12, 8)
+    for found, expected in zip(whole_of((8, 8, 8))(image, network), network(image), strict=True):
+        assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_the_whole_volume_is_padded_about_its_centre_and_cropped(network: nn.Module) -> None:
+    image = torch.randn(1, 1, 13, 12, 5)
+    # 13 → 16 (one voxel before, two after), 12 stays, 5 → 8 (one before, two after).
+    padded = torch.zeros(1, 1, 16, 12, 8)
+    padded[:, :, 1:14, :, 1:6] = image
+    student = partial(network, branch="student")
+    expected = student(padded)[:, :, 1:14, :, 1:6]
+    assert torch.equal(whole_of((8, 8, 8))(image, student), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("whole_volume", [True, False, "auto"])
+def test_a_scan_smaller_than_the_window_is_one_padded_window(
+    network: nn.Module, whole_volume: bool | str
+) -> None:
+    image = torch.randn(1, 1, 6, 5, 3)
+    padded = torch.zeros(1, 1, 8, 8, 8)
+    padded[:, :, 1:7, 1:6, 2:5] = image
+    student = partial(network, branch="student")
+    found = VolumeInferer((8, 8, 8), whole_volume=whole_volume, size_divisor=4)(image, student)
+    assert found.shape == (1, 2, 6, 5, 3)
+    expected = student(padded)[:, :, 1:7, 1:6, 2:5]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("whole_volume", [True, False])
+@pytest.mark.parametrize("mirror_axes", [(), (0, 2)])
+def test_a_batch_gives_what_its_volumes_give_alone(
+    network: nn.Module, whole_volume: bool, mirror_axes: tuple[int, ...]
+) -> None:
+    image = torch.randn(2, 1, 13, 8, 11)
+    inferer = VolumeInferer(
+        (8, 8, 8),
+        whole_volume=whole_volume,
+        mirror_axes=mirror_axes,
+        sw_batch_size=3,
+        size_divisor=4,
+    )
+    together = inferer(image, network)
+    for i in range(2):
+        alone = inferer(image[i : i + 1], network)
+        for a, b in zip(together, alone, strict=True):
+            assert torch.equal(a[i : i + 1], b)
+
+
+@torch.no_grad()
+def test_both_branches_equal_each_branch_by_itself(network: nn.Module) -> None:
+    image = torch.randn(1, 1, 13, 8, 11)
+    inferer = windows_of((8, 8, 8))
+    both = inferer(image, network)
+    assert isinstance(both, tuple)
+    for name, logits in zip(("teacher", "student"), both, strict=True):
+        assert torch.equal(logits, inferer(image, network, branch=name))
+        assert torch.equal(logits, inferer(image, network, name))
+
+
+def test_auto_goes_by_the_memory_that_it_may_take(caplog: pytest.LogCaptureFixture) -> None:
+    image = torch.randn(1, 1, 16, 8, 8)
+    # 1,024 voxels of 1,000 bytes are 1.024e-3 GB.
+    for memory_gb, expected in ((1.03e-3, [(1, 1, 16, 8, 8)]), (1.02e-3, [(1, 1, 8, 8, 8)] * 3)):
+        sizes: list[tuple[int, ...]] = []
+        inferer = VolumeInferer(
+            (8, 8, 8), memory_gb=memory_gb, bytes_per_voxel=1000, size_divisor=8
+        )
+        with caplog.at_level(logging.INFO):
+            inferer(image, recorded(pointwise, sizes))
+        assert sizes == expected
+    assert "in one pass needs more than 0.0 GB: this one of 16×8×8 voxels" in caplog.text
+
+
+def test_auto_counts_the_padding() -> None:
+    # 9 → 16: 1,024 voxels, though the scan has only 576.
+    sizes: list[tuple[int, ...]] = []
+    inferer = VolumeInferer((8, 8, 8), memory_gb=1.02e-3, bytes_per_voxel=1000, size_divisor=8)
+    inferer(torch.randn(1, 1, 9, 8, 8), recorded(pointwise, sizes))
+    assert sizes == [(1, 1, 8, 8, 8)] * 2
+
+
+def test_auto_takes_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 2 * 1024 * 1000
+    monkeypatch.setattr("mixseg.engines.inferers.available_memory", lambda device: free)
+    inferer = VolumeInferer((8, 8, 8), bytes_per_voxel=1000, size_divisor=8)
+    sizes: list[tuple[int, ...]] = []
+    inferer(torch.randn(1, 1, 16, 8, 8), recorded(pointwise, sizes))
+    assert sizes == [(1, 1, 16, 8, 8)]
+    free -= 2
+    sizes.clear()
+    inferer(torch.randn(1, 1, 16, 8, 8), recorded(pointwise, sizes))
+    assert sizes == [(1, 1, 8, 8, 8)] * 3
+
+
+def short_of_memory(image: Tensor) -> Tensor:
+    if image[0, 0].numel() > 512:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return pointwise(image)
+
+
+def test_auto_falls_back_to_windows_when_memory_runs_out(caplog: pytest.LogCaptureFixture) -> None:
+    image = torch.randn(1, 1, 16, 8, 8)
+    inferer = VolumeInferer((8, 8, 8), size_divisor=8)
+    sizes: list[tuple[int, ...]] = []
+    found = inferer(image, recorded(short_of_memory, sizes))
+    torch.testing.assert_close(found, pointwise(image), rtol=1e-5, atol=1e-6)
+    assert sizes == [(1, 1, 16, 8, 8)] + [(1, 1, 8, 8, 8)] * 3
+    assert "16×8×8 voxels does not fit on cpu in one pass: windows of 8×8×8 are used" in caplog.text
+    # The next scan of that size is not tried again; a smaller one is.
+    sizes.clear()
+    inferer(image, recorded(short_of_memory, sizes))
+    assert (1, 1, 16, 8, 8) not in sizes
+    sizes.clear()
+    inferer(image[:, :, :8], recorded(short_of_memory, sizes))
+    assert sizes == [(1, 1, 8, 8, 8)]
+
+
+def test_a_forced_whole_volume_lets_the_error_through() -> None:
+    inferer = VolumeInferer((8, 8, 8), whole_volume=True, size_divisor=8)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        inferer(torch.randn(1, 1, 16, 8, 8), short_of_memory)
+
+
+@pytest.mark.parametrize("whole_volume", [True, False])
+def test_mirroring_averages_the_probabilities(whole_volume: bool) -> None:
+    """Logit of class 1 = image × position along the first axis, counted from the pass's start."""
+    side = 6
+    image = torch.randn(1, 1, side, 4, dtype=torch.float64)
+    ramp = torch.arange(side, dtype=torch.float64)[:, None]
+
+    def by_position(window: Tensor) -> Tensor:
+        logit = window * ramp
+        return torch.cat((torch.zeros_like(logit), logit), dim=1)
+
+    inferer = VolumeInferer((6, 4), whole_volume=whole_volume, mirror_axes=(0,), size_divisor=1)
+    found = torch.softmax(inferer(image, by_position), dim=1)[0, 1].numpy()
+    x = image[0, 0].numpy()
+    position = np.arange(side)[:, None]
+    # Mirrored, the voxel at i is at side − 1 − i.
+    expected = (1 / (1 + np.exp(-x * position)) + 1 / (1 + np.exp(-x * (side - 1 - position)))) / 2
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_mirroring_along_two_axes_takes_four_passes() -> None:
+    """The first voxel of a pass alone is bright: it is each corner once, in four passes."""
+    image = torch.zeros(1, 1, 4, 4, 2, dtype=torch.float64)
+
+    def corner(window: Tensor) -> Tensor:
+        logit = torch.zeros_like(window)
+        logit[:, :, 0, 0, 0] = math.log(3)  # p = 3/4 there, 1/2 elsewhere
+        return torch.cat((torch.zeros_like(logit), logit), dim=1)
+
+    inferer = VolumeInferer((4, 4, 2), whole_volume=True, mirror_axes=(0, 1), size_divisor=1)
+    found = torch.softmax(inferer(image, corner), dim=1)[0, 1]
+    expected = torch.full((4, 4, 2), 0.5, dtype=torch.float64)
+    expected[::3, ::3, 0] = (3 / 4 + 3 * 1 / 2) / 4
+    torch.testing.assert_close(found, expected)
+
+
+def test_metadata_is_handed_on_as_monai_does() -> None:
+    affine = torch.diag(torch.tensor([0.625, 0.625, 2.0, 1.0], dtype=torch.float64))
+    image = MetaTensor(torch.randn(1, 1, 9, 8, 8), affine=affine[None])
+    theirs = SlidingWindowInferer((8, 8, 8), mode="gaussian")(image, pointwise)
+    for whole_volume in (True, False):
+        ours = VolumeInferer((8, 8, 8), whole_volume=whole_volume, size_divisor=4)(image, pointwise)
+        assert isinstance(ours, MetaTensor)
+        assert torch.equal(ours.affine, theirs.affine)
+        torch.testing.assert_close(ours.as_tensor(), theirs.as_tensor())
+
+
+def test_no_gradient_is_recorded(network: nn.Module) -> None:
+    for whole_volume in (True, False):
+        inferer = VolumeInferer((8, 8, 8), whole_volume=whole_volume, size_divisor=4)
+        assert not inferer(torch.randn(1, 1, 12, 8, 8), network)[0].requires_grad
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8, 8), (1, 1, 8, 8), (1, 1, 2, 8, 8, 8), (1, 1, 0, 8, 8), (0, 1, 8, 8, 8)]
+)
+def test_images_of_another_rank_are_refused(shape: tuple[int, ...]) -> None:
+    message = f"need images of shape (B, channels, H, W, D), got {shape}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        VolumeInferer((8, 8, 8), size_divisor=4)(torch.zeros(shape), pointwise)
+
+
+def test_outputs_of_another_kind_are_refused() -> None:
+    image, inferer = torch.zeros(1, 1, 8, 8), VolumeInferer((8, 8), size_divisor=4)
+    with pytest.raises(TypeError, match="must return a tensor or a tuple of tensors, got dict"):
+        inferer(image, lambda x: {"pred": x})
+    with pytest.raises(ValueError, match=re.escape("returns (4, 4) for an image of (8, 8)")):
+        inferer(image, lambda x: x[..., ::2, ::2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"roi_size": (8,)}, "two or three positive sides, got (8,)"),
+        ({"roi_size": (8, 0)}, "two or three positive sides, got (8, 0)"),
+        ({"roi_size": (16, 24, 16)}, "every side of roi_size must be a multiple of 16"),
+        ({"overlap": 1.0}, "overlap must lie in [0, 1), got 1.0"),
+        ({"overlap": -0.1}, "overlap must lie in [0, 1), got -0.1"),
+        ({"sw_batch_size": 0}, "sw_batch_size must be at least 1, got 0"),
+        ({"mode": "linear"}, "mode must be 'gaussian' or 'constant', got 'linear'"),
+        ({"whole_volume": "True"}, "whole_volume must be 'auto', True or False, got 'True'"),
+        ({"memory_gb": -1}, "memory_gb must not be negative, got -1"),
+        ({"bytes_per_voxel": 0}, "bytes_per_voxel must be positive, got 0"),
+        ({"mirror_axes": (3,)}, "mirror_axes must name different axes of (0, 1, 2), got (3,)"),
+        ({"mirror_axes": (0, 0)}, "mirror_axes must name different axes of (0, 1, 2), got (0, 0)"),
+        ({"size_divisor": 0}, "size_divisor must be at least 1, got 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        VolumeInferer(**{"roi_size": (16, 16, 16), **options})
+
+
+def test_a_side_may_have_its_own_divisor() -> None:
+    sizes: list[tuple[int, ...]] = []
+    inferer = VolumeInferer((8, 8, 3), whole_volume=True, size_divisor=(8, 8, 1))
+    inferer(torch.zeros(1, 1, 9, 16, 5), recorded(pointwise, sizes))
+    assert sizes == [(1, 1, 16, 16, 5)]
+
+
+def test_available_memory_lies_below_what_is_built_in() -> None:
+    assert 0 < available_memory("cpu") <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_limit_of_a_container_counts_without_cached_files(tmp_path: Path) -> None:
+    assert _container_memory(tmp_path) == math.inf  # no cgroup v2
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _container_memory(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 250\n")
+    assert _container_memory(tmp_path) == 550
