@@ -166,7 +166,7 @@ class MixedSupervisionTrainer(Trainer):
             self.data_loader.set_epoch(self.state.epoch if epoch is None else epoch)
 
     def split_batch(self, batch: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-        """Tensors of a batch by supervision kind, on the device and in the network's memory format."""
+        """Tensors of a batch by supervision kind, on the device and in the network's layout."""
         kinds = batch["supervision"]
         arrays = {
             key: value.to(self.state.device, non_blocking=self.non_blocking)

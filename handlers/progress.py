@@ -39,9 +39,11 @@ class ProgressBar:
             engine.add_event_handler(Events.STARTED, self._open)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
             engine.add_event_handler(Events.COMPLETED, self._close)
-            engine.add_event_handler(Events.EXCEPTION_RAISED, self._raise)
 
     def _open(self, engine: Any) -> None:
+        # The last to see an error: Ignite tells no handler after the one that raises it again.
+        if not engine.has_event_handler(self._raise, Events.EXCEPTION_RAISED):
+            engine.add_event_handler(Events.EXCEPTION_RAISED, self._raise)
         total = engine.state.max_epochs * engine.state.epoch_length
         self._bar = tqdm(
             total=total, initial=engine.state.iteration, unit="it", dynamic_ncols=True, leave=True

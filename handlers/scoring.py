@@ -77,6 +77,7 @@ class CaseScorer:
         self.max_panels = panels
         self.distances = distances
         self.planes = planes
+        self.largest_component = largest_component
         classes = list(range(1, len(self.class_names)))
         self._filter = KeepLargestConnectedComponent(classes) if largest_component else None
         self.rows: list[CaseScore] = []

@@ -50,7 +50,8 @@ class Validation:
     """Run an evaluator every ``interval`` epochs and after the last one.
 
     MONAI's ``ValidationHandler`` does neither the last epoch nor the network swap: where the
-    trainer keeps a moving average of the weights, that is the network to validate.
+    trainer keeps a moving average of the weights, that is the network to validate. The global
+    random state is afterwards what it was before: how often one validates changes no weight.
 
     Under ``torch.distributed`` every process first takes the batch statistics of the process that
     writes the checkpoints: each has its own since the last step, and all must score one network.
@@ -80,13 +81,18 @@ class Validation:
         if state.epoch % self.interval == 0 or state.epoch == state.max_epochs:
             self.evaluator.network = engine.inference_network
             _share_buffers(engine.inference_network)
-            if _is_empty_share(self.evaluator):
-                # MONAI's evaluator would not start, and the others wait for this one's scores.
-                self.evaluator.state.epoch = state.epoch
-                self.evaluator.fire_event(Events.EPOCH_STARTED)
-                self.evaluator.fire_event(Events.EPOCH_COMPLETED)
-            else:
-                self.evaluator.run(state.epoch)
+            # A loader draws a seed whenever it is read: training goes on as if it had not.
+            with torch.random.fork_rng(devices=[]):
+                self._run(state.epoch)
+
+    def _run(self, epoch: int) -> None:
+        if _is_empty_share(self.evaluator):
+            # MONAI's evaluator would not start, and the others wait for this one's scores.
+            self.evaluator.state.epoch = epoch
+            self.evaluator.fire_event(Events.EPOCH_STARTED)
+            self.evaluator.fire_event(Events.EPOCH_COMPLETED)
+        else:
+            self.evaluator.run(epoch)
 
 
 def _is_empty_share(evaluator: Any) -> bool:

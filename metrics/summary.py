@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from mixseg.metrics.provenance import environment, strict_json, write_bytes_atomic
@@ -100,7 +101,7 @@ def score_table(rows: Iterable[CaseScore]) -> Table:
     table = Table(title="Scores, mean ± sd over cases", header_style="bold", title_justify="left")
     for index, name in enumerate(header):
         # Long headings break, figures never do: the table fits narrow terminals.
-        heading = "\n".join(textwrap.wrap(name, 13))
+        heading = escape("\n".join(textwrap.wrap(name, 13)))
         table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
     for line in lines:
         table.add_row(*line, style=_STYLES.get(line[0]))

@@ -102,3 +102,19 @@ def test_evaluator_without_losses() -> None:
 def test_silent(make_trainer: Callable[..., Any]) -> None:
     make_trainer([ProgressBar(enabled=False)]).run()
     assert Bar.made == []
+
+
+def test_handlers_attached_later_hear_of_an_error(make_trainer: Callable[..., Any]) -> None:
+    """History draws its last pictures then; Ignite tells nobody after one that raises."""
+    heard = []
+    trainer = make_trainer([ProgressBar()])
+    trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda _, error: heard.append(str(error)))
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def fail(_: Any) -> None:
+        raise RuntimeError("in the way")
+
+    with pytest.raises(RuntimeError, match="in the way"):
+        trainer.run()
+    assert heard == ["in the way"]
+    assert [bar.closed for bar in Bar.made] == [1]

@@ -45,6 +45,27 @@ def test_moving_average_is_validated(
     assert evaluator.network is trainer.ema.module
 
 
+def test_validating_more_often_changes_no_weight(make_trainer: Callable[..., Any]) -> None:
+    class Drawing:
+        """An evaluator that draws random numbers, as a data loader does whenever it is read."""
+
+        network: Any = None
+
+        def run(self, epoch: int) -> None:
+            torch.rand(epoch)
+
+    states, weights = [], []
+    for interval in (1, 3):
+        torch.manual_seed(5)
+        trainer = make_trainer([Validation(Drawing(), interval)], max_epochs=3)
+        trainer.run()
+        states.append(torch.get_rng_state())
+        weights.append(trainer.network.state_dict())
+    assert torch.equal(*states)
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
 def test_error() -> None:
     with pytest.raises(ValueError, match=r"^val_interval must be at least 1, got 0$"):
         Validation(object(), 0)
