@@ -1,11 +1,14 @@
-"""Time per iteration of MixedSupervisionTrainer.run over a bare forward-backward-step loop.
+r"""Time per iteration of MixedSupervisionTrainer.run over a bare forward-backward-step loop.
 
     OMP_NUM_THREADS=1 python benchmarks/trainer_overhead.py
+    OMP_NUM_THREADS=1 python benchmarks/trainer_overhead.py --size 48 48 32 \
+      --features 4 8 16 32 64 --batch 2 4
 
 Both use the same tensors, network, ForwardStep and optimizer; the trainer has the handlers of the
 bundle that act on iterations (WeightRamps, ProgressBar drawn to the null device, History with its
 file). Blocks of both alternate in one process, so that other load on the machine meets both alike;
-the ratio is the median over pairs of neighbouring blocks. On the CPU the command fails above 1.10.
+the ratio is the median over pairs of neighbouring blocks. The network is the U-Net for slices, the
+V-Net for volumes. On the CPU the command fails above 1.10, and says what an iteration is spent on.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import torch
 from mixseg.engines import MixedSupervisionTrainer
 from mixseg.handlers import History, ProgressBar, WeightRamps
 from mixseg.metrics import environment, strict_json, write_bytes_atomic
-from mixseg.networks import DualBranchUNet
+from mixseg.networks import DualBranchUNet, DualBranchVNet
 from mixseg.objectives import ConfKD
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,11 +37,11 @@ REQUIRED_RATIO = 1.10
 BATCHES = 4
 
 
-def make_batches(size: int, counts: list[int]) -> list[dict[str, Any]]:
+def make_batches(size: list[int], counts: list[int]) -> list[dict[str, Any]]:
     """Random mixed batches as the data loader collates them, on the CPU."""
     generator = torch.Generator().manual_seed(0)
     full, partial = counts
-    shape = (full + partial, 1, size, size)
+    shape = (full + partial, 1, *size)
     batches = []
     for _ in range(BATCHES):
         image = torch.rand(shape, generator=generator)
@@ -62,10 +65,11 @@ def bare_groups(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """A batch by kind, on the device and in the network's layout, before anything is timed."""
     groups = {}
+    layout = torch.channels_last if batch["image"].ndim == 4 else torch.channels_last_3d
     for kind, part in (("full", slice(0, full)), ("partial", slice(full, None))):
         image = batch["image"][part].to(device)
         groups[kind] = {
-            "image": image.contiguous(memory_format=torch.channels_last),
+            "image": image.contiguous(memory_format=layout),
             "label": batch["label"][part].to(device),
         }
     return groups
@@ -82,6 +86,34 @@ def timed(work: Callable[[], None], device: torch.device) -> tuple[float, float]
     return time.perf_counter() - wall, time.process_time() - used
 
 
+def shares(
+    step: torch.nn.Module,
+    objective: ConfKD,
+    optimizer: torch.optim.Optimizer,
+    groups: list[dict[str, dict[str, torch.Tensor]]],
+    iterations: int,
+) -> dict[str, float]:
+    """Parts of a bare iteration's time: the network, the loss terms, backward, the optimizer."""
+    spent = dict.fromkeys(("network", "loss terms", "backward", "optimizer"), 0.0)
+    for i in range(iterations):
+        group = groups[i % BATCHES]
+        marks = [time.perf_counter()]
+        outputs = step.outputs(group)  # type: ignore[operator]
+        marks.append(time.perf_counter())
+        terms = objective(outputs, group)
+        loss = torch.stack([objective.weights[n] * term for n, term in terms.items()]).sum()
+        marks.append(time.perf_counter())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        marks.append(time.perf_counter())
+        optimizer.step()
+        marks.append(time.perf_counter())
+        for name, start, end in zip(spent, marks, marks[1:], strict=False):
+            spent[name] += end - start
+    total = sum(spent.values())
+    return {name: round(seconds / total, 3) for name, seconds in spent.items()}
+
+
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Alternate blocks of the trainer and of the bare loop; seconds an iteration of both."""
     torch.manual_seed(0)
@@ -89,7 +121,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     full, iterations = arguments.batch[0], arguments.iterations
     batches = make_batches(arguments.size, arguments.batch)
     groups = [bare_groups(batch, full, device) for batch in batches]
-    network = DualBranchUNet(features=arguments.features, dropout=0.5).to(device)
+    network_class = DualBranchUNet if len(arguments.size) == 2 else DualBranchVNet
+    network = network_class(features=arguments.features, dropout=0.5).to(device)
     objective = ConfKD(lambda_w=0.001, lambda_kd=50.0, lambda_ent=1.0)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     amp = device.type == "cuda"
@@ -146,6 +179,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         # Other processes do not enter the time that this one spent.
         used = [t[1] / b[1] for t, b in pairs]
         result["ratio_of_process_time"] = round(statistics.median(used), 4)
+        result["share_of_iteration"] = shares(step, objective, optimizer, groups, iterations)
     return result
 
 
@@ -154,7 +188,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda (bfloat16)")
-    parser.add_argument("--size", type=int, default=64, help="side of a slice")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[64, 64], help="sides of a slice or a volume"
+    )
     parser.add_argument("--features", type=int, nargs="+", default=[8, 16, 32, 64, 128])
     parser.add_argument("--batch", type=int, nargs=2, default=[8, 16], metavar=("FULL", "PARTIAL"))
     parser.add_argument("--iterations", type=int, default=10, help="of a block")
@@ -162,12 +198,15 @@ def main() -> None:
     parser.add_argument(
         "--output",
         type=Path,
-        help="result file (default: benchmarks/results/trainer_overhead[_cuda].json)",
+        help="result file (default: benchmarks/results/trainer_overhead[_3d][_cuda].json)",
     )
     arguments = parser.parse_args()
     device = torch.device(arguments.device).type
-    name = "trainer_overhead.json" if device == "cpu" else f"trainer_overhead_{device}.json"
-    output = arguments.output or ROOT / "benchmarks" / "results" / name
+    if len(arguments.size) not in (2, 3):
+        parser.error("--size takes two or three sides")
+    name = "trainer_overhead" + ("_3d" if len(arguments.size) == 3 else "")
+    name += "" if device == "cpu" else f"_{device}"
+    output = arguments.output or ROOT / "benchmarks" / "results" / f"{name}.json"
     with tempfile.TemporaryDirectory() as folder:
         found = measure(arguments, Path(folder))
     result = {
