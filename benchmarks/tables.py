@@ -4,8 +4,8 @@
     python benchmarks/tables.py --check   # exit status 1 if anything is
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
-``measured``, ``batch_statistics``, or that of a list in benchmarks/experiments/, whose rows it
-shows in their order.
+``measured``, ``inference_la``, ``batch_statistics``, or that of a list in benchmarks/experiments/,
+whose rows it shows in their order.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _resume(result: dict[str, Any]) -> tuple[str, str]:
 
 
 def _inference(result: dict[str, Any]) -> tuple[str, str]:
-    row = result["variants"][result["default"]]
+    row = result["variants"]["default"]
     return (
         f"{row['times_as_fast']:.1f} times as fast as UA-MT's windows, "
         f"{row['dice_difference']:+.2f} Dice points",
@@ -260,6 +260,28 @@ def batch_statistics_block(page: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def inference_block(page: Path) -> str:
+    """Time, memory and Dice of the ways to infer a whole scan."""
+    path = ROOT / "benchmarks" / "results" / "inference_la.json"
+    if not path.is_file():
+        return f"Measurement: {NOT_RUN}.\n"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    setting = result["setting"]
+    lines = [
+        "| | Seconds a scan | Times as fast | By processor time | Passes | Peak memory, MB "
+        "| Dice |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in result["variants"].items():
+        lines.append(
+            f"| {name} | {row['seconds']:.2f} | {row['times_as_fast']:.1f} "
+            f"| {row['times_as_fast_by_process_time']:.1f} | {row['passes']:g} "
+            f"| {row['peak_memory_mb']} | {row['dice']:.2f} |"
+        )
+    lines += ["", f"{len(setting['cases'])} scans of the {setting['split']} split."]
+    return "\n".join(lines) + "\n"
+
+
 def render(page: Path) -> str:
     """The page with every block as the result files have it.
 
@@ -273,6 +295,8 @@ def render(page: Path) -> str:
             text = quickstart_block(page)
         elif name == "measured":
             text = measured_block(page)
+        elif name == "inference_la":
+            text = inference_block(page)
         elif name == "batch_statistics":
             text = batch_statistics_block(page)
         elif (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").is_file():
