@@ -5,7 +5,7 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, or that of a list in benchmarks/experiments/,
-whose rows it shows in their order.
+whose rows it shows in their order; with ``_frames`` behind it, by frame of the heart's cycle.
 """
 
 from __future__ import annotations
@@ -158,6 +158,44 @@ def experiment_block(name: str, page: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def frames_block(name: str) -> str:
+    """Dice by frame, and predicted over reference volume, of the branch that each row is for."""
+    lines = [
+        "| Row | Branch | Seeds | Dice, end-diastole | Dice, end-systole | Predicted / reference |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    experiment = yaml.safe_load(
+        (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
+    )
+    for row in experiment["rows"]:
+        results = [
+            json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted((ROOT / "benchmarks" / "results" / name).glob(f"{row}_seed*.json"))
+        ]
+        if not results:
+            continue
+        branch = "student" if "student" in results[0]["test"]["scores"] else "teacher"
+        cells = []
+        for result in results:
+            cases = [case for case in result["cases"] if case["branch"] == branch]
+            patients: dict[str, list[dict[str, str]]] = {}
+            for case in sorted(cases, key=lambda case: case["case_id"]):
+                patients.setdefault(case["case_id"].partition("_")[0], []).append(case)
+            # The first frame of a patient is the end of the diastole.
+            cells.append(
+                [
+                    100 * statistics.fmean(float(p[0]["dice"]) for p in patients.values()),
+                    100 * statistics.fmean(float(p[-1]["dice"]) for p in patients.values()),
+                    statistics.fmean(
+                        int(c["prediction_voxels"]) / int(c["reference_voxels"]) for c in cases
+                    ),
+                ]
+            )
+        shown = [mean_sd([c[i] for c in cells], 1) for i in range(3)]
+        lines.append(f"| `{row}` | {branch} | {len(results)} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
 def quickstart_block(page: Path) -> str:
     """The quickstart's table and pictures."""
     path = ROOT / "benchmarks" / "results" / "quickstart.json"
@@ -295,6 +333,8 @@ def render(page: Path) -> str:
             text = quickstart_block(page)
         elif name == "measured":
             text = measured_block(page)
+        elif name.endswith("_frames"):
+            text = frames_block(name.removesuffix("_frames"))
         elif name == "inference_la":
             text = inference_block(page)
         elif name == "batch_statistics":
