@@ -30,3 +30,9 @@ def la_dir() -> Path:
     if not (path / "split.json").is_file():
         pytest.skip(f"real LA data not found in {path}; set MIXSEG_DATA to use it")
     return path
+
+
+@pytest.fixture
+def spawnable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes that a test spawns import its module, however pytest was started."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1])

@@ -140,6 +140,7 @@ def validate_in_process(rank: int, folder: str, world_size: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("spawnable")
 def test_a_process_without_a_case_gets_the_scores_of_the_others(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(validate_in_process, (str(tmp_path), 2), nprocs=2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))

@@ -44,6 +44,7 @@ def half(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("spawnable")
 def test_the_mean_over_two_processes_is_that_of_one(tmp_path: Path) -> None:
     mp.spawn(half, (str(tmp_path),), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
