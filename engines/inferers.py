@@ -48,9 +48,9 @@ class VolumeInferer(Inferer):
         sw_batch_size: windows per forward pass.
         mode: weights of a window, ``"gaussian"`` or ``"constant"``.
         whole_volume: True for one pass always, False for windows always, ``"auto"`` to choose by
-            memory. Instance and group norm take statistics of what the network sees: for such
-            networks windows of the training crop's size fit, one pass over a scan does not. ``"auto"`` also goes on with windows, and logs it, when the GPU runs out of
-            memory during the pass.
+            memory. ``"auto"`` also goes on with windows, and logs it, when the GPU runs out of
+            memory during the pass. Instance and group norm take statistics of what the network
+            sees: windows of the training crop's size fit such networks, one pass does not.
         memory_gb: what a whole-volume pass may take, in 10⁹ bytes; None measures what is free.
         mirror_axes: spatial axes (0 is the first) along which the scan is mirrored as well. Every
             combination of them is one more pass: three axes make eight passes.
