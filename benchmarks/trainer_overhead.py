@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 
 from mixseg.engines import MixedSupervisionTrainer
 from mixseg.handlers import History, ProgressBar, WeightRamps
@@ -126,6 +127,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     objective = ConfKD(lambda_w=0.001, lambda_kd=50.0, lambda_ent=1.0)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     amp = device.type == "cuda"
+    history = History(folder, tensorboard=False)
     trainer = MixedSupervisionTrainer(
         device,
         1,
@@ -137,9 +139,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         train_handlers=[
             WeightRamps(objective, {"lambda_ent": 10}),
             ProgressBar(),
-            History(folder, tensorboard=False),
+            history,
         ],
     )
+    # A run draws its last pictures when it ends; a block here is a part of a run.
+    trainer.remove_event_handler(history._close, Events.COMPLETED)
     step = trainer.step_module
 
     def bare_loop() -> None:
