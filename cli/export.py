@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import io
 import logging
@@ -23,8 +22,8 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from mixseg.cli.bundle_configs import load
-from mixseg.cli.console import clear_errors, console, fail
-from mixseg.handlers.command_line import cause_of
+from mixseg.cli.console import clear_errors, console, fail, knob_texts
+from mixseg.handlers.command_line import cause_of, literal
 from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
 
 #: Largest difference of the logits, relative to the largest logit where that is above one.
@@ -167,21 +166,8 @@ def read_knobs(arguments: Sequence[str], known: dict[str, Any]) -> dict[str, Any
     Raises:
         ValueError: for a name that is no knob, or one without a value.
     """
-    knobs: dict[str, Any] = {}
-    rest = list(arguments)
-    while rest:
-        name, separator, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or name[2:] not in known:
-            raise ValueError(f"'{name}' is neither an option nor a knob of inference.yaml")
-        if not separator:
-            if not rest:
-                raise ValueError(f"'{name}' needs a value")
-            value = rest.pop(0)
-        try:
-            knobs[name[2:]] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            knobs[name[2:]] = value
-    return knobs
+    texts = knob_texts(arguments, known, "inference.yaml")
+    return {name: literal(text) for name, text in texts.items()}
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import yaml
 from rich.markup import escape
 from rich.rule import Rule
 
-from mixseg.cli.console import clear_errors, console, fail
+from mixseg.cli.console import clear_errors, console, fail, knob_texts
 from mixseg.cli.quickstart_report import METHODS, markdown_report, screen_table
 from mixseg.data.phantom import write_phantom
 from mixseg.metrics import environment, strict_json, write_bytes_atomic
@@ -62,18 +62,7 @@ def read_knobs(arguments: Sequence[str], known: Mapping[str, Any]) -> dict[str, 
     Raises:
         ValueError: a name that is no knob, or a name without a value.
     """
-    knobs: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        name, separator, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or name[2:] not in known:
-            raise ValueError(f"'{name}' is neither an option nor a knob of the bundle {BUNDLE}")
-        if not separator:
-            if not rest:
-                raise ValueError(f"'{name}' needs a value")
-            value = rest.pop(0)
-        knobs[name[2:]] = value
-    return knobs
+    return knob_texts(arguments, known, f"the bundle {BUNDLE}")
 
 
 def bundle_command(

@@ -16,7 +16,7 @@ from nibabel.orientations import io_orientation
 
 from mixseg.data.case_checks import AFFINE_TOLERANCE
 from mixseg.data.datalist import DatalistError
-from mixseg.data.reading import Volume, open_volume
+from mixseg.data.reading import UnreadableError, Volume, open_volume
 
 __all__ = [
     "Box",
@@ -77,14 +77,11 @@ def read_volume(path: Path, what: str) -> Volume:
     """
     try:
         volume = open_volume(path)
-    except Exception as error:  # nibabel, gzip, zlib and ITK raise many unrelated types
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # ITK names its own source file first and the cause last.
-        reason = (lines[-1] if lines else "") or type(error).__name__
+    except UnreadableError as reason:
         raise DatalistError(
             f"{path}: the {what} is not a readable image file ({reason}); it may be truncated: "
             "copy or download it again"
-        ) from error
+        ) from reason
     if len(volume.shape) != 3:
         raise DatalistError(
             f"{path}: the {what} is {len(volume.shape)}D, shape {tuple(volume.shape)}; 3D is "

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from mixseg.data.datalist import Split
-from mixseg.data.reading import Volume, open_volume
+from mixseg.data.reading import UnreadableError, Volume, open_volume
 
 #: Largest difference of any element of two affines (mm) that still counts as the same grid:
 #: headers store float32, and writers round differently.
@@ -113,10 +113,7 @@ def _read(
         return None
     try:
         return open_volume(path, check_voxels)
-    except Exception as error:  # nibabel, gzip, zlib and ITK raise many unrelated types
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # ITK names its own source file first and the cause last.
-        reason = (lines[-1] if lines else "") or type(error).__name__
+    except UnreadableError as reason:
         kind = "NIfTI" if path.lower().endswith((".nii", ".nii.gz")) else "image"
         add(
             case_fault(

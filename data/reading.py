@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-__all__ = ["Volume", "open_volume"]
+__all__ = ["UnreadableError", "Volume", "open_volume"]
 
 _NIFTI = (".nii", ".nii.gz")
 
@@ -29,6 +29,10 @@ class Volume:
     data: np.ndarray | None
 
 
+class UnreadableError(ValueError):
+    """A file that no reader can open; the message is the reader's own reason, in one line."""
+
+
 def open_volume(path: str | os.PathLike[str], voxels: bool = True) -> Volume:
     """Open NIfTI by nibabel and any other format (NRRD, MHA, MHD) by ITK.
 
@@ -37,8 +41,17 @@ def open_volume(path: str | os.PathLike[str], voxels: bool = True) -> Volume:
         voxels: read the voxels too. ITK reads them in any case.
 
     Raises:
-        Exception: of many unrelated types, as the readers raise them.
+        UnreadableError: the file is missing, damaged, or of a format that neither reads.
     """
+    try:
+        return _open(path, voxels)
+    except Exception as error:  # nibabel, gzip, zlib and ITK raise many unrelated types
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # ITK names its own source file first and the cause last.
+        raise UnreadableError((lines[-1] if lines else "") or type(error).__name__) from error
+
+
+def _open(path: str | os.PathLike[str], voxels: bool) -> Volume:
     if os.fspath(path).lower().endswith(_NIFTI):
         image: Any = nib.load(path)
         return Volume(image.shape, image.affine, np.asanyarray(image.dataobj) if voxels else None)

@@ -14,7 +14,7 @@ from typing import Any
 import monai.bundle
 from monai.bundle import ConfigParser
 
-__all__ = ["cause_of", "start_command", "unknown_options"]
+__all__ = ["cause_of", "literal", "start_command", "unknown_options"]
 
 #: Options of ``monai.bundle run`` itself, and those that its ``--tracking mlflow`` reads.
 _RUN_OPTIONS = frozenset(inspect.signature(monai.bundle.run).parameters) - {"override"}
@@ -121,12 +121,16 @@ def _options(arguments: Sequence[str]) -> dict[str, Any]:
         name, equals, value = argument[2:].partition("=")
         if not equals:
             value = arguments[i + 1] if i + 1 < len(arguments) else ""
-        try:
-            parsed = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed = value
-        options[name.replace("-", "_")] = parsed
+        options[name.replace("-", "_")] = literal(value)
     return options
+
+
+def literal(text: str) -> Any:
+    """A value of the command line as Python Fire reads it: a Python literal, or else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _suggestion(near: list[str]) -> str:
