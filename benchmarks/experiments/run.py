@@ -47,7 +47,7 @@ def run_row(
 ) -> dict[str, Any]:
     """Train and score one row; returns what the result file holds."""
     folder = work / f"{row}_seed{seed}"
-    knobs = {**experiment["common"], **experiment["rows"][row], "seed": seed}
+    knobs = {**experiment.get("common", {}), **experiment["rows"][row], "seed": seed}
     places = {
         "dataset_dir": dataset_dir,
         "output_dir": folder / "training",
@@ -67,8 +67,9 @@ def run_row(
             subprocess.run(command, env=environment, stdout=log, stderr=log, check=True)
             seconds[more.get("split", "training")] = round(time.monotonic() - started, 1)
 
-        step("training", ["train.yaml"], resume=True)
-        scores = ["train.yaml", "evaluate.yaml"]
+        base = ["train.yaml", *experiment.get("overlays", [])]
+        step("training", base, resume=True)
+        scores = [*base, "evaluate.yaml"]
         for split in ("validation", "test"):
             step("evaluating", scores, split=split, output_dir=folder / split)
     result: dict[str, Any] = {

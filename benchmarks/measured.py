@@ -1,0 +1,147 @@
+"""The tables of single benchmarks: speed, robustness, inference, the weights that ship.
+
+Used by ``benchmarks/tables.py``, which says where a table stands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+NOT_RUN = "not run"
+
+
+def _erosion(result: dict[str, Any]) -> tuple[str, str]:
+    rule, data = result["rules"]["kervadec"], result["data"]
+    return (
+        f"{rule['ratio']:.1f} times as fast as the SciPy loop, bit-equal on {data['slices']} "
+        "slices",
+        "5 times",
+    )
+
+
+def _hd95(result: dict[str, Any]) -> tuple[str, str]:
+    own = result["median_cpu_seconds"]["mixseg"]
+    ratio = result["medpy_over_mixseg"]
+    rival = f", MedPy {ratio:.1f} times as long" if ratio else ""
+    return f"{own:.2f} s{rival}", f"{result['target_cpu_seconds']} s"
+
+
+def _overhead(result: dict[str, Any]) -> tuple[str, str]:
+    return f"{result['ratio']:.2f} times a bare loop on the same tensors", "at most 1.10 times"
+
+
+def _resume(result: dict[str, Any]) -> tuple[str, str]:
+    return (
+        f"weights and checkpoint equal to the bit after {result['number_of_kills']} kills",
+        "equal after 10",
+    )
+
+
+def _inference(result: dict[str, Any]) -> tuple[str, str]:
+    row = result["variants"]["default"]
+    return (
+        f"{row['times_as_fast']:.1f} times as fast as UA-MT's windows, "
+        f"{row['dice_difference']:+.2f} Dice points",
+        "5 times, within 0.2 points",
+    )
+
+
+#: Result file, what it measures, and how to read what was measured and what was to be reached.
+MEASURED: dict[str, tuple[str, Callable[[dict[str, Any]], tuple[str, str]]]] = {
+    "erosion": ("Scribbles by erosion, all of ACDC", _erosion),
+    "hd95": ("Pooled HD95, 180 × 140 × 88 voxels, processor time", _hd95),
+    "trainer_overhead": ("Trainer, time of an iteration on the CPU", _overhead),
+    "trainer_overhead_3d": ("The same with the V-Net on volumes", _overhead),
+    "inference_la": ("Inference of whole scans on the CPU", _inference),
+    "resume_after_kill": ("Training killed at random moments and resumed", _resume),
+}
+
+
+def measured_block(root: Path) -> str:
+    """Speed and robustness, one line a benchmark."""
+    lines = ["| What | Measured | To reach |", "|---|---|---|"]
+    for name, (title, read) in MEASURED.items():
+        path = root / "benchmarks" / "results" / f"{name}.json"
+        cells = (NOT_RUN, "")
+        if path.is_file():
+            cells = read(json.loads(path.read_text(encoding="utf-8")))
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def batch_statistics_block(root: Path, page: Path) -> str:
+    """What sharing a forward pass does to the two kinds of slices."""
+    path = root / "benchmarks" / "results" / "batch_statistics.json"
+    if not path.is_file():
+        return f"Measurement: {NOT_RUN}.\n"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| Forward pass | Foreground, full slices | Foreground, scribbled slices "
+        "| Validation Dice, teacher | student |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for one in result["runs"]:
+        last, dice = one["curve"][-1], one["validation"]
+        lines.append(
+            f"| {'one a kind' if one['separate_forward'] else 'shared'} | {last['full']:.3f} "
+            f"| {last['partial']:.3f} | {100 * dice['val_dice_teacher']:.1f} "
+            f"| {100 * dice['val_dice_student']:.1f} |"
+        )
+    figure = root / "docs" / "figures" / "batch_statistics.png"
+    place = Path(os.path.relpath(figure, page.parent)).as_posix()
+    lines += ["", f"After {result['steps']} iterations, one seed.", ""]
+    lines.append(f"![Mean foreground probability of the two kinds over the iterations]({place})")
+    return "\n".join(lines) + "\n"
+
+
+def inference_block(root: Path) -> str:
+    """Time, memory and Dice of the ways to infer a whole scan."""
+    path = root / "benchmarks" / "results" / "inference_la.json"
+    if not path.is_file():
+        return f"Measurement: {NOT_RUN}.\n"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    setting = result["setting"]
+    lines = [
+        "| | Seconds a scan | Times as fast | By processor time | Passes | Peak memory, MB "
+        "| Dice |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in result["variants"].items():
+        lines.append(
+            f"| {name} | {row['seconds']:.2f} | {row['times_as_fast']:.1f} "
+            f"| {row['times_as_fast_by_process_time']:.1f} | {row['passes']:g} "
+            f"| {row['peak_memory_mb']} | {row['dice']:.2f} |"
+        )
+    lines += ["", f"{len(setting['cases'])} scans of the {setting['split']} split."]
+    return "\n".join(lines) + "\n"
+
+
+def weights_block(root: Path, page: Path) -> str:
+    """Test scores of the weights that ship with the bundle whose card the page is."""
+    bundle = page.parents[1].name
+    path = root / "benchmarks" / "results" / "weights" / f"{bundle}.json"
+    if not path.is_file():
+        return f"Shipped weights: {NOT_RUN}.\n"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["| Branch | Class | Cases | Dice [%] | HD95 [voxels] |", "|---|---|---:|---:|---:|"]
+    for branch, classes in result["test"]["scores"].items():
+        for name, item in classes.items():
+            dice, distance = item["dice"], item["hd95_vox"]
+            lines.append(
+                f"| {branch} | {name} | {dice['n']} | {100 * dice['mean']:.1f} ± "
+                f"{100 * dice['sd']:.1f} | {distance['mean']:.1f} ± {distance['sd']:.1f} |"
+            )
+    used = result["test"]["configuration"]
+    lines += [
+        "",
+        f"`models/{result['file']}`, {result['megabytes']:.1f} MB in half precision, "
+        f"sha256 `{result['sha256'][:16]}…`: {used['num_full']} full masks and "
+        f"{used['num_partial']} scribbled cases, seed {result['test']['seed']}; mean ± sd over the "
+        "test cases. In single precision, validation Dice differs by at most "
+        f"{result['largest_validation_difference']:.3f} points.",
+    ]
+    return "\n".join(lines) + "\n"
