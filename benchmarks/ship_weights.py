@@ -1,6 +1,6 @@
 """Make the weights that ship with a bundle out of a finished run, and score them.
 
-    python benchmarks/ship_weights.py benchmarks/experiments/weights_acdc.yaml --dataset_dir ACDC
+    python benchmarks/ship_weights.py benchmarks/experiments/acdc_weights.yaml --dataset_dir ACDC
 
 Takes the weights that benchmarks/experiments/run.py has selected on the validation split, stores
 them in half precision as models/compact.pt of the bundle, and scores that file. Writes
