@@ -27,6 +27,12 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     Returns:
         (B, *spatial), >= 0 up to rounding, in nats.
+
+    Examples:
+        >>> p = torch.tensor([[[0.5], [0.5]]]).log()  # (1, 2 classes, 1 pixel)
+        >>> q = torch.tensor([[[0.25], [0.75]]]).log()
+        >>> round(kl_divergence(p, q).item(), 4)  # ½ ln 2 + ½ ln ⅔ = ½ ln 4/3
+        0.1438
     """
     # PyTorch names the second distribution of KL(p||q) `input` and the first `target`.
     return F.kl_div(input=log_q, target=log_p, log_target=True, reduction="none").sum(dim=1)
@@ -41,6 +47,12 @@ def bhattacharyya_distance(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     Returns:
         (B, *spatial), >= 0 up to rounding, in nats.
+
+    Examples:
+        >>> p = torch.tensor([[[0.5], [0.5]]]).log()  # (1, 2 classes, 1 pixel)
+        >>> q = torch.tensor([[[0.1], [0.9]]]).log()
+        >>> round(bhattacharyya_distance(p, q).item(), 4)  # -ln(√0.05 + √0.45) = -ln √0.8
+        0.1116
     """
     return -torch.logsumexp(0.5 * (log_p + log_q), dim=1)
 
@@ -83,6 +95,12 @@ def tsallis_divergence(
 
     Raises:
         ValueError: alpha is 1, not positive or not finite.
+
+    Examples:
+        >>> p = torch.tensor([[[0.5], [0.5]]]).log()  # (1, 2 classes, 1 pixel)
+        >>> q = torch.tensor([[[0.25], [0.75]]]).log()
+        >>> round(tsallis_divergence(p, q).item(), 4)  # 0.25 / 0.25 + 0.25 / 0.75 - 1
+        0.3333
     """
     _check_alpha(alpha)
     limit = _third_of_range(log_q.dtype) if max_exponent is None else max_exponent
@@ -137,6 +155,15 @@ def distillation(
     Raises:
         TypeError: logits not floating point, or mask not bool.
         ValueError: shapes differ, unknown divergence, or alpha not allowed.
+
+    Examples:
+        A student that is sure of the wrong class reaches the bound of softmax over softmax:
+
+        >>> teacher = torch.tensor([[[50.0], [-50.0]]])  # (1, 2 classes, 1 pixel)
+        >>> round(distillation(teacher, -teacher).item(), 4)  # tanh ½
+        0.4621
+        >>> round(distillation(teacher, teacher).item(), 4) + 0.0
+        0.0
     """
     _check_divergence(divergence, alpha)
     if teacher_logits.shape != student_logits.shape:

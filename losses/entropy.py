@@ -19,6 +19,12 @@ def entropy_map(logits: Tensor) -> Tensor:
     Raises:
         TypeError: logits not floating point.
         ValueError: no spatial axis, or fewer than two classes.
+
+    Examples:
+        >>> import torch
+        >>> logits = torch.zeros(1, 4, 1)  # 4 classes, 1 pixel, undecided
+        >>> round(entropy_map(logits).item(), 4)  # ln 4
+        1.3863
     """
     # p comes from log p, never the reverse: log 0 = -inf would make 0 · log 0 NaN.
     log_p = prepare_logits(logits).log_softmax(dim=1)
@@ -41,6 +47,15 @@ def shannon_entropy(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
     Raises:
         TypeError: logits not floating point, or mask not bool.
         ValueError: shapes do not match.
+
+    Examples:
+        >>> import torch
+        >>> logits = torch.tensor([[[0.0, 50.0], [0.0, 0.0]]])  # 2 pixels: undecided, and sure
+        >>> round(shannon_entropy(logits).item(), 4)  # mean of ln 2 and 0
+        0.3466
+        >>> first = torch.tensor([[True, False]])
+        >>> round(shannon_entropy(logits, mask=first).item(), 4)
+        0.6931
     """
     return voxel_mean(entropy_map(logits), logits, mask)
 

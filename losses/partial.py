@@ -55,6 +55,14 @@ def partial_cross_entropy(
     Raises:
         TypeError: logits not floating point.
         ValueError: shapes do not match, or an unknown normalization.
+
+    Examples:
+        >>> logits = torch.tensor([[[0.25, 0.5], [0.75, 0.5]]]).log()  # 2 classes, 2 pixels
+        >>> label = torch.tensor([[[1, 2]]])  # the second pixel is unlabelled
+        >>> round(partial_cross_entropy(logits, label).item(), 4)  # -ln 0.75
+        0.2877
+        >>> round(partial_cross_entropy(logits, label, normalization="all").item(), 4)
+        0.1438
     """
     _check_normalization(normalization)
     logits = prepare_logits(logits)

@@ -26,6 +26,12 @@ def pseudo_label_cross_entropy(logits: Tensor, *, mask: Tensor | None = None) ->
     Raises:
         TypeError: logits not floating point, or mask not bool.
         ValueError: shapes do not match.
+
+    Examples:
+        >>> import torch
+        >>> logits = torch.tensor([[[0.25, 0.5], [0.75, 0.5]]]).log()  # 2 classes, 2 pixels
+        >>> round(pseudo_label_cross_entropy(logits).item(), 4)  # mean of -ln 0.75 and -ln 0.5
+        0.4904
     """
     logits = prepare_logits(logits)
     # An explicit target, not amax: amax would share a tie's gradient, which no hard label does.

@@ -1,4 +1,4 @@
-"""Networks with a shared encoder and one decoder a supervision kind."""
+"""Networks with a shared encoder and one decoder a supervision kind, and heads for features."""
 
 from mixseg.networks.base import DualBranchNetwork
 from mixseg.networks.branches import BRANCHES, check_branch, ensemble_logits
@@ -6,6 +6,7 @@ from mixseg.networks.dual_branch_dynunet import DualBranchDynUNet
 from mixseg.networks.dual_branch_unet import DualBranchUNet
 from mixseg.networks.dual_branch_vnet import DualBranchVNet
 from mixseg.networks.exported import ExportedNetwork
+from mixseg.networks.projection import GlobalProjectionHead, LocalProjectionHead
 
 __all__ = [
     "BRANCHES",
@@ -14,6 +15,8 @@ __all__ = [
     "DualBranchUNet",
     "DualBranchVNet",
     "ExportedNetwork",
+    "GlobalProjectionHead",
+    "LocalProjectionHead",
     "check_branch",
     "ensemble_logits",
 ]

@@ -84,6 +84,19 @@ class DualBranchDynUNet(DualBranchNetwork):
     Raises:
         ValueError: on an option out of range, or an image of a size, rank or channel count that
             the network cannot take.
+
+    Examples:
+        Thick slices: the upper levels leave the third axis alone.
+
+        >>> import torch
+        >>> network = DualBranchDynUNet(
+        ...     features=(2, 4, 8), kernel_size=((3, 3, 1), 3, 3), strides=(1, (2, 2, 1), 2),
+        ...     branch="student",
+        ... )
+        >>> network.size_divisor
+        (4, 4, 2)
+        >>> tuple(network(torch.zeros(1, 1, 16, 16, 4)).shape)
+        (1, 2, 16, 16, 4)
     """
 
     def __init__(

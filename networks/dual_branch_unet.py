@@ -140,6 +140,18 @@ class DualBranchUNet(DualBranchNetwork):
     Raises:
         ValueError: on an option out of range, or an image of a size, rank or channel count that
             the network cannot take.
+
+    Examples:
+        >>> network = DualBranchUNet(out_channels=3, features=(4, 8, 16))
+        >>> image = torch.zeros(2, 1, 16, 24)
+        >>> teacher, student = network(image, branch="both")
+        >>> tuple(student.shape)
+        (2, 3, 16, 24)
+        >>> tuple(network(image, branch="student").shape)  # the teacher is not computed
+        (2, 3, 16, 24)
+        >>> network(torch.zeros(2, 1, 18, 24))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: every side must be a multiple of 4, got (18, 24); pad or resize ...
     """
 
     def __init__(

@@ -135,6 +135,14 @@ class DualBranchVNet(DualBranchNetwork):
     Raises:
         ValueError: on an option out of range, or an image of a size, rank or channel count that
             the network cannot take.
+
+    Examples:
+        >>> import torch
+        >>> network = DualBranchVNet(features=(2, 4, 8), branch="student")
+        >>> network.size_divisor
+        4
+        >>> tuple(network(torch.zeros(1, 1, 16, 16, 8)).shape)
+        (1, 2, 16, 16, 8)
     """
 
     def __init__(

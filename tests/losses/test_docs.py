@@ -17,16 +17,42 @@ def test_examples_of_the_page_give_what_it_says() -> None:
 
 def test_public_names() -> None:
     assert mixseg.losses.__all__ == [
+        "CoTrainingLoss",
         "DistillationLoss",
+        "GatedConsistencyLoss",
+        "MutualInformationLoss",
+        "PartialCrossEntropyDiceLoss",
         "PartialCrossEntropyLoss",
+        "PartialDiceLoss",
         "PseudoLabelCrossEntropyLoss",
         "ShannonEntropyLoss",
+        "SoftmaxMSELoss",
+        "TransformationConsistencyLoss",
         "bhattacharyya_distance",
         "distillation",
         "entropy_map",
+        "entropy_threshold",
+        "gated_consistency",
+        "generalized_jensen_shannon",
+        "joint_distribution",
         "kl_divergence",
+        "mutual_information_of",
+        "negative_mutual_information",
         "partial_cross_entropy",
+        "partial_cross_entropy_dice",
+        "partial_dice",
+        "predictive_entropy",
         "pseudo_label_cross_entropy",
+        "self_paced_weights",
         "shannon_entropy",
+        "softmax_mse",
+        "transformation_consistency",
         "tsallis_divergence",
     ]
+    assert all(callable(getattr(mixseg.losses, name)) for name in mixseg.losses.__all__)
+
+
+def test_no_function_hides_a_module_of_its_name() -> None:
+    # `import mixseg.losses.x as x` would give the function.
+    modules = {path.stem for path in Path(mixseg.losses.__path__[0]).glob("*.py")}
+    assert modules & set(mixseg.losses.__all__) == set()

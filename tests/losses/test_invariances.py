@@ -13,9 +13,14 @@ from torch import Tensor
 
 from mixseg.losses import (
     distillation,
+    gated_consistency,
+    generalized_jensen_shannon,
     partial_cross_entropy,
     pseudo_label_cross_entropy,
+    self_paced_weights,
     shannon_entropy,
+    softmax_mse,
+    transformation_consistency,
 )
 
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -35,6 +40,32 @@ def _distillation(logits: Tensor, other: Tensor, label: Tensor, **options: Any) 
     return distillation(other, logits, mask=label < logits.shape[1], **options)
 
 
+def _softmax_mse(logits: Tensor, other: Tensor, label: Tensor) -> Tensor:
+    return softmax_mse(logits, other, mask=label < logits.shape[1])
+
+
+def _gated(logits: Tensor, other: Tensor, label: Tensor) -> Tensor:
+    # Above the largest threshold, ln C < 2, where nothing is labelled.
+    return gated_consistency(logits, other, 2.0 * (label == logits.shape[1]))
+
+
+def _transformed(logits: Tensor, other: Tensor, label: Tensor) -> Tensor:
+    mask = label < logits.shape[1]
+    return transformation_consistency(logits, other.flip(0), lambda p: p.flip(0), mask=mask)
+
+
+def _co_training(
+    logits: Tensor, other: Tensor, label: Tensor, weighted: bool, **options: Any
+) -> Tensor:
+    students = [logits, other, 0.5 * other]
+    weights = None
+    if weighted:
+        weights = self_paced_weights([other] * 3, 1.0, unconfident_weight=0.5)
+        weights = weights * weights.new_tensor([1.0, 0.5, 0.25]).view(3, *[1] * (weights.ndim - 1))
+    mask = label < logits.shape[1]
+    return generalized_jensen_shannon(students, weights, mask=mask, **options)
+
+
 # Every term as a function of (logits, other logits, label); terms without a label use the labelled
 # voxels as their mask, so that "unlabelled" means "left out" for all of them.
 TERMS: dict[str, Term] = {
@@ -42,6 +73,11 @@ TERMS: dict[str, Term] = {
     "partial_all": partial(_partial, normalization="all"),
     "entropy": partial(_masked, shannon_entropy),
     "pseudo_label": partial(_masked, pseudo_label_cross_entropy),
+    "softmax_mse": _softmax_mse,
+    "gated_consistency": _gated,
+    "transformation_consistency": _transformed,
+    "co_training": partial(_co_training, weighted=False),
+    "co_training_weighted": partial(_co_training, weighted=True, alpha=0.3),
 }
 for _divergence in ("kl", "bhattacharyya", "tsallis"):
     for _smooth in (True, False):

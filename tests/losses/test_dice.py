@@ -1,0 +1,194 @@
+"""Soft Dice on labelled voxels and its mean with the cross-entropy: UA-MT's supervised loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import Tensor
+
+from mixseg.losses import (
+    PartialCrossEntropyDiceLoss,
+    PartialDiceLoss,
+    partial_cross_entropy,
+    partial_cross_entropy_dice,
+    partial_dice,
+)
+
+Term = Callable[[Tensor, Tensor], Tensor]
+
+EPS = 1e-5
+# p = (¼, ¾) at each of four pixels.
+LOGITS = torch.tensor([0.25, 0.75], dtype=torch.float64).log().view(1, 2, 1, 1).expand(1, 2, 2, 2)
+TABLE = [
+    # label, include_background, expected
+    # Foreground: Σpy = 3·¾ = 9/4, Σp² = 4·9/16 = 9/4, Σy² = 3: 2·9/4 over 21/4.
+    ([[0, 1], [1, 1]], False, 1 - (4.5 + EPS) / (5.25 + EPS)),
+    # Two pixels labelled (2 = unlabelled): Σpy = ¾, Σp² = 9/8, Σy² = 1.
+    ([[0, 1], [2, 2]], False, 1 - (1.5 + EPS) / (2.125 + EPS)),
+    # Background of the same two: Σpy = ¼, Σp² = 1/8, Σy² = 1; the mean of both classes.
+    (
+        [[0, 1], [2, 2]],
+        True,
+        1 - ((1.5 + EPS) / (2.125 + EPS) + (0.5 + EPS) / (1.125 + EPS)) / 2,
+    ),
+    # Foreground predicted at the one labelled pixel, which is background: Σp² = 9/16.
+    ([[0, 2], [2, 2]], False, 1 - EPS / (0.5625 + EPS)),
+    ([[2, 2], [2, 2]], False, 0.0),
+    ([[2, 2], [2, 2]], True, 0.0),
+]
+
+
+@pytest.mark.parametrize(("label", "include_background", "expected"), TABLE)
+def test_hand_derived_values(
+    label: list[list[int]], include_background: bool, expected: float
+) -> None:
+    loss = PartialDiceLoss(include_background)
+    value = loss(LOGITS, torch.tensor([label], dtype=torch.uint8))
+    assert value.item() == pytest.approx(expected, rel=1e-7, abs=1e-15)
+
+
+def transcription(
+    logits: NDArray[np.float64], label: NDArray[np.int64], classes: range
+) -> tuple[float, float]:
+    """Cross-entropy and the Dice of UA-MT's code, on the labelled voxels cut out one by one."""
+    p = np.moveaxis(softmax(logits, axis=1), 1, -1)[label < logits.shape[1]]
+    y = np.eye(logits.shape[1])[label[label < logits.shape[1]]]
+    dice = [
+        1 - (2 * (p[:, c] * y[:, c]).sum() + EPS) / ((p[:, c] ** 2).sum() + y[:, c].sum() + EPS)
+        for c in classes
+    ]
+    return float(-(y * np.log(p)).sum() / len(y)), float(np.mean(dice))
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 5, 4), (2, 4, 3, 5, 4), (2, 3, 7)])
+def test_equals_the_formula_in_numpy(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=2, size=shape)
+    label = rng.integers(0, shape[1] + 1, size=(shape[0], *shape[2:]))
+    tensors = torch.from_numpy(logits), torch.from_numpy(label)
+    for background in (False, True):
+        cross, dice = transcription(logits, label, range(0 if background else 1, shape[1]))
+        value = partial_dice(*tensors, include_background=background)
+        # MONAI sums the labels in float32, whatever the logits are.
+        assert value.item() == pytest.approx(dice, rel=1e-7)
+        both = PartialCrossEntropyDiceLoss(background)(*tensors)
+        assert both.item() == pytest.approx((cross + dice) / 2, rel=1e-7)
+        assert both.dtype == torch.float64
+
+
+@pytest.mark.parametrize("function", [partial_dice, partial_cross_entropy_dice])
+@pytest.mark.parametrize("shape", [(2, 2, 3, 2), (1, 4, 2, 2, 2)])
+def test_gradcheck(function: Term, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    label = torch.randint(0, shape[1] + 1, (shape[0], *shape[2:]), generator=generator)
+    assert torch.autograd.gradcheck(lambda z: function(z, label), (logits,))
+
+
+@pytest.mark.parametrize("function", [partial_dice, partial_cross_entropy_dice])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_unlabelled_voxels_change_neither_value_nor_gradient(function: Term, classes: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(2, classes, 6, 6, generator=generator)
+    label = torch.randint(0, classes + 1, (2, 1, 6, 6), generator=generator)
+    unlabelled = (label == classes).expand_as(logits)
+    results = []
+    for values in (logits, logits.masked_fill(unlabelled, 0).add(unlabelled * 40 * logits)):
+        leaf = values.clone().requires_grad_()
+        loss = function(leaf, label)
+        results.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert torch.count_nonzero(results[0][1][unlabelled]) == 0
+    assert torch.count_nonzero(results[0][1][~unlabelled]) == (~unlabelled).sum()
+
+
+@pytest.mark.parametrize("function", [partial_dice, partial_cross_entropy_dice])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_nothing_labelled_gives_zero_with_zero_gradient(function: Term, batch: int) -> None:
+    logits = torch.randn(batch, 3, 4, 4, 4, requires_grad=True)
+    loss = function(logits, torch.full((batch, 1, 4, 4, 4), 3, dtype=torch.uint8))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert torch.count_nonzero(logits.grad) == 0
+
+
+def test_perfect_and_opposite_predictions() -> None:
+    label = torch.tensor([[[0, 1], [2, 1]]])
+    right = 1e4 * torch.nn.functional.one_hot(label, 3).movedim(-1, 1).float()
+    assert partial_dice(right, label).item() == pytest.approx(0, abs=1e-7)
+    assert partial_cross_entropy_dice(right, label).item() == pytest.approx(0, abs=1e-7)
+    # Classes shifted by one: no overlap. Class 1 has Σy² = 2 and Σp² = 1, class 2 the reverse.
+    shifted = partial_dice(right.roll(1, dims=1), label)
+    assert shifted.item() == pytest.approx(1 - EPS / (3 + EPS), abs=1e-6)
+
+
+def test_order_of_foreground_classes_images_and_voxels_does_not_matter() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(3, 4, 4, 6, generator=generator, dtype=torch.float64)
+    label = torch.randint(0, 5, (3, 1, 4, 6), generator=generator)
+    expected = partial_dice(logits, label)
+    order = torch.tensor([0, 3, 1, 2])
+    renamed = torch.cat([order.argsort(), torch.tensor([4])])[label]
+    torch.testing.assert_close(partial_dice(logits[:, order], renamed), expected)
+    torch.testing.assert_close(partial_dice(logits.flip(0, 2), label.flip(0, 2)), expected)
+    as_volume = [x.reshape(3, -1, 2, 2, 6) for x in (logits, label)]
+    torch.testing.assert_close(partial_dice(*as_volume), expected)
+    # Sums run over the batch: one image holding all voxels has the same value.
+    joined = [torch.cat(list(x), dim=1).unsqueeze(0) for x in (logits, label)]
+    torch.testing.assert_close(partial_dice(*joined), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_metatensors_and_memory_format(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(2, 3, 6, 6, generator=generator).to(dtype)
+    label = torch.randint(0, 4, (2, 1, 6, 6), generator=generator)
+    expected = partial_cross_entropy_dice(logits.double(), label).item()
+    last = logits.contiguous(memory_format=torch.channels_last)
+    for z, y in ((logits, label), (last, label.float()), (MetaTensor(logits), MetaTensor(label))):
+        value = partial_cross_entropy_dice(z, y)
+        assert type(value) is Tensor
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(expected, rel=2e-6)
+    with torch.autocast("cpu", dtype=dtype):
+        assert partial_cross_entropy_dice(logits, label).item() == pytest.approx(expected, rel=2e-6)
+    huge = (1e4 * logits.float()).to(dtype).requires_grad_()
+    loss = partial_dice(huge, label)
+    loss.backward()
+    assert loss.isfinite()
+    assert huge.grad is not None
+    assert huge.grad.isfinite().all()
+
+
+def test_no_tensor_value_is_read_on_the_host() -> None:
+    logits, label = torch.zeros(2, 3, 4, 4, device="meta"), torch.zeros(2, 4, 4, device="meta")
+    assert partial_cross_entropy_dice(logits, label).shape == ()
+
+
+def test_half_of_the_sum() -> None:
+    # Both halves known: TABLE's second row, and (log 4 + log 4/3) / 2.
+    label = torch.tensor([[[0, 1], [2, 2]]])
+    cross = math.log(16 / 3) / 2
+    dice = 1 - (1.5 + EPS) / (2.125 + EPS)
+    assert partial_cross_entropy(LOGITS, label).item() == pytest.approx(cross)
+    value = partial_cross_entropy_dice(LOGITS, label).item()
+    assert value == pytest.approx((cross + dice) / 2, rel=1e-7)
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match=r"label must have shape .* got \(2, 4, 5\)"):
+        partial_dice(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 5))
+    with pytest.raises(ValueError, match=r"with C >= 2 .* got shape \(2, 1, 4, 4\)"):
+        partial_cross_entropy_dice(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4))
+    with pytest.raises(TypeError, match=r"logits must be floating point, got torch.int64"):
+        partial_dice(torch.zeros(2, 3, 4, 4).long(), torch.zeros(2, 4, 4))
+    assert repr(PartialDiceLoss(True)) == "PartialDiceLoss(include_background=True)"
