@@ -1,4 +1,4 @@
-"""``mixseg prepare``: a datalist for a public data set, from the folder as it was downloaded."""
+"""``mixseg prepare``: a datalist from a folder, a public data set as downloaded or one's own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import typer
 from rich.markup import escape
 
 from mixseg.cli.console import clear_errors, console, datalist_table, error_console, refuse_existing
+from mixseg.cli.prepare_folder import folder
 from mixseg.data.acdc import prepare_acdc
 from mixseg.data.datalist import DATALIST_NAME, Datalist
 from mixseg.data.la import la_layout, prepare_la
 from mixseg.data.la_crop import CENTER_SIZE, MASK_MARGIN, PREPARATION_NAME, crop_la
 
-prepare_app = typer.Typer(no_args_is_help=True, help="Write the datalist of a public data set.")
+prepare_app = typer.Typer(
+    no_args_is_help=True, help="Write the datalist of a public data set, or of your own."
+)
+prepare_app.command("folder")(folder)
 
 
 class CropRule(str, Enum):

@@ -1,6 +1,8 @@
 """Datalists, their checks, the collections that the project prepares, and mixed batches."""
 
 from mixseg.data.datalist import Datalist, Entry, data_hash, find_datalist
+from mixseg.data.folder import FolderOptions, FolderReport, inspect_folder
+from mixseg.data.folder_write import prepare_folder, write_folder
 from mixseg.data.images import NativeNiftiWriter, list_images
 from mixseg.data.sampler import MixedBatchSampler, MixedDataLoader
 from mixseg.data.slices import SliceDataset
@@ -13,6 +15,8 @@ __all__ = [
     "DatalistError",
     "Entry",
     "Fault",
+    "FolderOptions",
+    "FolderReport",
     "MixedBatchSampler",
     "MixedDataLoader",
     "NativeNiftiWriter",
@@ -22,7 +26,10 @@ __all__ = [
     "check_datalist",
     "data_hash",
     "find_datalist",
+    "inspect_folder",
     "list_images",
+    "prepare_folder",
     "select_cases",
     "split_cases",
+    "write_folder",
 ]

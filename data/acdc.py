@@ -68,7 +68,9 @@ def prepare_acdc(source: str | os.PathLike[str], seed: int = 0) -> Datalist:
     """
     source = Path(source).resolve()
     if not source.is_dir():
-        raise DatalistError(f"'{source}' is not a folder")
+        raise DatalistError(
+            f"'{source}' is not a folder: give the one with patient001/, patient002/ …"
+        )
     layout = acdc_layout(source)
     if layout is None:
         raise DatalistError(

@@ -82,6 +82,10 @@ def read_volume(path: Path, what: str) -> Volume:
             f"{path}: the {what} is not a readable image file ({reason}); it may be truncated: "
             "copy or download it again"
         ) from reason
+    if volume.channels > 1:
+        raise DatalistError(
+            f"{path}: the {what} has {volume.channels} channels; store one number a voxel"
+        )
     if len(volume.shape) != 3:
         raise DatalistError(
             f"{path}: the {what} is {len(volume.shape)}D, shape {tuple(volume.shape)}; 3D is "

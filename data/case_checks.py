@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from mixseg.data.datalist import Split
-from mixseg.data.reading import UnreadableError, Volume, open_volume
+from mixseg.data.label_values import count_values
+from mixseg.data.reading import UnreadableError, Volume, is_palette, is_picture, open_volume
 
 #: Largest difference of any element of two affines (mm) that still counts as the same grid:
 #: headers store float32, and writers round differently.
@@ -68,21 +69,26 @@ class Rules:
 
 @dataclass
 class Finding:
-    """What one case adds: its faults, and its labelled voxels (None: not counted)."""
+    """What one case adds.
+
+    Attributes:
+        faults: of its files.
+        labeled: its labelled voxels; None where they are not counted.
+        grid: spatial axes and channels of its image; None where it cannot be used.
+    """
 
     faults: list[Fault]
     labeled: int | None = None
+    grid: tuple[int, int] | None = None
 
 
 def examine_case(case: Case, rules: Rules) -> Finding:
     """Open one case's files and collect its faults."""
     finding = Finding([])
     add = finding.faults.append
-    image = _read(case, case.image, "image", rules.check_voxels, add)
-    if image is not None and len(image.shape) != 3:
-        add(_shape_fault(case, image.shape))
-    if image is not None and image.data is not None:
-        _examine_image(case, image.data, add)
+    image = read_file(case, case.image, "image", rules.check_voxels, add)
+    if image is not None:
+        finding.grid = examine_image(case, image, add)
 
     if case.supervision == "none":
         if case.split != "training":
@@ -93,9 +99,9 @@ def examine_case(case: Case, rules: Rules) -> Finding:
     for path, name in ((case.label, "label"), (case.scribble, "scribble")):
         if path is None:
             continue
-        label = _read(case, path, name, rules.check_voxels, add)
+        label = read_file(case, path, name, rules.check_voxels, add)
         if label is not None and image is not None:
-            _examine_grid(case, path, name, image, label, add)
+            examine_grid(case, path, name, image, label, add)
         if label is not None and label.data is not None:
             is_label = name == "label"
             values = _examine_values(case, path, label.data, rules, add)
@@ -104,7 +110,7 @@ def examine_case(case: Case, rules: Rules) -> Finding:
     return finding
 
 
-def _read(
+def read_file(
     case: Case, path: str, name: str, check_voxels: bool, add: Callable[[Fault], None]
 ) -> Volume | None:
     """The file's grid and, where asked for, its voxels; None for what cannot be read."""
@@ -126,7 +132,28 @@ def _read(
         return None
 
 
-def _examine_image(case: Case, data: np.ndarray, add: Callable[[Fault], None]) -> None:
+def examine_image(
+    case: Case, image: Volume, add: Callable[[Fault], None]
+) -> tuple[int, int] | None:
+    """Collect an image's faults; its spatial axes and channels, None where they cannot be used."""
+    dims = len(image.shape)
+    if dims not in (2, 3):
+        add(_shape_fault(case, image.shape))
+    if is_picture(case.image) and is_palette(case.image):
+        add(
+            case_fault(
+                case,
+                case.image,
+                "the image is a palette picture, whose numbers are no intensities",
+                "store it as grey or RGB",
+            )
+        )
+    if image.data is not None:
+        _examine_intensities(case, image.data, add)
+    return (dims, image.channels) if dims in (2, 3) else None
+
+
+def _examine_intensities(case: Case, data: np.ndarray, add: Callable[[Fault], None]) -> None:
     bad = int((~np.isfinite(data)).sum()) if np.issubdtype(data.dtype, np.inexact) else 0
     if bad:
         add(
@@ -148,9 +175,19 @@ def _examine_image(case: Case, data: np.ndarray, add: Callable[[Fault], None]) -
         )
 
 
-def _examine_grid(
+def examine_grid(
     case: Case, path: str, name: str, image: Volume, label: Volume, add: Callable[[Fault], None]
 ) -> None:
+    """Collect the faults of a label that does not lie on its image's grid."""
+    if label.channels > 1:
+        add(
+            case_fault(
+                case,
+                path,
+                f"the {name} has {label.channels} channels",
+                "store class indices in one channel",
+            )
+        )
     if image.shape != label.shape:
         add(
             case_fault(
@@ -161,6 +198,8 @@ def _examine_grid(
             )
         )
         return
+    if is_picture(case.image) or is_picture(path):
+        return  # a picture has no geometry to compare
     # Written as 'not close' so that a NaN in either affine counts as a fault.
     difference = float(np.abs(image.affine - label.affine).max())
     if not difference <= AFFINE_TOLERANCE:
@@ -180,25 +219,18 @@ def _examine_values(
     case: Case, path: str, data: np.ndarray, rules: Rules, add: Callable[[Fault], None]
 ) -> dict[int, int] | None:
     """Voxels per label value, or None where the values are no class indices."""
-    if data.dtype == np.uint8:
-        counts = np.bincount(data.ravel(order="K"), minlength=256)
-        present = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
-    else:
-        values, numbers = np.unique(data, return_counts=True)
-        odd = [v for v in values if not np.isfinite(v) or v != np.rint(v)]
-        if odd:
-            add(
-                case_fault(
-                    case,
-                    path,
-                    f"the label ({data.dtype}) has values that are not whole numbers, such as "
-                    f"{odd[0]:g}",
-                    "a label map holds class indices; it may have been resampled with "
-                    "interpolation, so export it again with nearest neighbour",
-                )
+    present, odd = count_values(data)
+    if odd is not None:
+        add(
+            case_fault(
+                case,
+                path,
+                f"the label ({data.dtype}) has values that are not whole numbers, such as {odd:g}",
+                "a label map holds class indices; it may have been resampled with "
+                "interpolation, so export it again with nearest neighbour",
             )
-            return None
-        present = {int(v): int(n) for v, n in zip(values, numbers, strict=True)}
+        )
+        return None
     unlabeled = {rules.classes, rules.unlabeled}
     outside = [v for v in present if not 0 <= v < rules.classes and v not in unlabeled]
     if outside:
@@ -250,6 +282,36 @@ def _examine_supervision(
                 level="note",
             )
         )
+
+
+def grid_faults(
+    grids: Sequence[tuple[Case, tuple[int, int]]], spatial_dims: int | None = None
+) -> list[Fault]:
+    """Images that a network made for the other ones cannot take.
+
+    Args:
+        grids: cases with the spatial axes and channels of their images.
+        spatial_dims: the axes that are asked for; None for those of the first image.
+    """
+    faults = []
+    for case, grid in grids:
+        if spatial_dims is not None and grid[0] != spatial_dims:
+            problem = f"the image is {grid[0]}D; {spatial_dims}D is expected"
+            mend = "use a bundle for images of this kind"
+        elif grid != grids[0][1]:
+            problem = (
+                f"the image is {_kind(grid)}, that of {grids[0][0].case_id} is "
+                f"{_kind(grids[0][1])} ({grids[0][0].image})"
+            )
+            mend = "a datalist holds images of one kind; convert them, or make another datalist"
+        else:
+            continue
+        faults.append(case_fault(case, case.image, problem, mend))
+    return faults
+
+
+def _kind(grid: tuple[int, int]) -> str:
+    return f"{grid[0]}D with {grid[1]} channel{'s' if grid[1] > 1 else ''}"
 
 
 def _shape_fault(case: Case, shape: tuple[int, ...]) -> Fault:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 from pydantic import (
     BaseModel,
@@ -21,6 +20,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from mixseg.data.reading import UnreadableError, open_volume
 
 Supervision = Literal["full", "partial", "noisy", "none"]
 Split = Literal["training", "validation", "test"]
@@ -38,8 +39,9 @@ class Entry(BaseModel):
     """One case of a datalist.
 
     Attributes:
-        image: NIfTI file of the scan, relative to the dataset folder or absolute.
-        label: NIfTI label map of the same grid; absent for ``none`` (and for ``partial`` cases
+        image: file of the scan (NIfTI, NRRD, MHA, or a picture such as PNG), relative to the
+            dataset folder or absolute.
+        label: label map of the same grid; absent for ``none`` (and for ``partial`` cases
             that have only a scribble).
         scribble: hand-drawn label map, used instead of ``label`` when the case is used as partial.
         supervision: what the label promises; where absent it is read from the label's values
@@ -173,7 +175,11 @@ class Datalist(BaseModel):
                 f"{path} is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
             ) from error
         except (OSError, UnicodeDecodeError) as error:
-            raise DatalistError(f"{path}: cannot read the datalist: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise DatalistError(
+                f"{path}: cannot read the datalist ({reason}): give a datalist.json, which "
+                "'mixseg prepare' writes"
+            ) from error
         try:
             datalist = cls.model_validate(raw)
         except ValidationError as error:
@@ -249,13 +255,13 @@ def supervision_of(entry: Entry, unlabeled: int) -> Supervision:
     if entry.supervision is not None:
         return entry.supervision
     try:
-        values = np.asanyarray(nib.load(entry.label).dataobj)
-    except Exception as error:  # nibabel raises many unrelated types for damaged files
+        values = open_volume(str(entry.label)).data
+    except UnreadableError as error:
         raise DatalistError(
             f"case '{entry.case_id}': cannot read {entry.label} to find its supervision "
             f"({error}); declare 'supervision' or mend the file"
         ) from error
-    return "partial" if bool((values == unlabeled).any()) else "full"
+    return "partial" if bool(np.any(values == unlabeled)) else "full"
 
 
 def find_datalist(
@@ -302,8 +308,9 @@ def find_datalist(
         f"For the left atrium, as downloaded:   mixseg prepare la <folder with <id>/lgemri.nrrd> "
         f"{folder}\n"
         f"For a synthetic data set:  mixseg phantom {folder}\n"
-        "For other data, write a datalist (docs/data.md) and check it with: "
-        "mixseg validate <datalist.json>"
+        f"For your own images and masks:   mixseg prepare folder <images> <labels> "
+        f"--output {folder / DATALIST_NAME}\n"
+        "or write a datalist (docs/data.md) and check it with: mixseg validate <datalist.json>"
     )
 
 
@@ -337,8 +344,11 @@ def _absolute(path: str, folders: list[Path]) -> str:
 
 def _relative(path: str, folder: Path) -> str:
     """The path from ``folder`` on, or the path itself where it lies elsewhere."""
-    resolved = Path(path).resolve()
-    return resolved.relative_to(folder).as_posix() if resolved.is_relative_to(folder) else path
+    # As it is written first: a link below the folder to data elsewhere is a path below it.
+    for candidate in (Path(os.path.abspath(path)), Path(path).resolve()):
+        if candidate.is_relative_to(folder):
+            return candidate.relative_to(folder).as_posix()
+    return path
 
 
 def _size(path: Path) -> int:

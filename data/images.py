@@ -10,18 +10,28 @@ from typing import Any, cast
 import nibabel as nib
 from monai.data import NibabelWriter
 
-__all__ = ["IMAGE_SUFFIXES", "NativeNiftiWriter", "list_images"]
+from mixseg.data.reading import PICTURE_SUFFIXES
+
+__all__ = ["IMAGE_SUFFIXES", "NativeNiftiWriter", "list_images", "split_suffix"]
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
 _MILLIMETRES = 2  # NIfTI-1 code; formats without a units field mean millimetres
 
 
+def split_suffix(name: str) -> tuple[str, str] | None:
+    """The stem and the suffix of an image's file name; None for a name without a known suffix."""
+    known = (*IMAGE_SUFFIXES, *PICTURE_SUFFIXES)
+    suffix = next((s for s in known if name.lower().endswith(s)), None)
+    return None if suffix is None else (name[: -len(suffix)], suffix)
+
+
 def list_images(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     """The image at ``path``, or every image below the folder ``path``, sorted.
 
-    Files that the official ACDC folders hold beside the images (``*_gt`` masks, ``*_4d`` cine
-    series) are left out.
+    Pictures (PNG, BMP, JPEG) count where a folder holds no volume: beside volumes they are
+    previews. Files that the official ACDC folders hold beside the images (``*_gt`` masks, ``*_4d``
+    cine series) are left out.
 
     Returns:
         One dictionary an image: ``image``, its path, and ``case_id``, its name without suffix.
@@ -33,19 +43,21 @@ def list_images(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist: set --dataset_dir to a folder of images")
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    items = []
+    items: list[dict[str, str]] = []
+    pictures: list[dict[str, str]] = []
     for file in files:
-        suffix = next((s for s in IMAGE_SUFFIXES if file.name.lower().endswith(s)), None)
-        if suffix is None:
+        parts = split_suffix(file.name)
+        if parts is None:
             continue
-        stem = file.name[: -len(suffix)]
+        stem, suffix = parts
         if root.is_dir() and stem.endswith(("_gt", "_4d")):
             continue
-        items.append({"image": str(file), "case_id": stem})
+        item = {"image": str(file), "case_id": stem}
+        (items if suffix in IMAGE_SUFFIXES else pictures).append(item)
+    items = items or pictures
     if not items:
-        raise FileNotFoundError(
-            f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)}): set --dataset_dir"
-        )
+        formats = ", ".join((*IMAGE_SUFFIXES, *PICTURE_SUFFIXES))
+        raise FileNotFoundError(f"{root} holds no image ({formats}): set --dataset_dir")
     return items
 
 

@@ -61,7 +61,9 @@ def prepare_la(source: str | os.PathLike[str]) -> Datalist:
     """
     source = Path(source).resolve()
     if not source.is_dir():
-        raise DatalistError(f"'{source}' is not a folder")
+        raise DatalistError(
+            f"'{source}' is not a folder: give the one with the scans as they were downloaded"
+        )
     layout = la_layout(source)
     if layout == "official":
         raise DatalistError(
@@ -102,7 +104,9 @@ def find_scans(source: Path) -> list[Scan]:
         DatalistError: no scan; a scan without mask, or a mask without scan; a name found twice.
     """
     if not source.is_dir():
-        raise DatalistError(f"'{source}' is not a folder")
+        raise DatalistError(
+            f"'{source}' is not a folder: give the one with the scans as they were downloaded"
+        )
     scans: dict[str, Scan] = {}
     faults: list[str] = []
     for folder in _scan_folders(source):

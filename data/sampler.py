@@ -36,6 +36,17 @@ class MixedBatchSampler(Sampler[list[int]]):
 
     Raises:
         ValueError: when nothing is to be drawn, or a count is negative or of an unknown kind.
+
+    Examples:
+        One full item and two partial ones a batch; four partial items make an epoch of two batches:
+
+        >>> kinds = ["full", "partial", "partial", "partial", "partial"]
+        >>> sampler = MixedBatchSampler(kinds, {"full": 1, "partial": 2})
+        >>> batches = list(sampler)
+        >>> [batch[0] for batch in batches], sorted(batches[0][1:] + batches[1][1:])
+        ([0, 0], [1, 2, 3, 4])
+        >>> list(sampler) == batches  # the same epoch, the same order
+        True
     """
 
     def __init__(
@@ -112,6 +123,14 @@ class MixedDataLoader(DataLoader):
         seed: of the order and of the workers.
         num_workers: processes that load; 0 loads in this process.
         pin_memory: page-locked host memory, for faster copies to CUDA.
+
+    Examples:
+        >>> class Toy(list):
+        ...     supervision = ("full", "partial", "partial")
+        >>> loader = MixedDataLoader(Toy([7, 8, 9]), batch_full=1, batch_partial=2)
+        >>> loader.set_epoch(1)
+        >>> [(batch[0].item(), sorted(batch[1:].tolist())) for batch in loader]
+        [(7, [8, 9])]
     """
 
     def __init__(

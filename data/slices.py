@@ -30,7 +30,8 @@ class SliceDataset(Dataset):
         data: one dictionary a case: ``image``, ``label`` (absent without annotation),
             ``supervision`` (absent: read from the label's values) and ``case_id``.
         transform: deterministic transforms of a case, from files to ``image`` (channels, H, W, D)
-            and ``label`` (1, H, W, D); in-plane sizes must agree afterwards.
+            and ``label`` (1, H, W, D), or without D for pictures, each of which is one slice;
+            in-plane sizes must agree afterwards.
         num_classes: C, background included; a label holds 0…C−1 and C = unlabelled.
         slice_transform: random transforms of one slice, a dictionary with ``image``
             (channels, H, W) and ``label`` (1, H, W); seeded by epoch and batch, so that neither a
@@ -135,5 +136,6 @@ class SliceDataset(Dataset):
 
 
 def _slices_first(volume: Any) -> Tensor:
-    """(channels, H, W, D) → contiguous plain tensor (D, channels, H, W)."""
-    return plain_tensor(volume).movedim(-1, 0).contiguous()
+    """(channels, H, W, D), or (channels, H, W) with D = 1, → contiguous (D, channels, H, W)."""
+    tensor = plain_tensor(volume)
+    return (tensor[None] if tensor.ndim == 3 else tensor.movedim(-1, 0)).contiguous()

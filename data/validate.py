@@ -9,7 +9,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mixseg.data.case_checks import Case, Fault, Rules, case_fault, examine_case
+from mixseg.data.case_checks import (
+    Case,
+    Fault,
+    Rules,
+    case_fault,
+    examine_case,
+    grid_faults,
+)
 from mixseg.data.datalist import SPLITS, Datalist, DatalistError, Split
 
 _WORKERS = min(8, (os.cpu_count() or 1) + 2)
@@ -82,6 +89,7 @@ def check_cases(
     classes: Sequence[str] | int,
     unlabeled: int | None = None,
     foreground: Collection[int] | None = None,
+    spatial_dims: int | None = None,
     check_voxels: bool = True,
     progress: bool = False,
 ) -> list[Fault]:
@@ -96,6 +104,8 @@ def check_cases(
         unlabeled: the datalist's unlabelled value; None for the number of classes.
         foreground: classes that count as labelled once a mask is eroded (an eroded mask labels
             only these); None for all but the background. Give the classes that are trained.
+        spatial_dims: 3 for volumes, 2 for pictures and other flat images; None for whichever of
+            the two the images are, all alike.
         check_voxels: as in :func:`validate_datalist`.
         progress: show a progress bar on standard error.
 
@@ -132,11 +142,15 @@ def check_cases(
         frozenset(range(1, count) if foreground is None else foreground),
     )
     needed = [split for split in SPLITS if split != "test" and given[split] is not None]
-    return _raise_errors(_validate(cases, needed, rules, progress))
+    return _raise_errors(_validate(cases, needed, rules, progress, spatial_dims))
 
 
 def _validate(
-    cases: Sequence[Case], needed: Sequence[str], rules: Rules, progress: bool
+    cases: Sequence[Case],
+    needed: Sequence[str],
+    rules: Rules,
+    progress: bool,
+    spatial_dims: int | None = None,
 ) -> list[Fault]:
     faults = _structure_faults(cases, needed)
     with ThreadPoolExecutor(_WORKERS) as pool:
@@ -151,6 +165,8 @@ def _validate(
         )
     for finding in findings:
         faults += finding.faults
+    grids = [(case, finding.grid) for case, finding in zip(cases, findings, strict=True)]
+    faults += grid_faults([(c, g) for c, g in grids if g is not None], spatial_dims)
     counted = [f.labeled for f in findings if f.labeled is not None]
     if counted and not any(counted):
         faults.append(

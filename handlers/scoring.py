@@ -41,8 +41,9 @@ class CaseScorer:
     """Score each case of an evaluator and keep what the report and the pictures need.
 
     Reads from each item: ``label`` (1, *spatial) in the file's own grid, the probabilities of
-    the branches in the same grid, ``case_id``, and ``native`` (1, *spatial), the image as it was
-    read, for the pictures. Where teacher and student are both there, their mean is the ensemble.
+    the branches in the same grid, ``case_id``, and ``native`` (channels, *spatial), the image as
+    it was read, for the pictures. Where teacher and student are both there, their mean is the
+    ensemble.
 
     After an epoch ``engine.state.metrics`` holds ``val_dice_<branch>`` and, with distances,
     ``val_hd95_<branch>`` (voxels), means over cases and foreground classes; ``rows`` all scores.
@@ -163,7 +164,9 @@ class CaseScorer:
         scores: dict[str, float],
     ) -> list[CasePanel]:
         """Cuts of the case, copied so that no volume is kept for them."""
-        image, reference = (torch.as_tensor(batch[k])[0].numpy() for k in ("native", "label"))
+        # Colours are shown as their mean.
+        image = torch.as_tensor(batch["native"]).float().mean(dim=0).numpy()
+        reference = torch.as_tensor(batch["label"])[0].numpy()
         unlabeled = len(self.class_names)
         shown = predictions.get("student", predictions.get("teacher"))
         case_id = str(batch["case_id"])

@@ -58,6 +58,13 @@ def strict_json(value: Any) -> str:
 
     Returns:
         JSON text that ends with a newline.
+
+    Examples:
+        >>> print(strict_json({"dice": float("nan"), "n": np.int64(3)}), end="")
+        {
+          "dice": null,
+          "n": 3
+        }
     """
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     return text + "\n"

@@ -90,6 +90,16 @@ def score_case(
     Raises:
         ValueError: if the shapes differ, the arrays are not 2D or 3D integer maps, a value lies
             outside its range, the number of names is not C, or the spacing does not fit.
+
+    Examples:
+        >>> import numpy as np
+        >>> reference = np.array([[0, 1, 1, 2]])  # the last voxel is unlabelled
+        >>> (row,) = score_case(
+        ...     np.array([[0, 0, 1, 1]]), reference, case_id="a", branch="student",
+        ...     class_names=["background", "LV"], num_classes=2,
+        ... )
+        >>> row.class_name, round(row.dice, 4), row.reference_voxels  # 2 · 1 / (1 + 2)
+        ('LV', 0.6667, 2)
     """
     if len(class_names) != num_classes:
         raise ValueError(f"{case_id}: {num_classes} classes, but the names are {list(class_names)}")

@@ -46,6 +46,12 @@ def dice_coefficient(prediction: ArrayLike, reference: ArrayLike) -> float:
 
     Raises:
         ValueError: if the shapes differ.
+
+    Examples:
+        >>> dice_coefficient([1, 1, 0], [0, 1, 1])  # 2 · 1 / (2 + 2)
+        0.5
+        >>> dice_coefficient([0, 0], [0, 0])
+        1.0
     """
     first, second = _mask_pair(prediction, reference)
     total = np.count_nonzero(first) + np.count_nonzero(second)
@@ -64,6 +70,12 @@ def volume_diagonal(shape: Sequence[int], spacing: Spacing = None) -> float:
 
     Raises:
         ValueError: if the spacing does not fit the number of axes or is not positive.
+
+    Examples:
+        >>> volume_diagonal((3, 4))
+        5.0
+        >>> volume_diagonal((3, 4), spacing=(4.0, 4.0))
+        20.0
     """
     sizes = _spacing_vector(spacing, len(shape))
     return float(np.sqrt(np.sum((np.asarray(shape, dtype=np.float64) * sizes) ** 2)))
@@ -83,6 +95,12 @@ def surface_voxels(mask: ArrayLike) -> BoolArray:
 
     Raises:
         ValueError: if the mask has no axis.
+
+    Examples:
+        >>> print(surface_voxels(np.ones((3, 4))).astype(int))
+        [[1 1 1 1]
+         [1 0 0 1]
+         [1 1 1 1]]
     """
     solid = np.asarray(mask).astype(bool, copy=False)
     if solid.ndim == 0:
@@ -119,6 +137,10 @@ def surface_distances(
     Raises:
         ValueError: if the shapes differ, a mask is empty (no distance exists), or the spacing does
             not fit the number of axes or is not positive.
+
+    Examples:
+        >>> surface_distances([1, 0, 0, 0], [0, 0, 0, 1], spacing=2.0)
+        (array([6.]), array([6.]))
     """
     first, second = _mask_pair(prediction, reference)
     sizes = _spacing_vector(spacing, first.ndim)
@@ -164,6 +186,12 @@ def hd95_pooled(prediction: ArrayLike, reference: ArrayLike, spacing: Spacing = 
 
     Raises:
         ValueError: as `surface_distances`.
+
+    Examples:
+        A stray pixel 10 steps away: 0, 10 and 0 pooled, percentile at 0.1 · 0 + 0.9 · 10.
+
+        >>> round(hd95_pooled([1] + [0] * 9 + [1], [1] + [0] * 10), 6)
+        9.0
     """
     return pooled_hd95_and_assd(surface_distances(prediction, reference, spacing))[0]
 
@@ -186,6 +214,10 @@ def average_symmetric_surface_distance(
 
     Raises:
         ValueError: as `surface_distances`.
+
+    Examples:
+        >>> average_symmetric_surface_distance([1, 0, 0, 0], [1, 0, 0, 1])  # mean of 0, 0 and 3
+        1.0
     """
     return pooled_hd95_and_assd(surface_distances(prediction, reference, spacing))[1]
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from mixseg.transforms.images import (
+    AddDepth,
+    AddDepthd,
+    RescaleIntensity,
+    RescaleIntensityd,
+)
 from mixseg.transforms.labels import (
     ConvertUnlabeled,
     ConvertUnlabeledd,
@@ -34,6 +40,8 @@ from mixseg.transforms.weak_labels import (
 )
 
 __all__ = [
+    "AddDepth",
+    "AddDepthd",
     "BoxLabel",
     "BoxLabeld",
     "CentroidLabel",
@@ -48,6 +56,8 @@ __all__ = [
     "PointLabeld",
     "RandPointLabel",
     "RandPointLabeld",
+    "RescaleIntensity",
+    "RescaleIntensityd",
     "ScribbleByErosion",
     "ScribbleByErosiond",
     "SelectClasses",

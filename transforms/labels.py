@@ -31,6 +31,12 @@ def label_kind(label: NdarrayOrTensor, num_classes: int) -> str:
 
     Raises:
         ValueError: a value is fractional or outside 0…C.
+
+    Examples:
+        >>> label_kind(np.array([[0, 1], [1, 0]]), num_classes=2)
+        'full'
+        >>> label_kind(np.array([[2, 1], [2, 0]]), num_classes=2)
+        'partial'
     """
     num_classes = check_num_classes(num_classes)
     array = class_array(label, num_classes, describe(label))
@@ -48,6 +54,10 @@ class ConvertUnlabeled(Transform):
 
     Raises:
         ValueError: ``num_classes`` is not 2 to 255.
+
+    Examples:
+        >>> print(ConvertUnlabeled(num_classes=2, unlabeled_value=255)(np.array([[0, 1, 255]])))
+        [[0 1 2]]
     """
 
     backend = [TransformBackends.NUMPY]  # noqa: RUF012 (declared so by MONAI)
@@ -96,6 +106,13 @@ class SelectClasses(Transform):
 
     Raises:
         ValueError: no class, a class twice, or one outside 1…C−1.
+
+    Examples:
+        >>> acdc = np.array([[0, 1, 2, 3, 4]])
+        >>> print(SelectClasses([3], num_classes=4)(acdc))  # the left ventricle alone
+        [[0 0 0 1 2]]
+        >>> print(SelectClasses([1, [2, 3]], num_classes=4)(acdc))  # right, whole left
+        [[0 1 2 2 3]]
     """
 
     backend = [TransformBackends.NUMPY]  # noqa: RUF012 (declared so by MONAI)
@@ -141,6 +158,11 @@ class MaskUnannotatedClasses(Transform):
 
     Args:
         num_classes: C, background included.
+
+    Examples:
+        >>> label = np.array([[0, 1, 3]])
+        >>> print(MaskUnannotatedClasses(num_classes=4)(label, annotated_classes=[3]))
+        [[4 4 3]]
     """
 
     backend = [TransformBackends.NUMPY]  # noqa: RUF012 (declared so by MONAI)

@@ -125,6 +125,16 @@ def erode_to_core(
 
     Raises:
         ValueError: the mask is not 2D or 3D, the rule is unknown, or ``max_iterations`` < 1.
+
+    Examples:
+        A square of 5 survives two erosions by 3×3, as its centre:
+
+        >>> mask = np.zeros((7, 7), dtype=bool)
+        >>> mask[1:6, 1:6] = True
+        >>> np.argwhere(erode_to_core(mask)).tolist()
+        [[3, 3]]
+        >>> int(erode_to_core(mask, max_iterations=1).sum())  # once: 3×3 are left
+        9
     """
     _check_rule(rule, max_iterations)
     mask = np.asarray(mask, dtype=bool)
@@ -159,6 +169,16 @@ def scribble_by_erosion(
 
     Raises:
         ValueError: see :func:`erode_to_core`; or a value is fractional or outside 0…C.
+
+    Examples:
+        >>> label = np.zeros((5, 7), dtype=np.uint8)
+        >>> label[:, :5] = 1  # 5×5, whose centre survives two erosions
+        >>> print(scribble_by_erosion(label, num_classes=2))
+        [[2 2 2 2 2 2 2]
+         [2 2 2 2 2 2 2]
+         [2 2 1 2 2 2 2]
+         [2 2 2 2 2 2 2]
+         [2 2 2 2 2 2 2]]
     """
     _check_rule(rule, max_iterations)
     check_num_classes(num_classes)

@@ -11,11 +11,16 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from monai.transforms import CenterSpatialCropd, RandFlipd, Resized
+from monai.transforms import CenterSpatialCropd, Orientationd, RandFlipd, Resized
 
 from mixseg.handlers import FullCheckpoint, ProgressBar, Validation, WeightRamps
 from mixseg.handlers.command_line import false_as_text, start_command, unknown_options
-from mixseg.transforms import ScribbleByErosiond, SelectClassesd
+from mixseg.transforms import (
+    ConvertUnlabeledd,
+    RescaleIntensityd,
+    ScribbleByErosiond,
+    SelectClassesd,
+)
 
 # Every knob away from its default, in values that go together.
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label", "weak_label"], "prob": 1.0}
@@ -27,6 +32,13 @@ OVERRIDES: dict[str, Any] = {
     "source_classes": ["background", "RV", "myocardium", "LV", "more"],
     "target_classes": [1, 3],
     "class_names": ["background", "RV", "LV"],
+    "in_channels": 3,
+    "unlabeled_value": 255,
+    "orientation": "LPS",
+    "normalization": "fixed",
+    "intensity_range": [10, 30],
+    "intensity_mean": 20,
+    "intensity_sd": 5,
     "slice_size": [48, 40],
     "crop_size": [32, 24],
     "spatial_size": [16, 12],
@@ -118,11 +130,19 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
     (select,) = [step for step in steps if isinstance(step, SelectClassesd)]
     # Classes 1 and 3 out of 0…4 become 1 and 2, unlabelled 5 becomes 3, the rest background.
     assert select.selector.table.tolist() == [0, 1, 0, 2, 0, 3]
+    (convert,) = [step for step in steps if isinstance(step, ConvertUnlabeledd)]
+    assert convert.converter.unlabeled_value == 255
     assert get("num_source_classes") == 5
     assert get("num_classes") == 3
     for name in ("train#preprocessing", "validate#preprocessing"):
         sizes = [s.resizer.spatial_size for s in get(name).transforms if isinstance(s, Resized)]
         assert {tuple(size) for size in sizes} == {(48, 40, -1), (16, 12, -1)}
+        (turn,) = [s for s in get(name).transforms if isinstance(s, Orientationd)]
+        assert turn.ornt_transform.axcodes == "LPS"
+        (rescale,) = [s for s in get(name).transforms if isinstance(s, RescaleIntensityd)]
+        # 10…30 are kept, minus 20, over 5.
+        grey = torch.tensor([[0.0, 10.0, 20.0, 25.0, 99.0]])
+        assert rescale({"image": grey})["image"].tolist() == [[-2.0, -2.0, 0.0, 1.0, 2.0]]
         (crop,) = [s for s in get(name).transforms if isinstance(s, CenterSpatialCropd)]
         assert tuple(crop.cropper.roi_size) == (32, 24, -1)
     assert tuple(get("validate#inferer").roi_size) == (16, 12)
@@ -139,6 +159,7 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
 
     network = get("network_def")
     assert (network.features, network.padded, network.out_channels) == ((4, 8), False, 3)
+    assert network.in_channels == 3
     modules = list(network.modules())
     assert [m.p for m in modules if isinstance(m, torch.nn.Dropout | torch.nn.Dropout2d)] == [0.25]
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in modules)
@@ -161,6 +182,13 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
     assert saver.path == tmp_path / "out" / "checkpoint.pt"
     assert saver.model == tmp_path / "models" / "model.pt"
     assert get("validate#scorer").class_names == ["background", "RV", "LV"]
+
+
+def test_volumes_keep_their_axes_unless_told_otherwise(tools: SimpleNamespace) -> None:
+    parser = parse(tools)
+    for name in ("train#preprocessing", "validate#preprocessing"):
+        steps = parser.get_parsed_content(name).transforms
+        assert not any(isinstance(step, Orientationd) for step in steps)
 
 
 def test_folders_follow_the_bundles_root(tools: SimpleNamespace) -> None:

@@ -143,6 +143,7 @@ def test_list_images_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         list_images(missing)
     touch(tmp_path, "notes.txt", "x_gt.nii.gz")
-    message = f"{tmp_path} holds no image (.nii, .nii.gz, .nrrd, .mha, .mhd): set --dataset_dir"
+    formats = ".nii, .nii.gz, .nrrd, .mha, .mhd, .png, .bmp, .jpg, .jpeg"
+    message = f"{tmp_path} holds no image ({formats}): set --dataset_dir"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         list_images(tmp_path)

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import RandFlipd, Spacingd
 
 from mixseg.handlers import FullCheckpoint, ProgressBar, Validation, WeightRamps
-from mixseg.transforms import ScribbleByErosiond
+from mixseg.transforms import ConvertUnlabeledd, RescaleIntensityd, ScribbleByErosiond
 
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label", "weak_label"], "prob": 1.0}
 # Every knob away from its default, in values that go together.
@@ -23,6 +23,12 @@ OVERRIDES: dict[str, Any] = {
     "erosion_rule": "literal10",
     "erosion_axis": None,
     "class_names": ["background", "LA", "more"],
+    "in_channels": 3,
+    "unlabeled_value": 255,
+    "normalization": "fixed",
+    "intensity_range": [10, 30],
+    "intensity_mean": 20,
+    "intensity_sd": 5,
     "spacing": [2.0, 2.0, 1.0],
     "crop_size": [16, 16, 32],
     "batch_full": 3,
@@ -60,7 +66,8 @@ OVERRIDES: dict[str, Any] = {
     "accumulation_steps": 2,
     "ema_decay": 0.9,
     "overlap": 0.6,
-    "whole_volume": False,
+    "stretch": 1.25,
+    "whole_volume": True,
     "mirror_axes": [1],
     "largest_component": True,
     "val_interval": 3,
@@ -130,6 +137,12 @@ def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) ->
     for name in ("train#preprocessing", "validate#preprocessing"):
         spacings = [s.spacing_transform for s in get(name).transforms if isinstance(s, Spacingd)]
         assert {tuple(s.pixdim) for s in spacings} == {(2.0, 2.0, 1.0)}
+        (rescale,) = [s for s in get(name).transforms if isinstance(s, RescaleIntensityd)]
+        # 10…30 are kept, minus 20, over 5.
+        grey = torch.tensor([[0.0, 10.0, 20.0, 25.0, 99.0]])
+        assert rescale({"image": grey})["image"].tolist() == [[-2.0, -2.0, 0.0, 1.0, 2.0]]
+        (convert,) = [s for s in get(name).transforms if isinstance(s, ConvertUnlabeledd)]
+        assert convert.converter.unlabeled_value == 255
 
     loader = get("train#dataloader")
     assert loader.batch_sampler.counts == {"full": 3, "partial": 2}
@@ -146,6 +159,7 @@ def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) ->
 
     network = get("network_def")
     assert (tuple(network.features), network.out_channels) == ((2, 4, 4, 4, 4), 3)
+    assert network.in_channels == 3
     dropouts = [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout3d)]
     assert set(dropouts) == {0.25}
     assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in network.modules())
@@ -161,7 +175,8 @@ def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) ->
 
     inferer = get("validate#inferer")
     assert tuple(inferer.roi_size) == (16, 16, 32)
-    assert (tuple(inferer.overlap), inferer.whole_volume) == ((0.6,) * 3, False)
+    assert (tuple(inferer.overlap), inferer.whole_volume) == ((0.6,) * 3, True)
+    assert inferer.stretch == 1.25
     assert tuple(inferer.mirror_axes) == (1,)
     assert tuple(inferer.size_divisor) == (network.size_divisor,) * 3
     assert get("validate#scorer").largest_component is True

@@ -1,0 +1,302 @@
+"""``mixseg prepare folder``: a datalist for people's own images and labels."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from statistics import median
+from typing import Annotated, cast
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mixseg.cli.console import (
+    clear_errors,
+    console,
+    datalist_table,
+    error_console,
+    fail,
+    refuse_existing,
+)
+from mixseg.data.acdc import acdc_layout, prepare_acdc
+from mixseg.data.case_checks import Fault
+from mixseg.data.datalist import DATALIST_NAME, SPLITS
+from mixseg.data.folder import FolderOptions, FolderReport, inspect_folder
+from mixseg.data.folder_cases import KINDS, FolderCase
+from mixseg.data.folder_classes import ClassMap
+from mixseg.data.folder_split import DEFAULT_SPLIT
+from mixseg.data.folder_write import write_folder
+from mixseg.data.la import la_layout
+
+
+class Missing(str, Enum):
+    """The values of ``--missing-classes``."""
+
+    ABSENT = "absent"
+    UNANNOTATED = "unannotated"
+
+
+def folder(
+    images: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of images; or the root of a data set (nnU-Net, dataset.json, images/ and "
+            "labels/), or a dataset.json."
+        ),
+    ],
+    labels: Annotated[
+        Path | None, typer.Argument(help="Folder of labels, where IMAGES does not hold them.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Datalist to write, or its folder; default: beside the data."),
+    ] = None,
+    scribbles: Annotated[
+        Path | None, typer.Option(help="Folder of hand-drawn scribbles, named as the images.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of the classes, background first, with commas.")
+    ] = None,
+    values: Annotated[
+        str | None,
+        typer.Option(help="Values of the classes in the files, in their order: 0,128,255."),
+    ] = None,
+    unlabeled: Annotated[
+        int | None,
+        typer.Option(
+            help="Value of unlabelled voxels; default: the number of classes, 255 and -1. 0 is "
+            "taken in --scribbles alone."
+        ),
+    ] = None,
+    missing_classes: Annotated[
+        Missing,
+        typer.Option(help="A class that a mask lacks is absent there, or was not annotated."),
+    ] = Missing.ABSENT,
+    allow_unlabeled: Annotated[
+        bool,
+        typer.Option("--allow-unlabeled", help="Take images without a label for training."),
+    ] = False,
+    channel: Annotated[
+        int | None, typer.Option(help="The channel to take where cases have several files.")
+    ] = None,
+    patient_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression whose group is the patient, searched in an image's path "
+            r"below its folder: '(patient\d+)'. Default: each case is a patient."
+        ),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Training/validation/test: percent of the patients with full masks; or a file "
+            "with lists train, val and test; or splits_final.json:FOLD of nnU-Net."
+        ),
+    ] = DEFAULT_SPLIT,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report, and write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    r"""Find out what your images and labels are, report it, and write their datalist.
+
+    Every file is read. Cases with full masks, scribbles, some classes annotated or no label are
+    told by the labels' values; cases are split by patient, and only those with full masks go to
+    validation and test. All faults are listed at once, and then nothing is written. Your files
+    are never changed: labels that need other values are copied beside the datalist.
+
+    Examples:
+
+      mixseg prepare folder images masks --dry-run
+
+      mixseg prepare folder Dataset017_Spleen --patient-pattern '(\d+)'
+
+      mixseg prepare folder pictures masks --values 0,128,255 --classes background,cytoplasm,nucleus
+
+      mixseg prepare folder scans masks --scribbles drawn --allow-unlabeled --split 60/20/20
+    """
+    options = FolderOptions(
+        labels,
+        scribbles,
+        None if classes is None else [name.strip() for name in classes.split(",")],
+        None if values is None else _numbers(values),
+        unlabeled,
+        missing_classes.value,
+        allow_unlabeled,
+        channel,
+        patient_pattern,
+        split,
+        seed,
+    )
+    with clear_errors():
+        if labels is None and _prepared_otherwise(images, output, options, dry_run, force):
+            return
+        path = _output_path(images, labels, output)
+        if not dry_run:
+            refuse_existing(path, force)
+        report = inspect_folder(images, options, progress=not quiet)
+        _print(report)
+        if not dry_run and (reason := _unwritable(path)):
+            report.faults.append(reason)
+        report.check()
+        if dry_run:
+            console.print("nothing is written (--dry-run)")
+            return
+        datalist = write_folder(report, path, progress=not quiet)
+        console.print(datalist_table(datalist, f"splits, seed {seed}"))
+        copies = sum(len(case.conversions) for part in report.splits.values() for case in part)
+        if copies:
+            console.print(f"wrote {copies} converted labels in {path.parent}", soft_wrap=True)
+        console.print(f"wrote {path}", soft_wrap=True)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise fail(f"--values '{text}' is no list of whole numbers such as 0,128,255") from error
+
+
+def _output_path(images: Path, labels: Path | None, output: Path | None) -> Path:
+    """The datalist's file: as asked for, or where all the data lie below."""
+    if output is not None:
+        return output if output.suffix == ".json" else output / DATALIST_NAME
+    images = images.resolve()
+    if labels is None:
+        folder = images if images.is_dir() and images.name != "imagesTr" else images.parent
+        return folder / DATALIST_NAME
+    labels = labels.resolve()
+    if images == labels:
+        return images / DATALIST_NAME
+    if images.parent != labels.parent:
+        raise ValueError(
+            f"'{images}' and '{labels}' lie in two places; say where the datalist goes: --output"
+        )
+    return images.parent / DATALIST_NAME
+
+
+def _unwritable(path: Path) -> Fault | None:
+    """Why nothing can be written at ``path``, if so, before anything is."""
+    folder = path.absolute().parent
+    place = next(p for p in (folder, *folder.parents) if p.exists())
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return None
+    why = "no permission to write there" if place.is_dir() else f"'{place}' is not a folder"
+    return Fault(str(path), "", "", f"the datalist cannot be written: {why}", "give --output")
+
+
+def _prepared_otherwise(
+    images: Path, output: Path | None, options: FolderOptions, dry_run: bool, force: bool
+) -> bool:
+    """Hand the official ACDC and left-atrium folders to the command that knows them."""
+    if not images.is_dir():
+        return False
+    if la_layout(images) == "official":
+        raise ValueError(
+            f"'{images}' holds the left-atrium challenge's whole scans, which are cropped into a "
+            f"folder of their own: mixseg prepare la {images} OUTPUT"
+        )
+    if acdc_layout(images) is None:
+        return False
+    command = f"mixseg prepare acdc {images}"
+    default = FolderOptions(seed=options.seed)
+    changed = [
+        f.name for f in fields(options) if getattr(options, f.name) != getattr(default, f.name)
+    ]
+    if changed:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+        raise ValueError(
+            f"'{images}' is ACDC, whose classes and split are known, so {names} cannot be given: "
+            f"{command}. To split it in your own way, name the folders of its images and labels"
+        )
+    # Imported here: it registers this command.
+    from mixseg.cli.prepare import acdc
+
+    console.print(f"This is ACDC; the same as: {command}", soft_wrap=True)
+    if dry_run:
+        console.print(datalist_table(prepare_acdc(images, options.seed), f"ACDC in {images}"))
+        console.print("nothing is written (--dry-run)")
+        return True
+    path = None if output is None else _output_path(images, None, output)
+    acdc(images, path, options.seed, force)
+    return True
+
+
+def _print(report: FolderReport) -> None:
+    """What was found, before anything is written."""
+    console.print(f"{report.root}: {report.layout}", soft_wrap=True)
+    if report.cases:
+        console.print(_case_table(report))
+        console.print(_image_table(report.cases))
+    if report.classes is not None and report.cases:
+        console.print(_class_table(report))
+    for note in report.notes:
+        error_console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left")
+    return table
+
+
+def _case_table(report: FolderReport) -> Table:
+    table = _table("cases", "recognised as", "cases", "patients", "with scribble", *SPLITS)
+    for kind, text in KINDS.items():
+        cases = [case for case in report.cases if case.kind == kind]
+        if not cases:
+            continue
+        numbers = [
+            len(cases),
+            len({case.patient for case in cases}),
+            sum(case.pair.scribble is not None for case in cases),
+            *(sum(c.kind == kind for c in report.splits.get(split, ())) for split in SPLITS),
+        ]
+        table.add_row(text, *(str(number) for number in numbers))
+    return table
+
+
+def _class_table(report: FolderReport) -> Table:
+    classes = cast(ClassMap, report.classes)
+    count = len(classes.names)
+    table = _table("labels", "class", "index", "value in files", "cases", "voxels", "share")
+    total = sum(sum(case.voxels.values()) for case in report.cases)
+    rows = [*zip(classes.names, range(count), map(str, classes.codes), strict=True)]
+    unlabeled = ", ".join(str(value) for value in report.values)
+    rows += [("(unlabelled)", count, unlabeled)] if report.values else []
+    for name, index, values in rows:
+        voxels = [case.voxels[index] for case in report.cases if index in case.voxels]
+        written = report.unlabeled if index == count else index
+        share = f"{100 * sum(voxels) / total:.2f} %" if total else ""
+        table.add_row(
+            escape(name), str(written), values, str(len(voxels)), f"{sum(voxels):,}", share
+        )
+    return table
+
+
+def _image_table(cases: list[FolderCase]) -> Table:
+    """Least, middle and greatest size, spacing and intensity."""
+    table = _table("images", "", "least", "median", "greatest")
+    images = [case.image for case in cases]
+    rows: list[tuple[str, list[float]]] = []
+    axes = max(len(image.shape) for image in images)
+    for axis in range(axes):
+        sizes = [image.shape[axis] for image in images if len(image.shape) > axis]
+        rows.append((f"size {'xyz'[axis]}, voxels", [float(size) for size in sizes]))
+    for axis in range(axes):
+        mm = [i.spacing[axis] for i in images if i.spacing is not None and len(i.spacing) > axis]
+        if mm:
+            rows.append((f"spacing {'xyz'[axis]}, mm", mm))
+    rows.append(("channels", [float(image.channels) for image in images]))
+    rows.append(("least intensity", [image.low for image in images]))
+    rows.append(("mean intensity", [image.mean for image in images]))
+    rows.append(("greatest intensity", [image.high for image in images]))
+    for name, values in rows:
+        numbers = (min(values), median(values), max(values))
+        table.add_row(name, *(f"{number:.6g}" for number in numbers))
+    return table

@@ -1,0 +1,106 @@
+"""Pictures as volumes of one slice, and intensities by a rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import LoadImaged
+from PIL import Image
+
+from mixseg.handlers import spacing_mm
+from mixseg.transforms import AddDepth, AddDepthd, RescaleIntensity, RescaleIntensityd
+
+RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)  # rows, columns, colours
+
+
+def load(path: Path) -> MetaTensor:
+    item = LoadImaged(keys="image", ensure_channel_first=True)({"image": str(path)})
+    return AddDepthd(keys="image")(item)["image"]
+
+
+def test_a_picture_becomes_one_slice_of_unknown_spacing(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    volume = load(tmp_path / "a.png")
+    # Axis 1 is x, that is the columns.
+    np.testing.assert_array_equal(volume[..., 0].numpy(), RGB.transpose(2, 1, 0))
+    assert volume.shape == (3, 3, 2, 1)
+    assert spacing_mm(volume.meta) is None
+
+
+def test_a_flat_nifti_keeps_its_spacing(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((4, 5), np.float32), np.diag([0.5, 2.0, 1.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "a.nii.gz")
+    volume = load(tmp_path / "a.nii.gz")
+    assert volume.shape == (1, 4, 5, 1)
+    assert spacing_mm(volume.meta) == (0.5, 2.0, 1.0)
+
+
+def test_volumes_pass_unchanged() -> None:
+    volume = MetaTensor(torch.zeros(1, 2, 3, 4), meta={"a": 1})
+    assert AddDepth()(volume) is volume
+    assert "xyzt_units" not in volume.meta
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (1, 2, 3, 4, 5)])
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(channels, H, W\) or \(channels, H, W, D\), got"):
+        AddDepth()(torch.zeros(shape))
+
+
+def test_missing_keys() -> None:
+    assert AddDepthd(keys="label", allow_missing_keys=True)({"image": 1}) == {"image": 1}
+    with pytest.raises(KeyError, match="label"):
+        AddDepthd(keys="label")({"image": 1})
+
+
+IMAGE = torch.tensor([[[2.0, 4.0], [6.0, 10.0]], [[0.0, 0.0], [4.0, 4.0]]])
+
+
+def test_minmax_scales_all_channels_together() -> None:
+    expected = [[[0.2, 0.4], [0.6, 1.0]], [[0.0, 0.0], [0.4, 0.4]]]
+    torch.testing.assert_close(RescaleIntensity("minmax")(IMAGE), torch.tensor(expected))
+
+
+def test_zscore_takes_each_channel_by_itself() -> None:
+    # Channel 0 has mean 5.5 and variance (12.25 + 2.25 + 0.25 + 20.25) / 4 = 8.75.
+    first = (IMAGE[0] - 5.5) / np.sqrt(8.75)
+    second = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+    image = IMAGE.clone()
+    torch.testing.assert_close(RescaleIntensity("zscore")(image), torch.stack([first, second]))
+    assert torch.equal(image, IMAGE)
+
+
+def test_fixed_is_the_same_for_every_image() -> None:
+    rescale = RescaleIntensityd("image", rule="fixed", clip=(0, 8), mean=4, sd=2)
+    expected = [[[-1.0, 0.0], [1.0, 2.0]], [[-2.0, -2.0], [0.0, 0.0]]]
+    torch.testing.assert_close(rescale({"image": IMAGE})["image"], torch.tensor(expected))
+    one = rescale({"image": IMAGE[:1, :1]})["image"]
+    torch.testing.assert_close(one, torch.tensor([[[-1.0, 0.0]]]))
+
+
+def test_metadata_stay() -> None:
+    image = MetaTensor(IMAGE, affine=torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0])))
+    for rule in ("minmax", "zscore", "fixed"):
+        result = RescaleIntensity(rule)(image)
+        assert torch.equal(result.affine, image.affine)
+        assert result.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "zscor"}, r"rule must be one of \('minmax', 'zscore', 'fixed'\), got 'zscor'"),
+        ({"clip": (1, 1)}, r"clip needs a lower and a higher value, got \[1, 1\]"),
+        ({"clip": (1, 2, 3)}, r"clip needs a lower and a higher value"),
+        ({"sd": 0}, "sd must be positive, got 0"),
+    ],
+)
+def test_bad_rules(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RescaleIntensity(**options)

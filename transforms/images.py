@@ -1,0 +1,173 @@
+"""What images need before a network sees them: one slice for pictures, intensities by a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
+from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import to_affine_nd
+from monai.transforms import NormalizeIntensity, ScaleIntensity, ScaleIntensityRange
+from monai.transforms.transform import MapTransform, Transform
+from monai.utils.enums import MetaKeys, TransformBackends
+
+NORMALIZATIONS = ("minmax", "zscore", "fixed")
+
+_UNITS = "xyzt_units"
+_UNKNOWN = 0  # NIfTI-1 code
+
+
+class AddDepth(Transform):
+    """Make a volume of one slice out of a two-dimensional image; leave volumes as they are.
+
+    A picture (PNG, BMP, JPEG) has no geometry: its metadata get units that say so, that a pixel
+    does not count as a millimetre.
+    """
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012 (MONAI's way)
+
+    def __call__(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Add the slice axis where it is missing.
+
+        Args:
+            image: (channels, H, W) or (channels, H, W, D).
+
+        Returns:
+            (channels, H, W, 1), or ``image`` itself if it is a volume. A MetaTensor keeps its
+            metadata, with an affine of 4×4.
+
+        Raises:
+            ValueError: another number of axes.
+        """
+        if image.ndim == 4:
+            return image
+        if image.ndim != 3:
+            raise ValueError(
+                "an image must have the shape (channels, H, W) or (channels, H, W, D), got "
+                f"{tuple(image.shape)}"
+            )
+        volume = image[..., None]
+        if isinstance(volume, MetaTensor):
+            volume.affine = to_affine_nd(3, volume.affine)
+            if MetaKeys.ORIGINAL_AFFINE in volume.meta:
+                original = volume.meta[MetaKeys.ORIGINAL_AFFINE]
+                volume.meta[MetaKeys.ORIGINAL_AFFINE] = to_affine_nd(3, original)
+            else:
+                volume.meta[_UNITS] = _UNKNOWN
+        return volume
+
+
+class RescaleIntensity(Transform):
+    """Bring the intensities of an image to the range that the network is trained on.
+
+    Args:
+        rule: ``"minmax"`` scales each image to 0…1 by its own minimum and maximum, all channels
+            together; ``"zscore"`` gives each channel of each image mean 0 and variance 1;
+            ``"fixed"`` does the same to every image: clip to ``clip``, subtract ``mean``, divide
+            by ``sd`` (for CT and for pictures, whose values mean the same everywhere).
+        clip: lowest and highest grey value of ``"fixed"``.
+        mean: of ``"fixed"``.
+        sd: of ``"fixed"``, positive.
+
+    Raises:
+        ValueError: an unknown rule, an empty range, or an sd that is not positive.
+    """
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012 (MONAI's way)
+
+    def __init__(
+        self,
+        rule: str = "minmax",
+        clip: Sequence[float] = (0.0, 1.0),
+        mean: float = 0.0,
+        sd: float = 1.0,
+    ) -> None:
+        if rule not in NORMALIZATIONS:
+            raise ValueError(f"rule must be one of {NORMALIZATIONS}, got {rule!r}")
+        if len(clip) != 2 or not clip[0] < clip[1]:
+            raise ValueError(f"clip needs a lower and a higher value, got {list(clip)}")
+        if not sd > 0:
+            raise ValueError(f"sd must be positive, got {sd}")
+        self.rule = rule
+        self.minmax = ScaleIntensity()
+        low, high = clip
+        self.fixed = ScaleIntensityRange(
+            low, high, b_min=(low - mean) / sd, b_max=(high - mean) / sd, clip=True
+        )
+
+    def __call__(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Rescale one image.
+
+        Args:
+            image: (channels, *spatial).
+
+        Returns:
+            float32 of the same shape and metadata.
+        """
+        if self.rule == "minmax":
+            return self.minmax(image)
+        if self.rule == "fixed":
+            return self.fixed(image)
+        if len(image) == 1:
+            return NormalizeIntensity()(image)
+        # By channel, MONAI writes into the array that it is given.
+        return NormalizeIntensity(channel_wise=True)(deepcopy(image))
+
+
+class AddDepthd(MapTransform):
+    """Dictionary form of :class:`AddDepth`.
+
+    Args:
+        keys: images and labels.
+        allow_missing_keys: pass on items that lack a key.
+    """
+
+    backend = AddDepth.backend
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.adder = AddDepth()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the axis in each key; see :meth:`AddDepth.__call__`."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.adder(d[key])
+        return d
+
+
+class RescaleIntensityd(MapTransform):
+    """Dictionary form of :class:`RescaleIntensity`.
+
+    Args:
+        keys: the images' keys.
+        rule: see :class:`RescaleIntensity`.
+        clip: see :class:`RescaleIntensity`.
+        mean: see :class:`RescaleIntensity`.
+        sd: see :class:`RescaleIntensity`.
+        allow_missing_keys: pass on items that lack a key.
+    """
+
+    backend = RescaleIntensity.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        *,
+        rule: str = "minmax",
+        clip: Sequence[float] = (0.0, 1.0),
+        mean: float = 0.0,
+        sd: float = 1.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.rescaler = RescaleIntensity(rule, clip, mean, sd)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Rescale the image of each key; see :meth:`RescaleIntensity.__call__`."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.rescaler(d[key])
+        return d
