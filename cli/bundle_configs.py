@@ -10,14 +10,19 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import requires, version
+from importlib import import_module
+from importlib.metadata import PathDistribution, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from mixseg.cli.checksums import SUMS_NAME
 
 #: Files that every bundle has (DESIGN: Bundle).
 FILES = (
@@ -32,14 +37,19 @@ FILES = (
     "LICENSE",
 )
 
+#: The schema of metadata.json, as it lies beside it in a packed bundle.
+SCHEMA_NAME = "metadata.schema.json"
+#: Files that a packed bundle has beyond those of every bundle.
+PACKED_FILES = (f"configs/{SCHEMA_NAME}", "models/model.pt", "mixseg/__init__.py", SUMS_NAME)
+
 # Ids that MONAI's workflows look up by themselves.
 _WORKFLOW_IDS = frozenset({"imports", "initialize", "run", "finalize"})
 # What train.yaml and inference.yaml may each say in their own way (network_def is compared).
 _OWN_WORDS = _WORKFLOW_IDS | {"handlers", "network"}
 # Transforms that leave the image itself as it is.
 _NEUTRAL = ("CopyItemsd",)
-# metadata.json's names of the packages that have keys of their own.
-_PACKAGE_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
+#: metadata.json's names of the packages that have keys of their own.
+PACKAGE_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 
 _BY_POSITION = re.compile(r"(#|::)\d+(#|::|$|\W)|\[\d+\]")
 
@@ -49,6 +59,11 @@ def load(path: Path) -> dict[str, Any]:
     return dict(ConfigParser.load_config_file(path))
 
 
+def is_packed(bundle: Path) -> bool:
+    """Whether the folder comes out of a zip of ``mixseg pack``."""
+    return (bundle / SUMS_NAME).is_file() or (bundle / "mixseg").is_dir()
+
+
 def overlays(bundle: Path) -> list[Path]:
     """The files that are passed after train.yaml."""
     complete = {"train.yaml", "inference.yaml"}
@@ -56,56 +71,85 @@ def overlays(bundle: Path) -> list[Path]:
 
 
 def check_files(bundle: Path) -> list[str]:
-    """The files of the contract exist and are not empty."""
-    missing = [f"{name} is missing" for name in FILES if not (bundle / name).is_file()]
-    empty = [
-        f"{name} is empty"
-        for name in FILES
-        if (bundle / name).is_file() and not (bundle / name).read_text().strip()
-    ]
-    return missing + empty
-
-
-def check_changelog(bundle: Path) -> list[str]:
-    """The version of metadata.json has an entry in its changelog."""
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    if metadata["version"] in metadata["changelog"]:
-        return []
-    return [f"version {metadata['version']} has no entry in the changelog"]
+    """The files of the contract exist, and are not empty or MONAI's templates of licences."""
+    names = (*FILES, *PACKED_FILES) if is_packed(bundle) else FILES
+    missing = [f"{name} is missing" for name in names if not (bundle / name).is_file()]
+    faults = []
+    for name in (name for name in names if (bundle / name).is_file()):
+        content = (bundle / name).read_bytes().strip()
+        if not content:
+            faults.append(f"{name} is empty")
+        elif content.startswith(b"Select a license"):
+            faults.append(
+                f"{name} is the template of 'monai.bundle init_bundle': put the terms there"
+            )
+    return missing + faults
 
 
 def check_packages(bundle: Path) -> list[str]:
-    """The versions of metadata.json are ones that the installed mixseg allows.
+    """The versions of metadata.json are ones that mixseg allows.
 
-    The package's requirements come from its installed metadata, hence from pyproject.toml.
+    A packed bundle names all that the code inside requires, and no mixseg.
     """
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    stated = {package: metadata[key] for key, package in _PACKAGE_KEYS.items()}
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    stated = {package: metadata[key] for key, package in PACKAGE_KEYS.items()}
     stated |= metadata["required_packages_version"]
-    allowed = {r.name.lower(): r for r in map(Requirement, requires("mixseg") or ())}
+    packed = is_packed(bundle)
+    required = _vendored_requirements(bundle) if packed else requirements()
+    allowed = {canonicalize_name(r.name): r for r in required}
     faults = []
     if "optional_packages_version" in metadata:
         # MONAI renames the key in the file's text, so that the two dictionaries become one.
         faults.append("optional_packages_version makes MONAI forget required_packages_version")
     for package, number in stated.items():
-        if package == "mixseg":
+        name = canonicalize_name(package)
+        if name == "mixseg" and not packed:
             if Version(number) != Version(version("mixseg")):
                 faults.append(f"mixseg {number} is stated, {version('mixseg')} is installed")
-        elif package.lower() not in allowed:
+        elif name not in allowed:
             faults.append(f"{package} {number} is stated, but mixseg does not require {package}")
-        elif not allowed[package.lower()].specifier.contains(number, prereleases=True):
-            wanted = allowed[package.lower()].specifier
+        elif not allowed[name].specifier.contains(number, prereleases=True):
+            wanted = allowed[name].specifier
             faults.append(f"{package} {number} is stated, but mixseg requires {package}{wanted}")
-    if "mixseg" not in stated:
+    known = {canonicalize_name(package) for package in stated}
+    if packed:
+        faults += [f"{name} is required, but not stated" for name in allowed if name not in known]
+    elif "mixseg" not in known:
         faults.append("required_packages_version does not name mixseg, whose parts the files use")
     return faults
+
+
+def requirements() -> list[Requirement]:
+    """What mixseg requires, without extras.
+
+    In a checkout it is read from pyproject.toml: the metadata of an editable installation are as
+    old as the installation. Python 3.10, which reads no TOML, takes these all the same.
+    """
+    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    if project.is_file() and find_spec("tomllib") is not None:
+        content = import_module("tomllib").loads(project.read_text(encoding="utf-8"))["project"]
+        required = [Requirement(text) for text in content["dependencies"]]
+    else:
+        required = [Requirement(text) for text in requires("mixseg") or ()]
+    return [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+def _vendored_requirements(bundle: Path) -> list[Requirement]:
+    """What the code inside a packed bundle requires.
+
+    Raises:
+        ValueError: the bundle does not say.
+    """
+    for path in bundle.glob("mixseg-*.dist-info"):
+        return [Requirement(text) for text in PathDistribution(path).requires or ()]
+    raise ValueError("there is no mixseg-*.dist-info: pack the bundle again")
 
 
 def check_style(bundle: Path) -> list[str]:
     """No lambda, and nothing addressed by its position in a list."""
     faults = []
     for path in sorted((bundle / "configs").glob("*.yaml")):
-        for place, text in _strings(load(path)):
+        for place, text in strings(load(path)):
             if text.startswith("$") and re.search(r"\blambda\b\s*[\w,\s*]*:", text):
                 faults.append(f"{path.name}, {place}: lambda in {text!r}")
             if text.startswith(("$", "@", "%")) and _BY_POSITION.search(text):
@@ -156,7 +200,7 @@ def check_overlays(bundle: Path) -> list[str]:
     faults = []
     for path in overlays(bundle):
         content = load(path)
-        read = set(re.findall(r"[@%]([A-Za-z_]\w*)", " ".join(t for _, t in _strings(content))))
+        read = set(re.findall(r"[@%]([A-Za-z_]\w*)", " ".join(t for _, t in strings(content))))
         for key, value in content.items():
             parts = re.split(r"#|::", key.removeprefix("+"))
             if len(parts) == 1:
@@ -174,14 +218,14 @@ def check_overlays(bundle: Path) -> list[str]:
     return faults
 
 
-def _strings(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def strings(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
     """Every string value with its id."""
     if isinstance(content, str):
         yield place, content
     elif isinstance(content, (dict, list)):
         pairs = content.items() if isinstance(content, dict) else enumerate(content)
         for key, value in pairs:
-            yield from _strings(value, f"{place}#{key}" if place else str(key))
+            yield from strings(value, f"{place}#{key}" if place else str(key))
 
 
 def _without(config: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
-import re
 import shutil
 import tempfile
 import traceback
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import monai.bundle
-import nibabel as nib
-import numpy as np
-import torch
 import typer
-from monai.bundle import ConfigParser, ConfigWorkflow
 from rich.markup import escape
 from rich.table import Table
 
+from mixseg.cli.archive import unpack
 from mixseg.cli.bundle_configs import (
-    check_changelog,
+    SCHEMA_NAME,
     check_files,
     check_overlays,
     check_packages,
@@ -33,21 +31,50 @@ from mixseg.cli.bundle_configs import (
     check_style,
     load,
 )
-from mixseg.cli.console import console, fail
-from mixseg.data.datalist import DATALIST_NAME
+from mixseg.cli.bundle_files import (
+    NotChecked,
+    check_checksums,
+    check_figures,
+    check_large_files,
+    check_links,
+    check_name,
+    check_sizes,
+    check_tests,
+    check_version,
+    repository_of,
+)
+from mixseg.cli.bundle_network import (
+    check_code,
+    check_network,
+    check_onnx,
+    check_properties,
+    check_torchscript,
+    check_weights,
+)
+from mixseg.cli.console import clear_errors, console, fail
+from mixseg.cli.pack import pack_bundle
 from mixseg.handlers.command_line import cause_of
 
 Check = Callable[[Path], list[str]]
 
-# Divisor of the network's width where weights are made up: the check is the same, only faster.
-_NARROWER = 8
-# Knobs that fit the made-up data; those that a configuration lacks are left out.
-_TINY = {"num_full": 1, "num_partial": 1, "device": "cpu", "progress": False}
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found: nothing, faults, or why it was not made."""
+
+    faults: list[str] = field(default_factory=list)
+    not_checked: str = ""
+
+    @property
+    def word(self) -> str:
+        """``failed``, ``not checked`` or ``ok``."""
+        return "failed" if self.faults else "not checked" if self.not_checked else "ok"
 
 
 def check_metadata(bundle: Path) -> list[str]:
     """metadata.json follows the schema (``monai.bundle verify_metadata``, without the network)."""
-    with tempfile.TemporaryDirectory() as folder, as_file(_schema()) as schema:
+    source = files("mixseg.cli").joinpath(SCHEMA_NAME)
+    with tempfile.TemporaryDirectory() as folder, as_file(source) as schema:
         # A schema that is there is not downloaded.
         copy = shutil.copy(schema, Path(folder) / "schema.json")
         monai.bundle.verify_metadata(
@@ -56,201 +83,150 @@ def check_metadata(bundle: Path) -> list[str]:
     return []
 
 
-def check_properties(bundle: Path) -> list[str]:
-    """The ids that MONAI's applications look for (``check_properties``).
+def check_release(bundle: Path) -> list[str]:
+    """A version that is out is not another one by now.
 
-    MONAI builds each of them, the trainer included, so a tiny data set is made up for it.
+    The index of what was released is ``models/model_info.json`` of the repository.
     """
-    faults = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, kind in (("train.yaml", "train"), ("inference.yaml", "infer")):
-            config = load(bundle / "configs" / name)
-            _make_up_data(Path(folder), config.get("source_classes", config["class_names"]))
-            overrides = {k: v for k, v in _TINY.items() if k in config} | _narrow(config)
-            workflow = ConfigWorkflow(
-                config_file=str(bundle / "configs" / name),
-                workflow_type=kind,
-                logging_file=False,
-                init_id="no step",  # the bundle's own steps check folders and whole data sets
-                **{**overrides, "dataset_dir": folder, "output_dir": folder, "ckpt_dir": folder},
-            )
-            workflow.initialize()
-            missing = workflow.check_properties()
-            faults += [f"{name}: the property {p!r} is missing or misnamed" for p in missing or ()]
-    return faults
-
-
-def check_network(bundle: Path) -> list[str]:
-    """The network takes and returns what metadata.json says.
-
-    ``monai.bundle verify_net_in_out`` compares channels and type; the spatial shape, which it
-    leaves out, is compared here, for two sizes and every output of both configurations.
-    """
-    configs = bundle / "configs"
-    for_n = range(1, 3)
-    for n in for_n:
-        monai.bundle.verify_net_in_out(
-            net_id="network_def",
-            meta_file=str(configs / "metadata.json"),
-            config_file=str(configs / "inference.yaml"),
-            device="cpu",
-            n=n,
-        )
-    described = load(configs / "metadata.json")["network_data_format"]
-    image, pred = described["inputs"]["image"], described["outputs"]["pred"]
-    faults = []
-    for name in ("train.yaml", "inference.yaml"):
-        network = _network(configs / name).eval()
-        for n in for_n:
-            sizes = {"image": _shape(image["spatial_shape"], n), "pred": []}
-            sizes["pred"] = _shape(pred["spatial_shape"], n)
-            with torch.no_grad():
-                output = network(torch.rand(2, image["num_channels"], *sizes["image"]))
-            wanted = (2, pred["num_channels"], *sizes["pred"])
-            for one in output if isinstance(output, tuple) else (output,):
-                if tuple(one.shape) != wanted:
-                    faults.append(
-                        f"{name}: an image of {tuple(sizes['image'])} gives "
-                        f"{tuple(one.shape)}, metadata.json says {wanted}"
-                    )
-    return faults
-
-
-def check_export(bundle: Path) -> list[str]:
-    """``monai.bundle ckpt_export`` makes a TorchScript that computes what the network does.
-
-    The weights are random and the network is narrower; the exported one must agree on another
-    size and batch than it was traced with.
-    """
-    configs = bundle / "configs"
-    overrides = _narrow(load(configs / "inference.yaml"))
-    image = load(configs / "metadata.json")["network_data_format"]["inputs"]["image"]
-    network = _network(configs / "inference.yaml", **overrides).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        weights, exported = Path(folder) / "model.pt", Path(folder) / "model.ts"
-        torch.save(network.state_dict(), weights)
-        monai.bundle.ckpt_export(
-            net_id="network_def",
-            filepath=str(exported),
-            ckpt_file=str(weights),
-            meta_file=str(configs / "metadata.json"),
-            config_file=str(configs / "inference.yaml"),
-            use_trace=True,  # the type that forward returns depends on the branch
-            **overrides,
-        )
-        script = torch.jit.load(str(exported)).eval()
-    other = torch.rand(3, image["num_channels"], *_shape(image["spatial_shape"], 3))
-    with torch.no_grad():
-        difference = float((script(other) - network(other)).abs().max())
-    if difference <= 1e-4:
+    root = repository_of(bundle)
+    index = root / "models" / "model_info.json" if root else None
+    if index is None or not index.is_file():
+        raise NotChecked("there is no models/model_info.json of released versions")
+    name = f"{bundle.resolve().name}_v{load(bundle / 'configs' / 'metadata.json')['version']}"
+    released = load(index).get(name)
+    if released is None:
         return []
-    return [f"the exported network differs from the bundle's by up to {difference:g}"]
+    with tempfile.TemporaryDirectory() as folder:
+        _, digest = pack_bundle(bundle, output=Path(folder))
+    if digest == released.get("checksum"):
+        return []
+    return [
+        f"{name} was released with other content (models/model_info.json): raise the version in "
+        "configs/metadata.json, and say in its changelog what changed"
+    ]
 
 
-CHECKS: dict[str, Check] = {
+#: Checks that read the files alone; the rest builds what the configuration names.
+FILE_CHECKS: dict[str, Check] = {
+    "checksums": check_checksums,
     "files": check_files,
+    "name": check_name,
     "metadata": check_metadata,
-    "changelog": check_changelog,
+    "version and changelog": check_version,
+    "released versions": check_release,
     "package versions": check_packages,
     "style of the configurations": check_style,
     "overlays": check_overlays,
     "train and inference agree": check_shared,
+    "large files": check_large_files,
+    "size of the weights": check_sizes,
+    "links of the model card": check_links,
+    "figures of the model card": check_figures,
+    "tests": check_tests,
+}
+RUNNING_CHECKS: dict[str, Check] = {
+    "code inside": check_code,
+    "weights fit": check_weights,
     "properties": check_properties,
     "network in and out": check_network,
-    "TorchScript export": check_export,
+    "TorchScript export": check_torchscript,
+    "ONNX export": check_onnx,
 }
 
 
-def verify_bundle(bundle: Path) -> dict[str, list[str]]:
+def verify_bundle(bundle: Path) -> dict[str, Outcome]:
     """Run every check on a bundle.
 
+    Where a packed bundle is not what was packed, nothing of it is run.
+
     Returns:
-        Name of each check → its faults; an empty list is a pass. A check that raises, for want
-        of a file say, has failed with that message.
+        Name of each check → its outcome. A check that raises, for want of a file say, has failed
+        with that message.
     """
-    results = {}
-    for name, check in CHECKS.items():
-        try:
-            with _silence():
-                results[name] = check(bundle)
-        except Exception as error:  # a broken bundle may raise anything; the rest is still checked
-            results[name] = [_explain(error)]
+    results = {name: _outcome(check, bundle) for name, check in FILE_CHECKS.items()}
+    for name, check in RUNNING_CHECKS.items():
+        if results["checksums"].faults:
+            results[name] = Outcome(not_checked="nothing is run of files that were changed")
+        else:
+            results[name] = _outcome(check, bundle)
     return results
 
 
 def verify(
     bundles: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of bundles; default: every folder below ./bundles."),
+        typer.Argument(help="Folders or zips of bundles; default: every folder below ./bundles."),
     ] = None,
 ) -> None:
-    """Check bundles against MONAI's rules and this project's; exit status 1 if any fails."""
-    folders = bundles or sorted(p.parent for p in Path("bundles").glob("*/configs"))
-    if not folders:
+    """Check bundles against MONAI's rules and this project's; exit status 1 if any fails.
+
+    Examples: mixseg verify
+
+    mixseg verify dist/acdc_lv_confkd_v0.1.0.zip
+    """
+    places = bundles or sorted(p.parent for p in Path("bundles").glob("*/configs"))
+    if not places:
         raise fail("no bundle below ./bundles: name the folders to verify")
     table = Table(show_lines=False)
     table.add_column("bundle")
     table.add_column("check", no_wrap=True)
     table.add_column("result", overflow="fold")
-    failed = 0
-    for folder in folders:
-        if not folder.is_dir():
-            raise fail(f"'{folder}' is not a folder")
-        for name, faults in verify_bundle(folder).items():
-            failed += bool(faults)
-            text = "[green]ok[/]" if not faults else f"[red]{escape(chr(10).join(faults))}[/]"
-            table.add_row(folder.resolve().name, name, text)
+    counts: Counter[str] = Counter()
+    for place in places:
+        with clear_errors(), _folder_of(place) as folder:
+            name = folder.resolve().name
+            with console.status(f"checking {name}"):
+                results = verify_bundle(folder)
+        for check, outcome in results.items():
+            counts[outcome.word] += 1
+            table.add_row(name, check, _cell(outcome))
     console.print(table)
-    if failed:
-        console.print(f"[bold red]{failed} checks failed[/]")
+    rest = f", {counts['not checked']} not checked" if counts["not checked"] else ""
+    if counts["failed"]:
+        console.print(f"[bold red]{counts['failed']} checks failed[/]{rest}")
         raise typer.Exit(1)
-    console.print("[green]all checks passed[/]")
+    console.print(f"[green]all checks passed[/]{rest}")
 
 
-def _schema() -> Any:
-    return files("mixseg.cli").joinpath("metadata.schema.json")
+@contextlib.contextmanager
+def _folder_of(place: Path) -> Iterator[Path]:
+    """The folder of a bundle; that of a zip for as long as it is looked at.
+
+    Raises:
+        ValueError: it is neither, no bundle, or the zip is refused.
+    """
+    if place.is_dir():
+        if not (place / "configs").is_dir():
+            raise ValueError(
+                f"'{place}' is no bundle, it has no configs/: give a bundle's folder or zip"
+            )
+        yield place
+    elif place.suffix.lower() == ".zip" and place.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            yield unpack(place, folder)
+    else:
+        raise ValueError(
+            f"'{place}' is not a folder or a zip of a bundle; without a name, 'mixseg verify' "
+            "checks all below ./bundles"
+        )
 
 
-def _narrow(config: dict[str, Any]) -> dict[str, Any]:
-    """Override that divides the network's features, where the configuration has that knob."""
-    features = config.get("features")
-    return {"features": [max(1, f // _NARROWER) for f in features]} if features else {}
+def _outcome(check: Check, bundle: Path) -> Outcome:
+    try:
+        with _silence():
+            return Outcome(check(bundle))
+    except NotChecked as reason:
+        return Outcome(not_checked=str(reason))
+    except Exception as error:  # a broken bundle may raise anything; the rest is still checked
+        return Outcome([_explain(error)])
 
 
-def _make_up_data(folder: Path, classes: list[str]) -> None:
-    """Two training patients and one for validation and test each, with every class in the mask."""
-    label = np.zeros((16, 16, 2), np.uint8)
-    for value in range(1, len(classes)):
-        label[4 * value : 4 * value + 3, 4:12] = value
-    splits: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
-    for i, split in enumerate(("training", "training", "validation", "test")):
-        files = {"image": f"case{i}.nii.gz", "label": f"case{i}_gt.nii.gz"}
-        nib.save(nib.Nifti1Image(label.astype(np.float32) + i, np.eye(4)), folder / files["image"])
-        nib.save(nib.Nifti1Image(label, np.eye(4)), folder / files["label"])
-        splits[split].append({**files, "supervision": "full", "case_id": f"case{i}"})
-    datalist = {"classes": classes, "unlabeled": len(classes), **splits}
-    (folder / DATALIST_NAME).write_text(json.dumps(datalist))
-
-
-def _network(config: Path, **overrides: Any) -> torch.nn.Module:
-    parser = ConfigParser(load(config))
-    parser.update(overrides)
-    network: torch.nn.Module = parser.get_parsed_content("network_def")
-    return network
-
-
-def _shape(sizes: list[int | str], n: int) -> list[int]:
-    """Sizes of one example of a spatial shape: n for every variable, ``*`` is any size, 16 n."""
-    shape = []
-    for size in sizes:
-        if size == "*":
-            shape.append(16 * n)
-        elif isinstance(size, str):
-            # The schema admits numbers, one-letter variables and operators only.
-            shape.append(int(eval(re.sub(r"[a-z]", str(n), size), {"__builtins__": {}})))
-        else:
-            shape.append(size)
-    return shape
+def _cell(outcome: Outcome) -> str:
+    if outcome.faults:
+        return f"[red]failed: {escape(chr(10).join(outcome.faults))}[/]"
+    if outcome.not_checked:
+        return f"[yellow]not checked:[/] {escape(outcome.not_checked)}"
+    return "[green]ok[/]"
 
 
 def _explain(error: BaseException) -> str:
@@ -265,7 +241,12 @@ def _silence() -> Iterator[None]:
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(previous)

@@ -11,13 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from mixseg.cli.bundle_configs import (
-    check_changelog,
     check_files,
     check_overlays,
     check_packages,
     check_shared,
     check_style,
 )
+from mixseg.cli.bundle_files import check_version
 from mixseg.cli.main import app
 from mixseg.cli.verify import check_metadata
 
@@ -54,9 +54,14 @@ Spoil = Callable[[Path], None]
             "docs/data_license.txt is missing",
         ),
         (
-            check_changelog,
+            check_files,
+            lambda b: (b / "LICENSE").write_text("Select a license and place its terms here\n"),
+            "LICENSE is the template of 'monai.bundle init_bundle': put the terms there",
+        ),
+        (
+            check_version,
             lambda b: replace(b / "configs/metadata.json", '"version": "0.1.0"', '"version": "9"'),
-            "9",
+            "version 9 has no entry in the changelog",
         ),
         (
             check_packages,
@@ -88,9 +93,9 @@ Spoil = Callable[[Path], None]
         (
             check_shared,
             lambda b: replace(
-                b / "configs/inference.yaml", "ScaleIntensityd", "NormalizeIntensityd"
+                b / "configs/inference.yaml", "rule: '@normalization'", "rule: zscore"
             ),
-            "ScaleIntensityd",
+            "rule is '@normalization' in train.yaml and 'zscore' in inference.yaml",
         ),
         (
             check_overlays,
@@ -114,6 +119,7 @@ Spoil = Callable[[Path], None]
     ],
     ids=[
         "file",
+        "licence",
         "changelog",
         "version",
         "renamed key",
