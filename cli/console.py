@@ -32,7 +32,9 @@ def clear_errors() -> Iterator[None]:
     except PermissionError as error:
         raise fail(f"no permission to write '{error.filename}'") from error
     except OSError as error:
-        raise fail(f"'{error.filename}': {error.strerror or error}") from error
+        # An error that was raised with a message alone names the file in it.
+        place = "" if error.filename is None else f"'{error.filename}': "
+        raise fail(f"{place}{error.strerror or error}") from error
     except ValueError as error:
         raise fail(str(error)) from error
 

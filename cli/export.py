@@ -19,9 +19,11 @@ import monai.bundle
 import torch
 import typer
 from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple_rep
 from torch import nn
 
 from mixseg.cli.bundle_configs import load
+from mixseg.cli.bundle_source import bundle_weights, find_bundle, refuse_changed
 from mixseg.cli.console import clear_errors, console, fail, knob_texts
 from mixseg.handlers.command_line import cause_of, literal
 from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
@@ -40,10 +42,12 @@ class Format(str, Enum):
 
 def export(
     context: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: Annotated[
+        str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
+    ],
     format: Annotated[Format, typer.Option(help="Kind of file.")] = Format.ONNX,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights; default: BUNDLE/models/model.pt.")
+        Path | None, typer.Option(help="Weights; default: the bundle's own, fetched if need be.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="File to write; default: BUNDLE/models/model.FORMAT.")
@@ -54,16 +58,24 @@ def export(
     Knobs of inference.yaml can be added, for example: --branch ensemble --features "[8,16,32]".
     The file takes any batch, and any sides that the network takes.
     """
-    checkpoint = checkpoint or bundle / "models" / "model.pt"
-    output = output or bundle / "models" / f"model.{format.value}"
-    if output.suffix != f".{format.value}":
-        raise fail(f"'{output}' must end in .{format.value}")
-    for path in (bundle / "configs" / "inference.yaml", checkpoint):
-        if not path.is_file():
-            raise fail(f"there is no '{path}'")
+    if output is None and Path(bundle).is_file():
+        raise fail(f"'{bundle}' is a packed bundle: say with --output where the file goes")
     with clear_errors():
-        knobs = read_knobs(context.args, load(bundle / "configs" / "inference.yaml"))
-        difference, flipped, voxels = export_bundle(bundle, format.value, checkpoint, output, knobs)
+        folder = find_bundle(bundle)
+        refuse_changed(folder)
+        known = load(folder / "configs" / "inference.yaml")
+        knobs = read_knobs(context.args, known)
+        if checkpoint is None:
+            checkpoint, overlays = bundle_weights(folder)
+            given = {name: value for path in overlays for name, value in load(path).items()}
+            # An overlay holds the training's knobs too.
+            knobs = {name: value for name, value in given.items() if name in known} | knobs
+        if not checkpoint.is_file():
+            raise ValueError(f"there is no '{checkpoint}': give the weights with --checkpoint")
+        output = output or folder / "models" / f"model.{format.value}"
+        if output.suffix != f".{format.value}":
+            raise ValueError(f"'{output}' must end in .{format.value}")
+        difference, flipped, voxels = export_bundle(folder, format.value, checkpoint, output, knobs)
     console.print(
         f"{output}: the logits differ by at most {difference:.1e} from the network's, the class "
         f"in {flipped:,} of {voxels:,} voxels",
@@ -150,12 +162,19 @@ def _shapes(network: nn.Module, channels: int, spatial_dims: int) -> list[list[i
 
     The last one has the sides of a training crop: for a divisor of 16, 112×112×80.
     """
-    divisor: int = getattr(network, "size_divisor", 1)
-    padded = getattr(network, "padded", True)
-    least = 0 if padded else math.ceil(network.minimum_size / divisor)  # type: ignore[operator]
+    # One for all axes, or one each where the strides differ.
+    divisors = ensure_tuple_rep(getattr(network, "size_divisor", 1), spatial_dims)
+    smallest = 0 if getattr(network, "padded", True) else int(network.minimum_size)  # type: ignore[arg-type]
     batches_and_sides = [(2, (2, 3, 4)), (3, (4, 2, 3)), (1, (7, 7, 5))]
     return [
-        [batch, channels, *(divisor * (least + side) for side in sides[:spatial_dims])]
+        [
+            batch,
+            channels,
+            *(
+                d * (math.ceil(smallest / d) + side)
+                for d, side in zip(divisors, sides, strict=False)
+            ),
+        ]
         for batch, sides in batches_and_sides
     ]
 
@@ -163,11 +182,16 @@ def _shapes(network: nn.Module, channels: int, spatial_dims: int) -> list[list[i
 def read_knobs(arguments: Sequence[str], known: dict[str, Any]) -> dict[str, Any]:
     """``--name value`` pairs, the values as Python literals where they are some.
 
+    Switches take ``true`` and ``false`` in lower case too: as texts both would count as true.
+
     Raises:
         ValueError: for a name that is no knob, or one without a value.
     """
     texts = knob_texts(arguments, known, "inference.yaml")
-    return {name: literal(text) for name, text in texts.items()}
+    return {
+        name: literal(text.capitalize() if isinstance(known[name], bool) else text)
+        for name, text in texts.items()
+    }
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,13 @@ _UNLABELED_COLOR = "#9E9E9E"
 _CLASS_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#0072B2", "#D55E00")
 _FILL = 0.45
 _SIDE, _GAP = 2.3, 0.3  # inches: width of a cell, height of a title
-_HEADINGS = ("Image", "Reference", "Teacher", "Student", "Student's entropy")
+_HEADINGS = {
+    "image": "Image",
+    "reference": "Reference",
+    "teacher": "Teacher",
+    "student": "Student",
+    "entropy": "Student's entropy",
+}
 _EDGES = ((0.0, 0.5), (1.0, 0.5), (0.5, 1.0), (0.5, 0.0))  # left, right, top, bottom
 
 
@@ -65,7 +72,10 @@ class CasePanel:
 
 
 def plot_cases(
-    panels: Sequence[CasePanel], path: str | os.PathLike[str], class_names: Sequence[str]
+    panels: Sequence[CasePanel],
+    path: str | os.PathLike[str],
+    class_names: Sequence[str],
+    headings: Mapping[str, str] = MappingProxyType(_HEADINGS),
 ) -> None:
     """Draw one row per panel: image, reference, teacher, student and the student's entropy.
 
@@ -78,6 +88,8 @@ def plot_cases(
         panels: at least one.
         path: PNG file to write.
         class_names: C names, background first; the entropy's scale ends at ln C.
+        headings: heading of each cell that is wanted, by the panel's attribute, in their order;
+            ``image`` is the first.
 
     Raises:
         ValueError: if there is no panel, fewer than two classes, an array of a panel does not
@@ -92,22 +104,23 @@ def plot_cases(
         _check_panel(panel)
     heights = list(_heights(panels))
     inches = sum(_SIDE * height + (_GAP if first else 0.1) for height, first in heights)
-    figure = new_figure(5 * _SIDE + 1.2, inches + 0.85)
+    figure = new_figure(len(headings) * _SIDE + 1.2, inches + 0.85)
     ratios = [0.16, *[height for height, _ in heights]]
-    grid = figure.add_gridspec(len(panels) + 1, len(_HEADINGS), height_ratios=ratios)
-    for column, heading in enumerate(_HEADINGS):
+    grid = figure.add_gridspec(len(panels) + 1, len(headings), height_ratios=ratios)
+    for column, (name, heading) in enumerate(headings.items()):
         axes = figure.add_subplot(grid[0, column])
         axes.axis("off")
-        font = {"fontsize": 12, "fontweight": "bold", "color": _heading_color(column)}
+        font = {"fontsize": 12, "fontweight": "bold", "color": BRANCH_COLORS.get(name, INK)}
         axes.text(0.5, 0.0, heading, ha="center", va="bottom", fontdict=font)
     entropies: list[Axes] = []
     heat = None
     for index, (panel, (_, first)) in enumerate(zip(panels, heights, strict=True), start=1):
-        row = [figure.add_subplot(grid[index, column]) for column in range(len(_HEADINGS))]
+        row = {name: figure.add_subplot(grid[index, c]) for c, name in enumerate(headings)}
         heat = _draw_case(row, panel, len(class_names)) or heat
         if first:
-            row[0].set_title(panel.case_id, fontsize=9.5, color=MUTED)
-        entropies.append(row[-1])
+            row["image"].set_title(panel.case_id, fontsize=9.5, color=MUTED)
+        if "entropy" in row:
+            entropies.append(row["entropy"])
     if heat is not None:
         bar = figure.colorbar(
             heat, ax=entropies, fraction=0.07, pad=0.03, aspect=5.4 * inches, panchor=False
@@ -115,7 +128,7 @@ def plot_cases(
         bar.set_label("nats", fontsize=9, color=INK)
         bar.ax.tick_params(labelsize=8, colors=MUTED)
         bar.outline.set_visible(False)
-    handles = _legend(panels, class_names)
+    handles = _legend(panels, class_names, headings)
     columns = min(len(handles), 6)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     save_png(figure, path)
@@ -144,47 +157,51 @@ def _heights(panels: Sequence[CasePanel]) -> Iterator[tuple[float, bool]]:
         seen.add(panel.case_id)
 
 
-def _draw_case(row: Sequence[Axes], panel: CasePanel, num_classes: int) -> Any:
-    """Draw the five cells of one panel; returns the entropy's mappable, or None."""
+def _draw_case(row: Mapping[str, Axes], panel: CasePanel, num_classes: int) -> Any:
+    """Draw the cells of one panel; returns the entropy's mappable, or None."""
     finite = panel.image[np.isfinite(panel.image)]
     low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
     scale = max(float(high) - float(low), 1e-12)
     gray = np.clip((np.nan_to_num(panel.image).T - float(low)) / scale, 0.0, 1.0)
     aspect = panel.spacing[1] / panel.spacing[0]
     style: dict[str, Any] = {"aspect": aspect, "interpolation": "nearest"}
-    for axes in row:
+    for axes in row.values():
         axes.set(xticks=[], yticks=[], facecolor="#F4F4F4", aspect=aspect)
         axes.set(xlim=(-0.5, gray.shape[1] - 0.5), ylim=(gray.shape[0] - 0.5, -0.5))
         axes.spines[:].set_visible(False)
-    row[0].imshow(gray, cmap="gray", vmin=0.0, vmax=1.0, **style)
-    row[0].set_ylabel(panel.view, fontsize=9, color=MUTED)
+    row["image"].imshow(gray, cmap="gray", vmin=0.0, vmax=1.0, **style)
+    row["image"].set_ylabel(panel.view, fontsize=9, color=MUTED)
     halo = [Stroke(linewidth=2.0, foreground=INK), Normal()]
     for (x, y), letter in zip(_EDGES, panel.edges, strict=False):
         inward = 14 * (0.5 - x), 14 * (0.5 - y)  # points, whatever the height of the row
-        row[0].annotate(
+        row["image"].annotate(
             letter, (x, y), inward, "axes fraction", "offset points", fontsize=8, color="white",
             ha="center", va="center", path_effects=halo,
         )  # fmt: skip
-    for column, name in enumerate(("reference", "teacher", "student"), start=1):
+    for name in ("reference", "teacher", "student"):
+        if name not in row:
+            continue
         labels = getattr(panel, name)
         if labels is None:
-            note(row[column], "not available" if name == "reference" else "not trained")
+            note(row[name], "not available" if name == "reference" else "not trained")
             continue
         colors = _class_colors(num_classes, BRANCH_COLORS.get(name, _REFERENCE_COLOR))
-        row[column].imshow(_overlay(gray, labels.T, colors), **style)
+        row[name].imshow(_overlay(gray, labels.T, colors), **style)
         for label, color in enumerate(colors, start=1):
-            _outline(row[column], np.equal(labels, label).T, color, 1.1)
+            _outline(row[name], np.equal(labels, label).T, color, 1.1)
         if name != "reference" and panel.reference is not None:
             for label in range(1, num_classes):
-                _outline(row[column], np.equal(panel.reference, label).T, "white", 1.0)
+                _outline(row[name], np.equal(panel.reference, label).T, "white", 1.0)
         if name in panel.scores and math.isfinite(panel.scores[name]):
             text = f"Dice {100 * panel.scores[name]:.1f} %"
-            row[column].set_title(text, fontsize=9.5, color=_heading_color(column))
+            row[name].set_title(text, fontsize=9.5, color=BRANCH_COLORS.get(name, INK))
+    if "entropy" not in row:
+        return None
     if panel.entropy is None:
-        note(row[4], "not available")
+        note(row["entropy"], "not available")
         return None
     limit = math.log(num_classes)
-    return row[4].imshow(panel.entropy.T, cmap="magma", vmin=0.0, vmax=limit, **style)
+    return row["entropy"].imshow(panel.entropy.T, cmap="magma", vmin=0.0, vmax=limit, **style)
 
 
 def _class_colors(num_classes: int, single: str) -> list[str]:
@@ -213,7 +230,9 @@ def _outline(axes: Axes, mask: NDArray[np.bool_], color: str, width: float) -> N
         axes.contour(xs, ys, padded, levels=[0.5], colors=[color], linewidths=width)
 
 
-def _legend(panels: Sequence[CasePanel], class_names: Sequence[str]) -> list[Any]:
+def _legend(
+    panels: Sequence[CasePanel], class_names: Sequence[str], headings: Mapping[str, str]
+) -> list[Any]:
     count = len(class_names)
     handles: list[Any] = []
     if count > 2:
@@ -221,13 +240,13 @@ def _legend(panels: Sequence[CasePanel], class_names: Sequence[str]) -> list[Any
             handles.append(Patch(color=color, label=name))
     else:
         for name, color in (("reference", _REFERENCE_COLOR), *list(BRANCH_COLORS.items())[:2]):
-            handles.append(Patch(color=color, label=f"{class_names[1]}, {name}"))
+            if name in headings:
+                label = f"{class_names[1]}, {headings[name].lower()}"
+                handles.append(Patch(color=color, label=label))
     if any(panel.reference is not None and (panel.reference == count).any() for panel in panels):
         handles.append(Patch(color=_UNLABELED_COLOR, label="unlabelled"))
+    if "reference" not in headings:
+        return handles
     outline = Line2D([], [], color="white", linewidth=1.6, label="outline of the reference")
     outline.set_path_effects([Stroke(linewidth=3.0, foreground=MUTED), Normal()])
     return [*handles, outline]
-
-
-def _heading_color(column: int) -> str:
-    return BRANCH_COLORS.get(_HEADINGS[column].lower(), INK)

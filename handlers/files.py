@@ -9,8 +9,14 @@ from pathlib import Path
 __all__ = ["ensure_writable"]
 
 
-def ensure_writable(folders: Iterable[str | os.PathLike[str]]) -> None:
+def ensure_writable(
+    folders: Iterable[str | os.PathLike[str]], options: str = "--output_dir and --ckpt_dir"
+) -> None:
     """Create folders and write a probe into each, before any work is spent.
+
+    Args:
+        folders: to create and probe.
+        options: of the command that choose them, for the message.
 
     Raises:
         OSError: naming the folder that cannot be written and what to set instead.
@@ -24,5 +30,5 @@ def ensure_writable(folders: Iterable[str | os.PathLike[str]]) -> None:
         except OSError as error:
             raise OSError(
                 f"{folder} cannot be written ({error.strerror or error}): "
-                "choose another folder with --output_dir and --ckpt_dir"
+                f"choose another folder with {options}"
             ) from error

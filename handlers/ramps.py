@@ -24,6 +24,12 @@ def ramp_factor(iteration: int, length: int, shape: str = "linear") -> float:
 
     Raises:
         ValueError: on an unknown shape.
+
+    Examples:
+        >>> ramp_factor(5, 10), ramp_factor(10, 10), ramp_factor(50, 10)
+        (0.5, 1.0, 1.0)
+        >>> round(ramp_factor(5, 10, "gaussian"), 4)  # exp(-5 · ¼)
+        0.2865
     """
     if shape not in _SHAPES:
         raise ValueError(f"ramp shape must be one of {', '.join(_SHAPES)}, got {shape!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from mixseg.cli import export as module
 from mixseg.cli.export import export, read_knobs
-from mixseg.networks import DualBranchUNet, ExportedNetwork
+from mixseg.networks import DualBranchDynUNet, DualBranchUNet, ExportedNetwork
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd"
 FEATURES = [2, 4, 8]
@@ -116,3 +117,53 @@ def test_values_of_knobs_are_literals_where_they_are_some() -> None:
     arguments = ["--features", "[1, 2]", "--norm=instance", "--padded", "False", "--dropout=0.1"]
     expected = {"features": [1, 2], "norm": "instance", "padded": False, "dropout": 0.1}
     assert read_knobs(arguments, known) == expected
+
+
+def test_strides_that_differ_between_axes(tmp_path: Path) -> None:
+    configs = tmp_path / "flat" / "configs"
+    configs.mkdir(parents=True)
+    image = {"num_channels": 1, "spatial_shape": ["4*n", "4*n", "2*n"]}
+    metadata = {"network_data_format": {"inputs": {"image": image}}}
+    (configs / "metadata.json").write_text(json.dumps(metadata))
+    (configs / "inference.yaml").write_text(
+        "network_def:\n  _target_: mixseg.networks.DualBranchDynUNet\n  features: [2, 4, 4]\n"
+        "  strides: [1, [2, 2, 1], 2]\n  branch: student\n"
+    )
+    network = DualBranchDynUNet(features=[2, 4, 4], strides=(1, (2, 2, 1), 2))
+    assert network.size_divisor == (4, 4, 2)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    words = ["--checkpoint", tmp_path / "model.pt", "--output", tmp_path / "model.ts"]
+    status, text = invoke(configs.parent, *words, "--format", "ts")
+    assert status == 0, text
+    # Divisors 4, 4 and 2: 2·8·12·8 + 3·16·8·6 + 28·28·10 voxels were compared.
+    assert "in 0 of 11,680 voxels" in text
+
+
+def test_the_bundles_own_weights_bring_their_knobs(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundles" / "small"
+    shutil.copytree(BUNDLE / "configs", bundle / "configs")
+    (bundle / "configs" / "compact.yaml").write_text(f"max_epochs: 3\nfeatures: {FEATURES}\n")
+    (bundle / "models").mkdir()
+    shutil.copy(weights, bundle / "models" / "compact.pt")
+    monkeypatch.chdir(tmp_path)
+    status, text = invoke("small", "--format", "ts")
+    assert status == 0, text
+    assert text.startswith("bundles/small/models/model.ts: the logits differ by at most")
+    (tmp_path / "small.zip").touch()
+    status, text = invoke("small.zip")
+    assert status == 1
+    assert "'small.zip' is a packed bundle: say with --output where the file goes" in text
+
+
+def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
+    status, text = invoke(tmp_path)
+    assert status == 1
+    assert f"'{tmp_path}' is no bundle, it has no configs/metadata.json" in text
+
+
+def test_switches_are_read_in_lower_case_too() -> None:
+    known: dict[str, Any] = {"padded": True, "norm": "batch"}
+    arguments = ["--padded", "false", "--norm", "none"]
+    assert read_knobs(arguments, known) == {"padded": False, "norm": "none"}

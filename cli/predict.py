@@ -1,0 +1,213 @@
+"""``mixseg predict``: masks of a file or a folder of images, by a trained bundle."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mixseg.cli.bundle_configs import load
+from mixseg.cli.bundle_source import bundle_weights, find_bundle, refuse_changed
+from mixseg.cli.checksums import sha256_of
+from mixseg.cli.console import clear_errors, console, fail
+from mixseg.cli.export import read_knobs
+from mixseg.cli.predict_cases import list_cases, refuse_same_outputs
+from mixseg.cli.predict_pipeline import BundlePipeline, OutputError, choose_device
+from mixseg.cli.predict_report import JSON_NAME, PredictionReport, settings_digest
+from mixseg.cli.predict_run import PredictionRun, Wanted
+from mixseg.handlers import ensure_writable
+from mixseg.metrics import environment
+
+# Knobs that have another name here.
+_OWN_OPTIONS = {
+    "bundle_root": "the argument BUNDLE",
+    "dataset_dir": "-i",
+    "output_dir": "-o",
+    "ckpt_dir": "--checkpoint",
+    "progress": "--quiet",
+}
+_STAGING = ".unfinished"
+
+
+def predict(
+    context: typer.Context,
+    bundle: Annotated[
+        str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
+    ],
+    source: Annotated[Path, typer.Option("--input", "-i", help="An image, or a folder of images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.")],
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights; default: the bundle's own, fetched if need be.")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of each class, 4D.")
+    ] = False,
+    entropy: Annotated[
+        bool, typer.Option("--entropy", help="Write how uncertain each voxel is, 0 to 1.")
+    ] = False,
+    preview: Annotated[bool, typer.Option(help="Draw a picture of each case.")] = True,
+    preview_cases: Annotated[
+        int, typer.Option(min=0, help="Pictures of so many cases; 0 for all.")
+    ] = 10,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="Configuration to pass after inference.yaml; can be repeated."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict finished cases again.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Segment an image or a folder of images; each mask has its image's own grid.
+
+    The folder gets a mask for each image, report.json, report.csv and previews. An image that
+    cannot be predicted is named at the end and does not stop the others; the exit status is
+    then 1. Interrupt it at any time: the same command goes on, finished cases are skipped.
+
+    Examples:
+
+      mixseg predict la_confkd -i scan.nii.gz -o masks
+
+      mixseg predict acdc_lv_confkd_v0.1.0.zip -i scans/ -o masks --entropy --device cpu
+
+    Knobs of inference.yaml can be added, for example: --branch ensemble --mirror_axes "[0,1]"
+    """
+    with clear_errors():
+        folder = find_bundle(bundle)
+        refuse_changed(folder)
+        files = [folder / "configs" / "inference.yaml", *_configurations(folder, config or ())]
+        knobs = _knobs(context.args, load(files[0]))
+        exported = knobs.get("exported")
+        weights, overlays = (
+            (checkpoint or Path(str(exported)), [])
+            if checkpoint or exported
+            else bundle_weights(folder)
+        )
+        if not weights.is_file():
+            raise ValueError(f"there is no '{weights}': give the weights with --checkpoint")
+        files[1:1] = overlays
+        cases = list_cases(source, output)
+        ensure_writable([output], "-o")
+        chosen = choose_device(device)
+        staging = output / _STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            pipeline = BundlePipeline(
+                folder, files, knobs, None if exported else weights, chosen, staging
+            )
+            if (probabilities or entropy) and not pipeline.has_probabilities:
+                raise ValueError(
+                    f"'{files[0]}' makes no mask of probabilities by argmax (AsDiscreted): leave "
+                    "out --probabilities and --entropy"
+                )
+            names = [pipeline.output_name(str(case.image)) for case in cases]
+            refuse_same_outputs(cases, names)
+            header = _header(pipeline, weights)
+            report = PredictionReport(output, header, len(cases))
+            _announce(header, report, weights)
+            wanted = Wanted(probabilities, entropy, (preview_cases or len(cases)) if preview else 0)
+            run = PredictionRun(pipeline, cases, output, report, wanted)
+            _run_to_the_end(run, overwrite, not quiet)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    _finish(report)
+
+
+def _run_to_the_end(run: PredictionRun, overwrite: bool, progress: bool) -> None:
+    """Predict everything; whatever ends it, what is finished is in the report."""
+    report = run.report
+    try:
+        run.predict_all(overwrite, progress)
+    except KeyboardInterrupt:
+        done = report.predicted + report.skipped
+        console.print(
+            f"\n[yellow]interrupted: {done} of {len(run.cases)} cases are finished; the same "
+            "command goes on from here[/]"
+        )
+        raise typer.Exit(130) from None
+    except OutputError as error:
+        raise fail(
+            f"'{run.output}' cannot be written ({error}): make room, or choose another -o; "
+            f"what is finished ({report.predicted} cases) is kept, the same command goes on"
+        ) from error
+    finally:
+        report.save()
+
+
+def _finish(report: PredictionReport) -> None:
+    """Say what was done, and end with status 1 where an image failed."""
+    found = f", {report.skipped} were finished already" if report.skipped else ""
+    console.print(
+        f"{report.predicted} predicted{found}: masks and {JSON_NAME} are in {report.folder}",
+        soft_wrap=True,
+    )
+    failed = list(report.failures.values())
+    if failed:
+        lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['mend']}" for f in failed)
+        raise fail(f"{len(failed)} of {report.inputs} images could not be predicted:{lines}")
+
+
+def _configurations(folder: Path, given: Sequence[Path]) -> list[Path]:
+    """Paths as they are given, or names in the bundle's configs/."""
+    paths = []
+    for path in given:
+        inside = folder / "configs" / path
+        if not path.is_file() and not inside.is_file():
+            raise ValueError(f"--config: there is neither '{path}' nor '{inside}'")
+        paths.append(path if path.is_file() else inside)
+    return paths
+
+
+def _knobs(arguments: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    knobs = read_knobs(arguments, dict(known))
+    for name in knobs:
+        if name in _OWN_OPTIONS:
+            raise ValueError(f"'--{name}' is given by {_OWN_OPTIONS[name]} here")
+    return knobs
+
+
+def _header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:
+    """What the report says once for all cases."""
+    metadata = load(pipeline.bundle / "configs" / "metadata.json")
+    digest = sha256_of(weights)
+    settings = {
+        "bundle": pipeline.bundle.resolve().name,
+        "version": str(metadata.get("version", "")),
+        "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
+        "weights": digest,
+        "knobs": dict(pipeline.knobs),
+    }
+    surroundings = environment()
+    return {
+        "bundle": settings["bundle"],
+        "version": settings["version"],
+        "configuration": [str(path) for path in pipeline.files],
+        "knobs": settings["knobs"],
+        "weights": str(weights),
+        "weights_sha256": digest,
+        "settings": settings_digest(settings),
+        "classes": pipeline.class_names,
+        "device": str(pipeline.device),
+        **surroundings,
+    }
+
+
+def _announce(header: Mapping[str, Any], report: PredictionReport, weights: Path) -> None:
+    console.print(
+        f"{header['bundle']} {header['version']} on {header['device']}, weights {weights} "
+        f"(sha256 {header['weights_sha256'][:12]}…)",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if report.replaces:
+        console.print(
+            f"[yellow]note:[/] the folder holds masks of other settings; masks of the same names "
+            f"are replaced, their report is kept as {report.replaces}",
+            soft_wrap=True,
+        )
