@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 
 from mixseg.cli.export import export
+from mixseg.cli.label import label
+from mixseg.cli.new import new
+from mixseg.cli.pack import pack
 from mixseg.cli.phantom import phantom
+from mixseg.cli.predict import predict
 from mixseg.cli.prepare import prepare_app
 from mixseg.cli.quickstart import quickstart
 from mixseg.cli.validate import validate
@@ -29,7 +33,19 @@ app.command(
 app.add_typer(prepare_app, name="prepare")
 app.command("phantom")(phantom)
 app.command("validate")(validate)
+app.command("new")(new)
+app.command(
+    "label",
+    # What is no option of its own is a knob of the bundle, checked by the command.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(label)
+app.command(
+    "predict",
+    # What is no option of its own is a knob of inference.yaml, checked by the command.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(predict)
 app.command("verify")(verify)
+app.command("pack")(pack)
 app.command(
     "export",
     # What is no option of its own is a knob of inference.yaml, checked by the command.
