@@ -81,7 +81,7 @@ def main() -> None:
             for split in ("validation", "test")
         }
         content = small.read_bytes()
-    full = json.loads((run / "validation" / "summary.json").read_text(encoding="utf-8"))
+    full = score(experiment, weights, arguments.dataset_dir, "validation")
     largest = max(differences(summaries["validation"], full))
     if largest >= LARGEST_DIFFERENCE:
         sys.exit(f"half precision changes validation Dice by {largest:.3f} points: nothing stored")

@@ -119,4 +119,7 @@ def test_faults_end_with_status_1_and_no_traceback(whole: Path, tmp_path: Path) 
     nothing = run("prepare", "la", tmp_path / "out" / "image")
     assert nothing.exit_code == 1
     assert "error: no left-atrium scans found in" in nothing.output
-    assert "is not a folder" in run("prepare", "la", tmp_path / "gone").output
+    assert (
+        "is not a folder: give the one with the scans"
+        in run("prepare", "la", tmp_path / "gone").output
+    )

@@ -185,3 +185,14 @@ def test_the_file_is_written_whole_and_pyplot_is_left_alone(tmp_path: Path) -> N
 def test_case_refusals(panels: list[CasePanel], names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plot_cases(panels, "unused.png", names)
+
+
+def test_cells_can_be_chosen_and_named(drawn: list[Figure]) -> None:
+    headings = {"image": "Image", "student": "Prediction"}
+    plot_cases([_panel(reference=None)], "unused.png", NAMES, headings)
+    assert [axes.texts[0].get_text() for axes in drawn[0].axes[:2]] == ["Image", "Prediction"]
+    # Two headings and two cells: no colour bar without the entropy.
+    assert len(drawn[0].axes) == 4
+    assert len(drawn[0].axes[3].collections) == 1  # the prediction's own outline
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["LV, prediction"]
