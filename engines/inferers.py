@@ -1,4 +1,4 @@
-"""Inference on whole volumes: in one pass where memory allows, in blended windows elsewhere."""
+"""Inference on whole volumes: in few blended windows fitted to the scan, or in one pass."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from monai.inferers import Inferer, sliding_window_inference
 from monai.utils import BlendMode, ensure_tuple_rep, optional_import
 from torch import Tensor
 
+from mixseg.engines.windows import plan_windows
+
 __all__ = ["VolumeInferer", "available_memory"]
 
 _LOG = logging.getLogger(__name__)
@@ -28,13 +30,14 @@ Predictor = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class VolumeInferer(Inferer):
-    """Logits of whole scans, from one pass where memory allows, else from blended windows.
+    """Logits of whole scans, from few blended windows or from one pass, mirrored on request.
 
-    The whole-volume pass pads each axis to a multiple of ``size_divisor``, and to the window where
-    the scan is smaller, runs the network once and crops the result. It is taken when
-    ``padded voxels × bytes_per_voxel`` is within ``memory_gb``, or within half of the device's
-    free memory. The windows are those of ``monai.inferers.sliding_window_inference``: Gaussian
-    weights (σ an eighth of the window), the logits averaged with these weights.
+    The windows are those of :func:`mixseg.engines.windows.plan_windows`: they grow up to
+    ``stretch × roi_size`` where fewer of them then cover an axis, and are spread evenly. They are
+    run by ``monai.inferers.sliding_window_inference`` with Gaussian weights (σ an eighth of the
+    window), the logits averaged with these weights. The whole-volume pass pads each axis to a
+    multiple of ``size_divisor``, and to ``roi_size`` where the scan is smaller, runs the network
+    once and crops the result.
 
     Volumes of a batch are taken one by one, so a result does not depend on its batch. Outputs of
     the network are blended in float32 whatever they were computed in (MONAI alone would weight
@@ -42,38 +45,53 @@ class VolumeInferer(Inferer):
 
     Args:
         roi_size: the window, one side per spatial axis of the network, e.g. (112, 112, 80); each
-            a multiple of ``size_divisor``.
-        overlap: of neighbouring windows, as a share of the window in [0, 1); one value or one
-            per axis.
-        sw_batch_size: windows per forward pass.
+            a multiple of ``size_divisor``. The size of the training crop.
+        overlap: of neighbouring windows at the least, as a share of the window in [0, 1); one
+            value or one per axis.
+        sw_batch_size: windows, or mirrored scans, per forward pass at the most; fewer where they
+            would not fit into memory. PyTorch's CPU convolutions take a single small image by a
+            slow path: two windows at once are several times as fast as two in turn.
         mode: weights of a window, ``"gaussian"`` or ``"constant"``.
-        whole_volume: True for one pass always, False for windows always, ``"auto"`` to choose by
-            memory. ``"auto"`` also goes on with windows, and logs it, when the GPU runs out of
-            memory during the pass. Instance and group norm take statistics of what the network
-            sees: windows of the training crop's size fit such networks, one pass does not.
-        memory_gb: what a whole-volume pass may take, in 10⁹ bytes; None measures what is free.
+        whole_volume: True for one pass always, False for windows always, ``"auto"`` for one pass
+            where memory allows. ``"auto"`` also goes on with windows, and logs it, when the GPU
+            runs out of memory during the pass.
+        memory_gb: what one forward pass may take, in 10⁹ bytes; None is half of the device's free
+            memory. What it needs is counted as ``voxels × bytes_per_voxel``, padding included.
         mirror_axes: spatial axes (0 is the first) along which the scan is mirrored as well. Every
-            combination of them is one more pass: three axes make eight passes.
+            combination of them is one more scan to infer: three axes make eight. Take axes along
+            which the network has seen mirrored crops.
         size_divisor: every side that the network sees is a multiple of this; one value or one per
             axis.
         bytes_per_voxel: peak memory of the network for one voxel of the image. The default is
             enough for float32 and 16 channels at full resolution; it grows with these channels.
+        stretch: sides of a window at the most, in units of ``roi_size``; 1 for windows of
+            ``roi_size`` alone. Instance and group norm take statistics of what the network sees:
+            windows of the training crop's size fit such networks, larger ones do not.
 
     Raises:
         ValueError: on an option out of range.
+
+    Examples:
+        Blended windows of a network that doubles its input give the doubled scan, of any size:
+
+        >>> inferer = VolumeInferer(roi_size=(16, 16), overlap=0.5, whole_volume=False)
+        >>> scan = torch.rand(1, 2, 21, 37)
+        >>> torch.allclose(inferer(scan, lambda window: 2 * window), 2 * scan, atol=1e-6)
+        True
     """
 
     def __init__(
         self,
         roi_size: Sequence[int],
-        overlap: float | Sequence[float] = 0.25,
-        sw_batch_size: int = 1,
+        overlap: float | Sequence[float] = 0.5,
+        sw_batch_size: int = 2,
         mode: str = "gaussian",
-        whole_volume: bool | str = "auto",
+        whole_volume: bool | str = False,
         memory_gb: float | None = None,
         mirror_axes: Sequence[int] = (),
         size_divisor: int | Sequence[int] = 16,
         bytes_per_voxel: int = 1024,
+        stretch: float = 1.5,
     ) -> None:
         super().__init__()
         self.roi_size = tuple(roi_size)
@@ -85,6 +103,7 @@ class VolumeInferer(Inferer):
         self.mirror_axes = tuple(mirror_axes)
         self.size_divisor = ensure_tuple_rep(size_divisor, rank)
         self.bytes_per_voxel = bytes_per_voxel
+        self.stretch = stretch
         if rank not in (2, 3) or min(self.roi_size) < 1:
             raise ValueError(f"roi_size needs two or three positive sides, got {self.roi_size}")
         if min(self.size_divisor) < 1:
@@ -105,6 +124,8 @@ class VolumeInferer(Inferer):
             raise ValueError(f"memory_gb must not be negative, got {memory_gb}")
         if bytes_per_voxel < 1:
             raise ValueError(f"bytes_per_voxel must be positive, got {bytes_per_voxel}")
+        if stretch < 1:
+            raise ValueError(f"stretch must be at least 1, got {stretch}")
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or not set(self.mirror_axes) <= set(
             range(rank)
         ):
@@ -172,44 +193,55 @@ class VolumeInferer(Inferer):
             for size in range(len(self.mirror_axes) + 1)
             for axes in itertools.combinations(self.mirror_axes, size)
         ]
-        for axes in subsets:
-            outputs = self._logits(image.flip(axes), predict)
-            passed = [F.log_softmax(z, dim=1).flip(axes) for z in outputs]
-            # A running sum: eight passes need no more memory than two.
-            total = (
-                [torch.logaddexp(a, b) for a, b in zip(total, passed, strict=True)]
-                if total
-                else passed
-            )
+        # As many at once as windows are, so that eight need no more memory than these.
+        for first in range(0, len(subsets), self.sw_batch_size):
+            group = subsets[first : first + self.sw_batch_size]
+            outputs = self._logits(torch.cat([image.flip(axes) for axes in group]), predict)
+            for i, axes in enumerate(group):
+                passed = [F.log_softmax(z[i : i + 1], dim=1).flip(axes) for z in outputs]
+                total = (
+                    [torch.logaddexp(a, b) for a, b in zip(total, passed, strict=True)]
+                    if total
+                    else passed
+                )
         return tuple(z - math.log(len(subsets)) for z in total)
 
     def _logits(self, image: Tensor, predict: Predictor) -> tuple[Tensor, ...]:
-        """One pass over one volume (1, channels, *spatial)."""
+        """Logits of volumes of one size (n, channels, *spatial), n at most ``sw_batch_size``."""
         if self._in_one_pass(image):
             try:
                 return self._whole(image, predict)
             except torch.OutOfMemoryError:
                 if self.whole_volume is True:
                     raise
-                self._too_large = min(self._too_large, math.prod(self._padded_size(image)))
+                self._too_large = min(self._too_large, self._padded_voxels(image))
             # Not in the handler, whose traceback would keep the activations alive.
             if image.device.type == "cuda":
                 torch.cuda.empty_cache()
             _LOG.warning(
-                "a scan of %s voxels does not fit on %s in one pass: windows of %s are used",
+                "a scan of %s voxels does not fit on %s in one pass: windows are used",
                 "×".join(map(str, image.shape[2:])),
                 image.device,
-                "×".join(map(str, self.roi_size)),
             )
+        plan = plan_windows(
+            image.shape[2:], self.roi_size, self.overlap, self.size_divisor, self.stretch
+        )
         outputs = sliding_window_inference(
             image,
-            self.roi_size,
-            self.sw_batch_size,
+            plan.window,
+            self._batch_size(math.prod(plan.window), image.device),
             predict,
-            overlap=self.overlap,
+            overlap=plan.overlaps,
             mode=self.mode,
         )
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+    def _batch_size(self, voxels: int, device: torch.device) -> int:
+        """How many images of so many voxels are taken at once."""
+        if self.sw_batch_size == 1:
+            return 1
+        fit = int(self._allowed(device) / (voxels * self.bytes_per_voxel))
+        return max(1, min(self.sw_batch_size, fit))
 
     def _whole(self, image: Tensor, predict: Predictor) -> tuple[Tensor, ...]:
         sides = image.shape[2:]
@@ -218,7 +250,9 @@ class VolumeInferer(Inferer):
         pads = [n for gap in reversed(gaps) for n in (gap // 2, gap - gap // 2)]
         inside = [slice(None)] * 2
         inside += [slice(g // 2, g // 2 + side) for g, side in zip(gaps, sides, strict=True)]
-        return tuple(z[tuple(inside)] for z in predict(F.pad(image, pads)))
+        at_once = self._batch_size(self._padded_voxels(image), image.device)
+        parts = [predict(part) for part in F.pad(image, pads).split(at_once)]
+        return tuple(torch.cat(branch)[tuple(inside)] for branch in zip(*parts, strict=True))
 
     def _padded_size(self, image: Tensor) -> tuple[int, ...]:
         return tuple(
@@ -228,16 +262,16 @@ class VolumeInferer(Inferer):
             )
         )
 
+    def _padded_voxels(self, image: Tensor) -> int:
+        return math.prod(self._padded_size(image))
+
     def _in_one_pass(self, image: Tensor) -> bool:
         if isinstance(self.whole_volume, bool):
             return self.whole_volume
-        voxels = math.prod(self._padded_size(image))
+        voxels = self._padded_voxels(image)
         if voxels >= self._too_large:
             return False
-        if self.memory_gb is not None:
-            allowed = self.memory_gb * 1e9
-        else:
-            allowed = _MEMORY_SHARE * available_memory(image.device)
+        allowed = self._allowed(image.device)
         needed = voxels * self.bytes_per_voxel
         if needed > allowed and not self._noted:
             self._noted = True
@@ -249,6 +283,12 @@ class VolumeInferer(Inferer):
                 needed / 1e9,
             )
         return needed <= allowed
+
+    def _allowed(self, device: torch.device) -> float:
+        """Bytes that a forward pass may take."""
+        if self.memory_gb is not None:
+            return self.memory_gb * 1e9
+        return _MEMORY_SHARE * available_memory(device)
 
 
 def available_memory(device: torch.device | str) -> int:

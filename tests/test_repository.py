@@ -121,7 +121,7 @@ def test_readme_names_only_knobs_and_files_that_exist(readme: str) -> None:
     for page in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
         assert (ROOT / page).exists(), page
     for folder in re.findall(r"`(\w+/)`", readme):
-        if folder != "eval/" and folder != "patient001/":
+        if folder not in ("eval/", "site/", "patient001/"):
             assert (ROOT / folder).is_dir(), folder
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
-import os
 import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +17,9 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from mixseg.engines import VolumeInferer
-from mixseg.engines.inferers import _container_memory, available_memory
 from mixseg.networks import DualBranchUNet
 
-windows_of = partial(VolumeInferer, whole_volume=False, size_divisor=1)
+windows_of = partial(VolumeInferer, whole_volume=False, size_divisor=1, stretch=1, sw_batch_size=1)
 
 
 def pointwise(image: Tensor) -> Tensor:
@@ -46,11 +42,12 @@ def recorded(network: Callable[..., Any], sizes: list[tuple[int, ...]]) -> Calla
 
 
 def starts(side: int, window: int, overlap: float) -> list[int]:
-    """First voxel of each window: a stride apart, the last one flush with the end."""
+    """First voxel of each window: as few as leave the overlap, spread evenly, flush at the end."""
     if side <= window:
         return [0]
-    stride = int(window * (1 - overlap))
-    return [min(i * stride, side - window) for i in range(math.ceil((side - window) / stride) + 1)]
+    gaps = math.ceil((side - window) / int(window * (1 - overlap)))
+    stride = math.ceil((side - window) / gaps)
+    return [min(i * stride, side - window) for i in range(gaps + 1)]
 
 
 def blended(
@@ -103,6 +100,37 @@ def test_gaussian_blending_equals_its_formula(
     expected = blended(image[0, 0].numpy(), window_constant, window, overlap)
     # MONAI computes the weights in float32.
     np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("shape", "windows"),
+    [
+        # At the most 1.5 × 8 = 12 and 1.5 × 4 = 6 voxels, in steps of 2, half of them shared.
+        # First axis: 11 and 12 voxels fit into one window of 12. Two of 12 reach 18, so 15 voxels
+        # need two and 23 three; two of 8 reach 12, two of 10 reach 15; three of 10 reach 20.
+        # Last axis: one of 6 for 5 or 6 voxels, two for 9; 3 voxels are padded to one of 4.
+        ((12, 6), (12, 6)),
+        ((11, 9), (12, 6)),
+        ((15, 5), (10, 6)),
+        ((23, 3), (12, 4)),
+    ],
+)
+def test_stretched_windows_equal_the_formula_with_windows_of_that_size(
+    shape: tuple[int, int], windows: tuple[int, int], batch: int
+) -> None:
+    image = torch.randn(1, 1, *shape, dtype=torch.float64)
+    sizes: list[tuple[int, ...]] = []
+    inferer = VolumeInferer((8, 4), overlap=0.5, size_divisor=2, sw_batch_size=batch)
+    found = inferer(image, recorded(window_constant, sizes))
+    assert {size[2:] for size in sizes} == {windows}
+    gaps = [max(0, w - s) for w, s in zip(windows, shape, strict=True)]
+    padded = np.pad(image[0, 0].numpy(), [(g // 2, g - g // 2) for g in gaps])
+    expected = blended(padded, window_constant, windows, 0.5)
+    inside = tuple(slice(g // 2, g // 2 + s) for g, s in zip(gaps, shape, strict=True))
+    np.testing.assert_allclose(
+        found[0].numpy(), expected[(slice(None), *inside)], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_bfloat16_outputs_are_blended_in_float32() -> None:
@@ -191,70 +219,6 @@ def test_both_branches_equal_each_branch_by_itself(network: nn.Module) -> None:
         assert torch.equal(logits, inferer(image, network, name))
 
 
-def test_auto_goes_by_the_memory_that_it_may_take(caplog: pytest.LogCaptureFixture) -> None:
-    image = torch.randn(1, 1, 16, 8, 8)
-    # 1,024 voxels of 1,000 bytes are 1.024e-3 GB.
-    for memory_gb, expected in ((1.03e-3, [(1, 1, 16, 8, 8)]), (1.02e-3, [(1, 1, 8, 8, 8)] * 3)):
-        sizes: list[tuple[int, ...]] = []
-        inferer = VolumeInferer(
-            (8, 8, 8), memory_gb=memory_gb, bytes_per_voxel=1000, size_divisor=8
-        )
-        with caplog.at_level(logging.INFO):
-            inferer(image, recorded(pointwise, sizes))
-        assert sizes == expected
-    assert "in one pass needs more than 0.0 GB: this one of 16×8×8 voxels" in caplog.text
-
-
-def test_auto_counts_the_padding() -> None:
-    # 9 → 16: 1,024 voxels, though the scan has only 576.
-    sizes: list[tuple[int, ...]] = []
-    inferer = VolumeInferer((8, 8, 8), memory_gb=1.02e-3, bytes_per_voxel=1000, size_divisor=8)
-    inferer(torch.randn(1, 1, 9, 8, 8), recorded(pointwise, sizes))
-    assert sizes == [(1, 1, 8, 8, 8)] * 2
-
-
-def test_auto_takes_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = 2 * 1024 * 1000
-    monkeypatch.setattr("mixseg.engines.inferers.available_memory", lambda device: free)
-    inferer = VolumeInferer((8, 8, 8), bytes_per_voxel=1000, size_divisor=8)
-    sizes: list[tuple[int, ...]] = []
-    inferer(torch.randn(1, 1, 16, 8, 8), recorded(pointwise, sizes))
-    assert sizes == [(1, 1, 16, 8, 8)]
-    free -= 2
-    sizes.clear()
-    inferer(torch.randn(1, 1, 16, 8, 8), recorded(pointwise, sizes))
-    assert sizes == [(1, 1, 8, 8, 8)] * 3
-
-
-def short_of_memory(image: Tensor) -> Tensor:
-    if image[0, 0].numel() > 512:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-    return pointwise(image)
-
-
-def test_auto_falls_back_to_windows_when_memory_runs_out(caplog: pytest.LogCaptureFixture) -> None:
-    image = torch.randn(1, 1, 16, 8, 8)
-    inferer = VolumeInferer((8, 8, 8), size_divisor=8)
-    sizes: list[tuple[int, ...]] = []
-    found = inferer(image, recorded(short_of_memory, sizes))
-    torch.testing.assert_close(found, pointwise(image), rtol=1e-5, atol=1e-6)
-    assert sizes == [(1, 1, 16, 8, 8)] + [(1, 1, 8, 8, 8)] * 3
-    assert "16×8×8 voxels does not fit on cpu in one pass: windows of 8×8×8 are used" in caplog.text
-    # The next scan of that size is not tried again; a smaller one is.
-    sizes.clear()
-    inferer(image, recorded(short_of_memory, sizes))
-    assert (1, 1, 16, 8, 8) not in sizes
-    sizes.clear()
-    inferer(image[:, :, :8], recorded(short_of_memory, sizes))
-    assert sizes == [(1, 1, 8, 8, 8)]
-
-
-def test_a_forced_whole_volume_lets_the_error_through() -> None:
-    inferer = VolumeInferer((8, 8, 8), whole_volume=True, size_divisor=8)
-    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
-        inferer(torch.randn(1, 1, 16, 8, 8), short_of_memory)
-
-
 @pytest.mark.parametrize("whole_volume", [True, False])
 def test_mirroring_averages_the_probabilities(whole_volume: bool) -> None:
     """Logit of class 1 = image × position along the first axis, counted from the pass's start."""
@@ -295,7 +259,7 @@ def test_metadata_is_handed_on_as_monai_does() -> None:
     affine = torch.diag(torch.tensor([0.625, 0.625, 2.0, 1.0], dtype=torch.float64))
     image = MetaTensor(torch.randn(1, 1, 9, 8, 8), affine=affine[None])
     theirs = SlidingWindowInferer((8, 8, 8), mode="gaussian")(image, pointwise)
-    for whole_volume in (True, False):
+    for whole_volume in (True, False, "auto"):
         ours = VolumeInferer((8, 8, 8), whole_volume=whole_volume, size_divisor=4)(image, pointwise)
         assert isinstance(ours, MetaTensor)
         assert torch.equal(ours.affine, theirs.affine)
@@ -341,6 +305,7 @@ def test_outputs_of_another_kind_are_refused() -> None:
         ({"mirror_axes": (3,)}, "mirror_axes must name different axes of (0, 1, 2), got (3,)"),
         ({"mirror_axes": (0, 0)}, "mirror_axes must name different axes of (0, 1, 2), got (0, 0)"),
         ({"size_divisor": 0}, "size_divisor must be at least 1, got 0"),
+        ({"stretch": 0.9}, "stretch must be at least 1, got 0.9"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
@@ -353,17 +318,3 @@ def test_a_side_may_have_its_own_divisor() -> None:
     inferer = VolumeInferer((8, 8, 3), whole_volume=True, size_divisor=(8, 8, 1))
     inferer(torch.zeros(1, 1, 9, 16, 5), recorded(pointwise, sizes))
     assert sizes == [(1, 1, 16, 16, 5)]
-
-
-def test_available_memory_lies_below_what_is_built_in() -> None:
-    assert 0 < available_memory("cpu") <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def test_the_limit_of_a_container_counts_without_cached_files(tmp_path: Path) -> None:
-    assert _container_memory(tmp_path) == math.inf  # no cgroup v2
-    (tmp_path / "memory.max").write_text("max\n")
-    assert _container_memory(tmp_path) == math.inf
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 250\n")
-    assert _container_memory(tmp_path) == 550
