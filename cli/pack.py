@@ -26,6 +26,7 @@ from mixseg.cli.bundle_configs import (
 from mixseg.cli.bundle_files import check_name
 from mixseg.cli.checksums import write_sums
 from mixseg.cli.console import clear_errors, console
+from mixseg.cli.knob_text import set_knobs
 from mixseg.cli.packed_texts import packed_card, packed_config, packed_metadata
 from mixseg.cli.vendor import copy_modules, needed_requirements, reached_modules, write_version
 from mixseg.cli.weights import Precision, build_network, convert, misfits, read_weights
@@ -36,6 +37,8 @@ COMPACT = "compact.yaml"
 # Overlays of other networks than the one whose weights are packed.
 _LEFT_OUT = frozenset({COMPACT, "quickstart.yaml"})
 _COMPLETE = ("train.yaml", "inference.yaml")
+#: Where the data of the one who packs lie concerns nobody else, as in a bundle of `mixseg new`.
+_PLACES = {"datalist": None, "dataset_dir": "$@bundle_root + '/data'"}
 
 
 def pack(
@@ -201,6 +204,9 @@ def _build(bundle: Path, folder: Path, overlay: Path | None, version: str | None
         text = (bundle / "configs" / name).read_text(encoding="utf-8")
         if name in _COMPLETE and overlay is not None:
             text = packed_config(text, knobs, overlay.name)
+        if name in _COMPLETE:
+            known = load(bundle / "configs" / name)
+            text = set_knobs(text, {k: v for k, v in _PLACES.items() if k in known})
         _write(configs / name, text)
     for name in ("logging.conf",):
         if (bundle / "configs" / name).is_file():

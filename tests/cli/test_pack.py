@@ -188,6 +188,18 @@ def invoke(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def test_places_of_the_packers_data_stay_at_home(copy: Path, tmp_path: Path) -> None:
+    train = copy / "configs" / "train.yaml"
+    text = train.read_text()
+    assert "\ndatalist: null " in text
+    train.write_text(text.replace("\ndatalist: null ", "\ndatalist: /home/me/datalist.json "))
+    target, _ = pack_bundle(copy, "configs/tiny.yaml", output=tmp_path)
+    configs = unpack(target, tmp_path / "unpacked") / "configs"
+    assert load(configs / "train.yaml")["datalist"] is None
+    for name in ("train.yaml", "inference.yaml"):
+        assert load(configs / name)["dataset_dir"] == "$@bundle_root + '/data'"
+
+
 def test_the_command(copy: Path, tmp_path: Path) -> None:
     metadata = copy / "configs" / "metadata.json"
     content = json.loads(metadata.read_text())
