@@ -57,10 +57,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         f"Gaussian windows, overlap {overlap}": {"stretch": 1, "overlap": overlap}
         for overlap in (0.0, 0.25, 0.5, 0.75)
     },
+    "equal weights, overlap 0.5": {"stretch": 1, "overlap": 0.5, "mode": "constant"},
     **{
-        f"stretched windows, overlap {overlap}": {"overlap": overlap}
-        for overlap in (0.25, 0.5, 0.75)
+        f"stretched windows, overlap {overlap}": {"stretch": 1.5, "overlap": overlap}
+        for overlap in (0.5, 0.75)
     },
+    "stretched windows, mirrored": {"stretch": 1.5, "overlap": 0.5, "mirror_axes": [0]},
     "whole volume": {"whole_volume": True},
     "whole volume, mirrored": {"whole_volume": True, "mirror_axes": [0]},
 }

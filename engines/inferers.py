@@ -34,8 +34,8 @@ class VolumeInferer(Inferer):
 
     The windows are those of :func:`mixseg.engines.windows.plan_windows`: they grow up to
     ``stretch × roi_size`` where fewer of them then cover an axis, and are spread evenly. They are
-    run by ``monai.inferers.sliding_window_inference`` with Gaussian weights (σ an eighth of the
-    window), the logits averaged with these weights. The whole-volume pass pads each axis to a
+    run by ``monai.inferers.sliding_window_inference``, the logits averaged with equal weights or
+    with Gaussian ones (σ an eighth of the window). The whole-volume pass pads each axis to a
     multiple of ``size_divisor``, and to ``roi_size`` where the scan is smaller, runs the network
     once and crops the result.
 
@@ -51,7 +51,7 @@ class VolumeInferer(Inferer):
         sw_batch_size: windows, or mirrored scans, per forward pass at the most; fewer where they
             would not fit into memory. PyTorch's CPU convolutions take a single small image by a
             slow path: two windows at once are several times as fast as two in turn.
-        mode: weights of a window, ``"gaussian"`` or ``"constant"``.
+        mode: weights of a window, ``"constant"`` or ``"gaussian"``.
         whole_volume: True for one pass always, False for windows always, ``"auto"`` for one pass
             where memory allows. ``"auto"`` also goes on with windows, and logs it, when the GPU
             runs out of memory during the pass.

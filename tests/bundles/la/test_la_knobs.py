@@ -67,6 +67,7 @@ OVERRIDES: dict[str, Any] = {
     "ema_decay": 0.9,
     "overlap": 0.6,
     "stretch": 1.25,
+    "blend": "gaussian",
     "whole_volume": True,
     "mirror_axes": [1],
     "largest_component": True,
@@ -176,7 +177,7 @@ def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) ->
     inferer = get("validate#inferer")
     assert tuple(inferer.roi_size) == (16, 16, 32)
     assert (tuple(inferer.overlap), inferer.whole_volume) == ((0.6,) * 3, True)
-    assert inferer.stretch == 1.25
+    assert (inferer.stretch, inferer.mode) == (1.25, "gaussian")
     assert tuple(inferer.mirror_axes) == (1,)
     assert tuple(inferer.size_divisor) == (network.size_divisor,) * 3
     assert get("validate#scorer").largest_component is True
