@@ -112,13 +112,14 @@ class MixedDataLoader(DataLoader):
     """Data loader of mixed batches.
 
     The dataset names the kind of each of its items in ``supervision``. A batch is one dictionary
-    with ``counts`` items in the order full, partial; the dataset may make it at once
+    with ``counts`` items in the order full, partial, none; the dataset may make it at once
     (``__getitems__`` returning a dictionary, as :class:`mixseg.data.SliceDataset` does).
 
     Args:
         dataset: items with a ``supervision`` sequence.
         batch_full: fully labelled items in a batch (8 in the journal).
         batch_partial: partially labelled items in a batch (16 in the journal).
+        batch_unlabeled: items without any label in a batch.
         epoch_length: batches an epoch, None for one pass over the longer stream.
         seed: of the order and of the workers.
         num_workers: processes that load; 0 loads in this process.
@@ -138,6 +139,7 @@ class MixedDataLoader(DataLoader):
         dataset: Dataset,
         batch_full: int = 8,
         batch_partial: int = 16,
+        batch_unlabeled: int = 0,
         *,
         epoch_length: int | None = None,
         seed: int = 0,
@@ -147,7 +149,7 @@ class MixedDataLoader(DataLoader):
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         sampler = MixedBatchSampler(
             dataset.supervision,  # type: ignore[attr-defined]
-            {"full": batch_full, "partial": batch_partial},
+            {"full": batch_full, "partial": batch_partial, "none": batch_unlabeled},
             epoch_length=epoch_length,
             seed=seed,
             rank=torch.distributed.get_rank() if distributed else 0,

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from mixseg.data.datalist import Datalist, Entry, Split, Supervision, supervision_of
 
 WeakLabel = Literal["erosion", "drawn"]
+NoisyAs = Literal["full", "partial"]
 
 
 def select_cases(
@@ -16,14 +17,19 @@ def select_cases(
     num_full: int | None = None,
     num_partial: int | None = None,
     weak_label: WeakLabel = "erosion",
+    *,
+    num_unlabeled: int | None = 0,
+    noisy_as: NoisyAs | None = None,
 ) -> list[dict[str, Any]]:
     """The training cases of Set-N: N fully labelled patients, the next ones partially labelled.
 
     Patients are taken in the order of their first entry in ``training``. The first ``num_full``
     patients whose cases are all ``full`` stay so. Of the remaining patients, the next
-    ``num_partial`` become ``partial``, all their cases together; the rest is dropped. Cases of
-    supervision ``noisy`` and ``none`` are left out. The papers' Set-N is ``num_full=N,
-    num_partial=5*N``.
+    ``num_partial`` become ``partial``, all their cases together. Of what then remains, patients
+    without a label included, the next ``num_unlabeled`` become ``none``: their labels are not
+    handed out, so nothing can open them. The rest is dropped. The papers' Set-N is ``num_full=N,
+    num_partial=5*N``; a semi-supervised method sees the same scans with ``num_partial=0,
+    num_unlabeled=5*N``.
 
     Args:
         datalist: the datalist.
@@ -34,53 +40,50 @@ def select_cases(
             in ``label``, to be eroded into a scribble by a transform; ``"drawn"`` puts its
             hand-drawn ``scribble`` there. Cases that are partial already keep their label (or
             their scribble, with ``"drawn"`` or where that is all they have).
+        num_unlabeled: patients used without labels; None for all that remain.
+        noisy_as: what cases of supervision ``noisy`` (masks that a network proposed) count as,
+            ``"full"`` or ``"partial"``, all of them beside the numbers above; None leaves them out.
 
     Returns:
         One dictionary per case, in the order of ``training``, with ``image``, ``label`` (absolute
-        paths), ``supervision`` (``"full"`` or ``"partial"``), ``case_id``, ``patient_id`` and
-        ``erode``: True exactly where ``label`` is a full mask that a transform must still erode.
-        ``annotated_classes`` is there where the entry has it.
+        paths), ``supervision`` (``"full"``, ``"partial"`` or ``"none"``, then without ``label``),
+        ``case_id``, ``patient_id`` and ``erode``: True exactly where ``label`` is a full mask that
+        a transform must still erode. ``annotated_classes`` is there where the entry has it.
 
     Raises:
-        ValueError: a number is negative, both are 0, or either exceeds what is there; an unknown
-            ``weak_label``; a case without the ``scribble`` that ``"drawn"`` needs.
+        ValueError: a number is negative, no labelled case is left, or a number exceeds what is
+            there; an unknown ``weak_label`` or ``noisy_as``; a case without the ``scribble`` that
+            ``"drawn"`` needs.
     """
     if weak_label not in get_args(WeakLabel):
         raise ValueError(f"weak_label is '{weak_label}'; use one of {list(get_args(WeakLabel))}")
-    for name, number in (("num_full", num_full), ("num_partial", num_partial)):
+    if noisy_as not in (None, *get_args(NoisyAs)):
+        raise ValueError(f"noisy_as is '{noisy_as}'; use null or one of {list(get_args(NoisyAs))}")
+    for name, number in (
+        ("num_full", num_full),
+        ("num_partial", num_partial),
+        ("num_unlabeled", num_unlabeled),
+    ):
         if number is not None and number < 0:
             raise ValueError(f"{name} is {number}; it counts patients and cannot be negative")
-    if num_full == 0 and num_partial == 0:
-        raise ValueError("num_full and num_partial are both 0: no training case is left")
-
     resolved = datalist.resolve(dataset_dir)
     cases = [(entry, supervision_of(entry, resolved.unlabeled)) for entry in resolved.training]
-    cases = [(entry, kind) for entry, kind in cases if kind in ("full", "partial")]
-    patients: dict[str, set[Supervision]] = {}
-    for entry, kind in cases:
-        patients.setdefault(entry.patient_id, set()).add(kind)
-    complete = [patient for patient, kinds in patients.items() if kinds == {"full"}]
-
-    if num_full is not None and num_full > len(complete):
-        raise ValueError(
-            f"num_full is {num_full}, but the training split has {len(complete)} fully labelled "
-            f"patients ({len(patients)} labelled in all)"
-        )
-    full = set(complete if num_full is None else complete[:num_full])
-    rest = [p for p in patients if p not in full]
-    if num_partial is not None and num_partial > len(rest):
-        raise ValueError(
-            f"num_partial is {num_partial}, but only {len(rest)} of the {len(patients)} labelled "
-            f"training patients remain after {len(full)} are kept fully labelled"
-        )
-    partial = set(rest if num_partial is None else rest[:num_partial])
-    if not full and not partial:
+    noisy = [entry for entry, kind in cases if kind == "noisy"]
+    if num_full == 0 and num_partial == 0 and not (noisy and noisy_as):
+        raise ValueError("num_full and num_partial are both 0: no training case is left")
+    cases = [(entry, kind) for entry, kind in cases if kind != "noisy"]
+    full, partial, unlabeled = _roles(cases, num_full, num_partial, num_unlabeled)
+    if not full and not partial and not (noisy and noisy_as):
         raise ValueError("the training split has no case with a full or partial label")
 
     selected: list[dict[str, Any]] = []
     without: list[str] = []
     for entry, kind in cases:
-        if entry.patient_id in full:
+        if entry.patient_id in unlabeled:
+            selected.append(_item(entry, None, "none", erode=False))
+        elif kind == "none":
+            continue
+        elif entry.patient_id in full:
             selected.append(_item(entry, entry.label, "full", erode=False))
         elif entry.patient_id not in partial:
             continue
@@ -99,7 +102,44 @@ def select_cases(
             f"weak_label is 'drawn', but {len(without)} of the partially labelled cases have no "
             f"'scribble' in the datalist: {', '.join(without)}"
         )
+    if noisy_as:
+        selected += [_item(entry, entry.label, noisy_as, erode=False) for entry in noisy]
     return selected
+
+
+def _roles(
+    cases: list[tuple[Entry, Supervision]],
+    num_full: int | None,
+    num_partial: int | None,
+    num_unlabeled: int | None,
+) -> tuple[set[str], set[str], set[str]]:
+    """Patients that are fully labelled, partially labelled and used without labels."""
+    patients: dict[str, set[Supervision]] = {}
+    for entry, kind in cases:
+        patients.setdefault(entry.patient_id, set()).add(kind)
+    labeled = {p: kinds - {"none"} for p, kinds in patients.items() if kinds != {"none"}}
+    complete = [patient for patient, kinds in labeled.items() if kinds == {"full"}]
+
+    if num_full is not None and num_full > len(complete):
+        raise ValueError(
+            f"num_full is {num_full}, but the training split has {len(complete)} fully labelled "
+            f"patients ({len(labeled)} labelled in all)"
+        )
+    full = set(complete if num_full is None else complete[:num_full])
+    rest = [p for p in labeled if p not in full]
+    if num_partial is not None and num_partial > len(rest):
+        raise ValueError(
+            f"num_partial is {num_partial}, but only {len(rest)} of the {len(labeled)} labelled "
+            f"training patients remain after {len(full)} are kept fully labelled"
+        )
+    partial = set(rest if num_partial is None else rest[:num_partial])
+    rest = [p for p in patients if p not in full | partial]
+    if num_unlabeled is not None and num_unlabeled > len(rest):
+        raise ValueError(
+            f"num_unlabeled is {num_unlabeled}, but only {len(rest)} of the {len(patients)} "
+            f"training patients remain after {len(full)} full and {len(partial)} partial ones"
+        )
+    return full, partial, set(rest if num_unlabeled is None else rest[:num_unlabeled])
 
 
 def split_cases(

@@ -34,10 +34,10 @@ class VolumeInferer(Inferer):
 
     The windows are those of :func:`mixseg.engines.windows.plan_windows`: they grow up to
     ``stretch × roi_size`` where fewer of them then cover an axis, and are spread evenly. They are
-    run by ``monai.inferers.sliding_window_inference``, the logits averaged with equal weights or
-    with Gaussian ones (σ an eighth of the window). The whole-volume pass pads each axis to a
-    multiple of ``size_divisor``, and to ``roi_size`` where the scan is smaller, runs the network
-    once and crops the result.
+    run by ``monai.inferers.sliding_window_inference``, their logits or probabilities averaged with
+    equal weights or with Gaussian ones (σ an eighth of the window). The whole-volume pass pads
+    each axis to a multiple of ``size_divisor``, and to ``roi_size`` where the scan is smaller,
+    runs the network once and crops the result.
 
     Volumes of a batch are taken one by one, so a result does not depend on its batch. Outputs of
     the network are blended in float32 whatever they were computed in (MONAI alone would weight
@@ -67,6 +67,9 @@ class VolumeInferer(Inferer):
         stretch: sides of a window at the most, in units of ``roi_size``; 1 for windows of
             ``roi_size`` alone. Instance and group norm take statistics of what the network sees:
             windows of the training crop's size fit such networks, larger ones do not.
+        average: what overlapping windows average, ``"logits"`` or ``"probabilities"`` (UA-MT's
+            procedure). A window that is sure outvotes the others by its logits, not by its
+            probabilities. The result is logarithms of the latter.
 
     Raises:
         ValueError: on an option out of range.
@@ -92,6 +95,7 @@ class VolumeInferer(Inferer):
         size_divisor: int | Sequence[int] = 16,
         bytes_per_voxel: int = 1024,
         stretch: float = 1.5,
+        average: str = "logits",
     ) -> None:
         super().__init__()
         self.roi_size = tuple(roi_size)
@@ -104,6 +108,7 @@ class VolumeInferer(Inferer):
         self.size_divisor = ensure_tuple_rep(size_divisor, rank)
         self.bytes_per_voxel = bytes_per_voxel
         self.stretch = stretch
+        self.average = average
         if rank not in (2, 3) or min(self.roi_size) < 1:
             raise ValueError(f"roi_size needs two or three positive sides, got {self.roi_size}")
         if min(self.size_divisor) < 1:
@@ -124,6 +129,8 @@ class VolumeInferer(Inferer):
             raise ValueError(f"memory_gb must not be negative, got {memory_gb}")
         if bytes_per_voxel < 1:
             raise ValueError(f"bytes_per_voxel must be positive, got {bytes_per_voxel}")
+        if average not in ("logits", "probabilities"):
+            raise ValueError(f"average must be 'logits' or 'probabilities', got {average!r}")
         if stretch < 1:
             raise ValueError(f"stretch must be at least 1, got {stretch}")
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or not set(self.mirror_axes) <= set(
@@ -226,15 +233,20 @@ class VolumeInferer(Inferer):
         plan = plan_windows(
             image.shape[2:], self.roi_size, self.overlap, self.size_divisor, self.stretch
         )
+        probable = self.average == "probabilities" and math.prod(plan.counts) > 1
         outputs = sliding_window_inference(
             image,
             plan.window,
             self._batch_size(math.prod(plan.window), image.device),
-            predict,
+            (lambda part: tuple(z.softmax(1) for z in predict(part))) if probable else predict,
             overlap=plan.overlaps,
             mode=self.mode,
         )
-        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        if not probable:
+            return outputs
+        # A class that no window gives any probability must not become minus infinity.
+        return tuple(p.clamp(min=torch.finfo(p.dtype).tiny).log() for p in outputs)
 
     def _batch_size(self, voxels: int, device: torch.device) -> int:
         """How many images of so many voxels are taken at once."""

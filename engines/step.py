@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mixseg.engines.networks import MAIN, NetworkSet
 from mixseg.objectives import Objective
 
 __all__ = ["ForwardStep"]
@@ -16,7 +17,8 @@ class ForwardStep(nn.Module):
     """Batch by supervision kind → named loss terms.
 
     Args:
-        network: returns logits of the branch that it is asked for (``branch=``).
+        network: returns logits of the branch that it is asked for (``branch=``), or the
+            :class:`mixseg.engines.NetworkSet` of a method that has several.
         objective: the method.
         separate_forward: forward each kind as a batch of its own (default). Otherwise the kinds
             share one forward pass and so their batch statistics, by which a network with batch
@@ -28,20 +30,21 @@ class ForwardStep(nn.Module):
         self, network: nn.Module, objective: Objective, separate_forward: bool = True
     ) -> None:
         super().__init__()
-        self.network = network
+        self.networks = NetworkSet.of(network, objective)
         self.objective = objective
         self.separate_forward = separate_forward
 
     def outputs(self, groups: Groups) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
         """Kind → what the network returns for it; kinds that no term needs are skipped."""
+        network = self.networks[MAIN]
         branches = {k: b for k, b in self.objective.branches.items() if k in groups}
         if self.separate_forward or len(branches) == 1:
-            return {k: self.network(groups[k]["image"], branch=b) for k, b in branches.items()}
+            return {k: network(groups[k]["image"], branch=b) for k, b in branches.items()}
         images = [groups[kind]["image"] for kind in branches]
         sizes = [len(image) for image in images]
         # All kinds go through every branch: sharing a pass means sharing it whole.
         one = next(iter(branches.values())) if len(set(branches.values())) == 1 else "both"
-        shared = self.network(torch.cat(images), branch=one)
+        shared = network(torch.cat(images), branch=one)
         if isinstance(shared, Tensor):
             return dict(zip(branches, shared.split(sizes), strict=True))
         teacher, student = (logits.split(sizes) for logits in shared)
@@ -53,4 +56,5 @@ class ForwardStep(nn.Module):
 
     def forward(self, groups: Groups) -> dict[str, Tensor]:
         """Loss terms by name, unweighted."""
-        return self.objective(self.outputs(groups), groups)
+        terms: dict[str, Tensor] = self.objective(self.outputs(groups), groups, self.networks)
+        return terms

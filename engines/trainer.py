@@ -12,10 +12,10 @@ from ignite.engine import Events
 from monai.engines import Trainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mixseg.engines.networks import MAIN, NetworkSet
 from mixseg.engines.step import ForwardStep
-from mixseg.objectives import Objective
+from mixseg.objectives import NetworkSpec, Objective
 
 __all__ = ["MixedSupervisionTrainer", "NonFiniteLossError"]
 
@@ -42,8 +42,9 @@ class MixedSupervisionTrainer(Trainer):
         device: where to train.
         max_epochs: epochs in all, those before a resume included.
         train_data_loader: mixed batches; ``set_epoch`` is called where it exists.
-        network: takes ``branch=`` (see :class:`mixseg.networks.DualBranchUNet`), on ``device``.
-        optimizer: over the network's parameters.
+        network: takes ``branch=`` (see :class:`mixseg.networks.DualBranchUNet`), on ``device``; or
+            a :class:`NetworkSet`, which a method with several networks or with heads needs.
+        optimizer: over the network's parameters, or the set's ``trained_parameters()``.
         objective: the method.
         lr_scheduler: stepped after each epoch; None keeps the rate.
         epoch_length: iterations an epoch, None for the loader's length.
@@ -52,13 +53,13 @@ class MixedSupervisionTrainer(Trainer):
         amp_dtype: ``"bfloat16"``, or ``"float16"`` with gradient scaling.
         clip_grad_norm: largest 2-norm of the gradient, 0 for no clipping.
         accumulation_steps: batches whose gradients are averaged into one step.
-        ema_decay: decay of an exponential moving average of the weights, which validation and
-            the exported model then use; 0 for none.
+        ema_decay: largest decay of an exponential moving average of the weights and batch
+            statistics, which validation and the exported model then use; 0 for none.
         channels_last: keep networks and images in channels-last memory, faster on CPU and CUDA.
         train_handlers: Ignite handlers.
 
     Raises:
-        ValueError: on an option out of range.
+        ValueError: on an option out of range, or weights that the optimiser does not step.
         NonFiniteLossError: while training, before the step that a bad term would spoil.
     """
 
@@ -93,25 +94,27 @@ class MixedSupervisionTrainer(Trainer):
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {ema_decay}")
         device = torch.device(device)
-        self.network = network
+        self.networks = NetworkSet.of(network, objective)
+        self.network = self.networks[MAIN]
         self.optimizer = optimizer
-        self.objective = objective
+        self.objective = objective.to(device)
+        _check_stepped(self.networks, optimizer)
         self.lr_scheduler = lr_scheduler
         self.amp_dtype = _AMP_DTYPES[amp_dtype]
         self.clip_grad_norm = clip_grad_norm
         self.accumulation_steps = accumulation_steps
         self.memory_format = torch.contiguous_format
         formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-        if channels_last and (rank := next(network.parameters()).ndim) in formats:
+        if channels_last and (rank := next(self.network.parameters()).ndim) in formats:
             self.memory_format = formats[rank]
-            network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.ema: AveragedModel | None = None
+            self.networks.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self._inferred = MAIN
         if ema_decay:
+            self._inferred = "average"
             # Buffers are averaged too: batch statistics must fit the averaged weights.
-            self.ema = AveragedModel(
-                network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True
-            )
-        step: nn.Module = ForwardStep(network, objective, separate_forward)
+            spec = NetworkSpec(average_of=MAIN, decay=ema_decay, buffers=True)
+            self.networks.add(self._inferred, spec)
+        step: nn.Module = ForwardStep(self.networks, objective, separate_forward)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             step = DistributedDataParallel(
                 step,
@@ -145,7 +148,7 @@ class MixedSupervisionTrainer(Trainer):
     @property
     def inference_network(self) -> nn.Module:
         """The network to validate and export: the moving average where there is one."""
-        return self.network if self.ema is None else self.ema.module
+        return self.networks[self._inferred]
 
     def run(self) -> None:
         """Train up to ``max_epochs``; a resumed trainer goes on where its state stands."""
@@ -181,6 +184,8 @@ class MixedSupervisionTrainer(Trainer):
             else:
                 chosen = [i for i, other in enumerate(kinds) if other == kind]
                 group = {key: array[chosen] for key, array in arrays.items()}
+            if kind == "none":
+                group = {"image": group["image"]}
             group["image"] = group["image"].contiguous(memory_format=self.memory_format)
             groups[kind] = group
         return groups
@@ -207,11 +212,10 @@ class MixedSupervisionTrainer(Trainer):
         if last:
             if self.clip_grad_norm:
                 self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_grad_norm)
+                nn.utils.clip_grad_norm_(self.networks.trained_parameters(), self.clip_grad_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            if self.ema is not None:
-                self.ema.update_parameters(self.network)
+            self.networks.update_averages(self.state.epoch)
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
     @torch.no_grad()
@@ -256,7 +260,7 @@ class MixedSupervisionTrainer(Trainer):
     def full_state(self) -> dict[str, Any]:
         """Everything needed to go on: tensors, numbers, strings and containers of them only."""
         state: dict[str, Any] = {
-            "network": self.network.state_dict(),
+            "networks": self.networks.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "objective": self.objective.state_dict(),
@@ -267,8 +271,6 @@ class MixedSupervisionTrainer(Trainer):
         }
         if self.lr_scheduler is not None:
             state["lr_scheduler"] = self.lr_scheduler.state_dict()
-        if self.ema is not None:
-            state["ema"] = self.ema.state_dict()
         state["handlers"] = {name: owner.state_dict() for name, owner in self._stateful.items()}
         return state
 
@@ -278,29 +280,46 @@ class MixedSupervisionTrainer(Trainer):
         Raises:
             ValueError: where the state is of a run with other settings.
         """
-        for name, mine in (("lr_scheduler", self.lr_scheduler), ("ema", self.ema)):
-            if (name in state) != (mine is not None):
-                raise ValueError(
-                    f"the checkpoint was written {'with' if name in state else 'without'} {name}, "
-                    f"this run is set up {'with' if mine is not None else 'without'} it"
-                )
+        stored = "lr_scheduler" in state
+        if stored != (self.lr_scheduler is not None):
+            raise ValueError(
+                f"the checkpoint was written {'with' if stored else 'without'} lr_scheduler, "
+                f"this run is set up {'without' if stored else 'with'} it"
+            )
+        names = {key.partition(".")[0] for key in state.get("networks", {}) if "." in key}
+        if names != set(self.networks):
+            held = ", ".join(sorted(names)) or "of an earlier version"
+            raise ValueError(
+                f"the checkpoint holds the networks {held}, this run has "
+                f"{', '.join(sorted(self.networks))}: resume with the same method, ema_decay and "
+                "version of mixseg"
+            )
         if state["epoch_length"] != self.state.epoch_length:
             raise ValueError(
                 f"the checkpoint's epochs have {state['epoch_length']} iterations, this run's "
                 f"{self.state.epoch_length}: resume with the same data, batch and epoch_length"
             )
-        self.network.load_state_dict(state["network"])
+        self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.objective.load_state_dict(state["objective"])
         if self.lr_scheduler is not None:
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
         for name, owner in self._stateful.items():
             owner.load_state_dict(state["handlers"][name])
         self.state.epoch, self.state.iteration = state["epoch"], state["iteration"]
         _set_random_state(state["random"])
+
+
+def _check_stepped(networks: NetworkSet, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse weights that would be given gradients and never be stepped."""
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    left = sum(id(p) not in stepped for p in networks.trained_parameters())
+    if left:
+        raise ValueError(
+            f"the optimizer misses {left} parameters of the method's networks or heads: build it "
+            "over NetworkSet.trained_parameters()"
+        )
 
 
 def _random_state() -> dict[str, Any]:

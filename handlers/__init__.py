@@ -7,7 +7,7 @@ from mixseg.handlers.files import ensure_writable
 from mixseg.handlers.history import History
 from mixseg.handlers.planes import select_slice
 from mixseg.handlers.progress import ProgressBar
-from mixseg.handlers.ramps import WeightRamps, ramp_factor
+from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
 from mixseg.handlers.report import EvaluationReport
 from mixseg.handlers.scoring import CaseScorer, spacing_mm
 from mixseg.handlers.surfaces import (
@@ -27,6 +27,7 @@ __all__ = [
     "FullCheckpoint",
     "History",
     "ProgressBar",
+    "Ramp",
     "SurfaceCollector",
     "Validation",
     "WeightRamps",

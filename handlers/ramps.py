@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ignite.engine import Engine, Events
 from torch import nn
 
-__all__ = ["WeightRamps", "ramp_factor"]
+__all__ = ["Ramp", "WeightRamps", "ramp_factor"]
 
 _SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda t: t,
@@ -36,38 +37,68 @@ def ramp_factor(iteration: int, length: int, shape: str = "linear") -> float:
     return 1.0 if iteration >= length else _SHAPES[shape](iteration / length)
 
 
-class WeightRamps:
-    """Multiply weights of an objective by a ramp, from the values that it was built with.
+@dataclass(frozen=True)
+class Ramp:
+    """From ``start`` at iteration ``begin`` to the attribute's own value ``length`` later.
 
-    The factor depends on the iteration alone, so a resumed run needs no state of this handler.
+    Attributes:
+        length: iterations from ``begin`` until the full value.
+        begin: iterations before it.
+        start: value until then.
+        step: iterations between two changes; UA-MT's r(⌊t/150⌋, 40) has length 6000 and step 150.
+        shape: see :func:`ramp_factor`; None takes the handler's.
+    """
+
+    length: int
+    begin: int = 0
+    start: float = 0.0
+    step: int = 1
+    shape: str | None = None
+
+    def value(self, target: float, iteration: int, shape: str) -> float:
+        """What the attribute is at an iteration (from 1)."""
+        passed = iteration // self.step * self.step - self.begin
+        if passed < 0:
+            return self.start
+        factor = ramp_factor(passed, self.length, self.shape or shape)
+        return self.start + (target - self.start) * factor
+
+
+class WeightRamps:
+    """Move weights of an objective along ramps to the values that it was built with.
+
+    The value depends on the iteration alone, so a resumed run needs no state of this handler.
 
     Args:
-        objective: its attributes are set, e.g. ``lambda_ent``.
-        ramps: attribute → iterations until the full weight, e.g. ``{"lambda_ent": 1500}``.
+        objective: its float attributes are set, e.g. ``lambda_ent``.
+        ramps: attribute → iterations until the full weight, e.g. ``{"lambda_ent": 1500}``, or the
+            arguments of a :class:`Ramp`, e.g. ``{"gamma": {"length": 6000, "start": 0.2}}``.
         shape: ``"linear"``, ``"gaussian"`` (exp(−5(1−t)²)) or ``"cosine"``.
 
     Raises:
-        ValueError: when a name is no weight of the objective, a length is negative, or the shape
-            is unknown.
+        ValueError: when a name is no float of the objective, a ramp's arguments are unknown or out
+            of range, or the shape is unknown.
     """
 
     def __init__(
-        self, objective: nn.Module, ramps: Mapping[str, int] | None = None, shape: str = "linear"
+        self,
+        objective: nn.Module,
+        ramps: Mapping[str, int | Mapping[str, Any]] | None = None,
+        shape: str = "linear",
     ) -> None:
         ramp_factor(1, 2, shape)
         self.objective = objective
-        self.ramps = dict(ramps or {})
         self.shape = shape
+        self.ramps: dict[str, Ramp] = {}
         self.targets: dict[str, float] = {}
-        for name, length in self.ramps.items():
+        for name, entry in (ramps or {}).items():
             value = getattr(objective, name, None)
             if not isinstance(value, float):
                 raise ValueError(
                     f"{type(objective).__name__} has no weight {name!r} to ramp; it has "
-                    + ", ".join(k for k in vars(objective) if k.startswith("lambda_"))
+                    + ", ".join(k for k, v in vars(objective).items() if isinstance(v, float))
                 )
-            if length < 0:
-                raise ValueError(f"the ramp of {name} cannot last {length} iterations")
+            self.ramps[name] = _ramp(name, entry)
             self.targets[name] = value
 
     def attach(self, engine: Engine) -> None:
@@ -78,5 +109,27 @@ class WeightRamps:
     def __call__(self, engine: Any) -> None:
         """Set the weights of the iteration that is about to run."""
         for name, target in self.targets.items():
-            factor = ramp_factor(engine.state.iteration, self.ramps[name], self.shape)
-            setattr(self.objective, name, target * factor)
+            value = self.ramps[name].value(target, engine.state.iteration, self.shape)
+            setattr(self.objective, name, value)
+
+
+def _ramp(name: str, entry: int | Mapping[str, Any]) -> Ramp:
+    """A checked ramp."""
+    arguments = dict(entry) if isinstance(entry, Mapping) else {"length": entry}
+    known = [field.name for field in fields(Ramp)]
+    if "length" not in arguments or not set(arguments) <= set(known):
+        raise ValueError(
+            f"the ramp of {name} needs length and may have {', '.join(known[1:])}, got "
+            f"{', '.join(arguments) or 'nothing'}"
+        )
+    ramp = Ramp(**arguments)
+    if ramp.length < 0:
+        raise ValueError(f"the ramp of {name} cannot last {ramp.length} iterations")
+    if ramp.begin < 0 or ramp.step < 1:
+        raise ValueError(
+            f"the ramp of {name} needs begin of at least 0 and step of at least 1, got "
+            f"{ramp.begin} and {ramp.step}"
+        )
+    if ramp.shape is not None:
+        ramp_factor(1, 2, ramp.shape)
+    return ramp

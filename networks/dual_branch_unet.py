@@ -182,9 +182,10 @@ class DualBranchUNet(DualBranchNetwork):
         self.teacher = _Decoder(spatial_dims, features, out_channels, norm, padded)
         if branches == 2:
             self.student = _Decoder(spatial_dims, features, out_channels, norm, padded)
-        self._initialise()
+        self.reset_parameters()
 
-    def _initialise(self) -> None:
+    def reset_parameters(self) -> None:
+        """Draw the convolutions anew, as He et al. (2015); what they leave out is torch's own."""
         for module in self.modules():
             if isinstance(module, nn.modules.conv._ConvNd):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

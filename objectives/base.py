@@ -4,15 +4,48 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
-__all__ = ["Batch", "Objective", "Outputs"]
+__all__ = ["Batch", "NetworkSpec", "Networks", "Objective", "Outputs"]
 
 #: One forwarded batch a supervision kind: ``{"full": {"image": …, "label": …}, "partial": …}``.
 Batch = Mapping[str, Mapping[str, Tensor]]
 #: What the network returned for each kind: logits, or a pair (teacher, student).
 Outputs = Mapping[str, Tensor | tuple[Tensor, Tensor]]
+#: ``"network"``, the one that the method predicts with, and those of :attr:`Objective.networks`.
+Networks = Mapping[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network that a method needs beside the one it predicts with.
+
+    Attributes:
+        average_of: None for a peer: the same architecture with weights of its own, trained.
+            Otherwise the name of the network whose moving average it is; it is never trained.
+        decay: largest decay of the average. At count t it is min(1 - 1/(t + 1), ``decay``), so
+            the first update copies (UA-MT and SSCO).
+        per: what t counts from 0, ``"iteration"`` or ``"epoch"``; updates follow every step.
+        buffers: take the batch statistics from the averaged network, too; otherwise they are those
+            of the average's own passes, which see images of its own.
+
+    Raises:
+        ValueError: decay outside [0, 1), or an unknown ``per``.
+    """
+
+    average_of: str | None = None
+    decay: float = 0.99
+    per: Literal["iteration", "epoch"] = "iteration"
+    buffers: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
+        if self.per not in ("iteration", "epoch"):
+            raise ValueError(f"per must be iteration or epoch, got {self.per!r}")
 
 
 class Objective(nn.Module, ABC):
@@ -46,12 +79,22 @@ class Objective(nn.Module, ABC):
     def weights(self) -> dict[str, float]:
         """Name of each active term → its weight now."""
 
+    @property
+    def networks(self) -> dict[str, NetworkSpec]:
+        """Name → network that the method needs beside its own; averages after what they follow.
+
+        :class:`mixseg.engines.NetworkSet` builds, updates and stores them. Heads that need no
+        network are plain submodules of the objective.
+        """
+        return {}
+
     @abstractmethod
-    def forward(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, outputs: Outputs, batch: Batch, networks: Networks) -> dict[str, Tensor]:
         """Name of each active term → its unweighted value, a scalar.
 
         Args:
             outputs: logits (B, C, *spatial) a kind, or a pair of them where the branch is both.
-            batch: per kind ``image`` (B, channels, *spatial) and ``label`` (B, 1, *spatial),
-                labels 0…C−1 and C = unlabelled.
+            batch: per kind ``image`` (B, channels, *spatial) and, but for the kind ``none``,
+                ``label`` (B, 1, *spatial), labels 0…C−1 and C = unlabelled.
+            networks: for passes that the engine has not made; each takes an image and ``branch=``.
         """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixseg.losses import distillation, partial_cross_entropy, shannon_entropy
-from mixseg.objectives.base import Batch, Objective, Outputs
+from mixseg.objectives.base import Batch, Networks, Objective, Outputs
 
 __all__ = ["ConfKD"]
 
@@ -155,7 +155,9 @@ class ConfKD(Objective):
         }
         return {name: weight for name, weight in weights.items() if weight > 0}
 
-    def forward(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self, outputs: Outputs, batch: Batch, networks: Networks | None = None
+    ) -> dict[str, Tensor]:
         """Unweighted terms, see :class:`mixseg.objectives.Objective`.
 
         With ``weak_on="all"`` the batch of D_s also holds ``weak_label`` (B, 1, *spatial).

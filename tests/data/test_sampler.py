@@ -32,6 +32,16 @@ def test_counts_and_order_of_every_batch() -> None:
         assert [KINDS[i] for i in batch] == ["partial", "full", "full"]
 
 
+def test_items_without_labels_come_last() -> None:
+    class Toy(list[int]):
+        supervision = KINDS
+
+    loader = MixedDataLoader(Toy(range(9)), batch_full=1, batch_partial=2, batch_unlabeled=1)
+    loader.set_epoch(1)
+    batches = [[KINDS[i] for i in batch.tolist()] for batch in loader]
+    assert batches == [["full", "partial", "partial", "none"]] * 3
+
+
 def test_no_item_is_ahead_of_another_by_more_than_one() -> None:
     batches = drawn(MixedBatchSampler(KINDS, {"full": 2, "partial": 3}, epoch_length=20))
     for first, last, items in ((0, 2, FULL), (2, 5, PARTIAL)):

@@ -121,6 +121,46 @@ def test_noisy_and_unlabelled_cases_are_left_out() -> None:
     assert kinds(select_cases(datalist, "/data", 1)) == {"p_1": "full", "p_2": "full"}
 
 
+def test_a_frame_without_label_is_left_out_of_a_labelled_patient() -> None:
+    full, without = frames("p")[0], frames("p", "none", scribble=False)[1]
+    assert kinds(select_cases(built([full, without]), "/data")) == {"p_1": "full"}
+
+
+def test_unlabelled_patients_follow_and_hand_out_no_label() -> None:
+    """One full, none partial, the next two patients without labels; the last is dropped."""
+    datalist = built(
+        frames("a"), frames("u", "none", scribble=False), frames("b", "partial"), frames("c")
+    )
+    cases = select_cases(datalist, "/data", 1, 0, num_unlabeled=2)
+    assert kinds(cases) == {
+        "a_1": "full",
+        "a_2": "full",
+        "u_1": "none",
+        "u_2": "none",
+        "b_1": "none",
+        "b_2": "none",
+    }
+    assert all(("label" in case) == (case["supervision"] == "full") for case in cases)
+    every = select_cases(datalist, "/data", 1, 0, num_unlabeled=None)
+    assert list(kinds(every).values()) == ["full"] * 2 + ["none"] * 6
+    # Partial patients are taken first.
+    mixed = kinds(select_cases(datalist, "/data", 1, 1, num_unlabeled=1))
+    assert mixed["b_1"] == "partial"
+    assert mixed["u_1"] == "none"
+    assert "c_1" not in mixed
+
+
+@pytest.mark.parametrize("counted", ["full", "partial"])
+def test_noisy_cases_count_as_told(counted: Any) -> None:
+    datalist = built(frames("n", "noisy"), frames("p"), frames("q"))
+    cases = select_cases(datalist, "/data", 1, 0, noisy_as=counted)
+    assert kinds(cases) == {"p_1": "full", "p_2": "full", "n_1": counted, "n_2": counted}
+    proposed = cases[-1]
+    assert (proposed["label"], proposed["erode"]) == ("/data/n_2_gt.nii.gz", False)
+    alone = select_cases(built(frames("n", "noisy")), "/data", 0, 0, noisy_as=counted)
+    assert set(kinds(alone).values()) == {counted}
+
+
 def test_annotated_classes_go_along() -> None:
     entry = frames("p")[0] | {"annotated_classes": [1]}
     assert select_cases(built([entry]), "/data")[0]["annotated_classes"] == [1]
@@ -134,6 +174,12 @@ def test_annotated_classes_go_along() -> None:
         ({"num_partial": 1}, "num_partial is 1, but only 0 of the 5 labelled"),
         ({"num_full": -1}, "num_full is -1; it counts patients and cannot be negative"),
         ({"num_partial": -2}, "num_partial is -2; it counts patients"),
+        (
+            {"num_full": 1, "num_partial": 2, "num_unlabeled": 3},
+            "num_unlabeled is 3, but only 2 of the 5 training patients remain after 1 full and 2",
+        ),
+        ({"num_unlabeled": -1}, "num_unlabeled is -1; it counts patients"),
+        ({"noisy_as": "none"}, r"noisy_as is 'none'; use null or one of \['full', 'partial'\]"),
         ({"num_full": 0, "num_partial": 0}, "num_full and num_partial are both 0"),
         ({"weak_label": "boxes"}, r"weak_label is 'boxes'; use one of \['erosion', 'drawn'\]"),
     ],

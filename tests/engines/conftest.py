@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mixseg.data import MixedDataLoader, SliceDataset
-from mixseg.engines import MixedSupervisionTrainer
+from mixseg.engines import MixedSupervisionTrainer, NetworkSet
 from mixseg.networks import DualBranchUNet
 from mixseg.objectives import ConfKD, Objective
 
@@ -74,7 +74,8 @@ def make_setup() -> Factory:
         if network is None:
             network = DualBranchUNet(features=(2, 4), dropout=0.3)
         objective = objective or ConfKD(0.1, 50.0, 1.0)
-        optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+        networks = NetworkSet(network, objective)
+        optimizer = torch.optim.Adam(networks.trained_parameters(), lr=lr)
         schedule = (
             torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=max_epochs, power=0.9)
             if scheduler
@@ -84,7 +85,7 @@ def make_setup() -> Factory:
             "cpu",
             max_epochs,
             loader,
-            network,
+            networks,
             optimizer,
             objective,
             lr_scheduler=schedule,

@@ -96,8 +96,8 @@ def test_guard_names_the_case_whose_logits_explode(make_setup: Factory) -> None:
 class Overflow(ConfKD):
     """A term that is infinite although logits and images are finite."""
 
-    def forward(self, outputs: Any, batch: Any) -> dict[str, Tensor]:
-        terms = super().forward(outputs, batch)
+    def forward(self, outputs: Any, batch: Any, networks: Any = None) -> dict[str, Tensor]:
+        terms = super().forward(outputs, batch, networks)
         return terms | {"kd": terms["kd"] * 0 + math.inf}
 
 
@@ -115,8 +115,8 @@ def test_guard_sees_a_sum_that_overflows(make_setup: Factory) -> None:
     """Every term is finite, their weighted sum is not: 3e38 + 3e38 in float32."""
 
     class Large(ConfKD):
-        def forward(self, outputs: Any, batch: Any) -> dict[str, Tensor]:
-            terms = super().forward(outputs, batch)
+        def forward(self, outputs: Any, batch: Any, networks: Any = None) -> dict[str, Tensor]:
+            terms = super().forward(outputs, batch, networks)
             return {name: 0 * term + 3e38 for name, term in terms.items()}
 
     setup = make_setup(objective=Large(0, 1, 0))

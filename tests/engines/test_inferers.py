@@ -102,6 +102,31 @@ def test_gaussian_blending_equals_its_formula(
     np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "window", "overlap"),
+    [((1, 37), (1, 16), 0.25), ((11, 9, 6), (6, 4, 4), 0.5), ((3, 16), (3, 16), 0.5)],
+)
+def test_averaged_probabilities_equal_the_formula(
+    shape: tuple[int, ...], window: tuple[int, ...], overlap: float
+) -> None:
+    """log Σ w softmax(z) / Σ w; one window alone keeps its logits."""
+    image = torch.randn(1, 1, *shape, dtype=torch.float64)
+    inferer = windows_of(window, overlap=overlap, average="probabilities")
+    found = inferer(image, window_constant).softmax(1)
+    expected = blended(
+        image[0, 0].numpy(), lambda part: window_constant(part).softmax(1), window, overlap
+    )
+    np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_averaged_probabilities_of_zero_stay_finite() -> None:
+    image = torch.zeros(1, 1, 12)[..., None]
+    inferer = windows_of((4, 1), average="probabilities")
+    logits = inferer(image, lambda part: torch.cat((part + 500, part - 500), dim=1))
+    assert torch.isfinite(logits).all()
+    assert (logits.softmax(1)[:, 1] < 1e-30).all()
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3])
 @pytest.mark.parametrize(
     ("shape", "windows"),
@@ -305,6 +330,7 @@ def test_outputs_of_another_kind_are_refused() -> None:
         ({"mirror_axes": (3,)}, "mirror_axes must name different axes of (0, 1, 2), got (3,)"),
         ({"mirror_axes": (0, 0)}, "mirror_axes must name different axes of (0, 1, 2), got (0, 0)"),
         ({"size_divisor": 0}, "size_divisor must be at least 1, got 0"),
+        ({"average": "votes"}, "average must be 'logits' or 'probabilities', got 'votes'"),
         ({"stretch": 0.9}, "stretch must be at least 1, got 0.9"),
     ],
 )

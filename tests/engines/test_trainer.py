@@ -170,8 +170,8 @@ def test_clipping_bounds_the_norm_of_the_gradient(make_setup: Factory) -> None:
 
 
 def test_moving_average_of_weights_and_statistics(make_setup: Factory) -> None:
-    decay = 0.9
-    setup = make_setup(max_epochs=2, epoch_length=2, ema_decay=decay)
+    decay = 0.7  # reached by the fourth update: 1 - 1/(t + 1) is 1/2, 2/3, 3/4
+    setup = make_setup(max_epochs=3, epoch_length=2, ema_decay=decay)
     history: list[dict[str, Tensor]] = []
     setup.trainer.add_event_handler(
         Events.ITERATION_COMPLETED, lambda: history.append(weights(setup.network))
@@ -183,8 +183,9 @@ def test_moving_average_of_weights_and_statistics(make_setup: Factory) -> None:
         if not value.is_floating_point():
             continue
         expected = history[0][name]  # the average starts at the first weights
-        for step in history[1:]:
-            expected = decay * expected + (1 - decay) * step[name]
+        for t, step in enumerate(history[1:], 1):
+            kept = min(1 - 1 / (t + 1), decay)
+            expected = kept * expected + (1 - kept) * step[name]
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7)
     assert any("running_mean" in name for name in average)
 

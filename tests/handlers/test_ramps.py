@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ignite.engine import Events
 
-from mixseg.handlers import WeightRamps, ramp_factor
+from mixseg.handlers import Ramp, WeightRamps, ramp_factor
 from mixseg.objectives import ConfKD
 
 
@@ -62,6 +62,21 @@ def test_weights_while_training(make_trainer: Callable[..., Any]) -> None:
         assert loss == pytest.approx(summed, rel=1e-6)
 
 
+def test_ramp_with_a_start_and_a_delay() -> None:
+    """SSCO's γ from 0.2 to 8, here over 4 iterations after the second."""
+    ramp = Ramp(length=4, begin=2, start=0.2)
+    values = [ramp.value(8.0, t, "linear") for t in range(1, 8)]
+    assert values == pytest.approx([0.2, 0.2, 2.15, 4.1, 6.05, 8.0, 8.0], rel=1e-12)
+
+
+def test_ramp_in_steps_is_that_of_uamt() -> None:
+    """0.1 · exp(-5 (1 - ⌊t/150⌋/40)²) of Yu et al.'s code."""
+    ramp = Ramp(length=6000, step=150, shape="gaussian")
+    for t in (1, 149, 150, 299, 3000, 5999, 6000, 9000):
+        phase = 1 - min(t // 150, 40) / 40
+        assert ramp.value(0.1, t, "linear") == pytest.approx(0.1 * math.exp(-5 * phase**2))
+
+
 def test_no_ramps_leave_the_weights_alone(make_trainer: Callable[..., Any]) -> None:
     objective = ConfKD()
     for ramps in (None, {}):
@@ -75,14 +90,26 @@ def test_no_ramps_leave_the_weights_alone(make_trainer: Callable[..., Any]) -> N
         (
             {"lambda_entropy": 5},
             "linear",
-            "ConfKD has no weight 'lambda_entropy' to ramp; it has lambda_w, lambda_kd, lambda_ent",
+            "ConfKD has no weight 'lambda_entropy' to ramp; it has lambda_w, lambda_kd, "
+            "lambda_ent, alpha",
         ),
         (
             {"smooth": 5},
             "linear",
-            "ConfKD has no weight 'smooth' to ramp; it has lambda_w, lambda_kd, lambda_ent",
+            "ConfKD has no weight 'smooth' to ramp; it has lambda_w, lambda_kd, lambda_ent, alpha",
         ),
         ({"lambda_w": -1}, "linear", "the ramp of lambda_w cannot last -1 iterations"),
+        (
+            {"lambda_w": {"begin": 3, "lenght": 5}},
+            "linear",
+            "the ramp of lambda_w needs length and may have begin, start, step, shape, got begin, "
+            "lenght",
+        ),
+        (
+            {"lambda_w": {"length": 5, "step": 0}},
+            "linear",
+            "the ramp of lambda_w needs begin of at least 0 and step of at least 1, got 0 and 0",
+        ),
         (
             {},
             "sigmoid",
@@ -90,7 +117,7 @@ def test_no_ramps_leave_the_weights_alone(make_trainer: Callable[..., Any]) -> N
         ),
     ],
 )
-def test_errors(ramps: dict[str, int], shape: str, message: str) -> None:
+def test_errors(ramps: dict[str, Any], shape: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         WeightRamps(ConfKD(), ramps, shape)
     assert str(caught.value) == message

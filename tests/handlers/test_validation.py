@@ -42,7 +42,7 @@ def test_moving_average_is_validated(
     evaluator = fake_evaluator([0.5])
     trainer = make_trainer([Validation(evaluator, 3)], ema_decay=0.9)
     trainer.run()
-    assert evaluator.network is trainer.ema.module
+    assert evaluator.network is trainer.networks["average"]
 
 
 def test_validating_more_often_changes_no_weight(make_trainer: Callable[..., Any]) -> None:
