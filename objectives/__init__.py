@@ -2,5 +2,18 @@
 
 from mixseg.objectives.base import Batch, Networks, NetworkSpec, Objective, Outputs
 from mixseg.objectives.confkd import ConfKD
+from mixseg.objectives.glmi import GLMI
+from mixseg.objectives.ssco import SSCO
+from mixseg.objectives.uamt import UAMT
 
-__all__ = ["Batch", "ConfKD", "NetworkSpec", "Networks", "Objective", "Outputs"]
+__all__ = [
+    "GLMI",
+    "SSCO",
+    "UAMT",
+    "Batch",
+    "ConfKD",
+    "NetworkSpec",
+    "Networks",
+    "Objective",
+    "Outputs",
+]
