@@ -31,7 +31,14 @@ from mixseg.data.datalist import DATALIST_NAME
 # Divisor of the network's width where weights are made up: the check is the same, only faster.
 _NARROWER = 8
 # Knobs that fit the made-up data; those that a configuration lacks are left out.
-_TINY = {"datalist": None, "num_full": 1, "num_partial": 1, "device": "cpu", "progress": False}
+_TINY = {
+    "datalist": None,
+    "num_full": 1,
+    "num_partial": 1,
+    "num_unlabeled": 1,
+    "device": "cpu",
+    "progress": False,
+}
 #: Weights that a bundle may hold, and the overlay that describes their network.
 _WEIGHTS = (("model.pt", None), ("compact.pt", "compact.yaml"))
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -196,13 +203,13 @@ def _narrow(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make_up_data(folder: Path, classes: list[str], channels: int) -> None:
-    """Two training patients and one for validation and test each, with every class in the mask."""
+    """Three training patients, one for validation and test each; every class in the mask."""
     side = max(16, 4 * len(classes))
     label = np.zeros((side, side, 2), np.uint8)
     for value in range(1, len(classes)):
         label[4 * value : 4 * value + 3, 4:12] = value
     splits: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
-    for i, split in enumerate(("training", "training", "validation", "test")):
+    for i, split in enumerate((*3 * ("training",), "validation", "test")):
         # The mask stands in for hand-drawn scribbles too.
         mask = f"case{i}_gt.nii.gz"
         files = {"image": f"case{i}.nii.gz", "label": mask, "scribble": mask}

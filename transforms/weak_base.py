@@ -192,7 +192,9 @@ class WeakLabeld(MapTransform):
 
     An item is changed only if its supervision is in ``when`` and its label has no unlabelled
     voxel: hand-drawn scribbles and partly labelled maps are passed on as they are, and so are the
-    items of every other supervision, whose label need not exist.
+    items of every other supervision, whose label need not exist. Nor is an item changed that is
+    partly labelled and has ``erode`` False (:func:`mixseg.data.select_cases`): its label is what
+    the network shall learn from, even if it is whole, as a proposed mask is.
 
     Args:
         keys: the labels' keys.
@@ -223,6 +225,8 @@ class WeakLabeld(MapTransform):
         d = dict(data)
         supervision = d.get(self.supervision_key)
         if supervision is not None and supervision not in self.when:
+            return d
+        if supervision == "partial" and d.get("erode") is False:
             return d
         for key in self.key_iterator(d):
             kind = label_kind(d[key], self.transform.num_classes)

@@ -13,7 +13,7 @@ import yaml
 from monai.bundle import ConfigParser
 from monai.transforms import CenterSpatialCropd, Orientationd, RandFlipd, Resized
 
-from mixseg.handlers import FullCheckpoint, ProgressBar, Validation, WeightRamps
+from mixseg.handlers import FullCheckpoint, ProgressBar, Ramp, Validation, WeightRamps
 from mixseg.handlers.command_line import false_as_text, start_command, unknown_options
 from mixseg.transforms import (
     ConvertUnlabeledd,
@@ -27,8 +27,10 @@ FLIP = {"_target_": "RandFlipd", "keys": ["image", "label", "weak_label"], "prob
 OVERRIDES: dict[str, Any] = {
     "num_full": 1,
     "num_partial": 4,
+    "num_unlabeled": 1,
     "weak_label": "drawn",
     "erosion_rule": "literal10",
+    "noisy_as": "partial",
     "source_classes": ["background", "RV", "myocardium", "LV", "more"],
     "target_classes": [1, 3],
     "class_names": ["background", "RV", "LV"],
@@ -44,6 +46,7 @@ OVERRIDES: dict[str, Any] = {
     "spatial_size": [16, 12],
     "batch_full": 3,
     "batch_partial": 2,
+    "batch_unlabeled": 1,
     "epoch_length": 5,
     "augmentation": FLIP,
     "num_workers": 1,
@@ -111,7 +114,9 @@ def one(handlers: list[Any], kind: type) -> Any:
 
 
 def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> None:
-    tools.write_datalist(tmp_path / "data", scribbles=True)
+    content = tools.write_datalist(tmp_path / "data", training=7, scribbles=True)
+    content["training"][6]["supervision"] = "noisy"
+    tools.save_datalist(tmp_path / "data", content)
     places = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out")}
     ckpt = str(tmp_path / "models")
     parser = parse(tools, **OVERRIDES, **places, ckpt_dir=ckpt, device="cpu")
@@ -120,9 +125,12 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
         return parser.get_parsed_content(name)
 
     data = get("train#dataset#data")
+    # One patient full, four partial, one without labels, and the proposed one as partial.
     kinds = [item["supervision"] for item in data]
-    assert (kinds.count("full"), kinds.count("partial")) == (1, 4)
-    assert {Path(item["label"]).parent.name for item in data if not item["erode"]} >= {"scribble"}
+    assert kinds == ["full"] + 4 * ["partial"] + ["none", "partial"]
+    folders = [Path(item["label"]).parent.name for item in data if "label" in item]
+    assert folders == ["label"] + 4 * ["scribble"] + ["label"]
+    assert not any(item["erode"] for item in data)
 
     steps = get("train#preprocessing").transforms
     scribbles = [step for step in steps if isinstance(step, ScribbleByErosiond)]
@@ -148,7 +156,7 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
     assert tuple(get("validate#inferer").roi_size) == (16, 12)
 
     loader = get("train#dataloader")
-    assert loader.batch_sampler.counts == {"full": 3, "partial": 2}
+    assert loader.batch_sampler.counts == {"full": 3, "partial": 2, "none": 1}
     assert (len(loader), loader.num_workers, loader.seed, loader.dataset.seed) == (5, 1, 11, 11)
     assert isinstance(loader.dataset.slice_transform, RandFlipd)
 
@@ -169,12 +177,12 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
     trainer = get("train#trainer")
     assert trainer.state.max_epochs == 6
     assert (trainer.clip_grad_norm, trainer.accumulation_steps) == (2.0, 2)
-    assert trainer.ema is not None
+    assert trainer.inference_network is not trainer.network
     assert trainer.step_module.separate_forward is False
 
     handlers = get("train#handlers")
     ramps = one(handlers, WeightRamps)
-    assert (ramps.ramps, ramps.shape) == ({"lambda_ent": 7}, "cosine")
+    assert (ramps.ramps, ramps.shape) == ({"lambda_ent": Ramp(length=7)}, "cosine")
     assert one(handlers, Validation).interval == 3
     assert one(handlers, ProgressBar).enabled is False
     saver = one(handlers, FullCheckpoint)

@@ -31,6 +31,7 @@ from mixseg.cli.pack import pack_bundle, write_index
 from mixseg.cli.verify import check_release
 from mixseg.cli.weights import build_network
 
+WITHOUT_WEIGHTS = shutil.ignore_patterns("models")
 SOURCE = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd"
 # FIPS 180-4, example of SHA-256: the message "abc".
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -41,7 +42,9 @@ Spoil = Callable[[Path], object]
 def bundle(tmp_path: Path) -> Path:
     """A copy of a bundle in a repository with tests, and without benchmarks."""
     root = tmp_path / "repository"
-    path = Path(shutil.copytree(SOURCE, root / "bundles" / "acdc_lv_confkd"))
+    path = Path(
+        shutil.copytree(SOURCE, root / "bundles" / "acdc_lv_confkd", ignore=WITHOUT_WEIGHTS)
+    )
     (root / "pyproject.toml").write_text("")
     (root / "tests").mkdir()
     (root / "tests" / "test_toy.py").write_text('BUNDLE = "acdc_lv_confkd"\n')
@@ -51,7 +54,7 @@ def bundle(tmp_path: Path) -> Path:
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """The same where no repository is."""
-    return Path(shutil.copytree(SOURCE, tmp_path / "acdc_lv_confkd"))
+    return Path(shutil.copytree(SOURCE, tmp_path / "acdc_lv_confkd", ignore=WITHOUT_WEIGHTS))
 
 
 def put_weights(bundle: Path, name: str = "compact.pt") -> None:

@@ -11,7 +11,7 @@ import yaml
 from monai.bundle import ConfigParser
 from monai.transforms import RandFlipd, Spacingd
 
-from mixseg.handlers import FullCheckpoint, ProgressBar, Validation, WeightRamps
+from mixseg.handlers import FullCheckpoint, ProgressBar, Ramp, Validation, WeightRamps
 from mixseg.transforms import ConvertUnlabeledd, RescaleIntensityd, ScribbleByErosiond
 
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label", "weak_label"], "prob": 1.0}
@@ -19,9 +19,11 @@ FLIP = {"_target_": "RandFlipd", "keys": ["image", "label", "weak_label"], "prob
 OVERRIDES: dict[str, Any] = {
     "num_full": 1,
     "num_partial": 1,
+    "num_unlabeled": 1,
     "weak_label": "drawn",
     "erosion_rule": "literal10",
     "erosion_axis": None,
+    "noisy_as": "partial",
     "class_names": ["background", "LA", "more"],
     "in_channels": 3,
     "unlabeled_value": 255,
@@ -33,6 +35,7 @@ OVERRIDES: dict[str, Any] = {
     "crop_size": [16, 16, 32],
     "batch_full": 3,
     "batch_partial": 2,
+    "batch_unlabeled": 1,
     "epoch_length": 5,
     "flip_axes": [2],
     "rotate": False,
@@ -68,6 +71,7 @@ OVERRIDES: dict[str, Any] = {
     "overlap": 0.6,
     "stretch": 1.25,
     "blend": "gaussian",
+    "average": "logits",
     "whole_volume": True,
     "mirror_axes": [1],
     "largest_component": True,
@@ -118,8 +122,9 @@ def places(folder: Path) -> dict[str, Any]:
 
 
 def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) -> None:
-    content = la_tools.write_datalist(tmp_path / "data")
+    content = la_tools.write_datalist(tmp_path / "data", training=4)
     content["training"][1]["scribble"] = content["training"][1]["label"]
+    content["training"][3]["supervision"] = "noisy"
     la_tools.save_datalist(tmp_path / "data", content)
     parser = parse(la_tools, **OVERRIDES, **places(tmp_path))
 
@@ -127,8 +132,9 @@ def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) ->
         return parser.get_parsed_content(name)
 
     data = get("train#dataset#data")
-    assert [item["supervision"] for item in data] == ["full", "partial"]
-    assert not data[1]["erode"]
+    assert [item["supervision"] for item in data] == ["full", "partial", "none", "partial"]
+    assert not any(item["erode"] for item in data)
+    assert "label" not in data[2]
     assert get("num_classes") == 3
 
     steps = get("train#preprocessing").transforms
@@ -146,7 +152,7 @@ def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) ->
         assert convert.converter.unlabeled_value == 255
 
     loader = get("train#dataloader")
-    assert loader.batch_sampler.counts == {"full": 3, "partial": 2}
+    assert loader.batch_sampler.counts == {"full": 3, "partial": 2, "none": 1}
     assert (len(loader), loader.num_workers, loader.seed, loader.dataset.seed) == (5, 1, 11, 11)
     dataset = loader.dataset
     assert tuple(dataset.crop_size) == (16, 16, 32)
@@ -171,12 +177,13 @@ def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) ->
     trainer = get("train#trainer")
     assert trainer.state.max_epochs == 6
     assert (trainer.clip_grad_norm, trainer.accumulation_steps) == (2.0, 2)
-    assert trainer.ema is not None
+    assert trainer.inference_network is not trainer.network
     assert trainer.step_module.separate_forward is False
 
     inferer = get("validate#inferer")
     assert tuple(inferer.roi_size) == (16, 16, 32)
     assert (tuple(inferer.overlap), inferer.whole_volume) == ((0.6,) * 3, True)
+    assert inferer.average == "logits"
     assert (inferer.stretch, inferer.mode) == (1.25, "gaussian")
     assert tuple(inferer.mirror_axes) == (1,)
     assert tuple(inferer.size_divisor) == (network.size_divisor,) * 3
@@ -185,7 +192,7 @@ def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) ->
 
     handlers = get("train#handlers")
     ramps = one(handlers, WeightRamps)
-    assert (ramps.ramps, ramps.shape) == ({"lambda_ent": 7}, "cosine")
+    assert (ramps.ramps, ramps.shape) == ({"lambda_ent": Ramp(length=7)}, "cosine")
     assert one(handlers, Validation).interval == 3
     assert one(handlers, ProgressBar).enabled is False
     saver = one(handlers, FullCheckpoint)
