@@ -1,0 +1,153 @@
+"""``mixseg propose``: masks for partially labelled cases by a trained bundle, as a datalist."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixseg.cli.bundle_configs import load
+from mixseg.cli.console import clear_errors, console, fail
+from mixseg.cli.predict_pipeline import OutputError, choose_device
+from mixseg.cli.propose_run import Proposals, proposal_table, propose_masks, trained
+from mixseg.cli.propose_selection import read_knobs, read_selection, trained_branch
+from mixseg.cli.quickstart import shown
+
+#: Knobs that have another name here.
+OWN_OPTIONS = {
+    "bundle_root": "the argument BUNDLE",
+    "output_dir": "-o",
+    "ckpt_dir": "--checkpoint",
+    "checkpoint": "--checkpoint",
+    "exported": "--checkpoint",
+    "device": "--device",
+    "progress": "--quiet",
+}
+
+
+def propose(
+    context: typer.Context,
+    bundle: Annotated[
+        str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
+    ],
+    dataset_dir: Annotated[
+        Path,
+        typer.Option(
+            "--dataset_dir", "--dataset-dir", help="The data that the bundle was trained on."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the proposals.")],
+    branch: Annotated[
+        str | None,
+        typer.Option(help="Branch that proposes; default: the one that the method predicts with."),
+    ] = None,
+    keep_scribbles: Annotated[
+        bool,
+        typer.Option(
+            "--keep-scribbles", help="Keep stored partial labels: they replace the prediction."
+        ),
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint", "--weights", help="Weights; default: the bundle's own, as for predict."
+        ),
+    ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of knobs to pass after the bundle's; can be repeated."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict finished cases again.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Segment the training cases that have no full mask, and write them as a datalist.
+
+    The cases are those that the bundle's train.yaml takes as partially labelled; their full masks
+    are not opened. In the new datalist they are 'noisy', beside the fully labelled ones; train on
+    it with --noisy_as full. The same command goes on where it was interrupted.
+
+    Examples:
+
+      mixseg propose acdc_lv_confkd --dataset_dir ACDC -o proposals --num_full 3
+
+      mixseg propose la_confkd --dataset_dir LA -o proposals --weights run/models/model.pt
+
+    Give the knobs that the bundle was trained with, of train.yaml or inference.yaml.
+    """
+    with clear_errors():
+        source = trained(bundle, checkpoint, config or ())
+        train, inference = source.files("train.yaml"), source.files("inference.yaml")
+        known = load(inference[0])
+        knobs = read_knobs(context.args, load(train[0]), known)
+        for name in knobs:
+            if name in OWN_OPTIONS:
+                raise ValueError(f"'--{name}' is given by {OWN_OPTIONS[name]} here")
+        chosen = choose_device(device)
+        selection = read_selection(train, knobs, dataset_dir)
+        inferred = {name: value for name, value in knobs.items() if name in known}
+        if "branch" in known:
+            inferred["branch"] = branch or trained_branch(train, knobs)
+        elif branch:
+            raise ValueError(f"'{inference[0]}' has no knob 'branch': leave out --branch")
+        console.print(
+            f"{len(selection.proposed)} cases to propose, {len(selection.full)} with full masks; "
+            f"{source.folder.name} on {chosen}, weights {source.weights}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        try:
+            proposals = propose_masks(
+                replace(source, knobs=inferred),
+                selection,
+                output,
+                device=chosen,
+                keep_scribbles=keep_scribbles,
+                overwrite=overwrite,
+                progress=not quiet,
+            )
+        except KeyboardInterrupt:
+            console.print(f"\n[yellow]interrupted; to go on:[/] {go_on()}", soft_wrap=True)
+            raise typer.Exit(130) from None
+        except OutputError as error:
+            raise fail(
+                f"'{output}' cannot be written ({error}): make room, or choose another -o; what "
+                "is finished is kept, the same command goes on"
+            ) from error
+    summarize(proposals)
+
+
+def summarize(proposals: Proposals) -> None:
+    """Print the table and how many proposals are empty; end with status 1 where a case failed."""
+    report = proposals.report
+    console.print(proposal_table(proposals))
+    found = f", {report.skipped} were finished already" if report.skipped else ""
+    console.print(f"{report.predicted} predicted{found}")
+    if proposals.empty:
+        console.print(
+            f"[yellow]note:[/] {len(proposals.empty)} of {report.inputs} proposals are empty: a "
+            "network that is trained on them learns that there is nothing",
+            soft_wrap=True,
+        )
+    failed = list(report.failures.values())
+    if failed:
+        lines = "".join(
+            f"\n  {f['case_id']} ({f['input']}): {f['problem']}; {f['mend']}" for f in failed
+        )
+        raise fail(
+            f"{len(failed)} of {report.inputs} cases could not be proposed, no datalist was "
+            f"written:{lines}"
+        )
+    console.print(f"datalist: {proposals.datalist}", soft_wrap=True, highlight=False)
+
+
+def go_on() -> str:
+    """The command line of this process, as one would type it."""
+    return shown(["mixseg", *sys.argv[1:]])

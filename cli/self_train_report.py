@@ -1,0 +1,67 @@
+"""The rounds of a self-training side by side: for the screen, rounds.md and rounds.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from mixseg.metrics import strict_json, write_bytes_atomic
+
+__all__ = ["HEADER", "round_lines", "round_table", "write_rounds"]
+
+HEADER = (
+    "Round", "Seed", "Proposals", "Empty", "Split", "Class", "Cases", "Dice [%]", "HD95 [voxels]",
+    "HD95 [mm]",
+)  # fmt: skip
+_COLUMNS = (("dice", 100.0), ("hd95_vox", 1.0), ("hd95_mm", 1.0))
+_TEXTS = ("Split", "Class")
+
+
+def round_lines(rounds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Cells below :data:`HEADER`, a line for each round, split and class, mean ± sd over cases.
+
+    Args:
+        rounds: ``round``, ``seed``, ``proposals`` and ``empty`` (numbers), and ``scores``: split →
+            class → summary, as in ``summary.json``.
+    """
+    lines = []
+    for entry in rounds:
+        first = [str(entry[name]) for name in ("round", "seed", "proposals", "empty")]
+        for split, classes in entry["scores"].items():
+            for name, scores in classes.items():
+                cells = [_mean_sd(scores[key], factor) for key, factor in _COLUMNS]
+                lines.append([*first, split, name, str(scores["n"]), *cells])
+    return lines
+
+
+def round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    """The rounds for the terminal."""
+    table = Table(title="Rounds, mean ± sd over cases", header_style="bold", title_justify="left")
+    for name in HEADER:
+        justify = "left" if name in _TEXTS else "right"
+        table.add_column(escape(name), justify=justify)  # type: ignore[arg-type]
+    for line in round_lines(rounds):
+        table.add_row(*map(escape, line))
+    return table
+
+
+def write_rounds(
+    folder: Path, rounds: Sequence[Mapping[str, Any]], content: Mapping[str, Any]
+) -> None:
+    """Write ``rounds.json`` (with ``content``) and ``rounds.md``."""
+    rule = ["---" if name in _TEXTS else "---:" for name in HEADER]
+    lines = [HEADER, rule, *round_lines(rounds)]
+    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    write_bytes_atomic(folder / "rounds.json", strict_json({**content, "rounds": rounds}).encode())
+    write_bytes_atomic(folder / "rounds.md", table.encode())
+
+
+def _mean_sd(statistics: Mapping[str, Any], factor: float) -> str:
+    if not statistics["n"]:
+        return "–"
+    sd = f" ± {statistics['sd'] * factor:.1f}" if statistics["n"] > 1 else ""
+    return f"{statistics['mean'] * factor:.1f}{sd}"
