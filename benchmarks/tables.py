@@ -4,9 +4,9 @@
     python benchmarks/tables.py --check   # exit status 1 if anything is
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
-``measured``, ``inference_la``, ``batch_statistics``, ``weights`` (on a model card), or that of a
-list in benchmarks/experiments/, whose rows it shows in their order; with ``_frames`` behind it, by
-frame of the heart's cycle.
+``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``weights`` (on a model
+card), ``table_1`` and so on for the journal's tables, or that of a list in benchmarks/experiments/,
+whose rows it shows in their order; with ``_frames`` behind it, by frame of the heart's cycle.
 """
 
 from __future__ import annotations
@@ -17,82 +17,64 @@ import os
 import re
 import statistics
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-from measured import NOT_RUN, batch_statistics_block, inference_block, measured_block, weights_block
+from measured import (
+    NOT_RUN,
+    batch_statistics_block,
+    inference_block,
+    measured_block,
+    tutorial_block,
+    weights_block,
+)
 
+from mixseg.cli import compare_pages
+from mixseg.cli.compare_list import Experiment, SetN, experiments, method_of, read_list, set_of
+from mixseg.cli.compare_published import branch_pairs, load_published
+from mixseg.cli.compare_results import Result, mean_sd, read_results
+from mixseg.cli.compare_tables import Measurements, participating
 from mixseg.cli.quickstart_report import markdown_report
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/*.md", "bundles/*/docs/README.md")
-PUBLISHED = ROOT / "benchmarks" / "published.yaml"
+FIGURES = Path("docs", "figures", "compare")
+#: Block of a page → table of the papers: table_1, table_A1, table_others.
+COMPARED = {f"table_{number.replace('.', '')}": number for number in compare_pages.names()}
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin:(?P<name>\w+) -->\n).*?(?P<end><!-- end:(?P=name) -->)", re.DOTALL
 )
 
 
-class Outdated(ValueError):
-    """A result file that does not belong to the row that names it."""
-
-
-def partial_of(knobs: dict[str, Any]) -> int:
-    """Patients with scribbles; like the bundle, five for each one with full masks."""
-    return int(knobs.get("num_partial", 5 * knobs["num_full"]))
-
-
-def labels_of(knobs: dict[str, Any]) -> str:
+def labels_of(knobs: dict[str, Any], method: str | None = None) -> str:
     """Which labels the row learns from."""
     full = f"{knobs['num_full']} full"
-    if method_of(knobs) in ("Lower bound", "Upper bound"):
+    if (method or method_of(knobs)) in ("Lower bound", "Upper bound"):
         return full
+    if "num_unlabeled" in knobs:
+        return f"{full}, {knobs['num_unlabeled']} without"
     kind = "drawn" if knobs.get("weak_label") == "drawn" else "eroded"
-    return f"{full}, {partial_of(knobs)} {kind}"
+    # Like the bundle, five scribbled patients for each one with full masks.
+    partial = int(knobs.get("num_partial", 5 * knobs["num_full"]))
+    return f"{full}, {partial} {kind}"
 
 
-def method_of(knobs: dict[str, Any]) -> str:
-    """The papers' name of a row, from its weights."""
-    if not partial_of(knobs):
-        return "Upper bound"
-    names = ("lambda_w", "lambda_kd", "lambda_ent")
-    weak, distilled, entropy = (bool(knobs.get(name, True)) for name in names)
-    if not (weak or distilled or entropy):
-        return "Lower bound"
-    single = knobs.get("weak_branch") == "teacher"
-    base = "Single" if single else "KL" if distilled else "Decoupled"
-    return f"{base}+Ent" if entropy else base
-
-
-def published_of(methods: dict[str, Any], method: str, knobs: dict[str, Any]) -> tuple[str, str]:
+def published_of(
+    methods: dict[str, Any], method: str, knobs: dict[str, Any], name: SetN | None = None
+) -> tuple[str, str]:
     """Published teacher and student of the same method and Set-N; empty where there are none."""
     if knobs.get("weak_label") == "drawn":
         return ("", "")
-    # The upper bound has full masks of the N + 5·N patients that the other methods see.
-    full = knobs["num_full"] // 6 if method == "Upper bound" else knobs["num_full"]
-    teacher, student = methods.get(method, {}).get(full, ("", ""))
+    teacher, student = methods.get(method, {}).get(name or set_of(knobs, method), ("", ""))
     return teacher, student
 
 
-def check_configuration(path: Path, result: dict[str, Any], knobs: dict[str, Any]) -> None:
-    """Refuse a result that was made with other settings than the list now has.
-
-    Raises:
-        Outdated: naming the file and the knob.
-    """
-    used = result["test"]["configuration"]
-    for name, value in knobs.items():
-        if name in used and used[name] != value:
-            raise Outdated(
-                f"{path.relative_to(ROOT)} was made with {name} = {used[name]}, "
-                f"the list says {value}: run it again"
-            )
-
-
-def mean_sd(values: list[float], digits: int) -> str:
-    """Mean ± standard deviation (n − 1) over seeds; the mean alone of a single one."""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+def rows_of(name: str) -> list[tuple[Experiment, list[Result]]]:
+    """The rows of a list in benchmarks/experiments/, with the results of their seeds."""
+    folder = ROOT / "benchmarks"
+    rows = experiments(folder / "experiments" / f"{name}.yaml")
+    return [(row, list(read_results(folder / "results", row).values())) for row in rows]
 
 
 def branch_cell(results: list[dict[str, Any]], branch: str, split: str = "test") -> str:
@@ -111,43 +93,34 @@ def branch_cell(results: list[dict[str, Any]], branch: str, split: str = "test")
     return " / ".join(cells)
 
 
-def experiment_block(name: str, page: Path) -> str:
+def experiment_block(name: str) -> str:
     """The table of one list in benchmarks/experiments/."""
-    experiment = yaml.safe_load(
-        (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
-    )
+    wanted = read_list(ROOT / "benchmarks" / "experiments" / f"{name}.yaml").published
     # A study compares its own rows: by validation, with the test split beside it.
-    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")).get(
-        experiment.get("published")
-    )
-    splits = ("test",) if published else ("validation", "test")
+    splits = ("test",) if wanted else ("validation", "test")
     heads = ["Row", "Method", "Labels", "Seeds"]
-    if published:
-        heads += ["Teacher", "Student", f"*{published['title']}:* teacher", "student"]
+    if wanted:
+        settings = load_published().settings[wanted]
+        heads += ["Teacher", "Student", f"*{settings}:* teacher", "student"]
     else:
         heads += [f"{split.capitalize()}: teacher | student" for split in splits]
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---:|---:|---:|---:|---:|"]
     hardware: set[str] = set()
-    for row, own in experiment["rows"].items():
-        knobs = {**experiment.get("common", {}), **own}
-        results = []
-        for seed in experiment["seeds"]:
-            path = ROOT / "benchmarks" / "results" / name / f"{row}_seed{seed}.json"
-            if path.is_file():
-                result = json.loads(path.read_text(encoding="utf-8"))
-                check_configuration(path, result, knobs)
-                machine = result["test"]["hardware"]
-                hardware.add(machine["gpu"] or machine["cpu"])
-                results.append(result)
-        method = method_of(knobs)
-        cells = [f"`{row}`", method, labels_of(knobs), str(len(results))]
+    for row, results in rows_of(name):
+        for result in results:
+            machine = result["test"]["hardware"]
+            hardware.add(machine["gpu"] or machine["cpu"])
+        labels = labels_of(row.knobs, row.method)
+        cells = [f"`{row.row}`", row.method, labels, str(len(results))]
         for split in splits:
             names = ("teacher", "student")
             cells += (
-                [branch_cell(results, name, split) for name in names] if results else [NOT_RUN, ""]
+                [branch_cell(results, branch, split) for branch in names]
+                if results
+                else [NOT_RUN, ""]
             )
-        if published:
-            cells += published_of(published["methods"], method, knobs)
+        if wanted:
+            cells += published_of(branch_pairs(wanted), row.method, row.knobs, row.set)
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -164,14 +137,7 @@ def frames_block(name: str) -> str:
         "| Row | Branch | Seeds | Dice, end-diastole | Dice, end-systole | Predicted / reference |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    experiment = yaml.safe_load(
-        (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
-    )
-    for row in experiment["rows"]:
-        results = [
-            json.loads(path.read_text(encoding="utf-8"))
-            for path in sorted((ROOT / "benchmarks" / "results" / name).glob(f"{row}_seed*.json"))
-        ]
+    for row, results in rows_of(name):
         if not results:
             continue
         branch = "student" if "student" in results[0]["test"]["scores"] else "teacher"
@@ -192,7 +158,7 @@ def frames_block(name: str) -> str:
                 ]
             )
         shown = [mean_sd([c[i] for c in cells], 1) for i in range(3)]
-        lines.append(f"| `{row}` | {branch} | {len(results)} | {' | '.join(shown)} |")
+        lines.append(f"| `{row.row}` | {branch} | {len(results)} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -214,6 +180,13 @@ def quickstart_block(page: Path) -> str:
     return text
 
 
+@cache
+def measurements(root: Path) -> Measurements:
+    """What was measured for the tables of the papers."""
+    folder = root / "benchmarks"
+    return Measurements(participating(folder / "experiments"), folder / "results")
+
+
 def render(page: Path) -> str:
     """The page with every block as the result files have it.
 
@@ -231,12 +204,16 @@ def render(page: Path) -> str:
             text = frames_block(name.removesuffix("_frames"))
         elif name == "inference_la":
             text = inference_block(ROOT)
+        elif name == "tutorial_wbc":
+            text = tutorial_block(ROOT)
         elif name == "batch_statistics":
             text = batch_statistics_block(ROOT, page)
         elif name == "weights":
             text = weights_block(ROOT, page)
+        elif name in COMPARED:
+            text = compare_pages.block(COMPARED[name], measurements(ROOT), page, ROOT / FIGURES)
         elif (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").is_file():
-            text = experiment_block(name, page)
+            text = experiment_block(name)
         else:
             raise ValueError(f"{page.relative_to(ROOT)}: no table is called '{name}'")
         return f"{match['begin']}{text}{match['end']}"
@@ -259,6 +236,11 @@ def main() -> None:
             outdated.append(str(page.relative_to(ROOT)))
             if not arguments.check:
                 page.write_text(text, encoding="utf-8")
+    if arguments.check:
+        figures = compare_pages.outdated_figures(measurements(ROOT), ROOT / FIGURES)
+    else:
+        figures = compare_pages.draw_figures(measurements(ROOT), ROOT / FIGURES)
+    outdated += [(FIGURES / name).as_posix() for name in figures]
     for name in outdated:
         print(f"{name}: {'out of date' if arguments.check else 'written'}")
     if arguments.check and outdated:

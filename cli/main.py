@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mixseg.cli.compare import compare_app
 from mixseg.cli.export import export
 from mixseg.cli.label import label
 from mixseg.cli.new import new
@@ -14,7 +15,9 @@ from mixseg.cli.pack import pack
 from mixseg.cli.phantom import phantom
 from mixseg.cli.predict import predict
 from mixseg.cli.prepare import prepare_app
+from mixseg.cli.propose import propose
 from mixseg.cli.quickstart import quickstart
+from mixseg.cli.self_train import self_train
 from mixseg.cli.validate import validate
 from mixseg.cli.verify import verify
 
@@ -44,7 +47,18 @@ app.command(
     # What is no option of its own is a knob of inference.yaml, checked by the command.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(predict)
+app.command(
+    "propose",
+    # What is no option of its own is a knob of the bundle, checked by the command.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(propose)
+app.command(
+    "self-train",
+    # What is no option of its own is a knob of the bundles, checked by the command.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(self_train)
 app.command("verify")(verify)
+app.add_typer(compare_app, name="compare")
 app.command("pack")(pack)
 app.command(
     "export",

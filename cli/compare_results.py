@@ -1,0 +1,152 @@
+"""What the result files of an experiment list say: scores over seeds, and paired tests."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import wilcoxon
+
+from mixseg.cli.compare_list import Experiment
+
+__all__ = [
+    "OutdatedError", "case_dice", "check_configuration", "holm", "mean_sd", "paired_test",
+    "read_results", "result_path", "scores_of", "shared_path",
+]  # fmt: skip
+
+#: Fewest test cases of a paired test: with five, no outcome reaches 0.05.
+FEWEST_CASES = 6
+
+Result = dict[str, Any]
+
+
+class OutdatedError(ValueError):
+    """A result file that does not belong to the row that names it."""
+
+
+def result_path(results: Path, experiment: Experiment, seed: int) -> Path:
+    """Where a row's result lies below the folder that has one folder a list."""
+    return results / experiment.list_name / f"{experiment.row}_seed{seed}.json"
+
+
+def shared_path(results: Path, experiment: Experiment, seed: int) -> Path | None:
+    """Where it lies if the row that it shares results with has been run; None without one."""
+    if experiment.same_as is None:
+        return None
+    name, row = experiment.same_as
+    return results / name / f"{row}_seed{seed}.json"
+
+
+def read_results(results: Path, experiment: Experiment) -> dict[int, Result]:
+    """Seed → content of the result file, for the seeds of the row that were run.
+
+    Raises:
+        OutdatedError: a file was made with other settings than the list now has.
+        ValueError: a file cannot be read.
+    """
+    found = {}
+    for seed in experiment.seeds:
+        places = (result_path(results, experiment, seed), shared_path(results, experiment, seed))
+        path = next((place for place in places if place is not None and place.is_file()), None)
+        if path is None:
+            continue
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"'{path}' is no result file: {error}") from error
+        check_configuration(path, result, experiment.knobs)
+        found[seed] = result
+    return found
+
+
+def check_configuration(path: Path, result: Result, knobs: Mapping[str, Any]) -> None:
+    """Refuse a result that was made with other settings than the list now has.
+
+    Raises:
+        OutdatedError: naming the file and the knob.
+    """
+    used = result["test"]["configuration"]
+    for name, value in knobs.items():
+        if name in used and used[name] != value:
+            raise OutdatedError(
+                f"{path} was made with {name} = {used[name]}, the list says {value}: run it again"
+            )
+
+
+def scores_of(result: Result, branch: str, split: str = "test") -> tuple[float, float] | None:
+    """Dice in % and HD95 in voxels, means over the cases and then over the classes.
+
+    None where the branch was not trained.
+    """
+    classes = result[split]["scores"].get(branch)
+    if classes is None:
+        return None
+    dice, distance = (
+        statistics.fmean(item[key]["mean"] for item in classes.values())
+        for key in ("dice", "hd95_vox")
+    )
+    return 100 * dice, distance
+
+
+def mean_sd(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± standard deviation (n − 1); the mean alone of a single value.
+
+    Examples:
+        >>> mean_sd([80.0, 90.0]), mean_sd([3.0])
+        ('85.0 ± 7.1', '3.0')
+    """
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def case_dice(results: Sequence[Result], branch: str) -> dict[str, float] | None:
+    """Test case → Dice in %, mean over classes and seeds; None where the seeds' cases differ."""
+    seeds: list[dict[str, float]] = []
+    for result in results:
+        cases: dict[str, list[float]] = {}
+        for row in result["cases"]:
+            if row["branch"] == branch:
+                cases.setdefault(row["case_id"], []).append(100 * float(row["dice"]))
+        seeds.append({name: statistics.fmean(values) for name, values in cases.items()})
+    if not seeds or not seeds[0] or any(set(seed) != set(seeds[0]) for seed in seeds):
+        return None
+    return {name: statistics.fmean(seed[name] for seed in seeds) for name in sorted(seeds[0])}
+
+
+def paired_test(
+    values: Mapping[str, float] | None, reference: Mapping[str, float] | None
+) -> tuple[float, float] | None:
+    """Mean difference from the reference, and p of the two-sided Wilcoxon signed-rank test.
+
+    None where the cases differ or are fewer than :data:`FEWEST_CASES`.
+
+    Args:
+        values: test case → score, see :func:`case_dice`.
+        reference: of the method to compare with.
+    """
+    if values is None or reference is None or set(values) != set(reference):
+        return None
+    if len(values) < FEWEST_CASES:
+        return None
+    differences = [values[name] - reference[name] for name in sorted(values)]
+    # SciPy has no p where no case differs.
+    p = float(wilcoxon(differences).pvalue) if any(differences) else 1.0
+    return statistics.fmean(differences), p
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of the p values of a family, in their order.
+
+    Examples:
+        >>> holm([0.25, 0.125])  # the smaller one twice; the other one is not to be below it
+        [0.25, 0.25]
+    """
+    corrected = [0.0] * len(values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, (len(values) - rank) * values[place])
+        corrected[place] = min(1.0, largest)
+    return corrected
