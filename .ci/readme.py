@@ -1,11 +1,17 @@
 """Print the commands that continuous integration runs from the documentation, as a shell script.
 
-    python3 .ci/readme.py main|tests|run|la             # of README.md
+    python3 .ci/readme.py main|tests|run|drawn|la       # of README.md
     python3 .ci/readme.py methods docs/methods/*.md     # of other pages, in their order
 
 A block is marked by a comment on the line before its fence: ``<!-- ci: main -->``, or any other
-word in place of ``main``. ``<!-- ci: run, with ARGUMENTS -->`` adds arguments to the block's last
-command: a shorter training, a smaller network.
+word in place of ``main``. What follows the word changes what is run, not what is read:
+
+- ``<!-- ci: run, with ARGUMENTS -->`` adds arguments to the block's last command: a shorter
+  training, a smaller network;
+- ``<!-- ci: run, each with ARGUMENTS -->`` adds them to each of its commands;
+- ``<!-- ci: run, exits 1 -->`` takes that exit status, and no other, for success.
+
+Blocks that are not run stand in tests/docs/not_run.yaml, each with its reason.
 """
 
 from __future__ import annotations
@@ -18,13 +24,31 @@ from pathlib import Path
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 _BLOCK = re.compile(
-    r"^<!-- ci: (?P<kind>\w+)(?:, with (?P<more>.+?))? -->\n```bash\n(?P<code>.*?)\n```$",
+    r"^<!-- ci: (?P<kind>\w+)"
+    r"(?:, (?:(?P<each>each )?with (?P<more>.+?)|exits (?P<status>\d+)))? -->\n"
+    r"```bash\n(?P<code>.*?)\n```$",
     re.MULTILINE | re.DOTALL,
 )
+#: A line that begins a command, rather than set a variable, change the folder or go on a line.
+_COMMAND = re.compile(r"(python|mixseg|torchrun) ")
 
 
-def commands(kind: str, pages: Sequence[Path] = ()) -> list[str]:
+def _with(code: str, more: str, each: bool) -> str:
+    """A block with arguments behind its last command, or behind each of them."""
+    lines = re.split(r"(?<!\\)\n", code)  # with those that a backslash continues
+    for i, line in enumerate(lines):
+        if _COMMAND.match(line) if each else i == len(lines) - 1:
+            lines[i] = f"{line} {more}".rstrip()
+    return "\n".join(lines)
+
+
+def commands(kind: str, pages: Sequence[Path] = (), short: bool = True) -> list[str]:
     """The marked blocks of one kind, in the order of the pages; without pages those of README.
+
+    Args:
+        kind: the word of the mark.
+        pages: Markdown files.
+        short: with the arguments of the marks; without, the blocks as they are read.
 
     Raises:
         ValueError: no page has one, or a page has a mark without a block below it.
@@ -38,8 +62,11 @@ def commands(kind: str, pages: Sequence[Path] = ()) -> list[str]:
             raise ValueError(f"a 'ci:' mark in {page.name} is not followed by a bash block")
         for match in found:
             if match["kind"] == kind:
-                more = shlex.join(shlex.split(match["more"] or ""))
-                blocks.append(f"{match['code']} {more}".rstrip())
+                more = shlex.join(shlex.split((match["more"] if short else "") or ""))
+                code = _with(match["code"], more, bool(match["each"]))
+                if match["status"]:
+                    code = f"(\n{code}\n) && exit 1 || [ $? -eq {match['status']} ]"
+                blocks.append(code)
     if not blocks:
         names = ", ".join(page.name for page in pages)
         raise ValueError(f"{names} has no block marked 'ci: {kind}'")

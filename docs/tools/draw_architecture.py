@@ -28,7 +28,7 @@ LAYERS = (
     ("label_app",),
 )
 #: What engines and handlers may know of the objectives: the protocol, no method.
-PROTOCOL = {"Batch", "Objective", "Outputs"}
+PROTOCOL = {"Batch", "NetworkSpec", "Networks", "Objective", "Outputs"}
 #: Column and row of each box.
 PLACES = {
     "networks": (0, 4), "transforms": (1, 4), "data": (2, 4), "metrics": (3, 4), "losses": (4, 4),

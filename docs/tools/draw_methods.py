@@ -5,7 +5,7 @@
 
 The data flow is read from the objective itself: the method's weights build a `ConfKD`, which says
 what branches it forwards for which images and what terms are active. The curves are computed by
-the loss functions.
+the loss functions. The compared methods' figures are those of draw_rivals.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from draw_rivals import rivals
 from svg import DIM, INK, arrow, box, document, text, write
 
 from mixseg.losses import distillation, pseudo_label_cross_entropy, shannon_entropy
@@ -221,6 +222,7 @@ def smoothing_curves() -> str:
 def figures() -> dict[str, str]:
     """File name → content."""
     drawn = {f"{page}.svg": flow(*method) for page, method in METHODS.items()}
+    drawn |= rivals()
     return drawn | {"entropy.svg": entropy_curves(), "smoothing.svg": smoothing_curves()}
 
 

@@ -1,0 +1,164 @@
+"""Figures of the semi-supervised methods and of proposals, for docs/tools/draw_methods.py.
+
+Networks, averages and active terms are read from the objectives; what feeds a term is written here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svg import INK, arrow, box, document, text
+
+from mixseg.objectives import GLMI, SSCO, UAMT, Objective
+
+BLUE, GREY, GREEN = "#1f77b4", "#6b7280", "#2b8a3e"
+COLORS = {"full": BLUE, "none": GREY}
+#: Kind of image → middle of its box, its two lines.
+IMAGES = {"full": (75, ["Full masks", "N patients"]), "none": (235, ["No labels", "5N patients"])}
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss term: symbol, words, and (row of networks, kind of image) of all that it reads."""
+
+    symbol: str
+    words: str
+    sources: tuple[tuple[str, str], ...]
+
+
+#: Page → title, objective, the words of its networks' rows, the images each sees, its terms.
+SEMI: dict[str, tuple[str, Objective, dict[str, tuple[str, str]], dict[str, Term]]] = {
+    "uamt": (
+        "UA-MT",
+        UAMT(),
+        {"network": ("Student", "full none"), "averages": ("Teacher", "none")},
+        {
+            "supervised": Term("L_{s}", "cross-entropy and Dice", (("network", "full"),)),
+            "consistency": Term(
+                "λ_{con} · L_{con}",
+                "squared difference, where certain",
+                (("network", "none"), ("averages", "none")),
+            ),
+        },
+    ),
+    "glmi": (
+        "GLMI",
+        GLMI(layers={"encoder": 8, "decoder.1": 4, "decoder.2": 2}),
+        {"network": ("Network", "full none"), "heads": ("Heads", "")},
+        {
+            "ce_full": Term("L_{s}", "cross-entropy with the mask", (("network", "full"),)),
+            "consistency": Term(
+                "λ_{con} · L_{con}", "f(Tx) against T f(x)", (("network", "none"),)
+            ),
+            "global": Term("λ_{g} · L_{global}", "information of images", (("heads", "none"),)),
+            "local": Term("λ_{l} · L_{local}", "information of voxels", (("heads", "none"),)),
+        },
+    ),
+    "ssco": (
+        "SSCO",
+        SSCO(),
+        {
+            "network": ("Student 1", "full none"),
+            "peers": ("Students", "full none"),
+            "averages": ("Teachers", "none"),
+        },
+        {
+            "ce_full": Term(
+                "L_{s}", "mean cross-entropy", (("network", "full"), ("peers", "full"))
+            ),
+            "co_training": Term(
+                "λ_{co} · L_{co}",
+                "divergence of all students",
+                (("network", "none"), ("peers", "none")),
+            ),
+            "self_consistency": Term(
+                "λ_{sc} · L_{sc}",
+                "each student and its teacher",
+                (("network", "none"), ("peers", "none"), ("averages", "none")),
+            ),
+        },
+    ),
+}
+
+
+def _members(objective: Objective, row: str) -> list[str]:
+    """Networks that a row stands for."""
+    averaged = {name: spec.average_of is not None for name, spec in objective.networks.items()}
+    if row == "network":
+        return ["network"]
+    return [name for name, is_average in averaged.items() if is_average == (row == "averages")]
+
+
+def _lines(objective: Objective, row: str, name: str) -> list[str]:
+    """What a network's box says."""
+    if row == "network":
+        return [name, "predicts"]
+    if row == "heads":
+        return [name, "dropped afterwards"]
+    count = len(_members(objective, row))
+    if row == "peers":
+        return [f"{name} 2 … {count + 1}" if count > 1 else f"{name[:-1]} 2", "drawn apart"]
+    return [f"{name} 1 … {count}" if count > 1 else name, "moving average"]
+
+
+def semi(page: str) -> str:
+    """Images, networks and loss terms of a semi-supervised method."""
+    title, objective, rows, terms = SEMI[page]
+    if set(terms) != set(objective.weights):
+        raise ValueError(f"{page}: the figure shows {sorted(terms)}, the objective has others")
+    shapes = []
+    for kind, (y, lines) in IMAGES.items():
+        shapes.append(box(12, y - 32, 150, 64, lines, color=COLORS[kind]))
+    middles = {row: 155 + 95 * (i - (len(rows) - 1) / 2) for i, row in enumerate(rows)}
+    for row, (name, seen) in rows.items():
+        y = middles[row]
+        lines = _lines(objective, row, name)
+        color = GREEN if row == "network" else INK
+        shapes.append(box(290, y - 32, 170, 64, lines, color=color, dashed=row == "averages"))
+        for i, kind in enumerate(seen.split()):
+            shift = (i - (len(seen.split()) - 1) / 2) * 20
+            shapes.append(arrow((162, IMAGES[kind][0]), (288, y + shift), color=COLORS[kind]))
+    if "averages" in rows:  # what they follow
+        above = middles[list(rows)[-2]]
+        shapes.append(arrow((375, above + 32), (375, middles["averages"] - 32), dashed=True))
+    if "heads" in rows:
+        shapes.append(arrow((375, middles["network"] + 32), (375, middles["heads"] - 32)))
+        shapes.append(text(383, 159, "features", size=11, anchor="start"))
+    for i, term in enumerate(terms.values()):
+        y = 155 + 78 * (i - (len(terms) - 1) / 2)
+        for row, kind in term.sources:
+            target = row == "averages"
+            shapes.append(arrow((460, middles[row]), (588, y), color=COLORS[kind], dashed=target))
+        shapes.append(box(590, y - 27, 268, 54, [term.symbol, term.words]))
+    return document(870, 320, f"{title}: images, networks and loss terms", shapes)
+
+
+def rounds(title: str, again: bool) -> str:
+    """From a trained bundle to proposals, to a fresh network; and back, where rounds follow."""
+    steps = [
+        ["Trained bundle", "any method"],
+        ["Proposals", "argmax masks of D_{w}"],
+        ["Fresh network", "new weights, one branch"],
+        ["Cross-entropy", "D_{s} and proposals alike"],
+    ]
+    shapes = []
+    for i, lines in enumerate(steps):
+        left = 12 + 216 * i
+        color = (INK, GREY, GREEN, BLUE)[i]
+        shapes.append(box(left, 40, 180, 64, lines, color=color))
+        if i:
+            shapes.append(arrow((left - 36, 72), (left - 2, 72)))
+    if again:
+        shapes.append('<path d="M 534 106 V 150 H 318 V 116" fill="none" stroke="#333333" '
+                      'stroke-width="2"/>')  # fmt: skip
+        shapes.append(arrow((318, 122), (318, 106)))
+        shapes.append(text(426, 168, "the next round's proposals", size=12))
+    return document(870, 185 if again else 130, f"{title}: proposals and a fresh network", shapes)
+
+
+def rivals() -> dict[str, str]:
+    """File name → content."""
+    drawn = {f"{page}.svg": semi(page) for page in SEMI}
+    drawn["proposals.svg"] = rounds("Proposals", again=False)
+    drawn["self_training.svg"] = rounds("Iterative self-training", again=True)
+    return drawn
