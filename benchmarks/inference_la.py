@@ -57,7 +57,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         f"Gaussian windows, overlap {overlap}": {"stretch": 1, "overlap": overlap}
         for overlap in (0.0, 0.25, 0.5, 0.75)
     },
-    "equal weights, overlap 0.5": {"stretch": 1, "overlap": 0.5, "mode": "constant"},
+    **{
+        f"equal weights, overlap {overlap}": {"stretch": 1, "overlap": overlap, "mode": "constant"}
+        for overlap in (0.5, 0.75, 0.8)
+    },
     **{
         f"stretched windows, overlap {overlap}": {"stretch": 1.5, "overlap": overlap}
         for overlap in (0.5, 0.75)

@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+# Test processes side by side (pytest-xdist) share the cores, and so do the programs that they
+# start; read by torch when it is first imported, which is after this.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    side_by_side = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // side_by_side)))
+
 
 def _data_root() -> Path:
     """The folder with the real collections: MIXSEG_DATA, or shared/data beside the checkout."""

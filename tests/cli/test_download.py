@@ -17,6 +17,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -41,6 +42,8 @@ from mixseg.cli.weights import build_network, misfits, read_weights
 ROOT = Path(__file__).resolve().parents[2]
 #: A new bundle is part of this by itself.
 BUNDLES = sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/train.yaml"))
+#: One a data set goes every way; the others share all of it but the method and its training.
+ROUTES = [name for name in BUNDLES if name.endswith("_confkd")]
 #: Keys of metadata.json beside required_packages_version, and their packages.
 OWN_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 #: Knobs that make one epoch take seconds; those that a bundle has are set.
@@ -50,8 +53,11 @@ SHORT = {
     "val_interval": 1,
     "num_full": 1,
     "num_partial": 1,
+    "num_unlabeled": 1,
     "batch_full": 1,
     "batch_partial": 1,
+    "batch_unlabeled": 1,
+    "ramps": {},
 }
 #: Prints where mixseg comes from, and whether two things that are not needed can be found.
 WHENCE = """
@@ -59,6 +65,28 @@ import importlib.util, json, mixseg, mixseg.engines
 from importlib.metadata import version
 missing = [importlib.util.find_spec(name) is None for name in ("mixseg.cli", "typer")]
 print(json.dumps([mixseg.__path__, mixseg.engines.__file__, version("mixseg"), *missing]))
+"""
+
+#: Downloads a bundle, infers and trains with it: address, name, data, knobs of the training.
+AT_ONCE = """
+import json, os, sys
+import monai.bundle
+
+url, name, data, knobs = sys.argv[1:]
+monai.bundle.download(name=name, url=url, bundle_dir=".", progress=False)
+os.chdir(name)
+common = {"bundle_root": ".", "logging_file": False, "progress": False}
+monai.bundle.run(
+    run_id="inference", config_file="configs/inference.yaml",
+    dataset_dir=os.path.join(data, "image"), output_dir="../masks", **common
+)
+os.rename("models/model.pt", "../packed.pt")
+monai.bundle.run(
+    run_id="training", config_file="configs/train.yaml", dataset_dir=data, output_dir="../run",
+    **json.loads(knobs), **common
+)
+import mixseg
+print(mixseg.__path__[0])
 """
 
 pytestmark = pytest.mark.slow
@@ -175,12 +203,15 @@ def make_data(folder: Path, config: dict[str, Any]) -> None:
     (folder / "datalist.json").write_text(json.dumps(content))
 
 
-@pytest.fixture(scope="module", params=BUNDLES)
-def place(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp(request.param)
-    target = packed_zip(ROOT / "bundles" / request.param, folder / "source")
+def short(config: dict[str, Any]) -> dict[str, Any]:
+    """Knobs of one quick epoch; kinds that a method does not use stay out."""
+    return {name: value for name, value in SHORT.items() if config.get(name)}
+
+
+@contextmanager
+def served(name: str, folder: Path) -> Iterator[Place]:
+    """Pack a bundle, serve it, and lay out an environment and data for it; nothing is fetched."""
+    target = packed_zip(ROOT / "bundles" / name, folder / "source")
     handler = functools.partial(Silent, directory=str(target.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -189,19 +220,28 @@ def place(
             target,
             f"http://127.0.0.1:{server.server_port}",
             folder / "site",
-            folder / "bundles" / request.param,
+            folder / "bundles" / name,
             folder / "data",
         )
         with zipfile.ZipFile(target) as file:
-            metadata = json.loads(file.read(f"{request.param}/configs/metadata.json"))
+            metadata = json.loads(file.read(f"{name}/configs/metadata.json"))
         link_packages(metadata, made.site)
-        options = ("--name", request.param, "--url", f"{made.url}/{target.name}")
-        words = ("-m", "monai.bundle", "download", *options, "--bundle_dir", folder / "bundles")
-        made.python(*words, cwd=folder)
-        make_data(made.data, load(made.folder / "configs" / "train.yaml"))
+        make_data(made.data, load(ROOT / "bundles" / name / "configs" / "train.yaml"))
         yield made
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module", params=ROUTES)
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with served(request.param, folder) as made:
+        options = ("--name", request.param, "--url", f"{made.url}/{made.zip.name}")
+        words = ("-m", "monai.bundle", "download", *options, "--bundle_dir", folder / "bundles")
+        made.python(*words, cwd=folder)
+        yield made
 
 
 class Silent(http.server.SimpleHTTPRequestHandler):
@@ -279,7 +319,7 @@ def test_evaluation_scores_every_branch(place: Place, tmp_path: Path) -> None:
 
 def test_one_epoch_of_training_makes_new_weights(place: Place, tmp_path: Path) -> None:
     config = place.folder / "configs" / "train.yaml"
-    knobs = {name: value for name, value in SHORT.items() if name in load(config)}
+    knobs = short(load(config))
     before = read_weights(place.folder / "models" / "model.pt")
     place.run("training", "train.yaml", dataset_dir=place.data, output_dir=tmp_path, **knobs)
     after = read_weights(place.folder / "models" / "model.pt")
@@ -288,6 +328,27 @@ def test_one_epoch_of_training_makes_new_weights(place: Place, tmp_path: Path) -
     assert (tmp_path / "checkpoint.pt").is_file()
     # Nothing else of the folder was touched, and nothing left in it.
     (fault,) = check_sums(place.folder)
+    assert fault.startswith("models/model.pt is not the file that was packed")
+
+
+@pytest.mark.parametrize("name", [name for name in BUNDLES if name not in ROUTES])
+def test_its_sisters_arrive_infer_and_train(name: str, tmp_path: Path) -> None:
+    with served(name, tmp_path) as place:
+        config = load(ROOT / "bundles" / name / "configs" / "train.yaml")
+        there = tmp_path / "there"
+        there.mkdir()
+        words = (f"{place.url}/{place.zip.name}", name, place.data, json.dumps(short(config)))
+        printed = place.python("-c", AT_ONCE, *words, cwd=there)
+    assert printed.splitlines()[-1] == str(there / name / "mixseg")
+    assert len(list((there / "masks").glob("*.nii.gz"))) == 4
+    before, after = (
+        read_weights(there / path) for path in ("packed.pt", f"{name}/models/model.pt")
+    )
+    assert misfits(build_network(there / name / "configs" / "train.yaml", {}), after) == []
+    assert any(not torch.equal(after[key].to(v.dtype), v) for key, v in before.items())
+    assert (there / "run" / "checkpoint.pt").is_file()
+    # Nothing else of the folder was touched, and nothing left in it.
+    (fault,) = check_sums(there / name)
     assert fault.startswith("models/model.pt is not the file that was packed")
 
 
