@@ -120,18 +120,27 @@ def model_classes(folder: Path) -> list[str]:
         ) from error
 
 
+#: Knobs that count patients of each kind.
+_COUNTS = ("num_full", "num_partial", "num_unlabeled")
+#: Batches an epoch where a bundle's own number follows from the patients.
+_EPOCH_LENGTH = 24
+
+
 def _annotated(train: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Knobs of train.yaml that an annotation loop needs, where the bundle has them."""
     names = values.get("class_names", train.get("class_names"))
     wanted: dict[str, Any] = {
-        # Every label counts as what it is; how many there are is not known beforehand.
-        "num_full": None,
-        "num_partial": None,
+        # Every label counts as what it is; how many there are is not known beforehand. Kinds that
+        # the method does not use stay at 0: a semi-supervised one takes scribbled scans, too, as
+        # images without a label.
+        **{name: None for name in _COUNTS if train.get(name)},
         # Labels come converted: C is unlabelled, whatever the bundle's own data use.
         "unlabeled_value": None,
         "checkpoint_interval": 1,
         "progress": False,
     }
+    if isinstance(train.get("epoch_length"), str):  # an expression of these numbers
+        wanted["epoch_length"] = _EPOCH_LENGTH
     if isinstance(names, list):
         # The annotator draws what the network predicts, not the public data set's other classes.
         wanted |= {"source_classes": names, "target_classes": list(range(1, len(names)))}

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from mixseg.cli import model_folder
 from mixseg.cli.bundle_configs import load
@@ -41,12 +42,29 @@ def test_both_configurations_become_complete(tmp_path: Path, weights: Path) -> N
     assert train["target_classes"] == [1]
     assert train["num_full"] is None
     assert train["num_partial"] is None
+    assert train["num_unlabeled"] == 0
     assert (target / "models" / "model.pt").read_bytes() == weights.read_bytes()
     assert [p.name for p in (target / "models").iterdir()] == ["model.pt"]
     assert model_folder.model_classes(target) == ["background", "LV"]
     # The rest of train.yaml is the bundle's, comments included.
     text = (target / "configs" / "train.yaml").read_text()
     assert "# partial cross-entropy of the student" in text
+
+
+@pytest.mark.parametrize("name", ["acdc_lv_uamt", "acdc_lv_ssco", "la_glmi", "la_uamt"])
+def test_semi_supervised_methods_take_all_scans_without_full_masks(
+    tmp_path: Path, name: str
+) -> None:
+    """Their numbers follow from num_full, which an annotation loop does not know."""
+    target = tmp_path / name
+    model_folder.make_model_folder(BUNDLE.parent / name, target, None, (), {})
+    train = ConfigParser(load(target / "configs" / "train.yaml"))
+    counts = ("num_full", "num_partial", "num_unlabeled")
+    assert [train[count] for count in counts] == [None, 0, None]
+    ramps = train.get_parsed_content("ramps")  # nothing of it hangs on the numbers
+    lengths = [ramp["length"] if isinstance(ramp, dict) else ramp for ramp in ramps.values()]
+    assert all(length > 0 for length in lengths)
+    assert train.get_parsed_content("epoch_length") > 0
 
 
 def test_trained_weights_stay_when_the_server_starts_again(tmp_path: Path, weights: Path) -> None:
