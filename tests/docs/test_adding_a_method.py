@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from mixseg.data.phantom import write_phantom
@@ -32,6 +33,7 @@ def test_the_page_is_short() -> None:
     assert len(PAGE.read_text().splitlines()) <= 60
 
 
+@pytest.mark.slow
 def test_the_toy_method_trains_and_resumes(tmp_path: Path) -> None:
     write_phantom(tmp_path / "ACDC", num_patients=5, seed=0, progress=False)
     bundle = tmp_path / "bundle"
