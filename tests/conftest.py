@@ -11,6 +11,9 @@ import pytest
 # start; read by torch when it is first imported, which is after this.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     side_by_side = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    # pytest-xdist sets the size of a terminal; tables of the commands would be folded at it.
+    os.environ.pop("COLUMNS", None)
+    os.environ.pop("LINES", None)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // side_by_side)))
 
 

@@ -220,14 +220,20 @@ def test_the_table_gives_mean_and_standard_deviation() -> None:
 
 
 def test_an_interrupted_self_training_goes_on_to_the_same_weights(
-    finished: Finished, data: Path, weights: Path, tmp_path: Path, here: Here
+    finished: Finished,
+    data: Path,
+    weights: Path,
+    tmp_path: Path,
+    here: Here,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "rounds"
     command = words(data, output, weights, 2)
+    monkeypatch.setattr(sys, "argv", ["mixseg", "self-train", "as", "typed"])
     here.interrupt = lambda number: number == 2  # the second round's training
     ended = run(*command)
     assert ended.exit_code == 130
-    assert "interrupted; to go on: mixseg " in ended.output
+    assert "interrupted; to go on: mixseg self-train as typed\n" in ended.output
     assert (output / "round_02" / "data" / "datalist.json").is_file()
     assert not (output / "round_02" / "trained.json").exists()
     first = model(output, 1)
