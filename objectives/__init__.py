@@ -1,6 +1,13 @@
 """Methods: each one names its loss terms, their weights and the branches that they see."""
 
-from mixseg.objectives.base import Batch, Networks, NetworkSpec, Objective, Outputs
+from mixseg.objectives.base import (
+    Batch,
+    Networks,
+    NetworkSpec,
+    Objective,
+    Outputs,
+    SingleBranchObjective,
+)
 from mixseg.objectives.confkd import ConfKD
 from mixseg.objectives.glmi import GLMI
 from mixseg.objectives.ssco import SSCO
@@ -16,4 +23,5 @@ __all__ = [
     "Networks",
     "Objective",
     "Outputs",
+    "SingleBranchObjective",
 ]

@@ -9,7 +9,16 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-__all__ = ["Batch", "NetworkSpec", "Networks", "Objective", "Outputs"]
+__all__ = [
+    "Batch",
+    "NetworkSpec",
+    "Networks",
+    "Objective",
+    "Outputs",
+    "SingleBranchObjective",
+    "active",
+    "refuse_negative",
+]
 
 #: One forwarded batch a supervision kind: ``{"full": {"image": …, "label": …}, "partial": …}``.
 Batch = Mapping[str, Mapping[str, Tensor]]
@@ -98,3 +107,32 @@ class Objective(nn.Module, ABC):
                 ``label`` (B, 1, *spatial), labels 0…C−1 and C = unlabelled.
             networks: for passes that the engine has not made; each takes an image and ``branch=``.
         """
+
+
+class SingleBranchObjective(Objective):
+    """A method whose networks have one branch, which is called ``teacher`` there.
+
+    With several networks it is that of the first one, the network itself.
+    """
+
+    @property
+    def trained_branches(self) -> tuple[str, ...]:
+        """The only one."""
+        return ("teacher",)
+
+    @property
+    def inference_branch(self) -> str:
+        """The only one, of the network itself and not of an average of it."""
+        return "teacher"
+
+
+def active(**weights: float) -> dict[str, float]:
+    """Terms whose weight is not 0; the others are not computed."""
+    return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+def refuse_negative(**weights: float) -> None:
+    """Raise ValueError, naming it, for a weight that is negative or no number."""
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(f"{name} must not be negative, got {weight}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixseg.losses import distillation, partial_cross_entropy, shannon_entropy
-from mixseg.objectives.base import Batch, Networks, Objective, Outputs
+from mixseg.objectives.base import Batch, Networks, Objective, Outputs, active, refuse_negative
 
 __all__ = ["ConfKD"]
 
@@ -87,13 +87,7 @@ class ConfKD(Objective):
         detach_teacher: bool = True,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("lambda_w", lambda_w),
-            ("lambda_kd", lambda_kd),
-            ("lambda_ent", lambda_ent),
-        ):
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        refuse_negative(lambda_w=lambda_w, lambda_kd=lambda_kd, lambda_ent=lambda_ent)
         for name, choice, allowed in (
             ("weak_on", weak_on, _RANGES),
             ("entropy_on", entropy_on, _RANGES),
@@ -147,13 +141,9 @@ class ConfKD(Objective):
     @property
     def weights(self) -> dict[str, float]:
         """Weights of the active terms."""
-        weights = {
-            "ce_full": 1.0,
-            "ce_weak": self.lambda_w,
-            "kd": self.lambda_kd,
-            "entropy": self.lambda_ent,
-        }
-        return {name: weight for name, weight in weights.items() if weight > 0}
+        return active(
+            ce_full=1.0, ce_weak=self.lambda_w, kd=self.lambda_kd, entropy=self.lambda_ent
+        )
 
     def forward(
         self, outputs: Outputs, batch: Batch, networks: Networks | None = None

@@ -15,13 +15,20 @@ from mixseg.losses import (
 )
 from mixseg.networks import GlobalProjectionHead, LocalProjectionHead
 from mixseg.networks.features import forward_with_features
-from mixseg.objectives.base import Batch, Networks, Objective, Outputs
+from mixseg.objectives.base import (
+    Batch,
+    Networks,
+    Outputs,
+    SingleBranchObjective,
+    active,
+    refuse_negative,
+)
 from mixseg.objectives.geometry import RandomMotion
 
 __all__ = ["GLMI"]
 
 
-class GLMI(Objective):
+class GLMI(SingleBranchObjective):
     """Global and local mutual information, L = L_s + λ_global L_g + λ_local L_l + λ_con L_c.
 
     Peng et al., 'Boosting semi-supervised image segmentation with global and local mutual
@@ -101,13 +108,9 @@ class GLMI(Objective):
         flip_probability: float = 0.8,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("lambda_global", lambda_global),
-            ("lambda_local", lambda_local),
-            ("lambda_con", lambda_con),
-        ):
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        refuse_negative(
+            lambda_global=lambda_global, lambda_local=lambda_local, lambda_con=lambda_con
+        )
         if len(layers) < 2:
             raise ValueError(
                 f"layers needs a global layer and at least one local one, got {dict(layers)}"
@@ -152,25 +155,10 @@ class GLMI(Objective):
         return {"full": "teacher"}
 
     @property
-    def trained_branches(self) -> tuple[str, ...]:
-        """The only one."""
-        return ("teacher",)
-
-    @property
-    def inference_branch(self) -> str:
-        """The only one."""
-        return "teacher"
-
-    @property
     def weights(self) -> dict[str, float]:
         """Weights of the active terms."""
-        weights = {
-            "ce_full": 1.0,
-            "global": self.lambda_global,
-            "local": self.lambda_local,
-            "consistency": self.lambda_con,
-        }
-        return {name: weight for name, weight in weights.items() if weight > 0}
+        shares = {"global": self.lambda_global, "local": self.lambda_local}
+        return active(ce_full=1.0, **shares, consistency=self.lambda_con)
 
     def forward(self, outputs: Outputs, batch: Batch, networks: Networks) -> dict[str, Tensor]:
         """Unweighted terms, see :class:`mixseg.objectives.Objective`."""

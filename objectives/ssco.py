@@ -13,7 +13,15 @@ from mixseg.losses import (
     self_paced_weights,
     softmax_mse,
 )
-from mixseg.objectives.base import Batch, Networks, NetworkSpec, Objective, Outputs
+from mixseg.objectives.base import (
+    Batch,
+    Networks,
+    NetworkSpec,
+    Outputs,
+    SingleBranchObjective,
+    active,
+    refuse_negative,
+)
 from mixseg.objectives.geometry import draw_quarter_turns, turn
 
 __all__ = ["SSCO"]
@@ -21,7 +29,7 @@ __all__ = ["SSCO"]
 _ROTATIONS = ("own", "shared")
 
 
-class SSCO(Objective):
+class SSCO(SingleBranchObjective):
     """Self-paced and self-consistent co-training, L = L_s + λ_1 L_co + λ_2 L_sc.
 
     Wang et al., 'Self-paced and self-consistent co-training for semi-supervised image
@@ -91,9 +99,7 @@ class SSCO(Objective):
         decay: float = 0.999,
     ) -> None:
         super().__init__()
-        for name, value in (("lambda_co", lambda_co), ("lambda_sc", lambda_sc)):
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        refuse_negative(lambda_co=lambda_co, lambda_sc=lambda_sc)
         if students < 2:
             raise ValueError(f"students must be at least 2, got {students}")
         if not gamma > 0:
@@ -127,24 +133,9 @@ class SSCO(Objective):
         return {"full": "teacher"}
 
     @property
-    def trained_branches(self) -> tuple[str, ...]:
-        """The only one."""
-        return ("teacher",)
-
-    @property
-    def inference_branch(self) -> str:
-        """The only one, of the first student."""
-        return "teacher"
-
-    @property
     def weights(self) -> dict[str, float]:
         """Weights of the active terms."""
-        weights = {
-            "ce_full": 1.0,
-            "co_training": self.lambda_co,
-            "self_consistency": self.lambda_sc,
-        }
-        return {name: weight for name, weight in weights.items() if weight > 0}
+        return active(ce_full=1.0, co_training=self.lambda_co, self_consistency=self.lambda_sc)
 
     @property
     def networks(self) -> dict[str, NetworkSpec]:

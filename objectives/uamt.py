@@ -14,7 +14,15 @@ from mixseg.losses import (
     partial_cross_entropy_dice,
     predictive_entropy,
 )
-from mixseg.objectives.base import Batch, Networks, NetworkSpec, Objective, Outputs
+from mixseg.objectives.base import (
+    Batch,
+    Networks,
+    NetworkSpec,
+    Outputs,
+    SingleBranchObjective,
+    active,
+    refuse_negative,
+)
 
 __all__ = ["UAMT"]
 
@@ -24,7 +32,7 @@ _SUPERVISED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class UAMT(Objective):
+class UAMT(SingleBranchObjective):
     """Uncertainty-aware mean teacher, L = L_s + λ L_c.
 
     Yu et al., 'Uncertainty-aware self-ensembling model for semi-supervised 3D left atrium
@@ -84,17 +92,13 @@ class UAMT(Objective):
         decay: float = 0.99,
     ) -> None:
         super().__init__()
-        if not lambda_con >= 0:
-            raise ValueError(f"lambda_con must not be negative, got {lambda_con}")
+        refuse_negative(lambda_con=lambda_con, noise_sd=noise_sd, noise_limit=noise_limit)
         if supervised not in _SUPERVISED:
             raise ValueError(
                 f"supervised must be one of {', '.join(_SUPERVISED)}, got {supervised!r}"
             )
         if passes < 1:
             raise ValueError(f"passes must be at least 1, got {passes}")
-        for name, value in (("noise_sd", noise_sd), ("noise_limit", noise_limit)):
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
         if not 0 <= certainty <= 1:
             raise ValueError(f"certainty must lie in [0, 1], got {certainty}")
         self.lambda_con = float(lambda_con)
@@ -114,20 +118,9 @@ class UAMT(Objective):
         return needed
 
     @property
-    def trained_branches(self) -> tuple[str, ...]:
-        """The only one."""
-        return ("teacher",)
-
-    @property
-    def inference_branch(self) -> str:
-        """The only one, of the network itself and not of its average, as in UA-MT's code."""
-        return "teacher"
-
-    @property
     def weights(self) -> dict[str, float]:
         """Weights of the active terms."""
-        weights = {"supervised": 1.0, "consistency": self.lambda_con}
-        return {name: weight for name, weight in weights.items() if weight > 0}
+        return active(supervised=1.0, consistency=self.lambda_con)
 
     @property
     def networks(self) -> dict[str, NetworkSpec]:
