@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PathDistribution, requires, version
@@ -57,6 +57,13 @@ _BY_POSITION = re.compile(r"(#|::)\d+(#|::|$|\W)|\[\d+\]")
 def load(path: Path) -> dict[str, Any]:
     """A configuration file as it is written, expressions and references unresolved."""
     return dict(ConfigParser.load_config_file(path))
+
+
+def read_parser(files: Sequence[Path], knobs: Mapping[str, Any]) -> ConfigParser:
+    """Configuration files one after the other, with other values for those knobs that they have."""
+    parser = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
+    parser.update({name: value for name, value in knobs.items() if name in parser})
+    return parser
 
 
 def is_packed(bundle: Path) -> bool:

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
+from mixseg.cli.bundle_configs import read_parser
 from mixseg.cli.compare_list import Experiment
 
 __all__ = ["count_parameters", "measure_complexity"]
@@ -79,17 +82,11 @@ def measure_complexity(bundle: Path, knobs: Mapping[str, Any], device: str) -> d
     }
 
 
-def _parser(bundle: Path, overlays: Sequence[str], knobs: Mapping[str, Any]) -> Any:
-    from monai.bundle import ConfigParser
-
-    files = [str(bundle / "configs" / name) for name in ("train.yaml", *overlays)]
-    parser = ConfigParser(ConfigParser.load_config_files(files))
-    own = {name: value for name, value in knobs.items() if name in parser.config}
-    parser.update(own)
-    return parser
+def _parser(bundle: Path, overlays: Sequence[str], knobs: Mapping[str, Any]) -> ConfigParser:
+    return read_parser([bundle / "configs" / name for name in ("train.yaml", *overlays)], knobs)
 
 
-def _networks(parser: Any) -> int:
+def _networks(parser: ConfigParser) -> int:
     """How many networks training keeps, all of one architecture."""
     return 1 + len(parser.get_parsed_content("objective").networks)
 

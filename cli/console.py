@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,3 +85,15 @@ def knob_texts(arguments: Sequence[str], known: Collection[str], owner: str) -> 
             value = rest.pop(0)
         knobs[name[2:]] = value
     return knobs
+
+
+def refuse_own(knobs: Iterable[str], own: Mapping[str, str]) -> None:
+    """Raise ValueError for a knob that the command sets by itself.
+
+    Args:
+        knobs: names that were given.
+        own: knob → what gives it here.
+    """
+    for name in knobs:
+        if name in own:
+            raise ValueError(f"'--{name}' is given by {own[name]} here")

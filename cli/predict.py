@@ -10,9 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from mixseg.cli.bundle_configs import load
-from mixseg.cli.bundle_source import bundle_weights, find_bundle, refuse_changed
+from mixseg.cli.bundle_source import (
+    bundle_weights,
+    configurations,
+    find_bundle,
+    refuse_changed,
+)
 from mixseg.cli.checksums import sha256_of
-from mixseg.cli.console import clear_errors, console, fail
+from mixseg.cli.console import clear_errors, console, fail, refuse_own
 from mixseg.cli.export import read_knobs
 from mixseg.cli.predict_cases import list_cases, refuse_same_outputs
 from mixseg.cli.predict_pipeline import BundlePipeline, OutputError, choose_device
@@ -81,7 +86,7 @@ def predict(
     with clear_errors():
         folder = find_bundle(bundle)
         refuse_changed(folder)
-        files = [folder / "configs" / "inference.yaml", *_configurations(folder, config or ())]
+        files = [folder / "configs" / "inference.yaml", *configurations(folder, config or ())]
         knobs = _knobs(context.args, load(files[0]))
         exported = knobs.get("exported")
         weights, overlays = (
@@ -153,22 +158,9 @@ def _finish(report: PredictionReport) -> None:
         raise fail(f"{len(failed)} of {report.inputs} images could not be predicted:{lines}")
 
 
-def _configurations(folder: Path, given: Sequence[Path]) -> list[Path]:
-    """Paths as they are given, or names in the bundle's configs/."""
-    paths = []
-    for path in given:
-        inside = folder / "configs" / path
-        if not path.is_file() and not inside.is_file():
-            raise ValueError(f"--config: there is neither '{path}' nor '{inside}'")
-        paths.append(path if path.is_file() else inside)
-    return paths
-
-
 def _knobs(arguments: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
     knobs = read_knobs(arguments, dict(known))
-    for name in knobs:
-        if name in _OWN_OPTIONS:
-            raise ValueError(f"'--{name}' is given by {_OWN_OPTIONS[name]} here")
+    refuse_own(knobs, _OWN_OPTIONS)
     return knobs
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mixseg.cli.bundle_configs import load
-from mixseg.cli.console import clear_errors, console, fail
+from mixseg.cli.console import clear_errors, console, fail, refuse_own
 from mixseg.cli.predict_pipeline import OutputError, choose_device
-from mixseg.cli.propose_run import Proposals, proposal_table, propose_masks, trained
-from mixseg.cli.propose_selection import read_knobs, read_selection, trained_branch
+from mixseg.cli.propose_run import (
+    Proposals,
+    proposal_table,
+    propose_masks,
+    proposing,
+    trained,
+)
+from mixseg.cli.propose_selection import read_knobs, read_selection
 from mixseg.cli.quickstart import shown
 
 #: Knobs that have another name here.
@@ -84,19 +89,12 @@ def propose(
     """
     with clear_errors():
         source = trained(bundle, checkpoint, config or ())
-        train, inference = source.files("train.yaml"), source.files("inference.yaml")
-        known = load(inference[0])
-        knobs = read_knobs(context.args, load(train[0]), known)
-        for name in knobs:
-            if name in OWN_OPTIONS:
-                raise ValueError(f"'--{name}' is given by {OWN_OPTIONS[name]} here")
+        train = source.files("train.yaml")
+        knobs = read_knobs(context.args, load(train[0]), load(source.files("inference.yaml")[0]))
+        refuse_own(knobs, OWN_OPTIONS)
         chosen = choose_device(device)
         selection = read_selection(train, knobs, dataset_dir)
-        inferred = {name: value for name, value in knobs.items() if name in known}
-        if "branch" in known:
-            inferred["branch"] = branch or trained_branch(train, knobs)
-        elif branch:
-            raise ValueError(f"'{inference[0]}' has no knob 'branch': leave out --branch")
+        source = proposing(source, knobs, branch, knobs)
         console.print(
             f"{len(selection.proposed)} cases to propose, {len(selection.full)} with full masks; "
             f"{source.folder.name} on {chosen}, weights {source.weights}",
@@ -105,7 +103,7 @@ def propose(
         )
         try:
             proposals = propose_masks(
-                replace(source, knobs=inferred),
+                source,
                 selection,
                 output,
                 device=chosen,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from mixseg.cli.bundle_configs import load
-from mixseg.cli.bundle_source import bundle_weights, find_bundle, refuse_changed
+from mixseg.cli.bundle_source import (
+    bundle_weights,
+    configurations,
+    find_bundle,
+    refuse_changed,
+)
 from mixseg.cli.checksums import sha256_of
 from mixseg.cli.predict_cases import InputCase, refuse_same_outputs
 from mixseg.cli.predict_report import JSON_NAME, PredictionReport, settings_digest
 from mixseg.cli.predict_run import PredictionRun, Wanted
 from mixseg.cli.propose_pipeline import ProposalPipeline
-from mixseg.cli.propose_selection import Selection
+from mixseg.cli.propose_selection import Selection, trained_branch
 from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry
 from mixseg.handlers import ensure_writable
 from mixseg.metrics import environment
 
-__all__ = ["Proposals", "Trained", "configurations", "proposal_table", "propose_masks", "trained"]
+__all__ = ["Proposals", "Trained", "proposal_table", "propose_masks", "proposing", "trained"]
 
 _STAGING = ".unfinished"
 
@@ -77,13 +82,16 @@ class Proposals:
         return [str(c["case_id"]) for c in self.cases if not any(c["voxels"].values())]
 
 
-def trained(bundle: str, checkpoint: Path | None, config: Sequence[Path]) -> Trained:
+def trained(
+    bundle: str, checkpoint: Path | None, config: Sequence[Path], option: str = "--config"
+) -> Trained:
     """A bundle by its folder, zip or name, and its weights as ``mixseg predict`` finds them.
 
     Args:
         bundle: see :func:`mixseg.cli.bundle_source.find_bundle`.
         checkpoint: other weights than the bundle's own.
         config: overlays, as paths or as names in the bundle's configs/.
+        option: that gave them, for messages.
 
     Raises:
         ValueError: there is no such bundle, it has no weights, or a file is missing.
@@ -93,22 +101,32 @@ def trained(bundle: str, checkpoint: Path | None, config: Sequence[Path]) -> Tra
     weights, overlays = (checkpoint, []) if checkpoint else bundle_weights(folder)
     if not weights.is_file():
         raise ValueError(f"there is no '{weights}': give the weights with --checkpoint")
-    return Trained(folder, (*overlays, *configurations(folder, config)), weights)
+    return Trained(folder, (*overlays, *configurations(folder, config, option)), weights)
 
 
-def configurations(folder: Path, given: Sequence[Path]) -> list[Path]:
-    """Configuration files by their paths, or by their names in the bundle's configs/.
+def proposing(
+    source: Trained, knobs: Mapping[str, Any], branch: str | None, method: Mapping[str, Any]
+) -> Trained:
+    """The bundle set up to propose: its knobs of inference, and the branch that it predicts with.
+
+    Args:
+        source: the bundle.
+        knobs: of train.yaml and inference.yaml.
+        branch: None for the one that the method predicts with.
+        method: the knobs among them that its method was trained with.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: a branch was asked for and the bundle has no choice, or its objective cannot be
+            built.
     """
-    paths = []
-    for path in given:
-        inside = folder / "configs" / path
-        if not path.is_file() and not inside.is_file():
-            raise ValueError(f"there is neither a configuration '{path}' nor '{inside}'")
-        paths.append(path if path.is_file() else inside)
-    return paths
+    inference = source.files("inference.yaml")[0]
+    known = load(inference)
+    inferred = {name: value for name, value in knobs.items() if name in known}
+    if "branch" in known:
+        inferred["branch"] = branch or trained_branch(source.files("train.yaml"), method)
+    elif branch:
+        raise ValueError(f"'{inference}' has no knob 'branch': leave out --branch")
+    return replace(source, knobs=inferred)
 
 
 def propose_masks(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
+from mixseg.cli.bundle_configs import read_parser
 from mixseg.cli.console import knob_texts
 from mixseg.data.datalist import Datalist, Entry
 from mixseg.handlers.command_line import cause_of, literal
@@ -186,7 +187,6 @@ def trained_branch(files: Sequence[Path], knobs: Mapping[str, Any]) -> str:
 
 
 def _parser(files: Sequence[Path], knobs: Mapping[str, Any]) -> ConfigParser:
-    parser = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
-    parser.update({name: value for name, value in knobs.items() if name in parser})
+    parser = read_parser(files, knobs)
     parser["device"] = "cpu"  # nothing is computed here
     return parser

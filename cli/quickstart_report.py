@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from mixseg.metrics import mean_and_sd
+
 #: Name of a run's folder and of its scores in results.json, and what the tables call it.
 METHODS = {"lower_bound": "lower bound", "kl_ent": "KL+Ent"}
 HEADER = ("Method", "Branch", "Cases", "Dice [%]", "HD95 [voxels]", "HD95 [mm]")
@@ -24,7 +26,9 @@ def score_lines(results: Mapping[str, Any]) -> list[list[str]]:
     for run, title in METHODS.items():
         for branch, classes in results["runs"][run]["scores"].items():
             for scores in classes.values():
-                cells = [_mean_sd(scores[key], factor, digits) for key, factor, digits in _COLUMNS]
+                cells = [
+                    mean_and_sd(scores[key], factor, digits) for key, factor, digits in _COLUMNS
+                ]
                 lines.append([title, branch, str(scores["n"]), *cells])
     return lines
 
@@ -53,12 +57,3 @@ def markdown_report(results: Mapping[str, Any]) -> str:
         f"{settings['seed']}, {iterations} iterations each. {sum(seconds.values()) / 60:.1f} "
         f"minutes in all on {hardware['cpu_count']} cores ({hardware['cpu']}).\n"
     )
-
-
-def _mean_sd(statistics: Mapping[str, Any], factor: float, digits: int) -> str:
-    if statistics["n"] == 0:
-        return "–"
-    mean = f"{statistics['mean'] * factor:.{digits}f}"
-    if statistics["n"] == 1:
-        return mean
-    return f"{mean} ± {statistics['sd'] * factor:.{digits}f}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +11,12 @@ import typer
 from filelock import FileLock, Timeout
 
 from mixseg.cli.bundle_configs import load
-from mixseg.cli.bundle_source import find_bundle, refuse_changed
+from mixseg.cli.bundle_source import configurations, find_bundle, refuse_changed
 from mixseg.cli.checksums import sha256_of
-from mixseg.cli.console import clear_errors, console, fail
+from mixseg.cli.console import clear_errors, console, fail, refuse_own
 from mixseg.cli.predict_pipeline import OutputError, choose_device
 from mixseg.cli.propose import go_on
-from mixseg.cli.propose_run import Trained, configurations, trained
+from mixseg.cli.propose_run import Trained, proposing, trained
 from mixseg.cli.propose_selection import (
     Selection,
     read_classes,
@@ -117,7 +116,7 @@ def self_train(
             raise ValueError(f"--rounds is {rounds}: train one network at least")
         if split not in ("validation", "test"):
             raise ValueError(f"--split is '{split}': give validation or test")
-        source = trained(teacher, checkpoint, teacher_config or ())
+        source = trained(teacher, checkpoint, teacher_config or (), "--teacher-config")
         folder = _student_folder(source.folder, student)
         overlays = tuple(configurations(folder, config or ()))
         chosen = choose_device(device)
@@ -206,7 +205,7 @@ def _read(
         *student,
         *map(load, overlays),
     )
-    _refuse_own(knobs)
+    refuse_own(knobs, _OWN_OPTIONS)
     return knobs
 
 
@@ -217,14 +216,8 @@ def _own_knobs(texts: Sequence[str], teacher: Trained) -> dict[str, Any]:
         raise ValueError(f"--teacher-knob {bare[0]}: write NAME=VALUE")
     configs = [load(teacher.folder / "configs" / n) for n in ("train.yaml", "inference.yaml")]
     knobs = read_knobs(words, *configs)
-    _refuse_own(knobs)
+    refuse_own(knobs, _OWN_OPTIONS)
     return knobs
-
-
-def _refuse_own(knobs: Mapping[str, Any]) -> None:
-    for name in knobs:
-        if name in _OWN_OPTIONS:
-            raise ValueError(f"'--{name}' is given by {_OWN_OPTIONS[name]} here")
 
 
 def _teacher(
@@ -235,16 +228,10 @@ def _teacher(
     branch: str | None,
 ) -> tuple[Trained, Selection]:
     """The teacher with its knobs, and the cases that it was trained on."""
-    train, known = source.files("train.yaml"), load(source.files("inference.yaml")[0])
     knobs = {**shared, **own}
-    selection = read_selection(train, knobs, dataset_dir)
-    inferred = {name: value for name, value in knobs.items() if name in known}
-    if "branch" in known:
-        # The method's weights on the command line are the student's.
-        inferred["branch"] = branch or trained_branch(train, own)
-    elif branch:
-        raise ValueError(f"'{source.folder}' has no knob 'branch': leave out --branch")
-    return replace(source, knobs=inferred), selection
+    selection = read_selection(source.files("train.yaml"), knobs, dataset_dir)
+    # The method's weights on the command line are the student's.
+    return proposing(source, knobs, branch, method=own), selection
 
 
 def _student(

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.metrics import strict_json, write_bytes_atomic
+from mixseg.metrics import mean_and_sd, strict_json, write_bytes_atomic
 
 __all__ = ["HEADER", "round_lines", "round_table", "write_rounds"]
 
@@ -33,7 +33,7 @@ def round_lines(rounds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         first = [str(entry[name]) for name in ("round", "seed", "proposals", "empty")]
         for split, classes in entry["scores"].items():
             for name, scores in classes.items():
-                cells = [_mean_sd(scores[key], factor) for key, factor in _COLUMNS]
+                cells = [mean_and_sd(scores[key], factor) for key, factor in _COLUMNS]
                 lines.append([*first, split, name, str(scores["n"]), *cells])
     return lines
 
@@ -58,10 +58,3 @@ def write_rounds(
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     write_bytes_atomic(folder / "rounds.json", strict_json({**content, "rounds": rounds}).encode())
     write_bytes_atomic(folder / "rounds.md", table.encode())
-
-
-def _mean_sd(statistics: Mapping[str, Any], factor: float) -> str:
-    if not statistics["n"]:
-        return "–"
-    sd = f" ± {statistics['sd'] * factor:.1f}" if statistics["n"] > 1 else ""
-    return f"{statistics['mean'] * factor:.1f}{sd}"

@@ -9,7 +9,13 @@ from mixseg.metrics.provenance import (
     write_bytes_atomic,
 )
 from mixseg.metrics.scores import CaseScore, read_metrics_csv, score_case, write_metrics_csv
-from mixseg.metrics.summary import markdown_table, score_table, summarize, write_summary
+from mixseg.metrics.summary import (
+    markdown_table,
+    mean_and_sd,
+    score_table,
+    summarize,
+    write_summary,
+)
 from mixseg.metrics.surface import (
     average_symmetric_surface_distance,
     dice_coefficient,
@@ -27,6 +33,7 @@ __all__ = [
     "environment",
     "hd95_pooled",
     "markdown_table",
+    "mean_and_sd",
     "pooled_hd95_and_assd",
     "read_metrics_csv",
     "score_case",

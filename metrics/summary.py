@@ -15,7 +15,7 @@ from rich.table import Table
 from mixseg.metrics.provenance import environment, strict_json, write_bytes_atomic
 from mixseg.metrics.scores import CaseScore
 
-__all__ = ["markdown_table", "score_table", "summarize", "write_summary"]
+__all__ = ["markdown_table", "mean_and_sd", "score_table", "summarize", "write_summary"]
 
 _METRICS = ("dice", "hd95_vox", "assd_vox", "hd95_mm", "assd_mm")
 _BRANCH_ORDER = ("teacher", "student", "ensemble")
@@ -159,13 +159,19 @@ def _cells(rows: Iterable[CaseScore]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for branch, classes in summary.items():
         for name, item in classes.items():
-            values = [_mean_sd(item[key], scale, digits) for _, key, scale, digits in columns]
+            values = [mean_and_sd(item[key], scale, digits) for _, key, scale, digits in columns]
             counts = " / ".join(str(count) for count in item["empty"].values())
             lines.append([branch, name, str(item["n"]), *values, counts])
     return header, lines
 
 
-def _mean_sd(statistics: Mapping[str, Any], scale: float, digits: int) -> str:
+def mean_and_sd(statistics: Mapping[str, Any], scale: float = 1.0, digits: int = 1) -> str:
+    """``mean ± sd`` of a statistic of ``summary.json``; the mean alone of one case, – of none.
+
+    Examples:
+        >>> mean_and_sd({"n": 2, "mean": 0.8, "sd": 0.05}, scale=100)
+        '80.0 ± 5.0'
+    """
     if statistics["n"] == 0:
         return "–"
     mean = f"{statistics['mean'] * scale:.{digits}f}"

@@ -16,13 +16,12 @@ from typing import Any
 
 import torch
 from draw_rivals import rivals
-from svg import DIM, INK, arrow, box, document, text, write
+from svg import BLUE, DIM, GREEN, INK, ORANGE, arrow, box, document, text, write
 
 from mixseg.losses import distillation, pseudo_label_cross_entropy, shannon_entropy
 from mixseg.objectives import ConfKD
 
 FIGURES = Path(__file__).resolve().parents[1] / "figures" / "methods"
-BLUE, ORANGE, GREEN = "#1f77b4", "#d9730d", "#2b8a3e"
 COLORS = {"full": BLUE, "partial": ORANGE}
 
 #: Page → name, knobs of the bundle, and the images with full masks.

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svg import INK, arrow, box, document, text
+from svg import BLUE, GREEN, GREY, INK, arrow, box, document, text
 
 from mixseg.objectives import GLMI, SSCO, UAMT, Objective
 
-BLUE, GREY, GREEN = "#1f77b4", "#6b7280", "#2b8a3e"
 COLORS = {"full": BLUE, "none": GREY}
 #: Kind of image → middle of its box, its two lines.
 IMAGES = {"full": (75, ["Full masks", "N patients"]), "none": (235, ["No labels", "5N patients"])}

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 INK, DIM = "#333333", "#9a9a9a"
+BLUE, ORANGE, GREEN, GREY = "#1f77b4", "#d9730d", "#2b8a3e", "#6b7280"
 _SUBSCRIPT = re.compile(r"_\{(.+?)\}")
 
 

@@ -23,6 +23,7 @@ def test_public_names() -> None:
         "environment",
         "hd95_pooled",
         "markdown_table",
+        "mean_and_sd",
         "pooled_hd95_and_assd",
         "read_metrics_csv",
         "score_case",
