@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from mixseg.cli.compare_list import ROW_KEYS, check_knobs, experiments, method_of, read_list, set_of
+from mixseg.cli.compare_list import (
+    ROW_KEYS,
+    Experiment,
+    check_knobs,
+    experiments,
+    method_of,
+    read_list,
+    set_of,
+)
+from mixseg.cli.compare_published import load_published
 
 from .compare_toys import toy_bundle, write_list
 
@@ -173,10 +183,32 @@ def test_gpu_rows_come_in_the_order_in_which_results_are_wanted() -> None:
     rows = experiments(ROOT / "benchmarks" / "experiments" / "acdc_gpu.yaml")
     assert [row.method for row in rows if row.set == 3] == [
         "KL+Ent", "Lower bound", "Upper bound", "Decoupled", "UA-MT", "SSCO", "GLMI", "Single",
-        "KL", "Single+Ent",
+        "KL", "Single+Ent", "Proposals (Lower bound)", "Proposals (KL)",
     ]  # fmt: skip
     cells = [(row.method, row.set) for row in rows]
-    assert len(set(cells)) == len(cells) == 31
+    assert len(set(cells)) == len(cells) == 37
+
+
+@pytest.mark.parametrize("data", ["acdc", "la"])
+def test_each_cell_of_the_papers_tables_is_one_row_for_the_gpu(data: str) -> None:
+    lists = (ROOT / "benchmarks" / "experiments").glob(f"{data}_gpu*.yaml")
+    rows = [row for path in lists for row in experiments(path)]
+
+    def values(row: Experiment) -> dict[str, object]:
+        path = ROOT / "bundles" / str(row.bundle) / "configs" / "train.yaml"
+        return {**yaml.safe_load(path.read_text(encoding="utf-8")), **row.knobs}
+
+    for number, table in load_published().tables.items():
+        for line in table.rows:
+            for name in line.scores if table.data == data else ():
+                fitting = [row for row in rows if (row.method, row.set) == (line.method, name)]
+                exact = [row.row for row in fitting if row.variant == line.variant]
+                main = [
+                    row.row
+                    for row in fitting
+                    if not row.variant and line.variant.items() <= values(row).items()
+                ]
+                assert len(exact or main) == 1, (number, line.label, name)
 
 
 @pytest.mark.parametrize("name", ROW_KEYS)
