@@ -309,7 +309,12 @@ def test_ctrl_c_lets_the_step_end_by_itself(tmp_path: Path) -> None:
         "lambda: None)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", parent], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE
+        [sys.executable, "-c", parent],
+        cwd=tmp_path,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        # A shell's background jobs ignore Ctrl-C, and the tests may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(600):
         if (tmp_path / "up").exists():
