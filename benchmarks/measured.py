@@ -35,8 +35,11 @@ def _overhead(result: dict[str, Any]) -> tuple[str, str]:
 
 
 def _resume(result: dict[str, Any]) -> tuple[str, str]:
+    bundles = result["bundles"]
+    kills = min(one["number_of_kills"] for one in bundles.values())
+    names = ", ".join(f"`{name}`" for name in bundles)
     return (
-        f"weights and checkpoint equal to the bit after {result['number_of_kills']} kills",
+        f"weights and checkpoint equal to the bit after {kills} kills of {names}",
         "equal after 10",
     )
 

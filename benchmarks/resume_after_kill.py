@@ -1,13 +1,15 @@
 """Kill a training run at random moments, resume it each time, and compare its weights to the bit.
 
     python benchmarks/resume_after_kill.py
+    python benchmarks/resume_after_kill.py --bundle acdc_lv_uamt
 
-A tiny run of the bundle acdc_lv_confkd (synthetic volumes made here, every kind of state: dropout,
-moving average, rate schedule, ramp, random flips) is trained once without interruption and once
-killed with SIGKILL ten times, each time resumed with ``--resume true``. The moments are drawn with
-a seed: the run is killed within one epoch's time after it has written 0, 1 or 2 checkpoints of its
-own, so kills fall into start-up, iterations, validations, drawings and writes. The command fails
-unless every tensor of the final weights and of the final checkpoint is equal.
+A tiny run of each 2D bundle (synthetic volumes made here, every kind of state: dropout, moving
+averages, students of a co-training, projection heads, rate schedule, ramps, random flips) is
+trained once without interruption and once killed with SIGKILL ten times, each time resumed with
+``--resume true``. The moments are drawn with a seed: the run is killed within one epoch's time
+after it has written 0, 1 or 2 checkpoints of its own, so kills fall into start-up, iterations,
+validations, drawings and writes. The command fails unless every tensor of the final weights and of
+the final checkpoint is equal. A bundle's entry of the result file is replaced; the others stay.
 """
 
 from __future__ import annotations
@@ -33,21 +35,17 @@ import torch
 from mixseg.metrics import environment, strict_json, write_bytes_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = ROOT / "bundles" / "acdc_lv_confkd"
 SIZE, SLICES = 32, 4
 KNOBS: dict[str, Any] = {
     "num_full": 1,
-    "num_partial": 2,
     "slice_size": [SIZE, SIZE],
     "batch_full": 2,
-    "batch_partial": 4,
     "epoch_length": 4,
     "features": [4, 8, 16],
     "lr": 1e-3,
     "lr_power": 0.9,
     "ema_decay": 0.9,
     "clip_grad_norm": 5.0,
-    "ramps": {"lambda_ent": 40},
     "augmentation": {
         "_target_": "RandFlipd",
         "keys": ["image", "label", "weak_label"],
@@ -58,6 +56,24 @@ KNOBS: dict[str, Any] = {
     "checkpoint_interval": 1,
     "progress": False,
     "device": "cpu",
+}
+SCRIBBLED: dict[str, Any] = {"num_partial": 2, "batch_partial": 4}
+UNLABELED: dict[str, Any] = {"num_unlabeled": 2, "batch_unlabeled": 4}
+#: Knobs of each bundle's method; ramps pass half of the run, so that kills find them on their way.
+METHODS: dict[str, dict[str, Any]] = {
+    "acdc_lv_confkd": {**SCRIBBLED, "ramps": {"lambda_ent": 40}},
+    "acdc_lv_single": {**SCRIBBLED, "lambda_w": 1, "lambda_ent": 1, "ramps": {"lambda_ent": 40}},
+    "acdc_lv_decoupled": SCRIBBLED,
+    "acdc_lv_uamt": {**UNLABELED, "ramps": {"lambda_con": 40, "certainty": 80}},
+    # Its layers need a network of five levels.
+    "acdc_lv_glmi": {**UNLABELED, "features": [4, 8, 8, 16, 16], "ramps": {"lambda_con": 40}},
+    "acdc_lv_ssco": {
+        **UNLABELED,
+        "ramps": {
+            "lambda_co": {"begin": 4, "length": 40},
+            "gamma": {"begin": 4, "length": 40, "start": 0.2},
+        },
+    },
 }
 
 
@@ -97,13 +113,15 @@ def write_data(folder: Path) -> None:
 class Run:
     """A training run below a folder, in processes of its own."""
 
-    def __init__(self, data: Path, folder: Path, epochs: int) -> None:
+    def __init__(self, bundle: str, data: Path, folder: Path, epochs: int) -> None:
         self.folder, self.epochs = folder, epochs
         self.checkpoint = folder / "eval" / "checkpoint.pt"
-        knobs = {**KNOBS, "max_epochs": epochs, "dataset_dir": data, "bundle_root": BUNDLE}
+        root = ROOT / "bundles" / bundle
+        knobs = {**KNOBS, **METHODS[bundle], "max_epochs": epochs}
+        knobs |= {"dataset_dir": data, "bundle_root": root}
         knobs |= {"output_dir": folder / "eval", "ckpt_dir": folder / "models"}
         self.command = [sys.executable, "-m", "monai.bundle", "run", "training"]
-        self.command += ["--config_file", str(BUNDLE / "configs" / "train.yaml")]
+        self.command += ["--config_file", str(root / "configs" / "train.yaml")]
         for name, value in knobs.items():
             self.command += [f"--{name}", str(value)]
         folder.mkdir(parents=True)
@@ -195,7 +213,7 @@ def differences(one: Any, other: Any, name: str = "") -> list[str]:
     return [] if one == other or (one != one and other != other) else [name]
 
 
-def compare(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
+def compare(bundle: str, folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
     """Train with and without kills below ``folder`` and compare what is left.
 
     Returns:
@@ -203,7 +221,7 @@ def compare(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
     """
     data = folder / "data"
     write_data(data)
-    whole, killed = Run(data, folder / "whole", epochs), Run(data, folder / "killed", epochs)
+    whole, killed = (Run(bundle, data, folder / name, epochs) for name in ("whole", "killed"))
     times = whole.finish(resume=False)
     epoch_seconds = statistics.median(b - a for a, b in itertools.pairwise(times))
     rng = random.Random(seed)
@@ -215,7 +233,7 @@ def compare(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
         # Start-up takes most of a short run's time: let some kills fall into it.
         delay = rng.uniform(0, epoch_seconds if checkpoints else times[0])
         moments.append(killed.kill(i > 0, checkpoints, delay))
-        print(f"kill {i + 1}: {moments[-1]}", flush=True)
+        print(f"{bundle}, kill {i + 1}: {moments[-1]}", flush=True)
     killed.finish(resume=True)
     return {
         "seconds_to_first_checkpoint": round(times[0], 2),
@@ -233,6 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--bundle", action="append", choices=list(METHODS), help="default: all")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
@@ -240,25 +259,38 @@ def main() -> None:
         "--output", type=Path, default=ROOT / "benchmarks" / "results" / "resume_after_kill.json"
     )
     arguments = parser.parse_args()
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        found = compare(Path(folder), arguments.kills, arguments.epochs, arguments.seed)
-    different = found.pop("different")
-    if different:
-        sys.exit(f"not equal to the uninterrupted run: {', '.join(different)}")
-    result = {
+    for bundle in arguments.bundle or METHODS:
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            found = compare(bundle, Path(folder), arguments.kills, arguments.epochs, arguments.seed)
+        different = found.pop("different")
+        if different:
+            sys.exit(f"{bundle}: not equal to the uninterrupted run: {', '.join(different)}")
+        entry = {
+            "equal": True,
+            "number_of_kills": len(found["kills"]),
+            "epochs": arguments.epochs,
+            "seed": arguments.seed,
+            **found,
+            "seconds_in_all": round(time.monotonic() - start, 1),
+            "knobs": {**KNOBS, **METHODS[bundle]},
+            **environment(),
+        }
+        write(arguments.output, bundle, entry)
+        print(f"{bundle}: equal to the bit after {len(found['kills'])} kills")
+
+
+def write(path: Path, bundle: str, entry: dict[str, Any]) -> None:
+    """Put a bundle's entry into the result file."""
+    result: dict[str, Any] = {
         "benchmark": "weights after SIGKILL and resume against an uninterrupted run",
-        "command": f"python benchmarks/resume_after_kill.py --seed {arguments.seed}",
-        "equal": True,
-        "number_of_kills": len(found["kills"]),
-        "epochs": arguments.epochs,
-        **found,
-        "seconds_in_all": round(time.monotonic() - start, 1),
-        "knobs": KNOBS,
-        **environment(),
+        "command": "python benchmarks/resume_after_kill.py",
+        "bundles": {},
     }
-    write_bytes_atomic(arguments.output, strict_json(result).encode())
-    print(f"equal to the bit after {len(found['kills'])} kills; wrote {arguments.output}")
+    if path.is_file():
+        result["bundles"] = json.loads(path.read_text(encoding="utf-8"))["bundles"]
+    result["bundles"][bundle] = entry
+    write_bytes_atomic(path, strict_json(result).encode())
 
 
 if __name__ == "__main__":
