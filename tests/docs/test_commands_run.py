@@ -99,7 +99,7 @@ def test_every_mark_is_one_that_continuous_integration_runs(blocks: list[Block])
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     known = run_by_ci(script)
     # The tutorial's commands run through the benchmark that records them.
-    assert re.search(r"^\S+ benchmarks/tutorial_wbc\.py --short", script, re.MULTILINE)
+    assert re.search(r"^ *\S+ benchmarks/tutorial_wbc\.py --short", script, re.MULTILINE)
     known.add(("tutorial", "docs/tutorial_wbc.md"))
     marked = {(block.word, block.page) for block in blocks if block.word}
     assert marked - known == set()
