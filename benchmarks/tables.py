@@ -132,10 +132,14 @@ def experiment_block(name: str) -> str:
 
 
 def frames_block(name: str) -> str:
-    """Dice by frame, and predicted over reference volume, of the branch that each row is for."""
+    """Dice on both splits, by frame on test, and predicted over reference volume there.
+
+    Of the branch that each row is for.
+    """
     lines = [
-        "| Row | Branch | Seeds | Dice, end-diastole | Dice, end-systole | Predicted / reference |",
-        "|---|---|---:|---:|---:|---:|",
+        "| Row | Branch | Seeds | Dice, validation | Test | End-diastole | End-systole "
+        "| Predicted / reference |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row, results in rows_of(name):
         if not results:
@@ -150,6 +154,10 @@ def frames_block(name: str) -> str:
             # The first frame of a patient is the end of the diastole.
             cells.append(
                 [
+                    *(
+                        100 * statistics.fmean(c["dice"]["mean"] for c in scores.values())
+                        for scores in (result[s]["scores"][branch] for s in ("validation", "test"))
+                    ),
                     100 * statistics.fmean(float(p[0]["dice"]) for p in patients.values()),
                     100 * statistics.fmean(float(p[-1]["dice"]) for p in patients.values()),
                     statistics.fmean(
@@ -157,7 +165,7 @@ def frames_block(name: str) -> str:
                     ),
                 ]
             )
-        shown = [mean_sd([c[i] for c in cells], 1) for i in range(3)]
+        shown = [mean_sd([c[i] for c in cells], 1) for i in range(5)]
         lines.append(f"| `{row.row}` | {branch} | {len(results)} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
