@@ -77,6 +77,11 @@ def rows_of(name: str) -> list[tuple[Experiment, list[Result]]]:
     return [(row, list(read_results(folder / "results", row).values())) for row in rows]
 
 
+def class_mean(classes: dict[str, Any], key: str) -> float:
+    """Mean over the classes of a score's means over the cases."""
+    return statistics.fmean(item[key]["mean"] for item in classes.values())
+
+
 def branch_cell(results: list[dict[str, Any]], branch: str, split: str = "test") -> str:
     """Dice in % / HD95 in voxels of a branch, over the seeds."""
     scores = [result[split]["scores"].get(branch) for result in results]
@@ -84,11 +89,7 @@ def branch_cell(results: list[dict[str, Any]], branch: str, split: str = "test")
         return ""
     cells = []
     for key, factor, digits in (("dice", 100.0, 1), ("hd95_vox", 1.0, 1)):
-        per_seed = [
-            factor * statistics.fmean(item[key]["mean"] for item in classes.values())
-            for classes in scores
-            if classes is not None
-        ]
+        per_seed = [factor * class_mean(one, key) for one in scores if one is not None]
         cells.append(mean_sd(per_seed, digits))
     return " / ".join(cells)
 
@@ -154,10 +155,8 @@ def frames_block(name: str) -> str:
             # The first frame of a patient is the end of the diastole.
             cells.append(
                 [
-                    *(
-                        100 * statistics.fmean(c["dice"]["mean"] for c in scores.values())
-                        for scores in (result[s]["scores"][branch] for s in ("validation", "test"))
-                    ),
+                    100 * class_mean(result["validation"]["scores"][branch], "dice"),
+                    100 * class_mean(result["test"]["scores"][branch], "dice"),
                     100 * statistics.fmean(float(p[0]["dice"]) for p in patients.values()),
                     100 * statistics.fmean(float(p[-1]["dice"]) for p in patients.values()),
                     statistics.fmean(
