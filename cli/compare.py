@@ -25,6 +25,7 @@ from mixseg.metrics import write_bytes_atomic
 
 compare_app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     help="Compare methods: run experiment lists, write the papers' tables with measured values.",
 )
 _INTERRUPTED = 130

@@ -2,69 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from mixseg.cli.compare import compare_app
-from mixseg.cli.export import export
-from mixseg.cli.label import label
-from mixseg.cli.new import new
-from mixseg.cli.pack import pack
-from mixseg.cli.phantom import phantom
-from mixseg.cli.predict import predict
-from mixseg.cli.prepare import prepare_app
-from mixseg.cli.propose import propose
-from mixseg.cli.quickstart import quickstart
-from mixseg.cli.self_train import self_train
-from mixseg.cli.validate import validate
-from mixseg.cli.verify import verify
+from mixseg.cli.lazy import LazyCommand, LazyGroup
+
+
+class _Commands(LazyGroup):
+    lazy: ClassVar[Mapping[str, LazyCommand]] = {
+        "quickstart": LazyCommand(
+            "mixseg.cli.quickstart:quickstart",
+            "Make synthetic data, train the lower bound and KL+Ent on it, and compare them.",
+            takes_knobs=True,
+        ),
+        "phantom": LazyCommand(
+            "mixseg.cli.phantom:phantom",
+            "Generate synthetic short-axis cardiac stacks in ACDC's layout, with their datalist.",
+        ),
+        "prepare": LazyCommand(
+            "mixseg.cli.prepare:prepare_app",
+            "Write the datalist of a public data set, or of your own.",
+        ),
+        "validate": LazyCommand(
+            "mixseg.cli.validate:validate",
+            "Check a datalist and every file it names; exit status 1 if anything is wrong.",
+        ),
+        "new": LazyCommand(
+            "mixseg.cli.new:new", "Write a bundle for your own data, ready to train."
+        ),
+        "label": LazyCommand(
+            "mixseg.cli.label:label",
+            "Start a MONAI Label server for the scans in STUDIES.",
+            takes_knobs=True,
+        ),
+        "predict": LazyCommand(
+            "mixseg.cli.predict:predict",
+            "Segment an image or a folder of images; each mask has its image's own grid.",
+            takes_knobs=True,
+        ),
+        "propose": LazyCommand(
+            "mixseg.cli.propose:propose",
+            "Segment the training cases that have no full mask, and write them as a datalist.",
+            takes_knobs=True,
+        ),
+        "self-train": LazyCommand(
+            "mixseg.cli.self_train:self_train",
+            "Train a fresh network on a teacher's proposals, the next one on its proposals, "
+            "and so on.",
+            takes_knobs=True,
+        ),
+        "compare": LazyCommand(
+            "mixseg.cli.compare:compare_app",
+            "Compare methods: run experiment lists, write the papers' tables with measured values.",
+        ),
+        "verify": LazyCommand(
+            "mixseg.cli.verify:verify",
+            "Check bundles against MONAI's rules and this project's; exit status 1 if any fails.",
+        ),
+        "pack": LazyCommand(
+            "mixseg.cli.pack:pack",
+            "Pack a bundle into OUTPUT/<name>_v<version>.zip, which runs without mixseg.",
+        ),
+        "export": LazyCommand(
+            "mixseg.cli.export:export",
+            "Export the network of a bundle, and compare the file with it on random images.",
+            takes_knobs=True,
+        ),
+    }
+
 
 app = typer.Typer(
     name="mixseg",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
     help="Segmentation with mixed supervision: a few full masks, many scribbles.",
 )
-app.command(
-    "quickstart",
-    # What is no option of its own is a knob of the bundle, checked by the command.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(quickstart)
-app.add_typer(prepare_app, name="prepare")
-app.command("phantom")(phantom)
-app.command("validate")(validate)
-app.command("new")(new)
-app.command(
-    "label",
-    # What is no option of its own is a knob of the bundle, checked by the command.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(label)
-app.command(
-    "predict",
-    # What is no option of its own is a knob of inference.yaml, checked by the command.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(predict)
-app.command(
-    "propose",
-    # What is no option of its own is a knob of the bundle, checked by the command.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(propose)
-app.command(
-    "self-train",
-    # What is no option of its own is a knob of the bundles, checked by the command.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(self_train)
-app.command("verify")(verify)
-app.add_typer(compare_app, name="compare")
-app.command("pack")(pack)
-app.command(
-    "export",
-    # What is no option of its own is a knob of inference.yaml, checked by the command.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(export)
 
 
 def _print_version(wanted: bool) -> None:

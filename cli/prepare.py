@@ -20,7 +20,9 @@ from mixseg.data.la import la_layout, prepare_la
 from mixseg.data.la_crop import CENTER_SIZE, MASK_MARGIN, PREPARATION_NAME, crop_la
 
 prepare_app = typer.Typer(
-    no_args_is_help=True, help="Write the datalist of a public data set, or of your own."
+    no_args_is_help=True,
+    add_completion=False,
+    help="Write the datalist of a public data set, or of your own.",
 )
 prepare_app.command("folder")(folder)
 

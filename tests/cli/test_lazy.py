@@ -1,0 +1,52 @@
+"""Commands are listed without importing them, and called as they are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from mixseg.cli.main import app
+
+GROUP = get_command(app)
+NAMES = list(GROUP.lazy)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_list_says_of_each_command_what_its_own_help_begins_with(name: str) -> None:
+    listed = GROUP.lazy[name]  # type: ignore[attr-defined]
+    command = GROUP.get_command(None, name)  # type: ignore[attr-defined]
+    assert command.name == name
+    assert listed.help == command.help.split("\n\n")[0].replace("\n", " ")
+    assert bool(command.context_settings.get("ignore_unknown_options")) == listed.takes_knobs
+
+
+def test_help_imports_no_torch_and_names_every_command() -> None:
+    script = (
+        "import sys\n"
+        "from mixseg.cli.main import app\n"
+        "try:\n    app(['--help'])\n"
+        "finally:\n    print(sorted({'torch', 'monai', 'ignite'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name in NAMES:
+        assert f" {name} " in done.stdout
+
+
+def test_an_unknown_command_is_refused() -> None:
+    result = CliRunner().invoke(app, ["trian"])
+    assert result.exit_code == 2
+    assert "No such command 'trian'" in result.output
+
+
+def test_a_group_of_commands_offers_no_shell_completion_of_its_own() -> None:
+    result = CliRunner().invoke(app, ["prepare", "--help"])
+    assert result.exit_code == 0
+    assert "acdc" in result.output
+    assert "completion" not in result.output
