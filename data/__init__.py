@@ -7,6 +7,7 @@ from mixseg.data.images import NativeNiftiWriter, list_images
 from mixseg.data.sampler import MixedBatchSampler, MixedDataLoader
 from mixseg.data.slices import SliceDataset
 from mixseg.data.subset import select_cases, split_cases
+from mixseg.data.tutorials import TutorialBatchSampler, TutorialDataLoader
 from mixseg.data.validate import DatalistError, Fault, check_cases, check_datalist
 from mixseg.data.volumes import VolumeDataset
 
@@ -21,6 +22,8 @@ __all__ = [
     "MixedDataLoader",
     "NativeNiftiWriter",
     "SliceDataset",
+    "TutorialBatchSampler",
+    "TutorialDataLoader",
     "VolumeDataset",
     "check_cases",
     "check_datalist",

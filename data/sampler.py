@@ -112,7 +112,7 @@ class MixedDataLoader(DataLoader):
     """Data loader of mixed batches.
 
     The dataset names the kind of each of its items in ``supervision``. A batch is one dictionary
-    with ``counts`` items in the order full, partial, none; the dataset may make it at once
+    with ``counts`` items in the order full, partial, noisy, none; the dataset may make it at once
     (``__getitems__`` returning a dictionary, as :class:`mixseg.data.SliceDataset` does).
 
     Args:
@@ -120,6 +120,7 @@ class MixedDataLoader(DataLoader):
         batch_full: fully labelled items in a batch (8 in the journal).
         batch_partial: partially labelled items in a batch (16 in the journal).
         batch_unlabeled: items without any label in a batch.
+        batch_noisy: items with masks that may be wrong in a batch.
         epoch_length: batches an epoch, None for one pass over the longer stream.
         seed: of the order and of the workers.
         num_workers: processes that load; 0 loads in this process.
@@ -140,6 +141,7 @@ class MixedDataLoader(DataLoader):
         batch_full: int = 8,
         batch_partial: int = 16,
         batch_unlabeled: int = 0,
+        batch_noisy: int = 0,
         *,
         epoch_length: int | None = None,
         seed: int = 0,
@@ -149,7 +151,12 @@ class MixedDataLoader(DataLoader):
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         sampler = MixedBatchSampler(
             dataset.supervision,  # type: ignore[attr-defined]
-            {"full": batch_full, "partial": batch_partial, "none": batch_unlabeled},
+            {
+                "full": batch_full,
+                "partial": batch_partial,
+                "noisy": batch_noisy,
+                "none": batch_unlabeled,
+            },
             epoch_length=epoch_length,
             seed=seed,
             rank=torch.distributed.get_rank() if distributed else 0,

@@ -43,7 +43,8 @@ class SliceDataset(Dataset):
 
     An item, and a batch with one more leading axis:
         ``image`` float32 (channels, H, W); ``label`` and further maps uint8 (1, H, W);
-        ``supervision`` and ``case_id`` strings; ``slice_index`` int.
+        ``supervision`` and ``case_id`` strings; ``slice_index``, the slice in its volume, and
+        ``index``, the item in this dataset, int.
 
     Raises:
         ValueError: no case at all, in-plane sizes that differ, or an image with NaN or infinite
@@ -117,6 +118,7 @@ class SliceDataset(Dataset):
         item["supervision"] = self.supervision[index]
         item["case_id"] = self.case_ids[index]
         item["slice_index"] = self.slice_indices[index]
+        item["index"] = index
         return item
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any] | list[dict[str, Any]]:
@@ -132,6 +134,7 @@ class SliceDataset(Dataset):
         batch["supervision"] = [self.supervision[i] for i in indices]
         batch["case_id"] = [self.case_ids[i] for i in indices]
         batch["slice_index"] = torch.as_tensor([self.slice_indices[i] for i in indices])
+        batch["index"] = chosen
         return batch
 
 

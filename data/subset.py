@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from mixseg.data.datalist import Datalist, Entry, Split, Supervision, supervision_of
 
 WeakLabel = Literal["erosion", "drawn"]
-NoisyAs = Literal["full", "partial"]
+NoisyAs = Literal["full", "partial", "noisy"]
 
 
 def select_cases(
@@ -18,6 +18,7 @@ def select_cases(
     num_partial: int | None = None,
     weak_label: WeakLabel = "erosion",
     *,
+    num_noisy: int | None = 0,
     num_unlabeled: int | None = 0,
     noisy_as: NoisyAs | None = None,
 ) -> list[dict[str, Any]]:
@@ -25,11 +26,12 @@ def select_cases(
 
     Patients are taken in the order of their first entry in ``training``. The first ``num_full``
     patients whose cases are all ``full`` stay so. Of the remaining patients, the next
-    ``num_partial`` become ``partial``, all their cases together. Of what then remains, patients
-    without a label included, the next ``num_unlabeled`` become ``none``: their labels are not
-    handed out, so nothing can open them. The rest is dropped. The papers' Set-N is ``num_full=N,
-    num_partial=5*N``; a semi-supervised method sees the same scans with ``num_partial=0,
-    num_unlabeled=5*N``.
+    ``num_partial`` become ``partial``, all their cases together, and of those after them that are
+    fully labelled the next ``num_noisy`` are used with masks made wrong on purpose. Of what then
+    remains, patients without a label included, the next ``num_unlabeled`` become ``none``: their
+    labels are not handed out, so nothing can open them. The rest is dropped. The papers' Set-N is
+    ``num_full=N, num_partial=5*N``; a semi-supervised method sees the same scans with
+    ``num_partial=0, num_unlabeled=5*N``.
 
     Args:
         datalist: the datalist.
@@ -40,15 +42,18 @@ def select_cases(
             in ``label``, to be eroded into a scribble by a transform; ``"drawn"`` puts its
             hand-drawn ``scribble`` there. Cases that are partial already keep their label (or
             their scribble, with ``"drawn"`` or where that is all they have).
+        num_noisy: patients whose full masks a transform shall distort; None for all that remain.
         num_unlabeled: patients used without labels; None for all that remain.
         noisy_as: what cases of supervision ``noisy`` (masks that a network proposed) count as,
-            ``"full"`` or ``"partial"``, all of them beside the numbers above; None leaves them out.
+            ``"full"``, ``"partial"`` or ``"noisy"``, all of them beside the numbers above; None
+            leaves them out. The ``num_noisy`` count as the same, with None as ``"noisy"``.
 
     Returns:
         One dictionary per case, in the order of ``training``, with ``image``, ``label`` (absolute
-        paths), ``supervision`` (``"full"``, ``"partial"`` or ``"none"``, then without ``label``),
-        ``case_id``, ``patient_id`` and ``erode``: True exactly where ``label`` is a full mask that
-        a transform must still erode. ``annotated_classes`` is there where the entry has it.
+        paths), ``supervision`` (``"full"``, ``"partial"``, ``"noisy"`` or ``"none"``, then without
+        ``label``), ``case_id``, ``patient_id`` and ``erode``: True exactly where ``label`` is a
+        full mask that a transform must still erode. ``distort`` is there, and True, where it is one
+        that a transform must still make wrong; ``annotated_classes`` where the entry has it.
 
     Raises:
         ValueError: a number is negative, no labelled case is left, or a number exceeds what is
@@ -62,6 +67,7 @@ def select_cases(
     for name, number in (
         ("num_full", num_full),
         ("num_partial", num_partial),
+        ("num_noisy", num_noisy),
         ("num_unlabeled", num_unlabeled),
     ):
         if number is not None and number < 0:
@@ -69,32 +75,35 @@ def select_cases(
     resolved = datalist.resolve(dataset_dir)
     cases = [(entry, supervision_of(entry, resolved.unlabeled)) for entry in resolved.training]
     noisy = [entry for entry, kind in cases if kind == "noisy"]
-    if num_full == 0 and num_partial == 0 and not (noisy and noisy_as):
-        raise ValueError("num_full and num_partial are both 0: no training case is left")
+    if num_full == num_partial == num_noisy == 0 and not (noisy and noisy_as):
+        raise ValueError(
+            "num_full, num_partial and num_noisy are all 0: no training case has a label"
+        )
     cases = [(entry, kind) for entry, kind in cases if kind != "noisy"]
-    full, partial, unlabeled = _roles(cases, num_full, num_partial, num_unlabeled)
-    if not full and not partial and not (noisy and noisy_as):
+    roles = _roles(cases, num_full, num_partial, num_noisy, num_unlabeled)
+    if not {"full", "partial", "noisy"} & set(roles.values()) and not (noisy and noisy_as):
         raise ValueError("the training split has no case with a full or partial label")
 
     selected: list[dict[str, Any]] = []
     without: list[str] = []
     for entry, kind in cases:
-        if entry.patient_id in unlabeled:
-            selected.append(_item(entry, None, "none", erode=False))
-        elif kind == "none":
+        role = roles.get(entry.patient_id)
+        if role == "none":
+            selected.append(_item(entry, None, "none"))
+        elif role is None or kind == "none":
             continue
-        elif entry.patient_id in full:
-            selected.append(_item(entry, entry.label, "full", erode=False))
-        elif entry.patient_id not in partial:
-            continue
+        elif role == "full":
+            selected.append(_item(entry, entry.label, "full"))
+        elif role == "noisy":
+            selected.append(_item(entry, entry.label, noisy_as or "noisy") | {"distort": True})
         elif kind == "partial":
             drawn = weak_label == "drawn" or entry.label is None
             label = entry.scribble if drawn and entry.scribble else entry.label
-            selected.append(_item(entry, label, "partial", erode=False))
+            selected.append(_item(entry, label, "partial"))
         elif weak_label == "erosion":
             selected.append(_item(entry, entry.label, "partial", erode=True))
         elif entry.scribble is not None:
-            selected.append(_item(entry, entry.scribble, "partial", erode=False))
+            selected.append(_item(entry, entry.scribble, "partial"))
         else:
             without.append(entry.case_id)
     if without:
@@ -103,7 +112,7 @@ def select_cases(
             f"'scribble' in the datalist: {', '.join(without)}"
         )
     if noisy_as:
-        selected += [_item(entry, entry.label, noisy_as, erode=False) for entry in noisy]
+        selected += [_item(entry, entry.label, noisy_as) for entry in noisy]
     return selected
 
 
@@ -111,35 +120,53 @@ def _roles(
     cases: list[tuple[Entry, Supervision]],
     num_full: int | None,
     num_partial: int | None,
+    num_noisy: int | None,
     num_unlabeled: int | None,
-) -> tuple[set[str], set[str], set[str]]:
-    """Patients that are fully labelled, partially labelled and used without labels."""
+) -> dict[str, Supervision]:
+    """Patient → what its cases are used as; patients that are not used are absent."""
     patients: dict[str, set[Supervision]] = {}
     for entry, kind in cases:
         patients.setdefault(entry.patient_id, set()).add(kind)
     labeled = {p: kinds - {"none"} for p, kinds in patients.items() if kinds != {"none"}}
     complete = [patient for patient, kinds in labeled.items() if kinds == {"full"}]
+    roles: dict[str, Supervision] = {}
 
     if num_full is not None and num_full > len(complete):
         raise ValueError(
             f"num_full is {num_full}, but the training split has {len(complete)} fully labelled "
             f"patients ({len(labeled)} labelled in all)"
         )
-    full = set(complete if num_full is None else complete[:num_full])
-    rest = [p for p in labeled if p not in full]
+    roles |= dict.fromkeys(complete if num_full is None else complete[:num_full], "full")
+    rest = [p for p in labeled if p not in roles]
     if num_partial is not None and num_partial > len(rest):
         raise ValueError(
             f"num_partial is {num_partial}, but only {len(rest)} of the {len(labeled)} labelled "
-            f"training patients remain after {len(full)} are kept fully labelled"
+            f"training patients remain after {len(roles)} are kept fully labelled"
         )
-    partial = set(rest if num_partial is None else rest[:num_partial])
-    rest = [p for p in patients if p not in full | partial]
+    roles |= dict.fromkeys(rest if num_partial is None else rest[:num_partial], "partial")
+    rest = [p for p in complete if p not in roles]
+    if num_noisy is not None and num_noisy > len(rest):
+        raise ValueError(
+            f"num_noisy is {num_noisy}, but only {len(rest)} of the {len(complete)} fully "
+            f"labelled training patients remain after {_counts(roles)}"
+        )
+    roles |= dict.fromkeys(rest if num_noisy is None else rest[:num_noisy], "noisy")
+    rest = [p for p in patients if p not in roles]
     if num_unlabeled is not None and num_unlabeled > len(rest):
         raise ValueError(
             f"num_unlabeled is {num_unlabeled}, but only {len(rest)} of the {len(patients)} "
-            f"training patients remain after {len(full)} full and {len(partial)} partial ones"
+            f"training patients remain after {_counts(roles)}"
         )
-    return full, partial, set(rest if num_unlabeled is None else rest[:num_unlabeled])
+    return roles | dict.fromkeys(rest if num_unlabeled is None else rest[:num_unlabeled], "none")
+
+
+def _counts(roles: dict[str, Supervision]) -> str:
+    """``3 full and 15 partial ones``; full and partial are named in any case."""
+    given = list(roles.values())
+    numbers = [f"{given.count(kind)} {kind}" for kind in ("full", "partial")]
+    if "noisy" in given:
+        numbers.append(f"{given.count('noisy')} noisy")
+    return f"{', '.join(numbers[:-1])} and {numbers[-1]} ones"
 
 
 def split_cases(
@@ -161,12 +188,12 @@ def split_cases(
     for entry in getattr(resolved, split):
         kind = supervision_of(entry, resolved.unlabeled)
         label = None if kind == "none" else entry.label or entry.scribble
-        items.append(_item(entry, label, kind, erode=False))
+        items.append(_item(entry, label, kind))
     return items
 
 
 def _item(
-    entry: Entry, label: str | None, supervision: Supervision, *, erode: bool
+    entry: Entry, label: str | None, supervision: Supervision, *, erode: bool = False
 ) -> dict[str, Any]:
     """The dictionary that the transforms receive for one case."""
     item: dict[str, Any] = {"image": entry.image}

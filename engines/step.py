@@ -34,7 +34,7 @@ class ForwardStep(nn.Module):
         self.objective = objective
         self.separate_forward = separate_forward
 
-    def outputs(self, groups: Groups) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
+    def outputs(self, groups: Groups) -> dict[str, Tensor | tuple[Tensor, ...]]:
         """Kind → what the network returns for it; kinds that no term needs are skipped."""
         network = self.networks[MAIN]
         branches = {k: b for k, b in self.objective.branches.items() if k in groups}
@@ -43,16 +43,21 @@ class ForwardStep(nn.Module):
         images = [groups[kind]["image"] for kind in branches]
         sizes = [len(image) for image in images]
         # All kinds go through every branch: sharing a pass means sharing it whole.
-        one = next(iter(branches.values())) if len(set(branches.values())) == 1 else "both"
-        shared = network(torch.cat(images), branch=one)
+        same = len(set(branches.values())) == 1
+        shared = network(
+            torch.cat(images), branch=next(iter(branches.values())) if same else "both"
+        )
         if isinstance(shared, Tensor):
             return dict(zip(branches, shared.split(sizes), strict=True))
-        teacher, student = (logits.split(sizes) for logits in shared)
-        picked: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
-        for i, (kind, branch) in enumerate(branches.items()):
-            pair = {"both": (teacher[i], student[i]), "teacher": teacher[i], "student": student[i]}
-            picked[kind] = pair[branch]
-        return picked
+        parts = zip(*(part.split(sizes) for part in shared), strict=True)
+        by_kind: dict[str, tuple[Tensor, ...]] = dict(zip(branches, parts, strict=True))
+        if same:
+            return {**by_kind}
+        order = {"teacher": 0, "student": 1}
+        return {
+            kind: by_kind[kind] if branch == "both" else by_kind[kind][order[branch]]
+            for kind, branch in branches.items()
+        }
 
     def forward(self, groups: Groups) -> dict[str, Tensor]:
         """Loss terms by name, unweighted."""

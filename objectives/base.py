@@ -22,8 +22,8 @@ __all__ = [
 
 #: One forwarded batch a supervision kind: ``{"full": {"image": …, "label": …}, "partial": …}``.
 Batch = Mapping[str, Mapping[str, Tensor]]
-#: What the network returned for each kind: logits, or a pair (teacher, student).
-Outputs = Mapping[str, Tensor | tuple[Tensor, Tensor]]
+#: What the network returned for each kind: logits, or a tuple such as (teacher, student).
+Outputs = Mapping[str, Tensor | tuple[Tensor, ...]]
 #: ``"network"``, the one that the method predicts with, and those of :attr:`Objective.networks`.
 Networks = Mapping[str, nn.Module]
 
@@ -102,7 +102,8 @@ class Objective(nn.Module, ABC):
         """Name of each active term → its unweighted value, a scalar.
 
         Args:
-            outputs: logits (B, C, *spatial) a kind, or a pair of them where the branch is both.
+            outputs: logits (B, C, *spatial) a kind, a pair of them where the branch is both, or
+                what the network returns for a branch name of its own.
             batch: per kind ``image`` (B, channels, *spatial) and, but for the kind ``none``,
                 ``label`` (B, 1, *spatial), labels 0…C−1 and C = unlabelled.
             networks: for passes that the engine has not made; each takes an image and ``branch=``.

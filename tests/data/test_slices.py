@@ -128,3 +128,11 @@ def test_errors_name_the_case(cases: list[dict[str, Any]]) -> None:
         "e: slices of (1, 4, 6) (channels, H, W) among slices of (1, 4, 5); "
         "crop or resize them to one size"
     )
+
+
+def test_items_know_their_place_in_the_dataset(cases: list[dict[str, Any]]) -> None:
+    dataset = make(cases)
+    assert [dataset[i]["index"] for i in (0, 7)] == [0, 7]
+    assert dataset.__getitems__([3, 9, 3])["index"].tolist() == [3, 9, 3]  # type: ignore[call-overload]
+    flipped = make(cases, slice_transform=Compose([RandFlipd(["image", "label"], prob=1.0)]))
+    assert [item["index"] for item in flipped.__getitems__([5, 1])] == [5, 1]  # type: ignore[union-attr]

@@ -179,8 +179,11 @@ def test_annotated_classes_go_along() -> None:
             "num_unlabeled is 3, but only 2 of the 5 training patients remain after 1 full and 2",
         ),
         ({"num_unlabeled": -1}, "num_unlabeled is -1; it counts patients"),
-        ({"noisy_as": "none"}, r"noisy_as is 'none'; use null or one of \['full', 'partial'\]"),
-        ({"num_full": 0, "num_partial": 0}, "num_full and num_partial are both 0"),
+        (
+            {"noisy_as": "none"},
+            r"noisy_as is 'none'; use null or one of \['full', 'partial', 'noisy'\]",
+        ),
+        ({"num_full": 0, "num_partial": 0}, "num_full, num_partial and num_noisy are all 0"),
         ({"weak_label": "boxes"}, r"weak_label is 'boxes'; use one of \['erosion', 'drawn'\]"),
     ],
 )
@@ -216,3 +219,52 @@ def test_set_n_of_the_real_folder_follows_split_json(acdc_dir: Path, number: int
     }
     assert found == {"full": train[:number], "partial": train[number : 6 * number]}
     assert len(cases) == 2 * 6 * number
+
+
+def test_noisy_patients_come_after_the_partial_ones_and_before_those_without_labels() -> None:
+    data = built(frames("a"), frames("b", "none"), frames("c"), frames("d"), frames("e"))
+    cases = select_cases(data, "/data", 1, 1, num_noisy=1, num_unlabeled=None)
+    assert kinds(cases) == {
+        "a_1": "full",
+        "a_2": "full",
+        "b_1": "none",
+        "b_2": "none",
+        "c_1": "partial",
+        "c_2": "partial",
+        "d_1": "noisy",
+        "d_2": "noisy",
+        "e_1": "none",
+        "e_2": "none",
+    }
+    distorted = [case for case in cases if case.get("distort")]
+    assert [case["label"] for case in distorted] == ["/data/d_1_gt.nii.gz", "/data/d_2_gt.nii.gz"]
+    assert not any(case["erode"] for case in distorted)
+
+
+@pytest.mark.parametrize("count_as", ["full", "partial", "noisy"])
+def test_noisy_masks_count_as_what_they_are_told_to(count_as: Any) -> None:
+    data = built(frames("a"), frames("b"), frames("made", "noisy"))
+    cases = select_cases(data, "/data", 1, 0, num_noisy=None, noisy_as=count_as)
+    assert kinds(cases) == {
+        "a_1": "full",
+        "a_2": "full",
+        "b_1": count_as,
+        "b_2": count_as,
+        "made_1": count_as,
+        "made_2": count_as,
+    }
+    # Those on disk are wrong already.
+    assert [case.get("distort", False) for case in cases] == [False] * 2 + [True] * 2 + [False] * 2
+
+
+def test_noisy_patients_alone() -> None:
+    cases = select_cases(FIVE, "/data", 0, 0, num_noisy=5)
+    assert set(kinds(cases).values()) == {"noisy"}
+    with pytest.raises(ValueError, match="num_full, num_partial and num_noisy are all 0"):
+        select_cases(FIVE, "/data", 0, 0)
+    with pytest.raises(
+        ValueError, match=r"num_noisy is 4, but only 3 of the 5 .* after 1 full and 1 partial ones"
+    ):
+        select_cases(FIVE, "/data", 1, 1, num_noisy=4)
+    with pytest.raises(ValueError, match=r"num_unlabeled is 3, .* 0 full, 1 partial and 3 noisy"):
+        select_cases(FIVE, "/data", 0, 1, num_noisy=3, num_unlabeled=3)
