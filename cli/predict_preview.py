@@ -14,7 +14,7 @@ from mixseg.cli.predict_cases import InputCase
 from mixseg.cli.predict_pipeline import Prediction
 from mixseg.data.reading import open_volume
 from mixseg.handlers import CasePanel, plot_cases, select_slice
-from mixseg.handlers.planes import standard_planes
+from mixseg.handlers.planes import shown_channels, standard_planes
 
 __all__ = ["plot_prediction"]
 
@@ -41,11 +41,9 @@ def plot_prediction(
             last axis that shows most of the mask.
     """
     mask = prediction.mask
-    volume = open_volume(case.image)
-    image: Any = volume.data
-    if volume.channels > 1 or image.ndim > mask.ndim:  # channels are last in every format
-        image = image.mean(axis=-1)
-    image = image.reshape(mask.shape)  # a picture's mask has one slice
+    data: Any = open_volume(case.image).data
+    # Channels, where there are some, are last in every format; a picture's mask has one slice.
+    image = shown_channels(np.moveaxis(data.reshape(*mask.shape, -1), -1, 0))
     nats = math.log(len(class_names))
 
     def panel(cut: Callable[[Any], NDArray[Any]], **options: Any) -> CasePanel:

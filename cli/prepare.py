@@ -18,6 +18,7 @@ from mixseg.data.acdc import prepare_acdc
 from mixseg.data.datalist import DATALIST_NAME, Datalist
 from mixseg.data.la import la_layout, prepare_la
 from mixseg.data.la_crop import CENTER_SIZE, MASK_MARGIN, PREPARATION_NAME, crop_la
+from mixseg.data.wbc import convert_wbc, prepare_wbc, wbc_layout
 
 prepare_app = typer.Typer(
     no_args_is_help=True,
@@ -122,6 +123,52 @@ def la(
             )
         console.print(datalist_table(datalist, f"left atrium in {source}"))
         _save(datalist, (source if output is None else output) / DATALIST_NAME, force)
+
+
+@prepare_app.command("wbc")
+def wbc(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with 001.bmp and its mask 001.png, or with image/, label/, split.json."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Argument(help="Folder for converted masks and the datalist; default: SOURCE."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the split of SOURCE's 001.bmp … (default: 0).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing datalist.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Split the white blood cells (80/5/15) and convert their masks of 0, 128 and 255.
+
+    128 is the cytoplasm and 255 the nucleus. Your files are never changed: the masks are copied.
+
+    Examples:
+
+      mixseg prepare wbc "segmentation_WBC/Dataset 1"
+
+      mixseg prepare wbc segmentation_WBC wbc --seed 1
+    """
+    with clear_errors():
+        folder = source if output is None else output
+        title = f"white blood cells in {source}"
+        if wbc_layout(source) == "official":
+            with _notes():
+                datalist = convert_wbc(
+                    source, folder, seed=seed or 0, force=force, progress=not quiet
+                )
+            console.print(datalist_table(datalist, title))
+            console.print(f"wrote {folder / DATALIST_NAME}", soft_wrap=True)
+            return
+        datalist = prepare_wbc(source)
+        if seed is not None:
+            raise ValueError(f"--seed: '{source}' is split already (image/, label/, split.json)")
+        console.print(datalist_table(datalist, title))
+        _save(datalist, folder / DATALIST_NAME, force)
 
 
 @contextmanager

@@ -270,8 +270,9 @@ def find_datalist(
     """The datalist of a dataset folder.
 
     An explicit ``datalist`` is loaded. Otherwise ``<dataset_dir>/datalist.json`` is; otherwise,
-    where the folder has one of the ACDC layouts (:func:`mixseg.data.acdc.prepare_acdc`) or holds
-    cropped left-atrium scans (:func:`mixseg.data.la.prepare_la`), the datalist is built in memory.
+    where the folder has one of the ACDC layouts (:func:`mixseg.data.acdc.prepare_acdc`), holds
+    cropped left-atrium scans (:func:`mixseg.data.la.prepare_la`) or white blood cells with labels
+    (:func:`mixseg.data.wbc.prepare_wbc`), the datalist is built in memory.
 
     Args:
         dataset_dir: folder that relative paths start from.
@@ -283,9 +284,10 @@ def find_datalist(
     Raises:
         DatalistError: nothing usable; names the folder and the commands that make a datalist.
     """
-    # Imported here: both build on this module.
+    # Imported here: they build on this module.
     from mixseg.data.acdc import acdc_layout, prepare_acdc
     from mixseg.data.la import la_layout, prepare_la
+    from mixseg.data.wbc import prepare_wbc, wbc_layout
 
     folder = Path(dataset_dir)
     if datalist:
@@ -301,11 +303,15 @@ def find_datalist(
         return prepare_acdc(folder)
     if la_layout(folder) == "folders":
         return prepare_la(folder)
+    if wbc_layout(folder) is not None:
+        return prepare_wbc(folder)
     raise DatalistError(
         f"no {DATALIST_NAME} in '{folder}', and the folder has no layout that is known here.\n"
         f"For ACDC, as downloaded:   mixseg prepare acdc <folder with patientXXX> "
         f"--output {folder / DATALIST_NAME}\n"
         f"For the left atrium, as downloaded:   mixseg prepare la <folder with <id>/lgemri.nrrd> "
+        f"{folder}\n"
+        f"For white blood cells, as downloaded:   mixseg prepare wbc <folder with 001.bmp> "
         f"{folder}\n"
         f"For a synthetic data set:  mixseg phantom {folder}\n"
         f"For your own images and masks:   mixseg prepare folder <images> <labels> "

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from mixseg.data.acdc import acdc_layout
-from mixseg.data.datalist import SPLITS, Datalist, DatalistError, Entry, Split
-from mixseg.data.splits import find_nifti, listed_faults, read_split_file, split_sizes
+from mixseg.data.datalist import Datalist, DatalistError, Split
+from mixseg.data.splits import NIFTI_SUFFIXES, listed_faults, split_entries, split_sizes
 
 __all__ = ["LA_CLASSES", "Scan", "find_scans", "la_layout", "prepare_la", "split_scans"]
 
@@ -72,27 +72,7 @@ def prepare_la(source: str | os.PathLike[str]) -> Datalist:
         )
     if layout is None:
         raise DatalistError(_no_scans(source))
-    splits = read_split_file(source / "split.json")
-    faults: list[str] = []
-    parts: dict[str, list[Entry]] = {}
-    for split, key in zip(SPLITS, ("train", "val", "test"), strict=True):
-        parts[split] = []
-        for case_id in splits[key]:
-            image, label = (find_nifti(source / name, case_id) for name in ("image", "label"))
-            for name, file in (("image", image), ("label", label)):
-                if file is None:
-                    faults.append(f"{source / name / case_id}.nii.gz, of '{key}', is missing")
-            if image is not None and label is not None:
-                parts[split].append(
-                    Entry(
-                        image=image.relative_to(source).as_posix(),
-                        label=label.relative_to(source).as_posix(),
-                        supervision="full",
-                        case_id=case_id,
-                    )
-                )
-    if faults:
-        raise DatalistError(listed_faults(f"the LA folder '{source}'", faults))
+    parts = split_entries(source, "LA", NIFTI_SUFFIXES)
     datalist = Datalist(classes=list(LA_CLASSES), unlabeled=len(LA_CLASSES), **parts)
     return datalist.with_base_dir(source)
 

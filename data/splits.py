@@ -6,15 +6,22 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixseg.data.datalist import DatalistError
+from mixseg.data.datalist import SPLITS, DatalistError, Entry, Split
 
-__all__ = ["find_nifti", "listed_faults", "read_split_file", "split_sizes"]
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "find_nifti",
+    "listed_faults",
+    "read_split_file",
+    "split_entries",
+    "split_sizes",
+]
 
 #: Shares for validation and test: 5 and 15 of 100 (the papers' 80/5/15).
 VALIDATION_SHARE = 0.05
 TEST_SHARE = 0.15
 
-_SUFFIXES = (".nii.gz", ".nii")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 
 def split_sizes(count: int, unit: str = "patients") -> tuple[int, int, int]:
@@ -49,10 +56,52 @@ def read_split_file(path: Path) -> dict[str, list[str]]:
 
 def find_nifti(folder: Path, stem: str) -> Path | None:
     """``folder/stem`` with either NIfTI suffix, or None."""
-    return next((p for s in _SUFFIXES if (p := folder / (stem + s)).is_file()), None)
+    return _find(folder, stem, NIFTI_SUFFIXES)
+
+
+def split_entries(source: Path, name: str, suffixes: Sequence[str]) -> dict[Split, list[Entry]]:
+    """The cases of a folder with ``image/<id>``, ``label/<id>`` and ``split.json``; none is opened.
+
+    Args:
+        source: the folder; ``split.json`` names the ids of each split, in their order.
+        name: of the collection, for the message.
+        suffixes: of the files, the usual one first.
+
+    Returns:
+        Fully labelled cases, each a patient of its own, with paths relative to ``source``.
+
+    Raises:
+        DatalistError: files that ``split.json`` names and that are missing, all listed.
+    """
+    splits = read_split_file(source / "split.json")
+    faults: list[str] = []
+    parts: dict[Split, list[Entry]] = {}
+    for split, key in zip(SPLITS, ("train", "val", "test"), strict=True):
+        parts[split] = []
+        for case_id in splits[key]:
+            image, label = (_find(source / kind, case_id, suffixes) for kind in ("image", "label"))
+            for kind, file in (("image", image), ("label", label)):
+                if file is None:
+                    faults.append(f"{source / kind / case_id}{suffixes[0]}, of '{key}', is missing")
+            if image is not None and label is not None:
+                parts[split].append(
+                    Entry(
+                        image=image.relative_to(source).as_posix(),
+                        label=label.relative_to(source).as_posix(),
+                        supervision="full",
+                        case_id=case_id,
+                    )
+                )
+    if faults:
+        raise DatalistError(listed_faults(f"the {name} folder '{source}'", faults))
+    return parts
 
 
 def listed_faults(place: str, faults: Sequence[str]) -> str:
     """The faults of ``place``, one a line."""
     count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
     return f"{count} in {place}:\n" + "\n".join(f"  {fault}" for fault in faults)
+
+
+def _find(folder: Path, stem: str, suffixes: Sequence[str]) -> Path | None:
+    return next((p for s in suffixes if (p := folder / (stem + s)).is_file()), None)

@@ -42,7 +42,7 @@ class CasePanel:
 
     Attributes:
         case_id: name of the case. Rows of one case follow one another and have one scale.
-        image: intensities, any real range.
+        image: intensities, any real range; (3, H, W) for the red, green and blue of a picture.
         reference: integer labels 0…C−1, with C for unlabelled; None if there is none.
         teacher: the teacher's integer labels; None if it was not trained.
         student: the student's integer labels; None if it was not trained.
@@ -67,7 +67,7 @@ class CasePanel:
     @property
     def extent(self) -> tuple[float, float]:
         """Width and height of the picture, in the unit of the spacing."""
-        width, height = self.image.shape
+        width, height = self.image.shape[-2:]
         return width * self.spacing[0], height * self.spacing[1]
 
 
@@ -82,7 +82,8 @@ def plot_cases(
     Masks lie over the image as transparent colours with an outline; the reference's outline is
     repeated in white over both predictions. With one foreground class a mask has its branch's
     colour, with more each class has its own. Arrays are shown with axis 0 to the right and axis 1
-    down. Intensities run from the 1st to the 99th percentile.
+    down. Intensities run from the 1st to the 99th percentile; of a picture in colour that of its
+    three channels together, so that grey stays grey.
 
     Args:
         panels: at least one.
@@ -92,8 +93,9 @@ def plot_cases(
             ``image`` is the first.
 
     Raises:
-        ValueError: if there is no panel, fewer than two classes, an array of a panel does not
-            have the shape (H, W) of its image, or a spacing is not positive.
+        ValueError: if there is no panel, fewer than two classes, an image of another shape, an
+            array of a panel that does not have the shape (H, W) of its image, or a spacing that is
+            not positive.
         OSError: if the file cannot be written.
     """
     if not panels:
@@ -136,8 +138,11 @@ def plot_cases(
 
 def _check_panel(panel: CasePanel) -> None:
     shape = panel.image.shape
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"{panel.case_id}: image must have the shape (H, W), got {shape}")
+    if shape[:-2] not in ((), (3,)) or len(shape) < 2 or 0 in shape:
+        raise ValueError(
+            f"{panel.case_id}: image must have the shape (H, W) or (3, H, W), got {shape}"
+        )
+    shape = shape[-2:]
     for name in ("reference", "teacher", "student", "entropy"):
         array = getattr(panel, name)
         if array is not None and array.shape != shape:
@@ -162,14 +167,15 @@ def _draw_case(row: Mapping[str, Axes], panel: CasePanel, num_classes: int) -> A
     finite = panel.image[np.isfinite(panel.image)]
     low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
     scale = max(float(high) - float(low), 1e-12)
-    gray = np.clip((np.nan_to_num(panel.image).T - float(low)) / scale, 0.0, 1.0)
+    shown = np.clip((np.nan_to_num(panel.image) - float(low)) / scale, 0.0, 1.0)
+    shown = shown.T  # (down, right), and colours last
     aspect = panel.spacing[1] / panel.spacing[0]
     style: dict[str, Any] = {"aspect": aspect, "interpolation": "nearest"}
     for axes in row.values():
         axes.set(xticks=[], yticks=[], facecolor="#F4F4F4", aspect=aspect)
-        axes.set(xlim=(-0.5, gray.shape[1] - 0.5), ylim=(gray.shape[0] - 0.5, -0.5))
+        axes.set(xlim=(-0.5, shown.shape[1] - 0.5), ylim=(shown.shape[0] - 0.5, -0.5))
         axes.spines[:].set_visible(False)
-    row["image"].imshow(gray, cmap="gray", vmin=0.0, vmax=1.0, **style)
+    row["image"].imshow(shown, cmap="gray", vmin=0.0, vmax=1.0, **style)
     row["image"].set_ylabel(panel.view, fontsize=9, color=MUTED)
     halo = [Stroke(linewidth=2.0, foreground=INK), Normal()]
     for (x, y), letter in zip(_EDGES, panel.edges, strict=False):
@@ -186,7 +192,7 @@ def _draw_case(row: Mapping[str, Axes], panel: CasePanel, num_classes: int) -> A
             note(row[name], "not available" if name == "reference" else "not trained")
             continue
         colors = _class_colors(num_classes, BRANCH_COLORS.get(name, _REFERENCE_COLOR))
-        row[name].imshow(_overlay(gray, labels.T, colors), **style)
+        row[name].imshow(_overlay(shown, labels.T, colors), **style)
         for label, color in enumerate(colors, start=1):
             _outline(row[name], np.equal(labels, label).T, color, 1.1)
         if name != "reference" and panel.reference is not None:
@@ -212,10 +218,16 @@ def _class_colors(num_classes: int, single: str) -> list[str]:
 
 
 def _overlay(
-    gray: NDArray[np.float64], labels: NDArray[Any], colors: Sequence[str]
+    shown: NDArray[np.float64], labels: NDArray[Any], colors: Sequence[str]
 ) -> NDArray[np.float64]:
-    """RGB image with the classes, and unlabelled pixels in grey, blended over the intensities."""
-    picture = np.repeat(gray[..., None], 3, axis=2)
+    """RGB image with the classes, and unlabelled pixels in grey, blended over the intensities.
+
+    Args:
+        shown: (rows, columns), or (rows, columns, 3), in [0, 1].
+        labels: (rows, columns).
+        colors: of the classes 1, 2, …
+    """
+    picture = np.broadcast_to(np.atleast_3d(shown), (*labels.shape, 3)).copy()
     for label, color in enumerate([*colors, _UNLABELED_COLOR], start=1):
         inside = labels == label
         picture[inside] = (1 - _FILL) * picture[inside] + _FILL * np.array(to_rgb(color))

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Plane", "select_slice", "standard_planes"]
+__all__ = ["Plane", "select_slice", "shown_channels", "standard_planes"]
 
 _NAMES = ("sagittal", "coronal", "axial")  # by the world axis that the plane is normal to
 _STARTS, _ENDS = "RAS", "LPI"
@@ -46,6 +46,23 @@ class Plane:
         array = array.swapaxes(-1, -2) if self.transpose else array
         steps = tuple(slice(None, None, -1 if flipped else 1) for flipped in self.flip)
         return np.ascontiguousarray(array[(..., *steps)])
+
+
+def shown_channels(image: ArrayLike) -> NDArray[Any]:
+    """What pictures show of an image: the colours of a picture, else the mean of the channels.
+
+    Args:
+        image: (channels, *spatial). A picture is flat or has one slice; three channels are its
+            red, green and blue, a fourth its opacity, which is left out. Channels of volumes are
+            no colours, but contrasts.
+
+    Returns:
+        Colours (3, *spatial), else (*spatial).
+    """
+    array = np.asarray(image)
+    if len(array) in (3, 4) and (array.ndim == 3 or array.shape[3] == 1):
+        return array[:3]
+    return array[0] if len(array) == 1 else array.mean(axis=0)
 
 
 def standard_planes(

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from monai.transforms import KeepLargestConnectedComponent
 
 from mixseg.handlers.case_figures import CasePanel
-from mixseg.handlers.planes import select_slice, standard_planes
+from mixseg.handlers.planes import select_slice, shown_channels, standard_planes
 from mixseg.metrics import CaseScore, dice_coefficient, score_case
 
 __all__ = ["CaseScorer", "spacing_mm"]
@@ -164,8 +164,7 @@ class CaseScorer:
         scores: dict[str, float],
     ) -> list[CasePanel]:
         """Cuts of the case, copied so that no volume is kept for them."""
-        # Colours are shown as their mean.
-        image = torch.as_tensor(batch["native"]).float().mean(dim=0).numpy()
+        image = shown_channels(torch.as_tensor(batch["native"]).float().numpy())
         reference = torch.as_tensor(batch["label"])[0].numpy()
         unlabeled = len(self.class_names)
         shown = predictions.get("student", predictions.get("teacher"))

@@ -1,4 +1,4 @@
-"""Per-case Dice, pooled HD95 and ASSD on stitched volumes, and the files that report them."""
+"""Per-case overlap, pooled HD95 and ASSD on stitched volumes, and the files that report them."""
 
 from __future__ import annotations
 

@@ -40,6 +40,9 @@ class CaseScore:
         empty: which mask lacks the class: "", "prediction", "reference" or "both".
         reference_voxels: voxels of the class in the reference.
         prediction_voxels: voxels of the class in the prediction, unlabelled voxels left out.
+        iou: intersection over union, in [0, 1]; None in rows of files that lack it.
+        precision: share of the prediction that is right, in [0, 1]; None as for `iou`.
+        recall: share of the reference that is found, in [0, 1]; None as for `iou`.
     """
 
     case_id: str
@@ -53,8 +56,13 @@ class CaseScore:
     empty: str
     reference_voxels: int
     prediction_voxels: int
+    iou: float | None = None
+    precision: float | None = None
+    recall: float | None = None
 
 
+#: The last columns, which older files lack.
+_LATER_COLUMNS = ("iou", "precision", "recall")
 _COLUMNS = ["class" if f.name == "class_name" else f.name for f in fields(CaseScore)]
 
 
@@ -71,8 +79,9 @@ def score_case(
     """Score one label map against its reference, one row per foreground class.
 
     Voxels that the reference leaves unlabelled are taken out of both masks, for the Dice and for
-    the surfaces. Where exactly one mask is empty, Dice is 0 and both distances are the diagonal
-    √Σ(nᵢ·sᵢ)² of the array; where both are, Dice is 1 and the distances are 0.
+    the surfaces. Where exactly one mask is empty, Dice, IoU, precision and recall are 0 and both
+    distances are the diagonal √Σ(nᵢ·sᵢ)² of the array; where both are, the former are 1 and the
+    distances are 0.
 
     Args:
         prediction: integer label map of 0…C−1, shape (H, W) or (H, W, D).
@@ -118,6 +127,7 @@ def score_case(
         empty = {(False, True): "prediction", (True, False): "reference", (False, False): "both"}
         missing = empty.get((counts[0] > 0, counts[1] > 0), "")
         voxels, millimetres = _distances(first, second, missing, spacing)
+        iou, precision, recall = _overlap(int(np.count_nonzero(first & second)), *counts)
         rows.append(
             CaseScore(
                 case_id=case_id,
@@ -131,13 +141,16 @@ def score_case(
                 empty=missing,
                 reference_voxels=counts[1],
                 prediction_voxels=counts[0],
+                iou=iou,
+                precision=precision,
+                recall=recall,
             )
         )
     return rows
 
 
 def write_metrics_csv(rows: Iterable[CaseScore], path: str | os.PathLike[str]) -> None:
-    """Write the rows as `metrics.csv`, atomically; unknown mm values are empty cells.
+    """Write the rows as `metrics.csv`, atomically; unknown values are empty cells.
 
     Args:
         rows: scores; floats are written so that they read back to the bit.
@@ -159,10 +172,10 @@ def read_metrics_csv(path: str | os.PathLike[str]) -> list[CaseScore]:
     """Read the rows of a `metrics.csv`.
 
     Args:
-        path: file written by `write_metrics_csv`.
+        path: file written by `write_metrics_csv`, now or before it had IoU, precision and recall.
 
     Returns:
-        The rows, equal to those that were written.
+        The rows, equal to those that were written; values that the file lacks are None.
 
     Raises:
         ValueError: if the columns are not those of `write_metrics_csv`, or a cell cannot be read;
@@ -172,27 +185,29 @@ def read_metrics_csv(path: str | os.PathLike[str]) -> list[CaseScore]:
     with Path(path).open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        if header != _COLUMNS:
+        if header not in (_COLUMNS, _COLUMNS[: -len(_LATER_COLUMNS)]):
             raise ValueError(f"{path}: expected the columns {_COLUMNS}, found {header}")
         rows = []
         for cells in reader:
             try:
-                rows.append(_parse_row(cells))
+                rows.append(_parse_row(cells, len(header)))
             except ValueError as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
     return rows
 
 
-def _parse_row(cells: list[str]) -> CaseScore:
-    if len(cells) != len(_COLUMNS):
-        raise ValueError(f"expected {len(_COLUMNS)} cells, found {len(cells)}")
+def _parse_row(cells: list[str], columns: int) -> CaseScore:
+    if len(cells) != columns:
+        raise ValueError(f"expected {columns} cells, found {len(cells)}")
     values: dict[str, Any] = {}
-    for field, cell in zip(fields(CaseScore), cells, strict=True):
-        if field.name.endswith("_mm") and not cell:
+    # A file without the later columns ends before their fields.
+    for field, cell in zip(fields(CaseScore), cells, strict=False):
+        later = field.name in _LATER_COLUMNS
+        if (later or field.name.endswith("_mm")) and not cell:
             values[field.name] = None
         elif field.name.endswith("_voxels"):
             values[field.name] = int(cell)
-        elif field.name == "dice" or field.name.endswith(("_vox", "_mm")):
+        elif later or field.name == "dice" or field.name.endswith(("_vox", "_mm")):
             values[field.name] = float(cell)
         else:
             values[field.name] = cell
@@ -211,6 +226,14 @@ def _label_map(labels: ArrayLike, name: str, highest: int) -> NDArray[Any]:
             f"{name}: labels must lie in 0…{highest}, found {array.min()}…{array.max()}"
         )
     return array
+
+
+def _overlap(shared: int, predicted: int, true: int) -> tuple[float, float, float]:
+    """IoU, precision and recall out of the voxels of both masks, of either, with the empty rule."""
+    if not predicted or not true:
+        value = float(predicted == true)
+        return value, value, value
+    return shared / (predicted + true - shared), shared / predicted, shared / true
 
 
 def _distances(

@@ -41,6 +41,15 @@ def la_dir() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def wbc_dir() -> Path:
+    """The real white blood cells; the test is skipped where they are absent."""
+    path = _data_root() / "wbc"
+    if not (path / "split.json").is_file():
+        pytest.skip(f"real WBC data not found in {path}; set MIXSEG_DATA to use it")
+    return path
+
+
 @pytest.fixture
 def spawnable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let processes that a test spawns import its module, however pytest was started."""

@@ -83,6 +83,36 @@ def test_case_row(drawn: list[Figure]) -> None:
     assert entropy.images[0].get_array().shape == (4, 5)
 
 
+def test_colours_are_shown_as_colours(drawn: list[Figure]) -> None:
+    """A picture of 5 × 4 pixels: red at (3, 1), grey at (0, 2), else black."""
+    image = np.zeros((3, 5, 4))
+    image[0, 3, 1] = 200.0
+    image[:, 0, 2] = 100.0
+    plot_cases([_panel(image=image)], "unused.png", NAMES)
+    cell, reference, _, student, _ = _cells(drawn[0])
+    shown = np.asarray(cell.images[0].get_array())
+    assert shown.shape == (4, 5, 3)
+    # Of all 60 values 56 are 0, three 100 and one 200: the 99th percentile lies at place
+    # 0.99 · 59 = 58.41, so 100 + 0.41 · 100 = 141 is white and what is brighter, too.
+    np.testing.assert_allclose(shown[1, 3], [1, 0, 0])
+    np.testing.assert_allclose(shown[2, 0], [100 / 141] * 3)
+    assert shown.sum() == pytest.approx(1 + 3 * 100 / 141)
+    # Masks lie over the colours: the student's at (3, 1) is not red.
+    picture = np.asarray(student.images[0].get_array())
+    np.testing.assert_allclose(picture[2, 0], [100 / 141] * 3)
+    np.testing.assert_allclose(picture[1, 1], 0.45 * np.array(to_rgb(BRANCH_COLORS["student"])))
+    # The reference, one further, lies over the red pixel in its own colour.
+    picture = np.asarray(reference.images[0].get_array())
+    yellow, red = np.array(to_rgb("#F0E442")), np.array([1, 0, 0])
+    np.testing.assert_allclose(picture[1, 3], 0.45 * yellow + 0.55 * red)
+    # A picture whose channels are equal looks as the same picture in grey.
+    grey = np.random.default_rng(0).normal(size=(5, 4))
+    plot_cases([_panel(image=np.stack([grey] * 3))], "unused.png", NAMES)
+    plot_cases([_panel(image=grey)], "unused.png", NAMES)
+    colour, single = (np.asarray(_cells(f)[0].images[0].get_array()) for f in drawn[1:])
+    np.testing.assert_allclose(colour, np.repeat(single[..., None], 3, axis=2), atol=0.1)
+
+
 def test_classes_and_unlabelled_have_their_own_colours(drawn: list[Figure]) -> None:
     labels = np.zeros((5, 4), int)
     labels[0, 0], labels[1, 0], labels[2, 0], labels[4, 3] = 1, 2, 3, 4
@@ -170,6 +200,12 @@ def test_the_file_is_written_whole_and_pyplot_is_left_alone(tmp_path: Path) -> N
         ([], NAMES, "nothing to draw: no panels"),
         ([_panel()], ["background"], r"at least one class, got \['background'\]"),
         ([_panel(image=np.zeros((2, 3, 4)))], NAMES, r"case7: image must .* got \(2, 3, 4\)"),
+        ([_panel(image=np.zeros((3, 0, 4)))], NAMES, r"\(H, W\) or \(3, H, W\), got \(3, 0, 4\)"),
+        (
+            [_panel(image=np.zeros((3, 4, 5)))],
+            NAMES,
+            r"case7: reference has shape \(5, 4\), the image \(4, 5\)",
+        ),
         (
             [_panel(entropy=np.zeros((4, 5)))],
             NAMES,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mixseg.handlers import select_slice
-from mixseg.handlers.planes import standard_planes
+from mixseg.handlers.planes import shown_channels, standard_planes
 
 SIZES = (0.5, 1.5, 4.0)  # mm to the patient's left-right, front-back and feet-head
 #: One value a voxel, axes R, A, S.
@@ -101,3 +101,14 @@ def test_select_slice() -> None:
     assert select_slice(empty, axis=0) == 2
     with pytest.raises(ValueError, match=r"reference: expected the shape .* got \(4, 4\)"):
         select_slice(np.zeros((4, 4), int))
+
+
+def test_channels_are_colours_in_pictures_alone() -> None:
+    rgba = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 1)).astype(np.uint8)
+    for picture in (rgba[:3], rgba, rgba[:3, ..., 0], rgba[..., 0]):
+        np.testing.assert_array_equal(shown_channels(picture), picture[:3])
+    # One channel is grey; two are no colours; a volume's are contrasts.
+    np.testing.assert_array_equal(shown_channels(rgba[:1]), rgba[0])
+    np.testing.assert_allclose(shown_channels(rgba[:2]), rgba[:2].astype(float).mean(axis=0))
+    volume = np.random.default_rng(1).normal(size=(3, 6, 5, 4))
+    np.testing.assert_allclose(shown_channels(volume), volume.sum(axis=0) / 3)

@@ -22,8 +22,9 @@ from mixseg.metrics import (
 NAMES = ["background", "RV", "LV"]
 HEADER = (
     "case_id,branch,class,dice,hd95_vox,assd_vox,hd95_mm,assd_mm,empty,"
-    "reference_voxels,prediction_voxels"
+    "reference_voxels,prediction_voxels,iou,precision,recall"
 )
+OLD_HEADER = HEADER.removesuffix(",iou,precision,recall")
 
 
 def _score(prediction: Any, reference: Any, **options: Any) -> list[CaseScore]:
@@ -46,6 +47,43 @@ def test_each_class_is_scored_as_its_own_mask() -> None:
         assert row.hd95_mm == hd95_pooled(*pair, spacing)
         assert row.assd_mm == average_symmetric_surface_distance(*pair, spacing)
         assert (row.prediction_voxels, row.reference_voxels) == tuple(m.sum() for m in pair)
+        # Sets of positions, as the definitions have them.
+        first, second = (set(np.flatnonzero(mask)) for mask in pair)
+        assert row.iou == pytest.approx(len(first & second) / len(first | second), rel=1e-14)
+        assert row.precision == pytest.approx(len(first & second) / len(first), rel=1e-14)
+        assert row.recall == pytest.approx(len(first & second) / len(second), rel=1e-14)
+
+
+def test_overlap_of_a_hand_made_table() -> None:
+    """The table's rows are the reference's background, RV and LV, its columns the prediction's.
+
+    RV: 6 right of 9 predicted and 9 true, 12 in the union. LV: 4 right of 5 predicted and 5 true,
+    6 in the union.
+    """
+    table = [[10, 2, 1], [3, 6, 0], [0, 1, 4]]
+    pairs = [(r, p) for r in range(3) for p in range(3) for _ in range(table[r][p])]
+    reference, prediction = np.array(pairs).T.reshape(2, 3, 9)
+    right, left = _score(prediction, reference)
+    assert (right.iou, right.precision, right.recall) == (6 / 12, 6 / 9, 6 / 9)
+    assert (left.iou, left.precision, left.recall) == (4 / 6, 4 / 5, 4 / 5)
+    # F1, the harmonic mean of precision and recall, is the Dice; Dice = 2·IoU/(1 + IoU).
+    assert (right.dice, left.dice) == (pytest.approx(2 / 3), pytest.approx(4 / 5))
+    # Too large a prediction costs precision, too small a one recall.
+    row, _ = _score([[1, 1, 1, 1, 0]], [[1, 0, 0, 0, 0]])
+    assert (row.iou, row.precision, row.recall) == (0.25, 0.25, 1.0)
+    row, _ = _score([[1, 0, 0, 0, 0]], [[1, 1, 1, 1, 0]])
+    assert (row.iou, row.precision, row.recall) == (0.25, 1.0, 0.25)
+
+
+def test_f1_of_precision_and_recall_is_the_dice() -> None:
+    generator = np.random.default_rng(2)
+    for _ in range(20):
+        for row in _score(*generator.integers(0, 3, (2, 6, 7))):
+            assert row.precision is not None
+            assert row.recall is not None
+            f1 = 2 * row.precision * row.recall / (row.precision + row.recall)
+            assert row.dice == pytest.approx(f1, rel=1e-12)
+            assert row.iou == pytest.approx(row.dice / (2 - row.dice), rel=1e-12)
 
 
 def test_isotropic_millimetres_are_scaled_voxels() -> None:
@@ -66,14 +104,14 @@ def test_rule_for_empty_masks() -> None:
     rows = _score(prediction, reference, spacing=(2.0, 1.0, 1.0))
     assert [row.empty for row in rows] == ["reference", "prediction"]
     for row in rows:
-        assert row.dice == 0.0
+        assert row.dice == row.iou == row.precision == row.recall == 0.0
         assert row.hd95_vox == row.assd_vox == 13.0
         assert row.hd95_mm == row.assd_mm == 14.0
     assert [(row.prediction_voxels, row.reference_voxels) for row in rows] == [(1, 0), (0, 1)]
 
     for row in _score(np.zeros((3, 4), int), np.zeros((3, 4), int), spacing=(1.0, 2.0)):
         assert row.empty == "both"
-        assert row.dice == 1.0
+        assert row.dice == row.iou == row.precision == row.recall == 1.0
         assert row.hd95_vox == row.assd_vox == row.hd95_mm == row.assd_mm == 0.0
 
     (missed, _) = _score(np.zeros((3, 4), int), np.eye(3, 4, dtype=int))
@@ -87,6 +125,7 @@ def test_unlabelled_voxels_are_in_neither_mask() -> None:
     for tail in ([0, 0], [1, 1], [2, 1]):
         (row, other) = _score([[0, 1, 1, 0, *tail]], reference)
         assert (row.dice, row.hd95_vox, row.assd_vox) == (0.5, 1.0, 0.5)
+        assert (row.iou, row.precision, row.recall) == (1 / 3, 0.5, 0.5)
         assert (row.prediction_voxels, row.reference_voxels) == (2, 2)
         assert other.empty == "both"
 
@@ -111,7 +150,9 @@ def test_refusals(prediction: Any, reference: Any, options: Any, message: str) -
         _score(prediction, reference, **options)
 
 
-ROW = CaseScore("patient, 7", "teacher", "LV", 1 / 3, 2**0.5, 0.1, None, None, "", 10, 12)
+ROW = CaseScore(
+    "patient, 7", "teacher", "LV", 1 / 3, 2**0.5, 0.1, None, None, "", 10, 12, 0.5, 0.75, 1.0
+)
 
 
 def test_csv_round_trip(tmp_path: Path) -> None:
@@ -120,8 +161,23 @@ def test_csv_round_trip(tmp_path: Path) -> None:
     write_metrics_csv(rows, path)
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0] == HEADER
-    assert lines[1] == '"patient, 7",teacher,LV,0.3333333333333333,1.4142135623730951,0.1,,,,10,12'
+    assert (
+        lines[1]
+        == '"patient, 7",teacher,LV,0.3333333333333333,1.4142135623730951,0.1,,,,10,12,0.5,0.75,1.0'
+    )
     assert read_metrics_csv(path) == rows
+
+
+def test_csv_of_before_there_was_an_iou(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"{OLD_HEADER}\na,student,LV,0.5,1.0,2.0,,,,10,12\n", encoding="utf-8")
+    row = CaseScore("a", "student", "LV", 0.5, 1.0, 2.0, None, None, "", 10, 12)
+    assert (row.iou, row.precision, row.recall) == (None, None, None)
+    assert read_metrics_csv(path) == [row]
+    # Written again the values are empty cells, and stay unknown.
+    write_metrics_csv([row], path)
+    assert path.read_text(encoding="utf-8").endswith(",10,12,,,\n")
+    assert read_metrics_csv(path) == [row]
 
 
 def test_csv_without_rows(tmp_path: Path) -> None:
@@ -134,8 +190,12 @@ def test_csv_without_rows(tmp_path: Path) -> None:
     [
         ("", r"metrics.csv: expected the columns \['case_id', .*, found \[\]"),
         ("case_id,dice\n", r"found \['case_id', 'dice'\]"),
-        (f"{HEADER}\na,student,LV,x,1,1,,,,1,1\n", "metrics.csv, line 2: could not convert .* 'x'"),
-        (f"{HEADER}\na,student,LV,1.0,1,1,,,,1\n", "line 2: expected 11 cells, found 10"),
+        (
+            f"{HEADER}\na,student,LV,x,1,1,,,,1,1,1,1,1\n",
+            "metrics.csv, line 2: could not convert .* 'x'",
+        ),
+        (f"{HEADER}\na,student,LV,1.0,1,1,,,,1,1\n", "line 2: expected 14 cells, found 11"),
+        (f"{OLD_HEADER}\na,student,LV,1.0,1,1,,,,1\n", "line 2: expected 11 cells, found 10"),
     ],
 )
 def test_unreadable_csv(tmp_path: Path, content: str, message: str) -> None:

@@ -59,8 +59,24 @@ def test_numbers_equal_the_statistics_module() -> None:
     assert item["hd95_mm"]["mean"] == 2.0
     assert item["hd95_mm"]["n"] == 1
     assert np.isnan(item["hd95_mm"]["sd"])
+    # Rows of a file of before: unknown, not zero.
+    assert item["iou"]["n"] == item["precision"]["n"] == item["recall"]["n"] == 0
     assert item["worst"] == {"case_id": "case1", "dice": 0.3}
     assert item["empty"] == {"prediction": 1, "reference": 0, "both": 0}
+
+
+def test_overlaps_take_part_where_they_are_known() -> None:
+    rows = [
+        _row(0, iou=0.5, precision=1.0, recall=0.5),
+        _row(1, iou=0.25, precision=0.25, recall=1.0),
+        _row(2),
+    ]
+    item = summarize(rows)["student"]["LV"]
+    assert item["n"] == 3
+    # sd of two values: their difference over √2.
+    assert item["iou"] == {"mean": 0.375, "sd": pytest.approx(0.25 / 2**0.5), "n": 2}
+    assert item["precision"] == {"mean": 0.625, "sd": pytest.approx(0.75 / 2**0.5), "n": 2}
+    assert item["recall"] == {"mean": 0.75, "sd": pytest.approx(0.5 / 2**0.5), "n": 2}
 
 
 def test_branches_and_classes_are_kept_apart_and_ordered() -> None:
