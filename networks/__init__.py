@@ -2,14 +2,17 @@
 
 from mixseg.networks.base import DualBranchNetwork
 from mixseg.networks.branches import BRANCHES, check_branch, ensemble_logits
+from mixseg.networks.dual_branch_deeplab import DualBranchDeepLab
 from mixseg.networks.dual_branch_dynunet import DualBranchDynUNet
 from mixseg.networks.dual_branch_unet import DualBranchUNet
 from mixseg.networks.dual_branch_vnet import DualBranchVNet
 from mixseg.networks.exported import ExportedNetwork
+from mixseg.networks.mean_variance import MeanVarianceNetwork
 from mixseg.networks.projection import GlobalProjectionHead, LocalProjectionHead
 
 __all__ = [
     "BRANCHES",
+    "DualBranchDeepLab",
     "DualBranchDynUNet",
     "DualBranchNetwork",
     "DualBranchUNet",
@@ -17,6 +20,7 @@ __all__ = [
     "ExportedNetwork",
     "GlobalProjectionHead",
     "LocalProjectionHead",
+    "MeanVarianceNetwork",
     "check_branch",
     "ensemble_logits",
 ]

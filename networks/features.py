@@ -1,4 +1,4 @@
-"""Outputs of a network's submodules beside its own."""
+"""What a network's submodules were given and returned, beside its own output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["forward_with_features"]
+__all__ = ["forward_with_features", "forward_with_inputs"]
 
 
 def forward_with_features(
@@ -42,6 +42,35 @@ def forward_with_features(
         >>> {name: tuple(value.shape) for name, value in features.items()}
         {'encoder.centre': (2, 16, 4, 4), 'teacher.blocks.1': (2, 4, 16, 16)}
     """
+    output, calls = _forward_with_calls(network, names, *args, **kwargs)
+    return output, {name: returned for name, (_, returned) in calls.items()}
+
+
+def forward_with_inputs(
+    network: nn.Module, names: Iterable[str], *args: Any, **kwargs: Any
+) -> tuple[Any, dict[str, Tensor]]:
+    """Run a network once and also return what some of its submodules were given.
+
+    As :func:`forward_with_features`, with each submodule's first positional argument in place of
+    its output: the features that a head sees.
+
+    Examples:
+        >>> import torch
+        >>> from mixseg.networks import DualBranchUNet
+        >>> network = DualBranchUNet(features=(4, 8, 16), branches=1)
+        >>> image = torch.zeros(2, 1, 16, 16)
+        >>> logits, inputs = forward_with_inputs(network, ["teacher.head"], image)
+        >>> bool((network.teacher.head(inputs["teacher.head"]) == logits).all())
+        True
+    """
+    output, calls = _forward_with_calls(network, names, *args, **kwargs)
+    return output, {name: given[0] for name, (given, _) in calls.items()}
+
+
+def _forward_with_calls(
+    network: nn.Module, names: Iterable[str], *args: Any, **kwargs: Any
+) -> tuple[Any, dict[str, tuple[tuple[Any, ...], Any]]]:
+    """The network's output, and name → positional arguments and output of that submodule."""
     wanted = list(dict.fromkeys(names))
     modules = dict(network.named_modules())
     unknown = [name for name in wanted if name not in modules]
@@ -52,10 +81,10 @@ def forward_with_features(
             f"{type(network).__name__} has no module {', '.join(map(repr, unknown))}; it has, "
             f"among others, {', '.join(known) or ', '.join(filter(None, modules))}"
         )
-    seen: dict[str, list[Tensor]] = {name: [] for name in wanted}
+    seen: dict[str, list[tuple[tuple[Any, ...], Any]]] = {name: [] for name in wanted}
     handles = [
         # Called with the module, its arguments and its output.
-        modules[name].register_forward_hook(lambda *call, name=name: seen[name].append(call[2]))
+        modules[name].register_forward_hook(lambda *call, name=name: seen[name].append(call[1:]))
         for name in wanted
     ]
     try:
@@ -63,10 +92,10 @@ def forward_with_features(
     finally:
         for handle in handles:
             handle.remove()
-    for name, outputs in seen.items():
-        if len(outputs) != 1:
+    for name, calls in seen.items():
+        if len(calls) != 1:
             raise ValueError(
-                f"module {name!r} ran {len(outputs)} times in one pass of "
+                f"module {name!r} ran {len(calls)} times in one pass of "
                 f"{type(network).__name__}; features are of modules that run once"
             )
-    return output, {name: outputs[0] for name, outputs in seen.items()}
+    return output, {name: calls[0] for name, calls in seen.items()}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mixseg.networks import DualBranchDynUNet, DualBranchUNet, DualBranchVNet
-from mixseg.networks.features import forward_with_features
+from mixseg.networks.features import forward_with_features, forward_with_inputs
 
 
 class Small(nn.Module):
@@ -139,3 +139,40 @@ def test_message_names_the_blocks_of_a_network() -> None:
     assert str(caught.value).startswith(
         "DualBranchUNet has no module 'encoder.deepest'; it has, among others, encoder.blocks.0, "
     )
+
+
+def test_inputs_are_what_the_modules_were_given() -> None:
+    network, x = Small(), torch.randn(4, 2)
+    output, inputs = forward_with_inputs(network, ["second", "first"], x)
+    assert list(inputs) == ["second", "first"]
+    assert inputs["first"] is x
+    assert torch.equal(inputs["second"], torch.tanh(network.first(x)))
+    assert torch.equal(output, network(x))
+    assert hooks(network) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        (DualBranchUNet, "head"),
+        (DualBranchVNet, "head"),
+        (DualBranchDynUNet, "head.conv.conv"),
+    ],
+)
+def test_inputs_of_the_heads(kind: type[nn.Module], layer: str) -> None:
+    """The last layer of every network is a 1×1 convolution of these features."""
+    network = kind(spatial_dims=2, features=(4, 8, 16), dropout=0.0).eval()
+    for branch in ("teacher", "student"):
+        logits, inputs = forward_with_inputs(
+            network, [f"{branch}.{layer}"], torch.randn(2, 1, 8, 16), branch=branch
+        )
+        features = inputs[f"{branch}.{layer}"]
+        assert features.shape == (2, 4, 8, 16)
+        head = network.get_submodule(f"{branch}.{layer}")
+        expected = torch.einsum("cf,bfhw->bchw", head.weight[:, :, 0, 0], features)
+        torch.testing.assert_close(logits, expected + head.bias[:, None, None])
+
+
+def test_inputs_need_a_module_that_runs() -> None:
+    with pytest.raises(ValueError, match=r"^module 'unused' ran 0 times in one pass of Small"):
+        forward_with_inputs(Small(), ["unused"], torch.randn(1, 2))
