@@ -27,6 +27,18 @@ from mixseg.losses.divergences import (
     tsallis_divergence,
 )
 from mixseg.losses.entropy import ShannonEntropyLoss, entropy_map, shannon_entropy
+from mixseg.losses.feature_gradients import (
+    FeatureGradientLoss,
+    feature_gradient_regularization,
+    gradient_map,
+)
+from mixseg.losses.image_class import (
+    ClassConsistencyLoss,
+    classes_present,
+    image_class_cross_entropy,
+    low_confidence_consistency,
+)
+from mixseg.losses.last_layer import image_cross_entropy, last_layer_gradients
 from mixseg.losses.mutual_information import (
     MutualInformationLoss,
     joint_distribution,
@@ -35,11 +47,24 @@ from mixseg.losses.mutual_information import (
 )
 from mixseg.losses.partial import PartialCrossEntropyLoss, partial_cross_entropy
 from mixseg.losses.pseudo_label import PseudoLabelCrossEntropyLoss, pseudo_label_cross_entropy
+from mixseg.losses.sampling import sample_logits
 from mixseg.losses.self_paced import self_paced_weights
+from mixseg.losses.sharpening import (
+    SharpeningLoss,
+    adaptive_temperature,
+    sharpened_consistency,
+)
+from mixseg.losses.soft_targets import (
+    certainty_weighted_kl,
+    linear_refinement,
+    soft_cross_entropy,
+)
 
 __all__ = [
+    "ClassConsistencyLoss",
     "CoTrainingLoss",
     "DistillationLoss",
+    "FeatureGradientLoss",
     "GatedConsistencyLoss",
     "MutualInformationLoss",
     "PartialCrossEntropyDiceLoss",
@@ -47,16 +72,27 @@ __all__ = [
     "PartialDiceLoss",
     "PseudoLabelCrossEntropyLoss",
     "ShannonEntropyLoss",
+    "SharpeningLoss",
     "SoftmaxMSELoss",
     "TransformationConsistencyLoss",
+    "adaptive_temperature",
     "bhattacharyya_distance",
+    "certainty_weighted_kl",
+    "classes_present",
     "distillation",
     "entropy_map",
     "entropy_threshold",
+    "feature_gradient_regularization",
     "gated_consistency",
     "generalized_jensen_shannon",
+    "gradient_map",
+    "image_class_cross_entropy",
+    "image_cross_entropy",
     "joint_distribution",
     "kl_divergence",
+    "last_layer_gradients",
+    "linear_refinement",
+    "low_confidence_consistency",
     "mutual_information_of",
     "negative_mutual_information",
     "partial_cross_entropy",
@@ -64,8 +100,11 @@ __all__ = [
     "partial_dice",
     "predictive_entropy",
     "pseudo_label_cross_entropy",
+    "sample_logits",
     "self_paced_weights",
     "shannon_entropy",
+    "sharpened_consistency",
+    "soft_cross_entropy",
     "softmax_mse",
     "transformation_consistency",
     "tsallis_divergence",

@@ -9,7 +9,13 @@ from mixseg.objectives.base import (
     SingleBranchObjective,
 )
 from mixseg.objectives.confkd import ConfKD
+from mixseg.objectives.dcr import DynamicCoRegularization
+from mixseg.objectives.entropy_minimization import EntropyMinimization
+from mixseg.objectives.ficklenet import FickleNet
 from mixseg.objectives.glmi import GLMI
+from mixseg.objectives.instance_indicators import InstanceWeights
+from mixseg.objectives.macro_micro import MacroMicro
+from mixseg.objectives.self_correcting import SelfCorrecting
 from mixseg.objectives.ssco import SSCO
 from mixseg.objectives.uamt import UAMT
 
@@ -19,9 +25,15 @@ __all__ = [
     "UAMT",
     "Batch",
     "ConfKD",
+    "DynamicCoRegularization",
+    "EntropyMinimization",
+    "FickleNet",
+    "InstanceWeights",
+    "MacroMicro",
     "NetworkSpec",
     "Networks",
     "Objective",
     "Outputs",
+    "SelfCorrecting",
     "SingleBranchObjective",
 ]

@@ -182,7 +182,7 @@ class ConfKD(Objective):
         return terms
 
 
-def _named(output: Tensor | tuple[Tensor, Tensor], branch: str) -> dict[str, Tensor]:
+def _named(output: Tensor | tuple[Tensor, ...], branch: str) -> dict[str, Tensor]:
     """Branch name → logits."""
     if isinstance(output, Tensor):
         return {branch: output}
