@@ -5,6 +5,8 @@ from mixseg.handlers.checkpoint import FullCheckpoint
 from mixseg.handlers.figures import plot_curves
 from mixseg.handlers.files import ensure_writable
 from mixseg.handlers.history import History
+from mixseg.handlers.indicator_figures import InstancePanel, plot_indicators
+from mixseg.handlers.instance_indicators import InstanceIndicators
 from mixseg.handlers.planes import select_slice
 from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
@@ -26,6 +28,8 @@ __all__ = [
     "EvaluationReport",
     "FullCheckpoint",
     "History",
+    "InstanceIndicators",
+    "InstancePanel",
     "ProgressBar",
     "Ramp",
     "SurfaceCollector",
@@ -35,6 +39,7 @@ __all__ = [
     "extract_surface",
     "plot_cases",
     "plot_curves",
+    "plot_indicators",
     "plot_surfaces",
     "ramp_factor",
     "select_slice",
