@@ -17,6 +17,11 @@ from mixseg.transforms.labels import (
     SelectClassesd,
     label_kind,
 )
+from mixseg.transforms.noisy_labels import (
+    NoisyInstance,
+    NoisyLabel,
+    NoisyLabeld,
+)
 from mixseg.transforms.point_labels import (
     PointLabel,
     PointLabeld,
@@ -52,6 +57,9 @@ __all__ = [
     "EllipseLabeld",
     "MaskUnannotatedClasses",
     "MaskUnannotatedClassesd",
+    "NoisyInstance",
+    "NoisyLabel",
+    "NoisyLabeld",
     "PointLabel",
     "PointLabeld",
     "RandPointLabel",

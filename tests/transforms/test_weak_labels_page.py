@@ -29,3 +29,13 @@ def test_result_meets_the_promise() -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "erosion.json").read_text())
     assert all(rule["bit_equal"] for rule in result["rules"].values())
     assert result["rules"]["kervadec"]["ratio"] >= 5
+
+
+def test_noisy_masks_are_worse_the_more_they_are_distorted() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "noise.json").read_text())
+    for kind in ("ellipse", "stroke", "box", "mixed"):
+        rows = [row for row in result["rows"] if row["kind"] == kind]
+        levels, means = ([row[key] for row in rows] for key in ("distortion", "mean"))
+        assert levels == sorted(levels)
+        assert means == sorted(means, reverse=True)
+        assert levels[0] == 0
