@@ -150,6 +150,72 @@ def weights_block(root: Path, page: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def noise_block(root: Path) -> str:
+    """How good masks made wrong on purpose are, a line a kind."""
+    path = root / "benchmarks" / "results" / "noise.json"
+    if not path.is_file():
+        return f"Dice of noisy masks: {NOT_RUN}.\n"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    kinds = dict.fromkeys(row["kind"] for row in result["rows"])
+    levels = dict.fromkeys(row["distortion"] for row in result["rows"])
+    lines = [
+        f"| `kind` | {' | '.join(f'distortion {level:g}' for level in levels)} |",
+        f"|---|{'---:|' * len(levels)}",
+    ]
+    for kind in kinds:
+        cells = [
+            f"{row['mean']:.1f} ± {row['sd']:.1f} ({row['percentiles_5_95'][0]:.0f} to "
+            f"{row['percentiles_5_95'][1]:.0f})"
+            for row in result["rows"]
+            if row["kind"] == kind
+        ]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    lines += ["", f"{result['masks']} masks, none of them missing."]
+    return "\n".join(lines) + "\n"
+
+
+#: What the table of costs calls the methods of benchmarks/training_cost.py.
+COSTS = {
+    "supervised": "supervised",
+    "fewer": "supervised, the masks alone",
+    "entmin": "entropy minimisation",
+    "uamt": "UA-MT",
+}
+
+
+def training_cost_block(root: Path) -> str:
+    """Parameters and time of a training step over those of supervised training."""
+    paths = [root / "benchmarks" / "results" / f"training_cost{end}.json" for end in ("", "_cuda")]
+    contents = [json.loads(p.read_text(encoding="utf-8")) for p in paths if p.is_file()]
+    runs = [run for content in contents for run in content["runs"]]
+    if not runs:
+        return f"Cost of a step: {NOT_RUN}.\n"
+    lines = [
+        "| Channels, picture | Method | Parameters in training | over supervised | of the one that "
+        "predicts | Step [ms] | over supervised, quartiles |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    machines = {}
+    for run in runs:
+        setting, hardware = run["setting"], run["hardware"]
+        machine = hardware["gpu"] if setting["device"] == "cuda" else hardware["cpu"]
+        machines[f"{setting['device']}: {machine}, {hardware['torch_threads']} threads"] = None
+        size = f"{setting['features'][0]}–{setting['features'][-1]}, "
+        size += f"{setting['size'][0]} × {setting['size'][1]}, {setting['device']}"
+        for name, one in run["methods"].items():
+            low, high = one["quartiles"]
+            ratio = f"{one['time_over_reference']:.2f} ({low:.2f} to {high:.2f})"
+            pictures = sum(one["knobs"].values())
+            lines.append(
+                f"| {size} | {COSTS[name]}, {pictures} pictures "
+                f"| {one['parameters']['training']:,} | {one['parameters_over_reference']:.3f} "
+                f"| {one['parameters']['predicting']:,} | {one['milliseconds']:.0f} "
+                f"| {'reference' if name == run['reference'] else ratio} |"
+            )
+    lines += ["", f"Median over rounds in which all take turns. {'; '.join(machines)}."]
+    return "\n".join(lines) + "\n"
+
+
 def tutorial_block(root: Path) -> str:
     """Test scores of the tutorial's two runs."""
     path = root / "benchmarks" / "results" / "tutorial_wbc.json"

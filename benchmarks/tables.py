@@ -4,9 +4,10 @@
     python benchmarks/tables.py --check   # exit status 1 if anything is
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
-``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``weights`` (on a model
-card), ``table_1`` and so on for the journal's tables, or that of a list in benchmarks/experiments/,
-whose rows it shows in their order; with ``_frames`` behind it, by frame of the heart's cycle.
+``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
+``noise``, ``weights`` (on a model card), ``table_1`` and so on for the journal's tables, or that of
+a list in benchmarks/experiments/, whose rows it shows in their order; with ``_frames`` behind it,
+by frame of the heart's cycle.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from measured import (
     batch_statistics_block,
     inference_block,
     measured_block,
+    noise_block,
+    training_cost_block,
     tutorial_block,
     weights_block,
 )
+from study_tables import study_block
 
 from mixseg.cli import compare_pages
 from mixseg.cli.compare_list import Experiment, SetN, experiments, method_of, read_list, set_of
@@ -96,7 +100,10 @@ def branch_cell(results: list[dict[str, Any]], branch: str, split: str = "test")
 
 def experiment_block(name: str) -> str:
     """The table of one list in benchmarks/experiments/."""
-    wanted = read_list(ROOT / "benchmarks" / "experiments" / f"{name}.yaml").published
+    listed = read_list(ROOT / "benchmarks" / "experiments" / f"{name}.yaml")
+    if listed.scores:
+        return study_block(name, listed, rows_of(name))
+    wanted = listed.published
     # A study compares its own rows: by validation, with the test split beside it.
     splits = ("test",) if wanted else ("validation", "test")
     heads = ["Row", "Method", "Labels", "Seeds"]
@@ -213,6 +220,10 @@ def render(page: Path) -> str:
             text = inference_block(ROOT)
         elif name == "tutorial_wbc":
             text = tutorial_block(ROOT)
+        elif name == "training_cost":
+            text = training_cost_block(ROOT)
+        elif name == "noise":
+            text = noise_block(ROOT)
         elif name == "batch_statistics":
             text = batch_statistics_block(ROOT, page)
         elif name == "weights":

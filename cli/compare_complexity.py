@@ -18,6 +18,12 @@ __all__ = ["count_parameters", "measure_complexity"]
 _REPEATS = 5
 
 
+class _Cases:
+    """Stands for the training set where an objective has a weight for each of its items."""
+
+    supervision = ("full", "noisy")
+
+
 def count_parameters(bundle: Path, experiment: Experiment) -> int | None:
     """Parameters of all networks that a row's training keeps; None where nothing says them.
 
@@ -83,7 +89,10 @@ def measure_complexity(bundle: Path, knobs: Mapping[str, Any], device: str) -> d
 
 
 def _parser(bundle: Path, overlays: Sequence[str], knobs: Mapping[str, Any]) -> ConfigParser:
-    return read_parser([bundle / "configs" / name for name in ("train.yaml", *overlays)], knobs)
+    parser = read_parser([bundle / "configs" / name for name in ("train.yaml", *overlays)], knobs)
+    if "train#dataset" in parser:
+        parser["train#dataset"] = _Cases()
+    return parser
 
 
 def _networks(parser: ConfigParser) -> int:

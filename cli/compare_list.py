@@ -16,6 +16,7 @@ __all__ = ["Experiment", "ExperimentList", "Row", "method_of", "read_list", "set
 
 Profile = Literal["cpu", "gpu"]
 SetN = int | Literal["all"]
+Score = Literal["dice", "iou", "precision", "recall", "hd95_vox", "assd_vox"]
 
 #: Keys of a row that are no knobs of its bundle.
 ROW_KEYS = ("method", "bundle", "set", "profile", "seeds", "variant", "same_as", "start_from",
@@ -89,6 +90,12 @@ class ExperimentList(_Model):
         overlays: configuration files of the bundles, passed after train.yaml.
         data: data set, by which the tables find the rows; default: a bundle name's first word.
         published: which settings of the papers the tables show beside.
+        scores: what the list's own table shows of the test split, in the place of Dice and HD95
+            of the branches teacher and student (``benchmarks/tables.py``).
+        reports: heading → ``NAME.COLUMN``, further columns of that table: the last line of a table
+            that the training wrote, see ``reports`` of a result file.
+        beside: heading → row → text, columns with what papers give for rows of other data.
+        reference: row that the others' Dice is tested against in that table.
         profile: of the rows that name none.
         seeds: of the rows that name none.
         common: knobs of all rows.
@@ -100,6 +107,10 @@ class ExperimentList(_Model):
     overlays: list[str] = Field(default_factory=list)
     data: str | None = None
     published: str | None = None
+    scores: list[Score] = Field(default_factory=list)
+    reports: dict[str, str] = Field(default_factory=dict)
+    beside: dict[str, dict[str, str]] = Field(default_factory=dict)
+    reference: str | None = None
     profile: Profile | None = None
     seeds: list[int] = Field(default=[0], min_length=1)
     common: dict[str, Any] = Field(default_factory=dict)
@@ -120,6 +131,20 @@ class ExperimentList(_Model):
                     f"row '{name}' starts from '{row.start_from}', which starts from another row "
                     "itself: give rounds instead"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _table(self) -> ExperimentList:
+        given = (self.reports, self.beside, self.reference)
+        if any(given) and not self.scores:
+            raise ValueError("reports, beside and reference need scores, the table's columns")
+        for heading, place in self.reports.items():
+            if len(place.split(".")) != 2:
+                raise ValueError(f"reports: '{heading}' must be NAME.COLUMN, got '{place}'")
+        named = [name for values in self.beside.values() for name in values]
+        named += [self.reference] if self.reference else []
+        if unknown := sorted({name for name in named if name not in self.rows}):
+            raise ValueError(f"beside and reference name no row of the list: {', '.join(unknown)}")
         return self
 
 

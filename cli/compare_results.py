@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from mixseg.cli.compare_list import Experiment
 
 __all__ = [
     "OutdatedError", "case_dice", "check_configuration", "holm", "mean_sd", "paired_test",
-    "read_results", "result_path", "scores_of", "shared_path",
+    "read_results", "report_value", "result_path", "score_of", "scores_of", "shared_path",
 ]  # fmt: skip
 
 #: Fewest test cases of a paired test: with five, no outcome reaches 0.05.
@@ -81,14 +82,33 @@ def scores_of(result: Result, branch: str, split: str = "test") -> tuple[float, 
 
     None where the branch was not trained.
     """
-    classes = result[split]["scores"].get(branch)
-    if classes is None:
-        return None
-    dice, distance = (
-        statistics.fmean(item[key]["mean"] for item in classes.values())
-        for key in ("dice", "hd95_vox")
-    )
-    return 100 * dice, distance
+    dice, distance = (score_of(result, branch, key, split) for key in ("dice", "hd95_vox"))
+    return None if dice is None or distance is None else (100 * dice, distance)
+
+
+def score_of(result: Result, branch: str, key: str, split: str = "test") -> float | None:
+    """A score as summary.json has it, mean over the cases and then over the classes.
+
+    None where the branch was not trained, or the file is older than the score.
+    """
+    classes = result[split]["scores"].get(branch, {})
+    means = [item.get(key, {}).get("mean") for item in classes.values()]
+    return None if not means or None in means else statistics.fmean(means)
+
+
+def report_value(result: Result, place: str) -> float | None:
+    """The last line's value of a column of a table that the training wrote.
+
+    Args:
+        result: content of a result file.
+        place: ``NAME.COLUMN``.
+
+    Returns:
+        None where the training wrote no such table or column, or left the cell empty.
+    """
+    name, column = place.split(".")
+    rows = list(csv.DictReader(result.get("reports", {}).get(name, [])))
+    return float(rows[-1][column]) if rows and rows[-1].get(column) else None
 
 
 def mean_sd(values: Sequence[float], digits: int = 1) -> str:

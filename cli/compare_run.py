@@ -328,7 +328,17 @@ def _run_row(
     with (made.splits["test"] / "metrics.csv").open(newline="") as file:
         result["cases"] = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
     result["history"] = history
+    result["reports"] = _reports(made.history)
     return result
+
+
+def _reports(history: Path) -> dict[str, list[str]]:
+    """Further tables that handlers wrote beside the curves: name without .csv → lines."""
+    return {
+        path.stem: path.read_text(encoding="utf-8").splitlines()
+        for path in sorted(history.parent.glob("*.csv"))
+        if path != history
+    }
 
 
 def _identity(experiment: Experiment, seed: int) -> dict[str, Any]:

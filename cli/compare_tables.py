@@ -26,7 +26,10 @@ from mixseg.cli.compare_results import (
     scores_of,
 )
 
-__all__ = ["NOT_RUN", "OTHERS", "Line", "Measured", "Measurements", "markdown", "table_lines"]
+__all__ = [
+    "NOT_RUN", "OTHERS", "Line", "Measured", "Measurements", "comparison_cell", "corrected",
+    "markdown", "table_lines",
+]  # fmt: skip
 
 NOT_RUN = "not run"
 PROFILES: tuple[Profile, ...] = ("cpu", "gpu")
@@ -163,13 +166,13 @@ def table_lines(table: PublishedTable, measurements: Measurements) -> list[Line]
         for name, row, branch in keys:
             found = measurements.find(table.data, profile, name, row.method, row.variant)
             compared.append(_compare(found, _branch(found, branch, row), references[name]))
-        for line, one in zip(lines, _corrected(compared), strict=True):
+        for line, one in zip(lines, corrected(compared), strict=True):
             if one is not None:
                 line.measured[profile] = one
     return lines
 
 
-def _corrected(family: Sequence[Measured | None]) -> list[Measured | None]:
+def corrected(family: Sequence[Measured | None]) -> list[Measured | None]:
     """The same with Holm-corrected p values."""
     values = iter(holm([one.p for one in family if one and one.p is not None]))
     return [one if one is None or one.p is None else replace(one, p=next(values)) for one in family]
@@ -317,8 +320,8 @@ def others_table(measurements: Measurements) -> str:
         )
         names = list(found[0]["test"]["scores"]) if found else [""]
         compared += [(experiment, b, _compare(found, b, reference)) for b in names]
-    corrected = _corrected([one for _, _, one in compared])
-    for (experiment, branch, _), one in zip(compared, corrected, strict=True):
+    tested = corrected([one for _, _, one in compared])
+    for (experiment, branch, _), one in zip(compared, tested, strict=True):
         variant = ", ".join(f"{name} = {value}" for name, value in experiment.variant.items())
         model = experiment.method + (f", {variant}" if variant else "")
         rows.append([f"`{experiment.list_name}/{experiment.row}`", model,

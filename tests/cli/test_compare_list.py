@@ -85,6 +85,19 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"rows": {"a": {"same_as": "b/c", "lr": 1}}},
         "same_as takes bundle and knobs of the other row: leave out those given here",
     ),
+    "score": ({"scores": ["auc"]}, "scores.0: Input should be 'dice', 'iou', 'precision'"),
+    "no scores": (
+        {"reference": "best"},
+        "reports, beside and reference need scores, the table's columns",
+    ),
+    "report": (
+        {"scores": ["dice"], "reports": {"AUC": "indicators"}},
+        "reports: 'AUC' must be NAME.COLUMN, got 'indicators'",
+    ),
+    "beside": (
+        {"scores": ["dice"], "reference": "bset", "beside": {"paper": {"best": "1", "lwo": "2"}}},
+        "beside and reference name no row of the list: bset, lwo",
+    ),
     "no such list": (
         {"rows": {"a": {"same_as": "b/c"}}},
         "row 'a' is the same as 'b/c', but there is no",
@@ -177,6 +190,44 @@ def test_the_comparison_gives_all_methods_the_same_budget(data: str) -> None:
         assert {name: row.knobs[name] for name in budget} == wanted, row.row
         assert row.seeds[:2] == (0, 1)
         assert (row.data, row.profile, row.set) == (data, "cpu", 3)
+
+
+BUDGET = ("epoch_length", "max_epochs", "features", "val_interval")
+
+
+@pytest.mark.parametrize(
+    ("name", "methods", "batches"),
+    [
+        # A rate of its own for each list; the indicators' network sees what a single one sees.
+        ("wbc_entmin_cpu", 8, {"batch_full", "batch_unlabeled"}),
+        ("wbc_dcr_cpu", 12, {"batch_full", "batch_partial", "batch_noisy", "batch_size"}),
+    ],
+)
+def test_the_rows_of_a_study_of_cells_see_as_much(
+    name: str, methods: int, batches: set[str]
+) -> None:
+    path = ROOT / "benchmarks" / "experiments" / f"{name}.yaml"
+    rows = experiments(path)
+    assert len({row.method for row in rows}) == methods
+    # No two rows are the same.
+    assert len({str((row.bundle, sorted(row.knobs.items()))) for row in rows}) == len(rows)
+    for row in rows:
+        settings = yaml.safe_load(
+            (ROOT / "bundles" / str(row.bundle) / "configs" / "train.yaml").read_text("utf-8")
+        )
+        recipe = ("lr", "lr_power", "momentum", "weight_decay", "dropout", "norm", "slice_size")
+        values = {**settings, **row.knobs}
+        assert {key: values[key] for key in (*BUDGET, *recipe)} == {
+            key: {**settings, **rows[0].knobs}[key] for key in (*BUDGET, *recipe)
+        }, row.row
+        assert sum(values.get(key, 0) for key in batches) == 8, row.row
+        assert values["num_full"] in (0, 18, 180)
+        assert (row.data, row.seeds) == ("wbc", (0, 1, 2))
+    steps = rows[0].knobs["epoch_length"] * rows[0].knobs["max_epochs"]
+    assert steps == 1200
+    indicators = [row.knobs["indicator_interval"] for row in rows if row.bundle == "wbc_dcr"]
+    # The same share as the paper's 400 of the bundle's 40,000.
+    assert set(indicators) <= {400 * steps // 40_000}
 
 
 def test_gpu_rows_come_in_the_order_in_which_results_are_wanted() -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from mixseg.cli.compare_complexity import count_parameters, measure_complexity
 from mixseg.cli.compare_list import experiments
+from mixseg.cli.compare_results import report_value
 from mixseg.cli.compare_run import Outcome, Places, Watch, run_experiments, run_step
 from mixseg.cli.main import app
 
@@ -86,11 +87,27 @@ def test_rows_run_seed_by_seed_and_leave_one_file_each(toy: Toy) -> None:
     expected = float(f"{result['seconds']['training'] / 20:.4g}")
     assert result["seconds_per_iteration"] == expected
     assert result["history"] == ["epoch,iteration", "1,10", "2,20"]
+    assert result["reports"] == {}
     assert result["test"]["scores"]["student"]["LV"]["dice"]["mean"] == 0.7
     # Columns without a value are left out.
     assert result["cases"][0] == {
         "case_id": CASES[0], "branch": "teacher", "class": "LV", "dice": "0.5", "hd95_vox": "5.0",
     }  # fmt: skip
+
+
+def test_a_result_keeps_the_tables_that_handlers_wrote(toy: Toy) -> None:
+    class Reporter(FakeRunner):
+        def _train(self, output: Path, weights: Path) -> None:
+            super()._train(output, weights)
+            (output / "indicators_history.csv").write_text("iteration,auc\n12,0.5\n24,0.75\n")
+
+    toy.run(Reporter(), "low")
+    result = json.loads(toy.result("low").read_text())
+    assert result["reports"] == {"indicators_history": ["iteration,auc", "12,0.5", "24,0.75"]}
+    assert report_value(result, "indicators_history.auc") == 0.75
+    assert report_value(result, "indicators_history.mean") is None
+    assert report_value(result, "others.auc") is None
+    assert report_value({}, "indicators_history.auc") is None
 
 
 def test_steps_get_the_knobs_the_folders_and_no_gpu(toy: Toy) -> None:
@@ -359,6 +376,16 @@ def test_parameters_are_those_of_the_journals_table_8(tmp_path: Path) -> None:
     path = write_list(tmp_path, common={}, rows={"a": {"bundle": "acdc_lv_confkd"}})
     (row,) = experiments(path)
     assert count_parameters(ROOT / "bundles" / "acdc_lv_confkd", row) == 41_137_220
+
+
+def test_parameters_need_no_data(tmp_path: Path) -> None:
+    # DCR's objective has a weight for each training picture; it keeps two networks.
+    path = write_list(
+        tmp_path, common={"features": [2, 2, 2, 2, 2]},
+        rows={name: {"bundle": name} for name in ("wbc_dcr", "wbc_single")},
+    )  # fmt: skip
+    two, one = (count_parameters(ROOT / "bundles" / str(r.bundle), r) for r in experiments(path))
+    assert (two or 0) == 2 * (one or 0) > 0
 
 
 def test_complexity_measures_the_network_that_is_trained() -> None:

@@ -20,6 +20,8 @@ from mixseg.cli.compare_results import (
     mean_sd,
     paired_test,
     read_results,
+    score_of,
+    scores_of,
 )
 from mixseg.cli.compare_tables import Measurements, markdown, table_lines
 from mixseg.cli.main import app
@@ -69,6 +71,17 @@ def test_holms_correction() -> None:
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_a_score_is_the_mean_over_the_classes_of_what_a_file_has() -> None:
+    scores = {"LV": {"dice": {"mean": 0.5}, "iou": {"mean": 0.25}}, "RV": {"dice": {"mean": 0.75}}}
+    result = {"test": {"scores": {"teacher": scores}}}
+    assert score_of(result, "teacher", "dice") == 0.625
+    assert score_of(result, "teacher", "iou") is None  # one class is older than the score
+    assert score_of(result, "student", "dice") is None
+    scores["RV"]["iou"] = {"mean": None}  # unknown for every case
+    assert score_of(result, "teacher", "iou") is None
+    assert scores_of(result, "teacher") is None
 
 
 REFERENCE = [0.80, 0.82, 0.84, 0.86, 0.88, 0.90, 0.92, 0.94]

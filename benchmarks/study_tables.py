@@ -1,0 +1,127 @@
+"""The table of an experiment list that says which scores it is about.
+
+Used by ``benchmarks/tables.py``, which says where a table stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from measured import NOT_RUN
+
+from mixseg.cli.compare_list import Experiment, ExperimentList
+from mixseg.cli.compare_results import (
+    Result,
+    case_dice,
+    mean_sd,
+    paired_test,
+    report_value,
+    score_of,
+)
+from mixseg.cli.compare_tables import Measured, comparison_cell, corrected
+
+#: Score → heading, factor, digits.
+SCORES = {
+    "dice": ("Dice (F1)", 100, 1),
+    "iou": ("mIoU", 100, 1),
+    "precision": ("Precision", 100, 1),
+    "recall": ("Recall", 100, 1),
+    "hd95_vox": ("HD95", 1, 1),
+    "assd_vox": ("ASSD", 1, 2),
+}
+Rows = Sequence[tuple[Experiment, list[Result]]]
+
+
+def labels_of(knobs: dict[str, Any]) -> str:
+    """Which labels a row learns from."""
+    names = {
+        "num_full": "full",
+        "num_partial": "scribbled",
+        "num_noisy": "noisy",
+        "num_unlabeled": "without",
+    }
+    return ", ".join(f"{knobs[key]} {name}" for key, name in names.items() if knobs.get(key))
+
+
+def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
+    """A line a row and branch: its scores over the seeds, and the test against the reference."""
+    heads = ["Row", "Method", "Labels", "Branch", "Seeds", "Validation: Dice"]
+    shown = [SCORES[key][0] for key in listed.scores]
+    heads += [f"Test: {shown[0]}", *shown[1:]] + (["Δ Dice, p"] if listed.reference else [])
+    heads += [*listed.reports, *(f"*{heading}*" for heading in listed.beside)]
+    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|" + "---:|" * (len(heads) - 4)]
+    compared = _compared(listed, rows)
+    for place, (row, results) in enumerate(rows):
+        changes = [f"{name} = {value}" for name, value in row.variant.items()]
+        first = [f"`{row.row}`", ", ".join([row.method, *changes]), labels_of(row.knobs)]
+        for branch in list(results[0]["test"]["scores"]) if results else [""]:
+            cells = [*first, branch, str(len(results))]
+            cells += [_score(results, branch, "dice", "validation")]
+            cells += [_score(results, branch, key) for key in listed.scores]
+            if listed.reference:
+                cells.append(comparison_cell(compared.get((place, branch))))
+            cells += [_report(results, column) for column in listed.reports.values()]
+            cells += [values.get(row.row, "") for values in listed.beside.values()]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _explanation(name, listed, rows)]) + "\n"
+
+
+def _score(results: list[Result], branch: str, key: str, split: str = "test") -> str:
+    if not results:
+        return NOT_RUN
+    _, factor, digits = SCORES[key]
+    values = [score_of(result, branch, key, split) for result in results]
+    known = [factor * value for value in values if value is not None]
+    # Files that lack a score are older than it.
+    return mean_sd(known, digits) if len(known) == len(results) else ""
+
+
+def _report(results: list[Result], column: str) -> str:
+    values = [report_value(result, column) for result in results]
+    known = [value for value in values if value is not None]
+    return mean_sd(known, 2) if known and len(known) == len(results) else ""
+
+
+def _compared(listed: ExperimentList, rows: Rows) -> dict[tuple[int, str], Measured]:
+    """Place of the row and branch → difference from the reference row, p Holm-corrected."""
+    found = [results for row, results in rows if row.row == listed.reference]
+    reference = found[0] if found else []
+    if not reference:
+        return {}
+    own = next(iter(reference[0]["test"]["scores"]))
+    wanted = case_dice(reference, own)
+    places, tested = [], []
+    for place, (row, results) in enumerate(rows):
+        for branch in results[0]["test"]["scores"] if results else ():
+            one = Measured([], [], is_reference=row.row == listed.reference and branch == own)
+            test = None if one.is_reference else paired_test(case_dice(results, branch), wanted)
+            places.append((place, branch))
+            tested.append(replace(one, difference=test[0], p=test[1]) if test else one)
+    return {
+        place: one for place, one in zip(places, corrected(tested), strict=True) if one is not None
+    }
+
+
+def _explanation(name: str, listed: ExperimentList, rows: Rows) -> str:
+    distances = any(key.endswith("_vox") for key in listed.scores)
+    machines = {
+        result["test"]["hardware"]["gpu"] or result["test"]["hardware"]["cpu"]
+        for _, results in rows
+        for result in results
+    }
+    text = (
+        f"Scores in %{', distances in pixels' if distances else ''}: mean over the cases of each "
+        "class, then over the classes without the background, then mean ± sd over the seeds."
+    )
+    if listed.reference:
+        text += (
+            f" Δ Dice: difference from `{listed.reference}` on the test cases, in points, and p of "
+            "the Wilcoxon signed-rank test over these cases (classes and seeds averaged), "
+            "Holm-corrected over the rows."
+        )
+    if listed.beside:
+        text += " In italics: what the paper gives, for other data and larger networks."
+    text += f" Settings: `benchmarks/experiments/{name}.yaml`"
+    return text + (f"; machine: {', '.join(sorted(machines))}." if machines else ".")

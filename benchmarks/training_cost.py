@@ -1,0 +1,176 @@
+r"""Parameters and time of a training step of methods, over those of plain supervised training.
+
+    OMP_NUM_THREADS=1 python benchmarks/training_cost.py
+    OMP_NUM_THREADS=1 python benchmarks/training_cost.py --features 8 16 32 64 128
+
+Each method is its bundle's own trainer (network, objective, optimizer, averages), on random
+pictures in place of data, without handlers, so that every weight is full. Blocks of steps of all
+methods take turns in one process, so that other load on the machine meets all alike; a ratio is the
+median over the rounds of the method's block over the reference's of the same round. The reference
+sees as many pictures with masks as the methods see in all; ``fewer`` sees only the pictures with
+masks that they see. Parameters: of the networks that training keeps, averages included, with the
+heads that the objective adds; and of the one that predicts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from trainer_overhead import timed
+
+from mixseg.cli.bundle_configs import read_parser
+from mixseg.metrics import environment, strict_json, write_bytes_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Name → bundle and knobs; the first one is the reference.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "supervised": ("wbc_single", {"batch_full": 8}),
+    "fewer": ("wbc_single", {"batch_full": 4}),
+    "entmin": ("wbc_entmin", {"batch_full": 4, "batch_unlabeled": 4}),
+    "uamt": ("wbc_uamt", {"batch_full": 4, "batch_unlabeled": 4}),
+}
+#: Knob → kind of supervision.
+KINDS = {"batch_full": "full", "batch_unlabeled": "none"}
+
+
+def random_batch(parser: Any) -> dict[str, Any]:
+    """A mixed batch of the bundle's sizes as its loader collates it; noise and random classes."""
+    counts = {kind: int(parser.get_parsed_content(key)) for key, kind in KINDS.items()}
+    number = sum(counts.values())
+    size = parser.get_parsed_content("spatial_size")
+    classes = parser.get_parsed_content("num_classes")
+    generator = torch.Generator().manual_seed(0)
+    channels = parser.get_parsed_content("in_channels")
+    label = torch.randint(0, classes, (number, 1, *size), generator=generator, dtype=torch.uint8)
+    label[counts["full"] :] = classes  # unlabelled
+    return {
+        "image": torch.randn((number, channels, *size), generator=generator),
+        "label": label,
+        "weak_label": label.clone(),
+        "index": torch.arange(number),
+        "slice_index": torch.zeros(number, dtype=torch.int64),
+        "supervision": [kind for kind, count in counts.items() for _ in range(count)],
+        "case_id": [f"case{i}" for i in range(number)],
+    }
+
+
+def build(name: str, knobs: Mapping[str, Any], iterations: int) -> tuple[Any, dict[str, int]]:
+    """A method's trainer, an epoch of which is a block; and its parameters."""
+    bundle, own = METHODS[name]
+    path = ROOT / "bundles" / bundle / "configs" / "train.yaml"
+    parser = read_parser([path], {**knobs, **own, "max_epochs": 1})
+    parser["train#handlers"] = []
+    parser["train#dataloader"] = [random_batch(parser)] * iterations
+    torch.manual_seed(0)
+    trainer = parser.get_parsed_content("train#trainer")
+    kept = sum(p.numel() for p in trainer.networks.parameters())
+    heads = sum(p.numel() for p in trainer.objective.parameters())
+    predicting = sum(p.numel() for p in trainer.network.parameters())
+    return trainer, {"training": kept + heads, "predicting": predicting}
+
+
+def measure(knobs: Mapping[str, Any], iterations: int, rounds: int) -> dict[str, Any]:
+    """Parameters, and median milliseconds a step with the ratios to the reference's.
+
+    Args:
+        knobs: of all bundles.
+        iterations: steps of a block.
+        rounds: blocks of each method, after one that warms up; at least 2.
+    """
+    device = torch.device(knobs["device"])
+    trainers, found = {}, {}
+    for name in METHODS:
+        trainers[name], found[name] = build(name, knobs, iterations)
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    with Path(os.devnull).open("w") as null, contextlib.redirect_stderr(null):
+        for turn in range(rounds + 1):
+            names = list(METHODS)
+            for name in names if turn % 2 else reversed(names):
+                wall, _ = timed(_epoch(trainers[name]), device)
+                if turn:
+                    seconds[name].append(wall / iterations)
+    reference = next(iter(METHODS))
+    methods = {}
+    for name, (bundle, own) in METHODS.items():
+        pairs = zip(seconds[name], seconds[reference], strict=True)
+        ratios = [one / other for one, other in pairs]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        methods[name] = {
+            "bundle": bundle,
+            "knobs": own,
+            "parameters": found[name],
+            "parameters_over_reference": round(
+                found[name]["training"] / found[reference]["training"], 4
+            ),
+            "milliseconds": round(1e3 * statistics.median(seconds[name]), 2),
+            "time_over_reference": round(middle, 3),
+            "quartiles": [round(low, 3), round(high, 3)],
+        }
+    return {"reference": reference, "methods": methods}
+
+
+def _epoch(trainer: Any) -> Callable[[], None]:
+    def run() -> None:
+        trainer.state.max_epochs = trainer.state.epoch + 1
+        trainer.run()
+
+    return run
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda (bfloat16)")
+    parser.add_argument("--size", type=int, nargs=2, default=[128, 128], help="of a picture")
+    parser.add_argument("--features", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
+    parser.add_argument("--iterations", type=int, default=1, help="steps of a block")
+    parser.add_argument("--rounds", type=int, default=5, help="blocks of each method, at least 2")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="result file (default: benchmarks/results/training_cost[_cuda].json), in which "
+        "measurements of other sizes are kept",
+    )
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device).type
+    name = "training_cost" if device == "cpu" else f"training_cost_{device}"
+    output = arguments.output or ROOT / "benchmarks" / "results" / f"{name}.json"
+    knobs = {
+        "device": arguments.device,
+        "slice_size": arguments.size,
+        "features": arguments.features,
+    }
+    found = measure(knobs, arguments.iterations, arguments.rounds)
+    setting = {
+        key: getattr(arguments, key)
+        for key in ("device", "size", "features", "iterations", "rounds")
+    }
+    runs = [{"setting": setting, **found, **environment()}]
+    if output.is_file():
+        kept = json.loads(output.read_text(encoding="utf-8"))["runs"]
+        same = ("device", "size", "features")
+        runs += [r for r in kept if any(r["setting"][k] != setting[k] for k in same)]
+    runs.sort(key=lambda run: sum(run["setting"]["features"]))
+    content = {"benchmark": "cost of a training step over supervised training", "runs": runs}
+    write_bytes_atomic(output, strict_json(content).encode())
+    for method, one in found["methods"].items():
+        print(
+            f"{method}: {one['parameters']['training']:,} parameters, "
+            f"{one['milliseconds']} ms a step, {one['time_over_reference']} times "
+            f"{found['reference']} (quartiles {one['quartiles']})"
+        )
+    print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    main()
