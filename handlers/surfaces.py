@@ -194,8 +194,8 @@ class SurfaceCollector:
         if self._is_off or not self.scorer.is_pictured(engine):
             return
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            if batch["label"].ndim != 4:
-                self._is_off = True  # 2D images have no surface
+            if min(batch["label"].shape[1:]) < 2 or batch["label"].ndim != 4:
+                self._is_off = True  # pictures have no surface
             elif not pyvista_is_installed():
                 self._is_off = True
                 logger.info("surfaces.png is left out: %s adds it", INSTALL_SURFACES)

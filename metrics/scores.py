@@ -81,7 +81,8 @@ def score_case(
     Voxels that the reference leaves unlabelled are taken out of both masks, for the Dice and for
     the surfaces. Where exactly one mask is empty, Dice, IoU, precision and recall are 0 and both
     distances are the diagonal √Σ(nᵢ·sᵢ)² of the array; where both are, the former are 1 and the
-    distances are 0.
+    distances are 0. A volume of one slice, as a picture is read, has its distances in the plane:
+    across it every voxel would lie on the surface.
 
     Args:
         prediction: integer label map of 0…C−1, shape (H, W) or (H, W, D).
@@ -120,13 +121,18 @@ def score_case(
             f"{predicted.shape} and {truth.shape}"
         )
     known = truth != num_classes
+    # Over the axis of a single slice there is nothing to measure.
+    flat = truth.shape.index(1) if truth.ndim == 3 and 1 in truth.shape else None
+    if spacing is not None and flat is not None and len(spacing) == 3:
+        spacing = [size for axis, size in enumerate(spacing) if axis != flat]
     rows = []
     for label in range(1, num_classes):
         first, second = (predicted == label) & known, truth == label
         counts = int(np.count_nonzero(first)), int(np.count_nonzero(second))
         empty = {(False, True): "prediction", (True, False): "reference", (False, False): "both"}
         missing = empty.get((counts[0] > 0, counts[1] > 0), "")
-        voxels, millimetres = _distances(first, second, missing, spacing)
+        plane = (first, second) if flat is None else (first.squeeze(flat), second.squeeze(flat))
+        voxels, millimetres = _distances(*plane, missing, spacing)
         iou, precision, recall = _overlap(int(np.count_nonzero(first & second)), *counts)
         rows.append(
             CaseScore(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from mixseg.metrics import (
     CaseScore,
@@ -203,3 +204,33 @@ def test_unreadable_csv(tmp_path: Path, content: str, message: str) -> None:
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_metrics_csv(path)
+
+
+def test_a_volume_of_one_slice_is_measured_in_its_plane() -> None:
+    """A disc moved by three pixels; SciPy's distances between the outlines are the reference."""
+    rows, columns = np.mgrid[:40, :44]
+    discs = [((rows - 20) ** 2 + (columns - c) ** 2 <= 144).astype(np.uint8) for c in (20, 23)]
+    edges = [disc.astype(bool) & ~ndimage.binary_erosion(disc) for disc in discs]
+    pooled = np.concatenate(
+        [
+            ndimage.distance_transform_edt(~edges[1])[edges[0]],
+            ndimage.distance_transform_edt(~edges[0])[edges[1]],
+        ]
+    )
+    options: dict[str, Any] = {
+        "case_id": "picture",
+        "branch": "teacher",
+        "class_names": ["background", "cell"],
+        "num_classes": 2,
+    }
+    (flat,) = score_case(*discs, **options, spacing=(2.0, 2.0))
+    for axis, spacing in ((2, (2.0, 2.0, 7.0)), (0, (7.0, 2.0, 2.0))):
+        volumes = [np.expand_dims(disc, axis) for disc in discs]
+        (row,) = score_case(*volumes, **options, spacing=spacing)
+        assert row == flat
+    assert flat.hd95_vox == pytest.approx(np.percentile(pooled, 95))
+    assert flat.assd_vox == pytest.approx(pooled.mean())
+    assert flat.hd95_mm == pytest.approx(2 * flat.hd95_vox)
+    empty = np.zeros_like(discs[0])[..., None]
+    (missed,) = score_case(empty, discs[1][..., None], **options)
+    assert missed.hd95_vox == pytest.approx(np.hypot(40, 44))
