@@ -3,13 +3,14 @@
     python benchmarks/resume_after_kill.py
     python benchmarks/resume_after_kill.py --bundle acdc_lv_uamt
 
-A tiny run of each 2D bundle (synthetic volumes made here, every kind of state: dropout, moving
-averages, students of a co-training, projection heads, rate schedule, ramps, random flips) is
-trained once without interruption and once killed with SIGKILL ten times, each time resumed with
-``--resume true``. The moments are drawn with a seed: the run is killed within one epoch's time
-after it has written 0, 1 or 2 checkpoints of its own, so kills fall into start-up, iterations,
-validations, drawings and writes. The command fails unless every tensor of the final weights and of
-the final checkpoint is equal. A bundle's entry of the result file is replaced; the others stay.
+A tiny run of each 2D bundle (synthetic volumes or pictures made here, every kind of state:
+dropout, moving averages, peers, projection heads, learned weights of instances, rate schedule,
+ramps, random flips) is trained once without interruption and once killed with SIGKILL ten times,
+each time resumed with ``--resume true``. The moments are drawn with a seed: the run is killed
+within one epoch's time after it has written 0, 1 or 2 checkpoints of its own, so kills fall into
+start-up, iterations, validations, drawings and writes. The command fails unless every tensor of
+the final weights and of the final checkpoint is equal. A bundle's entry of the result file is
+replaced; the others stay.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from PIL import Image
 
 from mixseg.metrics import environment, strict_json, write_bytes_atomic
 
@@ -39,26 +41,36 @@ SIZE, SLICES = 32, 4
 KNOBS: dict[str, Any] = {
     "num_full": 1,
     "slice_size": [SIZE, SIZE],
-    "batch_full": 2,
     "epoch_length": 4,
     "features": [4, 8, 16],
     "lr": 1e-3,
     "lr_power": 0.9,
     "ema_decay": 0.9,
     "clip_grad_norm": 5.0,
-    "augmentation": {
-        "_target_": "RandFlipd",
-        "keys": ["image", "label", "weak_label"],
-        "prob": 0.5,
-        "spatial_axis": 0,
-    },
     "val_interval": 8,
     "checkpoint_interval": 1,
     "progress": False,
     "device": "cpu",
 }
-SCRIBBLED: dict[str, Any] = {"num_partial": 2, "batch_partial": 4}
-UNLABELED: dict[str, Any] = {"num_unlabeled": 2, "batch_unlabeled": 4}
+FLIP = {"_target_": "RandFlipd", "prob": 0.5, "spatial_axis": 0}
+MIXED: dict[str, Any] = {
+    "batch_full": 2,
+    "augmentation": {**FLIP, "keys": ["image", "label", "weak_label"]},
+}
+SCRIBBLED: dict[str, Any] = {**MIXED, "num_partial": 2, "batch_partial": 4}
+UNLABELED: dict[str, Any] = {**MIXED, "num_unlabeled": 2, "batch_unlabeled": 4}
+WRONG: dict[str, Any] = {**MIXED, "num_noisy": 2, "noise_missing": 0}
+SEPARATE: dict[str, Any] = {**WRONG, "batch_noisy": 2}
+# The weights of the wrong masks move in each epoch, and with them what is drawn.
+INDICATORS: dict[str, Any] = {
+    "num_noisy": 2,
+    "noise_missing": 0,
+    "batch_size": 2,
+    "batch_strong": 2,
+    "indicator_interval": 3,
+    "ramps": {"lambda_reg": 40},
+    "augmentation": {**FLIP, "keys": ["image", "label", "reference"]},
+}
 #: Knobs of each bundle's method; ramps pass half of the run, so that kills find them on their way.
 METHODS: dict[str, dict[str, Any]] = {
     "acdc_lv_confkd": {**SCRIBBLED, "ramps": {"lambda_ent": 40}},
@@ -74,6 +86,23 @@ METHODS: dict[str, dict[str, Any]] = {
             "gamma": {"begin": 4, "length": 40, "start": 0.2},
         },
     },
+    "acdc_lv_entmin": {**UNLABELED, "ramps": {"lambda_unsup": 40}},
+    "acdc_lv_dcr": INDICATORS,
+    "wbc_single": WRONG,
+    "wbc_decoupled": {**WRONG, "batch_partial": 2},
+    "wbc_uamt": {**UNLABELED, "ramps": {"lambda_con": 40, "certainty": 80}},
+    "wbc_entmin": {**UNLABELED, "ramps": {"lambda_unsup": 40}},
+    "wbc_dcr": INDICATORS,
+    "wbc_selfcorrecting": {
+        **SEPARATE,
+        "ancillary_features": [4, 8],
+        "ramps": {
+            "lambda_weak": {"begin": 8, "length": 0},
+            "alpha": {"begin": 8, "length": 60, "start": 30},
+        },
+    },
+    "wbc_macromicro": {**SEPARATE, "ramps": {"lambda_guide": 40, "lambda_feed": 40}},
+    "wbc_ficklenet": {**SEPARATE, "maps": 2, "ramps": {"lambda_seed": {"begin": 8, "length": 0}}},
 }
 
 
@@ -103,6 +132,32 @@ def write_data(folder: Path) -> None:
     content = {
         "classes": ["background", "RV", "myocardium", "LV"],
         "unlabeled": 4,
+        "training": entries[:3],
+        "validation": entries[3:4],
+        "test": entries[4:],
+    }
+    (folder / "datalist.json").write_text(json.dumps(content))
+
+
+def write_pictures(folder: Path) -> None:
+    """Five colour pictures of a bright cell with a dark nucleus."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    entries = []
+    for number in range(5):
+        distance = np.hypot(y - rng.uniform(14, 18), x - rng.uniform(14, 18))
+        label = (distance < rng.uniform(9, 11)).astype(np.uint8) + (distance < 5)
+        colours = np.array([[230, 220, 225], [190, 170, 210], [110, 70, 150]])
+        image = np.clip(colours[label] + rng.normal(0, 15, (SIZE, SIZE, 3)), 0, 255)
+        entry = {"case_id": f"cell{number}"}
+        for name, array in (("image", image.astype(np.uint8)), ("label", label)):
+            entry[name] = f"{name}/cell{number}.png"
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / entry[name])
+        entries.append(entry)
+    content = {
+        "classes": ["background", "cytoplasm", "nucleus"],
+        "unlabeled": 3,
         "training": entries[:3],
         "validation": entries[3:4],
         "test": entries[4:],
@@ -220,7 +275,8 @@ def compare(bundle: str, folder: Path, kills: int, epochs: int, seed: int) -> di
         The kills and ``different``, the names of entries that are not equal (none, one hopes).
     """
     data = folder / "data"
-    write_data(data)
+    write = write_pictures if bundle.startswith("wbc_") else write_data
+    write(data)
     whole, killed = (Run(bundle, data, folder / name, epochs) for name in ("whole", "killed"))
     times = whole.finish(resume=False)
     epoch_seconds = statistics.median(b - a for a, b in itertools.pairwise(times))

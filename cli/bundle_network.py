@@ -35,6 +35,7 @@ _TINY = {
     "datalist": None,
     "num_full": 1,
     "num_partial": 1,
+    "num_noisy": 1,
     "num_unlabeled": 1,
     "device": "cpu",
     "progress": False,
@@ -203,13 +204,13 @@ def _narrow(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make_up_data(folder: Path, classes: list[str], channels: int) -> None:
-    """Three training patients, one for validation and test each; every class in the mask."""
+    """Four training patients, one for validation and test each; every class in the mask."""
     side = max(16, 4 * len(classes))
     label = np.zeros((side, side, 2), np.uint8)
     for value in range(1, len(classes)):
         label[4 * value : 4 * value + 3, 4:12] = value
     splits: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
-    for i, split in enumerate((*3 * ("training",), "validation", "test")):
+    for i, split in enumerate((*4 * ("training",), "validation", "test")):
         # The mask stands in for hand-drawn scribbles too.
         mask = f"case{i}_gt.nii.gz"
         files = {"image": f"case{i}.nii.gz", "label": mask, "scribble": mask}

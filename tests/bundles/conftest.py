@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.utils import set_determinism
+from PIL import Image
 
 from mixseg.handlers.command_line import cause_of
 
@@ -84,6 +85,29 @@ def write_datalist(folder: Path, training: int = 6, scribbles: bool = False) -> 
     return content
 
 
+def write_cells(folder: Path, training: int = 6) -> dict[str, Any]:
+    """Colour pictures c0… of a cell with its nucleus, each a patient, and their datalist.json."""
+    content: dict[str, Any] = {"classes": ["background", "cytoplasm", "nucleus"], "unlabeled": 3}
+    names = {"training": range(training), "validation": [training], "test": [training + 1]}
+    y, x = np.mgrid[:30, :34]
+    for split, numbers in names.items():
+        content[split] = []
+        for i in numbers:
+            distance = np.hypot(y - 14 - i % 3, x - 16 + i % 2)
+            label = ((distance < 10).astype(np.uint8) + (distance < 5)).astype(np.uint8)
+            noise = np.random.default_rng(i).integers(-20, 20, (*label.shape, 3))
+            colours = np.array([[230, 220, 225], [200, 180, 210], [110, 70, 150]])
+            files = {"image": np.clip(colours[label] + noise, 0, 255), "label": label}
+            entry = {"case_id": f"c{i}", "supervision": "full"}
+            for kind, values in files.items():
+                entry[kind] = f"{kind}/c{i}.png"
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values.astype(np.uint8)).save(folder / entry[kind])
+            content[split].append(entry)
+    save_datalist(folder, content)
+    return content
+
+
 def save_datalist(folder: Path, content: dict[str, Any]) -> None:
     """Write datalist.json."""
     (folder / "datalist.json").write_text(json.dumps(content))
@@ -133,6 +157,7 @@ def tools() -> SimpleNamespace:
         tiny=TINY,
         save=save,
         heart=heart,
+        write_cells=write_cells,
         write_datalist=write_datalist,
         save_datalist=save_datalist,
         run_bundle=run_bundle,

@@ -14,7 +14,7 @@ from mixseg.handlers.command_line import unknown_options
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(p.name for p in BUNDLES.iterdir() if (p / "configs").is_dir())
 #: Start of a bundle's name → commands on its card that run it.
-COMMANDS = {"acdc_lv": 7, "la": 8}
+COMMANDS = {"acdc_lv": 7, "la": 8, "wbc": 6}
 #: Bundles whose card has tables of results, and the lists that these come from.
 TABLES = {"acdc_lv_confkd": ("acdc_cpu", "acdc_gpu"), "la_confkd": ("la_cpu", "la_gpu")}
 
