@@ -7,13 +7,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svg import BLUE, GREEN, GREY, INK, arrow, box, document, text
+from svg import BLUE, GREEN, GREY, INK, ORANGE, arrow, box, document, text
 
-from mixseg.objectives import GLMI, SSCO, UAMT, Objective
+from mixseg.objectives import (
+    GLMI,
+    SSCO,
+    UAMT,
+    DynamicCoRegularization,
+    EntropyMinimization,
+    Objective,
+)
 
-COLORS = {"full": BLUE, "none": GREY}
+COLORS = {"full": BLUE, "none": GREY, "primary": BLUE, "mixed": GREY, "auxiliary": ORANGE}
 #: Kind of image → middle of its box, its two lines.
-IMAGES = {"full": (75, ["Full masks", "N patients"]), "none": (235, ["No labels", "5N patients"])}
+IMAGES = {
+    "full": (75, ["Full masks", "N patients"]),
+    "none": (235, ["No labels", "5N patients"]),
+    "primary": (65, ["Primary stream", "drawn by γ"]),
+    "mixed": (155, ["Mixed", "a region on the other"]),
+    "auxiliary": (245, ["Auxiliary stream", "drawn evenly"]),
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,44 @@ SEMI: dict[str, tuple[str, Objective, dict[str, tuple[str, str]], dict[str, Term
             ),
         },
     ),
+    "entmin": (
+        "Entropy minimisation",
+        EntropyMinimization(),
+        {"network": ("Network", "full none"), "image": ("Classes of the image", "")},
+        {
+            "ce_segmentation": Term(
+                "L_{s}", "cross-entropy, sampled pixels", (("network", "full"),)
+            ),
+            "ce_class": Term("L_{s}", "cross-entropy, sampled classes", (("image", "full"),)),
+            "gradient": Term("λ · L_{g}", "edges of the encoder's levels", (("network", "none"),)),
+            "sharpening": Term(
+                "λ · L_{sh}", "squared difference to itself, sharper", (("network", "none"),)
+            ),
+            "class_consistency": Term(
+                "λ · L_{c}",
+                "no pixels of improbable classes",
+                (("network", "none"), ("image", "none")),
+            ),
+        },
+    ),
+    "dcr": (
+        "DCR",
+        DynamicCoRegularization(["full", "noisy"]),
+        {"network": ("Network", "primary mixed"), "peers": ("Networks", "mixed auxiliary")},
+        {
+            "ce_primary": Term(
+                "γ_{i} · L_{i}", "cross-entropy with the mask", (("network", "primary"),)
+            ),
+            "regularization": Term(
+                "λ ½(γ_{i} + γ_{j}) · r_{ij}",
+                "each with the other's mixed mask",
+                (("network", "mixed"), ("peers", "mixed")),
+            ),
+            "ce_auxiliary": Term(
+                "γ_{j} · L_{j}", "cross-entropy with the mask", (("peers", "auxiliary"),)
+            ),
+        },
+    ),
 }
 
 
@@ -94,6 +145,8 @@ def _lines(objective: Objective, row: str, name: str) -> list[str]:
         return [name, "predicts"]
     if row == "heads":
         return [name, "dropped afterwards"]
+    if row == "image":
+        return [name, "may refine the pixels'"]
     count = len(_members(objective, row))
     if row == "peers":
         return [f"{name} 2 … {count + 1}" if count > 1 else f"{name[:-1]} 2", "drawn apart"]
@@ -106,8 +159,10 @@ def semi(page: str) -> str:
     if set(terms) != set(objective.weights):
         raise ValueError(f"{page}: the figure shows {sorted(terms)}, the objective has others")
     shapes = []
+    kinds = {kind for _, seen in rows.values() for kind in seen.split()}
     for kind, (y, lines) in IMAGES.items():
-        shapes.append(box(12, y - 32, 150, 64, lines, color=COLORS[kind]))
+        if kind in kinds:
+            shapes.append(box(12, y - 32, 150, 64, lines, color=COLORS[kind]))
     middles = {row: 155 + 95 * (i - (len(rows) - 1) / 2) for i, row in enumerate(rows)}
     for row, (name, seen) in rows.items():
         y = middles[row]
@@ -120,11 +175,12 @@ def semi(page: str) -> str:
     if "averages" in rows:  # what they follow
         above = middles[list(rows)[-2]]
         shapes.append(arrow((375, above + 32), (375, middles["averages"] - 32), dashed=True))
-    if "heads" in rows:
-        shapes.append(arrow((375, middles["network"] + 32), (375, middles["heads"] - 32)))
+    for row in {"heads", "image"} & set(rows):
+        shapes.append(arrow((375, middles["network"] + 32), (375, middles[row] - 32)))
         shapes.append(text(383, 159, "features", size=11, anchor="start"))
+    step = min(78, 250 / (len(terms) - 1))
     for i, term in enumerate(terms.values()):
-        y = 155 + 78 * (i - (len(terms) - 1) / 2)
+        y = 155 + step * (i - (len(terms) - 1) / 2)
         for row, kind in term.sources:
             target = row == "averages"
             shapes.append(arrow((460, middles[row]), (588, y), color=COLORS[kind], dashed=target))

@@ -58,7 +58,7 @@ def command_of(words: list[str]) -> Any:
     for word in words[1:]:
         if not isinstance(command, typer.core.TyperGroup) or word.startswith("-"):
             break
-        command = command.commands.get(word)
+        command = command.get_command(typer.Context(command), word)
         if command is None:
             return None
     return command
