@@ -9,20 +9,29 @@ from dataclasses import dataclass
 
 from svg import BLUE, GREEN, GREY, INK, ORANGE, arrow, box, document, text
 
+from mixseg.networks import DualBranchUNet
 from mixseg.objectives import (
     GLMI,
     SSCO,
     UAMT,
     DynamicCoRegularization,
     EntropyMinimization,
+    FickleNet,
+    MacroMicro,
     Objective,
+    SelfCorrecting,
 )
 
-COLORS = {"full": BLUE, "none": GREY, "primary": BLUE, "mixed": GREY, "auxiliary": ORANGE}
+COLORS = {"full": BLUE, "none": GREY, "noisy": ORANGE} | {
+    "primary": BLUE,
+    "mixed": GREY,
+    "auxiliary": ORANGE,
+}
 #: Kind of image → middle of its box, its two lines.
 IMAGES = {
     "full": (75, ["Full masks", "N patients"]),
     "none": (235, ["No labels", "5N patients"]),
+    "noisy": (235, ["Noisy masks", "many images"]),
     "primary": (65, ["Primary stream", "drawn by γ"]),
     "mixed": (155, ["Mixed", "a region on the other"]),
     "auxiliary": (245, ["Auxiliary stream", "drawn evenly"]),
@@ -128,6 +137,59 @@ SEMI: dict[str, tuple[str, Objective, dict[str, tuple[str, str]], dict[str, Term
             ),
         },
     ),
+    "self_correcting": (
+        "Self-Correcting",
+        SelfCorrecting(DualBranchUNet(in_channels=3, features=(4, 8), branches=1)),
+        {"network": ("Network", "full noisy"), "ancillary": ("Ancillary network", "full noisy")},
+        {
+            "ce_full": Term("L_{s}", "cross-entropy with the mask", (("network", "full"),)),
+            "ce_refined": Term(
+                "λ_{w} · L_{w}",
+                "cross-entropy with the refined mask",
+                (("network", "noisy"), ("ancillary", "noisy")),
+            ),
+            "ce_ancillary": Term(
+                "L_{anc}", "cross-entropy with the mask", (("ancillary", "full"),)
+            ),
+        },
+    ),
+    "macro_micro": (
+        "Macro-Micro",
+        MacroMicro(),
+        {
+            "network": ("Micro", "full noisy"),
+            "peers": ("Macro", "noisy"),
+            "averages": ("Macro's mean", "noisy"),
+        },
+        {
+            "ce_micro": Term("L_{micro}", "cross-entropy with the mask", (("network", "full"),)),
+            "guidance": Term(
+                "λ_{g} · L_{g}",
+                "KL(micro ‖ macro), by certainty",
+                (("network", "noisy"), ("peers", "noisy")),
+            ),
+            "ce_macro": Term("L_{macro}", "cross-entropy, noisy mask", (("peers", "noisy"),)),
+            "feeding": Term(
+                "λ_{f} · L_{f}",
+                "KL(mean ‖ micro), by certainty",
+                (("network", "noisy"), ("averages", "noisy")),
+            ),
+        },
+    ),
+    "ficklenet": (
+        "FickleNet",
+        FickleNet("encoder.centre", 8, 2),
+        {"network": ("Network", "full noisy"), "image": ("Classes of the image", "")},
+        {
+            "ce_full": Term("L_{s}", "cross-entropy with the mask", (("network", "full"),)),
+            "ce_seeds": Term(
+                "λ_{s} · L_{seed}",
+                "cross-entropy with localised seeds",
+                (("network", "noisy"), ("image", "noisy")),
+            ),
+            "bce_class": Term("λ_{c} · L_{c}", "classes in the noisy mask", (("image", "noisy"),)),
+        },
+    ),
 }
 
 
@@ -146,10 +208,14 @@ def _lines(objective: Objective, row: str, name: str) -> list[str]:
     if row == "heads":
         return [name, "dropped afterwards"]
     if row == "image":
-        return [name, "may refine the pixels'"]
+        refines = isinstance(objective, EntropyMinimization)
+        return [name, "may refine the pixels'" if refines else "random maps of them"]
+    if row == "ancillary":
+        return [name, "sees the weak mask, too"]
     count = len(_members(objective, row))
     if row == "peers":
-        return [f"{name} 2 … {count + 1}" if count > 1 else f"{name[:-1]} 2", "drawn apart"]
+        numbered = f"{name} 2 … {count + 1}" if count > 1 else f"{name[:-1]} 2"
+        return [numbered if name.endswith("s") else name, "drawn apart"]  # a plural, or a name
     return [f"{name} 1 … {count}" if count > 1 else name, "moving average"]
 
 
