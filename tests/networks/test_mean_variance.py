@@ -114,7 +114,7 @@ def test_refined_probabilities_are_products() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("refine", [False, True])
-@pytest.mark.parametrize("kind", ["ts", "onnx"])
+@pytest.mark.parametrize("kind", ["ts", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_exports_compute_the_teacher_at_other_sizes(
     kind: str, refine: bool, tmp_path: Path
 ) -> None:
