@@ -6,6 +6,7 @@ these require. There is no mixseg in it but the one inside the bundle.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import http.server
@@ -17,7 +18,6 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -33,6 +33,7 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 from mixseg.cli.bundle_configs import load
 from mixseg.cli.checksums import check_sums
@@ -44,6 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/train.yaml"))
 #: One a data set goes every way; the others share all of it but the method and its training.
 ROUTES = [name for name in BUNDLES if name.endswith("_confkd")]
+DATASETS = sorted({name.rpartition("_")[0] for name in BUNDLES})
 #: Keys of metadata.json beside required_packages_version, and their packages.
 OWN_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 #: Knobs that make one epoch take seconds; those that a bundle has are set.
@@ -54,9 +56,14 @@ SHORT = {
     "num_full": 1,
     "num_partial": 1,
     "num_unlabeled": 1,
+    "num_noisy": 1,
     "batch_full": 1,
     "batch_partial": 1,
     "batch_unlabeled": 1,
+    "batch_noisy": 1,
+    "batch_size": 1,
+    "batch_strong": 1,
+    "crop_size": [32, 32, 16],
     "ramps": {},
 }
 #: Prints where mixseg comes from, and whether two things that are not needed can be found.
@@ -67,26 +74,35 @@ missing = [importlib.util.find_spec(name) is None for name in ("mixseg.cli", "ty
 print(json.dumps([mixseg.__path__, mixseg.engines.__file__, version("mixseg"), *missing]))
 """
 
-#: Downloads a bundle, infers and trains with it: address, name, data, knobs of the training.
-AT_ONCE = """
-import json, os, sys
+#: Downloads bundles, infers and trains with each and its own code: data, then of each bundle its
+#: address, name and the knobs of the training. MONAI is imported once for all.
+EACH = """
+import json, os, shutil, sys
 import monai.bundle
 
-url, name, data, knobs = sys.argv[1:]
-monai.bundle.download(name=name, url=url, bundle_dir=".", progress=False)
-os.chdir(name)
-common = {"bundle_root": ".", "logging_file": False, "progress": False}
-monai.bundle.run(
-    run_id="inference", config_file="configs/inference.yaml",
-    dataset_dir=os.path.join(data, "image"), output_dir="../masks", **common
-)
-os.rename("models/model.pt", "../packed.pt")
-monai.bundle.run(
-    run_id="training", config_file="configs/train.yaml", dataset_dir=data, output_dir="../run",
-    **json.loads(knobs), **common
-)
-import mixseg
-print(mixseg.__path__[0])
+data, bundles = sys.argv[1], json.loads(sys.argv[2])
+start = os.getcwd()
+for url, name, knobs in bundles:
+    print("bundle", name)
+    os.makedirs(name + "_at")
+    os.chdir(name + "_at")
+    monai.bundle.download(name=name, url=url, bundle_dir=".", progress=False)
+    os.chdir(name)
+    common = {"bundle_root": ".", "logging_file": False, "progress": False}
+    monai.bundle.run(
+        run_id="inference", config_file="configs/inference.yaml",
+        dataset_dir=os.path.join(data, "image"), output_dir="../masks", **common
+    )
+    shutil.copy("models/model.pt", "../packed.pt")
+    monai.bundle.run(
+        run_id="training", config_file="configs/train.yaml", dataset_dir=data, output_dir="../run",
+        **knobs, **common
+    )
+    import mixseg
+    print("code", mixseg.__path__[0])
+    for module in [module for module in sys.modules if module.partition(".")[0] == "mixseg"]:
+        del sys.modules[module]
+    os.chdir(start)
 """
 
 pytestmark = pytest.mark.slow
@@ -180,10 +196,11 @@ def link_packages(metadata: dict[str, Any], site: Path) -> None:
 
 
 def make_data(folder: Path, config: dict[str, Any]) -> None:
-    """Volumes of small blocks, a third case for validation and a fourth for the test."""
+    """Small blocks, in volumes or in pictures; the last two cases validate and test."""
     classes = config.get("source_classes", config["class_names"])
     content: dict[str, Any] = {"classes": classes, "unlabeled": len(classes)}
-    for i, split in enumerate(("training", "training", "validation", "test")):
+    colour = config.get("in_channels", 1) > 1
+    for i, split in enumerate(("training",) * 3 + ("validation", "test")):
         label = np.zeros((40, 44, 6), np.uint8)
         for value in range(1, len(classes)):
             label[6 * value : 6 * value + 5, 8:36] = value
@@ -191,12 +208,14 @@ def make_data(folder: Path, config: dict[str, Any]) -> None:
         drawn[:, 20:22] = label[:, 20:22]
         noise = np.random.default_rng(i).normal(0, 5, label.shape)
         image = (40.0 * label + 50 + noise).astype(np.float32)
-        if (channels := config.get("in_channels", 1)) > 1:
-            image = np.stack([image] * channels, axis=-1)
         entry = {"case_id": f"c{i}", "supervision": "full"}
         for kind, values in (("image", image), ("label", label), ("scribble", drawn)):
-            entry[kind] = f"{kind}/c{i}.nii.gz"
+            entry[kind] = f"{kind}/c{i}{'.png' if colour else '.nii.gz'}"
             (folder / kind).mkdir(parents=True, exist_ok=True)
+            if colour:
+                shown = values[..., :3].astype(np.uint8) if kind == "image" else values[..., 0]
+                Image.fromarray(shown).save(folder / entry[kind])
+                continue
             volume = nib.Nifti1Image(values, np.diag([1.5, 1.25, 3.0, 1.0]))
             nib.save(volume, folder / entry[kind])
         content.setdefault(split, []).append(entry)
@@ -205,10 +224,13 @@ def make_data(folder: Path, config: dict[str, Any]) -> None:
 
 def short(config: dict[str, Any]) -> dict[str, Any]:
     """Knobs of one quick epoch; kinds that a method does not use stay out."""
-    return {name: value for name, value in SHORT.items() if config.get(name)}
+    used = {name: value for name, value in SHORT.items() if config.get(name)}
+    if not isinstance(config.get("crop_size"), list):  # of slices, it follows from their size
+        used.pop("crop_size", None)
+    return used
 
 
-@contextmanager
+@contextlib.contextmanager
 def served(name: str, folder: Path) -> Iterator[Place]:
     """Pack a bundle, serve it, and lay out an environment and data for it; nothing is fetched."""
     target = packed_zip(ROOT / "bundles" / name, folder / "source")
@@ -283,7 +305,7 @@ def test_inference_gives_what_the_installed_code_gives(place: Place, tmp_path: P
         progress=False,
     )
     masks = sorted(path.name for path in (tmp_path / "packed").iterdir())
-    assert len(masks) == 4
+    assert len(masks) == 5
     classes = len(load(place.folder / "configs" / "inference.yaml")["class_names"])
     for name in masks:
         mask = nib.load(tmp_path / "packed" / name)
@@ -309,7 +331,7 @@ def test_evaluation_scores_every_branch(place: Place, tmp_path: Path) -> None:
     branches = sorted({row["branch"] for row in rows})
     assert {"student", "teacher"} <= set(branches)
     assert [(r["case_id"], r["branch"], r["class"]) for r in sorted(rows, key=by_branch)] == [
-        ("c3", branch, name) for branch in branches for name in names
+        ("c4", branch, name) for branch in branches for name in names
     ]
     assert all(0 <= float(row["dice"]) <= 1 for row in rows)
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -331,25 +353,35 @@ def test_one_epoch_of_training_makes_new_weights(place: Place, tmp_path: Path) -
     assert fault.startswith("models/model.pt is not the file that was packed")
 
 
-@pytest.mark.parametrize("name", [name for name in BUNDLES if name not in ROUTES])
-def test_its_sisters_arrive_infer_and_train(name: str, tmp_path: Path) -> None:
-    with served(name, tmp_path) as place:
-        config = load(ROOT / "bundles" / name / "configs" / "train.yaml")
-        there = tmp_path / "there"
-        there.mkdir()
-        words = (f"{place.url}/{place.zip.name}", name, place.data, json.dumps(short(config)))
-        printed = place.python("-c", AT_ONCE, *words, cwd=there)
-    assert printed.splitlines()[-1] == str(there / name / "mixseg")
-    assert len(list((there / "masks").glob("*.nii.gz"))) == 4
-    before, after = (
-        read_weights(there / path) for path in ("packed.pt", f"{name}/models/model.pt")
-    )
-    assert misfits(build_network(there / name / "configs" / "train.yaml", {}), after) == []
-    assert any(not torch.equal(after[key].to(v.dtype), v) for key, v in before.items())
-    assert (there / "run" / "checkpoint.pt").is_file()
-    # Nothing else of the folder was touched, and nothing left in it.
-    (fault,) = check_sums(there / name)
-    assert fault.startswith("models/model.pt is not the file that was packed")
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_sisters_arrive_infer_and_train(dataset: str, tmp_path: Path) -> None:
+    names = [name for name in BUNDLES if name.startswith(dataset) and name not in ROUTES]
+    there = tmp_path / "there"
+    there.mkdir()
+    with contextlib.ExitStack() as stack:
+        places = [stack.enter_context(served(name, tmp_path / name)) for name in names]
+        bundles = []
+        for name, place in zip(names, places, strict=True):
+            knobs = short(load(ROOT / "bundles" / name / "configs" / "train.yaml"))
+            bundles.append((f"{place.url}/{place.zip.name}", name, knobs))
+        place = places[0]
+        printed = place.python("-c", EACH, place.data, json.dumps(bundles), cwd=there)
+    said = [line.split() for line in printed.splitlines() if line.startswith("code ")]
+    folders = [there / f"{name}_at" for name in names]
+    assert said == [
+        ["code", str(at / name / "mixseg")] for at, name in zip(folders, names, strict=True)
+    ]
+    for at, name in zip(folders, names, strict=True):
+        assert len(list((at / "masks").iterdir())) == 5, name
+        before, after = (
+            read_weights(at / path) for path in ("packed.pt", f"{name}/models/model.pt")
+        )
+        assert misfits(build_network(at / name / "configs" / "train.yaml", {}), after) == [], name
+        assert any(not torch.equal(after[key].to(v.dtype), v) for key, v in before.items()), name
+        assert (at / "run" / "checkpoint.pt").is_file(), name
+        # Nothing else of the folder was touched, and nothing left in it.
+        (fault,) = check_sums(at / name)
+        assert fault.startswith("models/model.pt is not the file that was packed"), name
 
 
 def test_the_release_on_github(
