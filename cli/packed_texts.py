@@ -19,6 +19,7 @@ __all__ = ["packed_card", "packed_config", "packed_metadata"]
 
 _REPOSITORY = re.compile(r"<!-- repository -->\n?(.*?)<!-- /repository -->\n?", re.DOTALL)
 _PACKED = re.compile(r"<!-- packed\n(.*?)-->\n?", re.DOTALL)
+_CHECKED = re.compile(r"^<!-- ci: .*-->\n", re.MULTILINE)
 _ROW = re.compile(r"^\| `(\w+)` \| `([^`]*)` \|", re.MULTILINE)
 
 
@@ -40,8 +41,8 @@ def packed_card(text: str, train: str) -> str:
     """A model card that speaks of the packed folder.
 
     What stands between ``<!-- repository -->`` and ``<!-- /repository -->`` is left out, and what
-    a comment ``<!-- packed`` hides is shown. The defaults in the table of knobs become those of
-    the packed ``train.yaml``.
+    a comment ``<!-- packed`` hides is shown. Marks of commands that continuous integration runs
+    are left out. The defaults in the table of knobs become those of the packed ``train.yaml``.
 
     Args:
         text: the card in the repository.
@@ -49,7 +50,7 @@ def packed_card(text: str, train: str) -> str:
     """
     lines = re.findall(r"^(\w+): (.+?)(?:  *#.*)?$", train, re.MULTILINE)
     values = {name: value.strip('"') for name, value in lines}
-    text = _PACKED.sub(r"\1", _REPOSITORY.sub("", text))
+    text = _CHECKED.sub("", _PACKED.sub(r"\1", _REPOSITORY.sub("", text)))
 
     def replace(match: re.Match[str]) -> str:
         name = match[1]

@@ -355,6 +355,7 @@ def test_the_card_speaks_of_the_packed_folder() -> None:
     card = (
         "# Card\n<!-- repository -->\nWith mixseg installed.\n<!-- /repository -->\n"
         "<!-- packed\nIn this folder.\n-->\nBoth.\n"
+        "<!-- ci: model_card, with --lr 1 -->\n```bash\nrun\n```\n"
         "| `lr` | `1` | elsewhere |\n"
         "## Knobs\n| `lr` | `1` | rate |\n| `device` | `$x()` | where |\n| `own` | `3` | kept |\n"
         "## Results\n| `lr` | `1` | elsewhere |\n"
@@ -362,6 +363,7 @@ def test_the_card_speaks_of_the_packed_folder() -> None:
     train = "lr: 0.5        # rate\ndevice: \"$y('a')\"\n"
     assert packed_card(card, train) == (
         "# Card\nIn this folder.\nBoth.\n"
+        "```bash\nrun\n```\n"
         "| `lr` | `1` | elsewhere |\n"
         "## Knobs\n| `lr` | `0.5` | rate |\n| `device` | `$y('a')` | where |\n"
         "| `own` | `3` | kept |\n"
