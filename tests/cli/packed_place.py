@@ -181,7 +181,8 @@ def make_data(folder: Path, config: dict[str, Any]) -> None:
 def short(config: dict[str, Any]) -> dict[str, Any]:
     """Knobs of one quick epoch; kinds that a method does not use stay out."""
     used = {name: value for name, value in SHORT.items() if config.get(name)}
-    if not isinstance(config.get("crop_size"), list):  # of slices, it follows from their size
+    crop = config.get("crop_size")
+    if not (isinstance(crop, list) and len(crop) == 3):  # that of slices follows from their size
         used.pop("crop_size", None)
     return used
 
