@@ -225,11 +225,13 @@ def _imported(node: Any, module: str) -> list[str]:
     return []
 
 
-@cache
+#: Reads the list of files of every installed distribution, which takes a second.
+_providers = cache(metadata.packages_distributions)
+
+
 def _distributions(name: str) -> frozenset[str]:
     """Canonical names of the distributions that provide a top-level import."""
-    found = metadata.packages_distributions().get(name, ())
-    return frozenset(canonicalize_name(one) for one in found)
+    return frozenset(canonicalize_name(one) for one in _providers().get(name, ()))
 
 
 def _license() -> str:

@@ -33,7 +33,8 @@ def new_figure(width: float, height: float) -> Figure:
 def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write the figure as PNG, atomically."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    # Figure.savefig would lay it out and draw it once more beforehand.
+    FigureCanvasAgg(figure).print_png(buffer)
     write_bytes_atomic(path, buffer.getvalue())
 
 
