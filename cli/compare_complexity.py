@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 
 from mixseg.cli.bundle_configs import read_parser
 from mixseg.cli.compare_list import Experiment
+from mixseg.networks import DualBranchNetwork
 
 __all__ = ["count_parameters", "measure_complexity"]
 
@@ -27,7 +28,8 @@ class _Cases:
 def count_parameters(bundle: Path, experiment: Experiment) -> int | None:
     """Parameters of all networks that a row's training keeps; None where nothing says them.
 
-    Heads that the objective adds are left out, as in the journal's count.
+    Heads that the objective adds are left out, as in the journal's count; a network of its own,
+    such as Self-Correcting's ancillary one, is not.
 
     Args:
         bundle: its folder.
@@ -36,7 +38,13 @@ def count_parameters(bundle: Path, experiment: Experiment) -> int | None:
     parser = _parser(bundle, experiment.overlays, experiment.knobs)
     if "network_def" not in parser.config or "objective" not in parser.config:
         return None
-    return _networks(parser) * _parameters(parser.get_parsed_content("network_def"))
+    own = (
+        module
+        for module in parser.get_parsed_content("objective").modules()
+        if isinstance(module, DualBranchNetwork)
+    )
+    alike = _networks(parser) * _parameters(parser.get_parsed_content("network_def"))
+    return alike + sum(_parameters(network) for network in own)
 
 
 def measure_complexity(bundle: Path, knobs: Mapping[str, Any], device: str) -> dict[str, Any]:

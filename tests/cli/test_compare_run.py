@@ -379,13 +379,17 @@ def test_parameters_are_those_of_the_journals_table_8(tmp_path: Path) -> None:
 
 
 def test_parameters_need_no_data(tmp_path: Path) -> None:
-    # DCR's objective has a weight for each training picture; it keeps two networks.
+    # DCR's objective has a weight for each training picture; it keeps two networks. So does
+    # Self-Correcting, whose second one sees the mask's three classes beside the picture.
+    names = ("wbc_single", "wbc_dcr", "wbc_selfcorrecting")
     path = write_list(
-        tmp_path, common={"features": [2, 2, 2, 2, 2]},
-        rows={name: {"bundle": name} for name in ("wbc_dcr", "wbc_single")},
-    )  # fmt: skip
-    two, one = (count_parameters(ROOT / "bundles" / str(r.bundle), r) for r in experiments(path))
-    assert (two or 0) == 2 * (one or 0) > 0
+        tmp_path, common={"features": [2, 2, 2, 2, 2]}, rows={n: {"bundle": n} for n in names}
+    )
+    counts = (count_parameters(ROOT / "bundles" / str(r.bundle), r) for r in experiments(path))
+    one, two, ancillary = (count or 0 for count in counts)
+    assert one > 0
+    assert two == 2 * one
+    assert ancillary == 2 * one + 3 * 2 * 3 * 3  # classes, features, a kernel of 3²
 
 
 def test_complexity_measures_the_network_that_is_trained() -> None:
