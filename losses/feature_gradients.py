@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -35,6 +34,13 @@ def _neighbours(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     before = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, size - 1)], dim)
     after = torch.cat([x.narrow(dim, 1, size - 1), x.narrow(dim, size - 1, 1)], dim)
     return before, after
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Square root that passes 0 back where it is 0, and not its infinite slope there."""
+    # Not vector_norm, which does the same: along a short axis it takes 8 times as long on a CPU.
+    zero = squares == 0
+    return squares.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
 
 
 def gradient_map(
@@ -75,7 +81,7 @@ def gradient_map(
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     axes = range(2, x.ndim)
-    parts = []
+    squares = torch.zeros_like(x)
     for axis in axes:
         before, after = _neighbours(x, axis)
         part = (after - before) / 2
@@ -84,13 +90,10 @@ def gradient_map(
                 if other != axis:
                     before, after = _neighbours(part, other)
                     part = (before + 2 * part + after) / 4
-        parts.append(part)
-    stacked = torch.stack(parts)
-    # vector_norm passes 0 back where the norm is 0, where a square root's slope is infinite.
+        squares = squares + part.square()
     if channel_reduction == "mean":
-        return torch.linalg.vector_norm(stacked, dim=0).mean(dim=1, keepdim=True)
-    norm: Tensor = torch.linalg.vector_norm(stacked, dim=(0, 2)).unsqueeze(1)
-    return norm / math.sqrt(x.shape[1])
+        return _root(squares).mean(dim=1, keepdim=True)
+    return _root(squares.mean(dim=1, keepdim=True))
 
 
 def feature_gradient_regularization(
