@@ -77,6 +77,8 @@ class InstanceIndicators:
         interval: iterations between two steps (τ, 400 in the paper).
         batch_strong: items that guide a step, all of them if there are fewer (16).
         batch_size: items in a pass.
+        class_balanced: compare gradients of a cross-entropy in which each class of a mask counts
+            alike; False is the paper's.
         feature_layer: name of the network's last layer, a 1×1 convolution with a bias.
         class_names: C names, background first, for the picture.
         seed: of the batches that guide.
@@ -98,6 +100,7 @@ class InstanceIndicators:
         interval: int = 400,
         batch_strong: int = 16,
         batch_size: int = 16,
+        class_balanced: bool = False,
         feature_layer: str = "teacher.head",
         class_names: Sequence[str] | None = None,
         seed: int = 0,
@@ -123,6 +126,7 @@ class InstanceIndicators:
         self.interval = interval
         self.batch_strong = batch_strong
         self.batch_size = batch_size
+        self.class_balanced = class_balanced
         self.feature_layer = feature_layer
         self.seed = seed
         self.progress = progress
@@ -212,7 +216,10 @@ class InstanceIndicators:
                 logits, given = forward_with_inputs(network, [layer], image, branch=branch)
                 if start == 0:
                     _check_linear(network, layer, given[layer], logits)
-            yield last_layer_gradients(given[layer], logits, batch["label"].to(parameter.device))
+            label = batch["label"].to(parameter.device)
+            yield last_layer_gradients(
+                given[layer], logits, label, class_balanced=self.class_balanced
+            )
 
     def _finish(self, engine: Any) -> None:
         if engine.state.iteration < self.interval:

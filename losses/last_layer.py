@@ -43,7 +43,9 @@ def image_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def last_layer_gradients(features: Tensor, logits: Tensor, label: Tensor) -> Tensor:
+def last_layer_gradients(
+    features: Tensor, logits: Tensor, label: Tensor, *, class_balanced: bool = False
+) -> Tensor:
     """Gradients of `image_cross_entropy` in the last layer, of all images in one pass.
 
     Pan et al. (AAAI 2022), 'DII Gradient Estimation': g_k = ∇ ℓ(x_k, y_k, θ'), with the last layer
@@ -62,6 +64,8 @@ def last_layer_gradients(features: Tensor, logits: Tensor, label: Tensor) -> Ten
         features: (B, F, *spatial of the layer), what the 1×1 convolution was given.
         logits: (B, C, *spatial), what the network returned for it.
         label: (B, 1, *spatial) or (B, *spatial), holding 0..C-1, or C where unlabelled.
+        class_balanced: of the mean over the classes that the image's label shows of each one's mean
+            cross-entropy, so that a small class counts as much as the background. Not in the paper.
 
     Returns:
         (B, C, F + 1): the gradient of the weight (C, F), then that of the bias; without a graph.
@@ -90,13 +94,19 @@ def last_layer_gradients(features: Tensor, logits: Tensor, label: Tensor) -> Ten
     known = (target != num_classes).unsqueeze(1)
     # Unlabelled voxels are given some class here and left out two lines below.
     truth = F.one_hot(target.clamp(max=num_classes - 1), num_classes).movedim(-1, 1)
-    residual = torch.where(known, logits.softmax(dim=1) - truth, 0)
+    share = 1 / _labelled(target, num_classes).to(logits.dtype)
+    share = share.view(-1, *[1] * (logits.ndim - 1))
+    if class_balanced:
+        sizes = (truth * known).flatten(2).sum(dim=2)
+        each = 1 / (sizes.clamp(min=1) * (sizes > 0).sum(dim=1, keepdim=True).clamp(min=1))
+        each = each.to(logits.dtype).view(*sizes.shape, *[1] * (logits.ndim - 2))
+        share = (truth * each).sum(dim=1, keepdim=True)
+    residual = torch.where(known, (logits.softmax(dim=1) - truth) * share, 0)
     if features.shape[2:] != logits.shape[2:]:
         residual = _transposed_resize(residual, features.shape[2:])
     flat = residual.flatten(2)
     weight = flat @ features.as_subclass(Tensor).to(flat.dtype).flatten(2).mT
-    gradient = torch.cat((weight, flat.sum(dim=2, keepdim=True)), dim=2)
-    return gradient / _labelled(target, num_classes)[:, None, None]
+    return torch.cat((weight, flat.sum(dim=2, keepdim=True)), dim=2)
 
 
 def _labelled(target: Tensor, num_classes: int) -> Tensor:

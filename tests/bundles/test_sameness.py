@@ -56,7 +56,8 @@ OWN_KNOBS: dict[str, set[str]] = {
     | {"gradient_sum", "class_threshold", "samples", "separate_forward"}
     | HEADS,
     "dcr": {"lambda_reg", "peer", "indicators", "indicator_sampling", "mixing", "regularization"}
-    | {"indicator_interval", "indicator_lr", "indicator_init", "batch_strong", "feature_layer"}
+    | {"indicator_interval", "indicator_lr", "indicator_init", "indicator_balanced"}
+    | {"batch_strong", "feature_layer"}
     | {"batch_size"},
     "selfcorrecting": {"lambda_weak", "alpha", "ancillary_features", "warmup", "separate_forward"},
     "macromicro": {"lambda_guide", "lambda_feed", "macro_decay", "separate_forward"},

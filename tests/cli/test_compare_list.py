@@ -221,7 +221,7 @@ def test_the_rows_of_a_study_of_cells_see_as_much(
             key: {**settings, **rows[0].knobs}[key] for key in (*BUDGET, *recipe)
         }, row.row
         assert sum(values.get(key, 0) for key in batches) == 8, row.row
-        assert values["num_full"] in (0, 18, 180)
+        assert values["num_full"] in ({5} if row.row.endswith("_5") else {0, 18, 180})
         assert (row.data, row.seeds) == ("wbc", (0, 1, 2))
     steps = rows[0].knobs["epoch_length"] * rows[0].knobs["max_epochs"]
     assert steps == 1200

@@ -26,13 +26,19 @@ from mixseg.objectives import DynamicCoRegularization
 from .indicator_toys import CLASSES, make_dataset, make_pictures, make_trainer, read
 
 
-def by_autograd(network: nn.Module, dataset: SliceDataset, items: Sequence[int]) -> list[Tensor]:
+def by_autograd(
+    network: nn.Module, dataset: SliceDataset, items: Sequence[int], balanced: bool = False
+) -> list[Tensor]:
     """Gradient of the head a item, each by a forward and a backward pass of its own."""
     found = []
     for i in items:
         item = dataset[int(i)]
         logits = network(item["image"][None], branch="teacher")
-        loss = partial_cross_entropy(logits, item["label"][None])
+        label = item["label"][None]
+        loss = partial_cross_entropy(logits, label)
+        if balanced and (shown := [c for c in range(CLASSES) if (label == c).any()]):
+            alone = [torch.where(label == c, label, CLASSES) for c in shown]
+            loss = torch.stack([partial_cross_entropy(logits, one) for one in alone]).mean()
         found.append(
             torch.cat(
                 [
@@ -44,23 +50,27 @@ def by_autograd(network: nn.Module, dataset: SliceDataset, items: Sequence[int])
     return found
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_agreement_equals_autograd(tmp_path: Path, batch_size: int) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "balanced"), [(1, False), (4, False), (16, False), (4, True)]
+)
+def test_agreement_equals_autograd(tmp_path: Path, batch_size: int, balanced: bool) -> None:
     """Partly unlabelled masks and one that is all unlabelled; two of three full masks guide."""
     cases = make_pictures(3, 5)
     cases[0]["label"][:, :4] = CLASSES
     cases[4]["label"][:, 5:] = CLASSES
     cases[6]["label"][:] = CLASSES
     dataset = make_dataset(cases)
-    handler = make_trainer(tmp_path, dataset, handler={"batch_size": batch_size, "seed": 5}).handler
+    options = {"batch_size": batch_size, "class_balanced": balanced, "seed": 5}
+    handler = make_trainer(tmp_path, dataset, handler=options).handler
     torch.manual_seed(1)
     network = DualBranchUNet(out_channels=CLASSES, features=(4, 8), branches=1, dropout=0.3)
     network(torch.randn(4, 1, 16, 16))  # batch statistics that differ from the start
     found = handler.agreement(network, 12)
     network.eval()
     guides = np.random.default_rng((5, 12)).choice([0, 1, 2], 2, replace=False)
-    guide = torch.stack(by_autograd(network, dataset, guides)).mean(dim=0)
-    expected = torch.stack([g @ guide for g in by_autograd(network, dataset, range(3, 8))])
+    guide = torch.stack(by_autograd(network, dataset, guides, balanced)).mean(dim=0)
+    learned = by_autograd(network, dataset, range(3, 8), balanced)
+    expected = torch.stack([g @ guide for g in learned])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert found[3] == 0
     assert expected.abs().max() > 1e-3

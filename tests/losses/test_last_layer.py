@@ -66,7 +66,13 @@ def test_images_weigh_alike_however_many_pixels_are_labelled() -> None:
     )
 
 
-def by_autograd(network: nn.Module, image: Tensor, label: Tensor) -> Tensor:
+def class_means(values: Tensor, label: Tensor) -> Tensor:
+    """Mean over the classes that the label shows of the mean value of each."""
+    means = [values[label == c].mean() for c in range(CLASSES) if (label == c).any()]
+    return torch.stack(means).mean() if means else 0 * values.sum()
+
+
+def by_autograd(network: nn.Module, image: Tensor, label: Tensor, balanced: bool) -> Tensor:
     """Per-sample gradients of the head: a forward and a backward pass an image."""
     head = network.get_submodule("teacher.head")
     rows = []
@@ -75,6 +81,8 @@ def by_autograd(network: nn.Module, image: Tensor, label: Tensor) -> Tensor:
         known = label[k] != CLASSES
         values = F.cross_entropy(logits, label[k].clamp(max=CLASSES - 1).long(), reduction="none")
         loss = (values * known).sum() / known.sum().clamp(min=1)
+        if balanced:
+            loss = class_means(values, label[k])
         weight, bias = torch.autograd.grad(loss, [head.weight, head.bias])
         rows.append(torch.cat([weight.flatten(1), bias[:, None]], dim=1))
     return torch.stack(rows)
@@ -95,19 +103,26 @@ def by_autograd(network: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     ],
 )
 @pytest.mark.parametrize("branches", [1, 2])
+@pytest.mark.parametrize("balanced", [False, True])
 def test_equals_per_sample_gradients_of_autograd(
-    kind: type[nn.Module], options: dict[str, Any], size: tuple[int, ...], branches: int
+    kind: type[nn.Module],
+    options: dict[str, Any],
+    size: tuple[int, ...],
+    branches: int,
+    balanced: bool,
 ) -> None:
     torch.manual_seed(1)
     network = kind(out_channels=CLASSES, branches=branches, **options).eval()
     image, label = torch.randn(4, 1, *size), labels((4, 1, *size))
+    label[1][label[1] == 1] = 0  # a class is missing
+    label[2][label[2] == 2] = 0
     with torch.no_grad():
         logits, given = forward_with_inputs(network, ["teacher.head"], image, branch="teacher")
     features = given["teacher.head"]
     resized = features.shape[2:] != logits.shape[2:]
     assert resized == (kind is DualBranchDeepLab or not options.get("padded", True))
-    found = last_layer_gradients(features, logits, label)
-    expected = by_autograd(network, image, label)
+    found = last_layer_gradients(features, logits, label, class_balanced=balanced)
+    expected = by_autograd(network, image, label, balanced)
     assert found.shape == (4, CLASSES, features.shape[1] + 1)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
@@ -137,7 +152,8 @@ def test_resized_logits_in_one_to_three_dimensions(size: tuple[int, ...]) -> Non
     assert not found.requires_grad
 
 
-def test_unlabelled_pixels_do_not_matter() -> None:
+@pytest.mark.parametrize("balanced", [False, True])
+def test_unlabelled_pixels_do_not_matter(balanced: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     features = torch.randn(2, 4, 3, 3, generator=generator)
     logits = torch.randn(2, CLASSES, 3, 3, generator=generator)
@@ -145,20 +161,43 @@ def test_unlabelled_pixels_do_not_matter() -> None:
     unknown = label == CLASSES
     assert unknown.any()
     other = (torch.where(unknown, torch.inf, features), torch.where(unknown, 50.0, logits))
-    found = last_layer_gradients(features, logits, label)
-    assert torch.equal(last_layer_gradients(features, other[1], label), found)
+    found = last_layer_gradients(features, logits, label, class_balanced=balanced)
+    same = last_layer_gradients(features, other[1], label, class_balanced=balanced)
+    assert torch.equal(same, found)
     changed = torch.where(unknown, 7.0, other[0])
-    torch.testing.assert_close(last_layer_gradients(changed, logits, label), found)
+    same = last_layer_gradients(changed, logits, label, class_balanced=balanced)
+    torch.testing.assert_close(same, found)
 
 
-def test_a_batch_is_its_images() -> None:
+def test_a_small_object_counts_when_classes_are_balanced() -> None:
+    """4 of 100 pixels are the object, p(object) is 0.2 everywhere; the feature is 1 on it.
+
+    By hand, of the object's weight and bias; those of the background are the opposite.
+    """
+    features = torch.zeros(2, 1, 10, 10)
+    features[..., :4] = torch.eye(10)[0][:, None]
+    right = features[0].long()
+    logits = torch.tensor([0.8, 0.2]).log().view(1, 2, 1, 1).expand(2, 2, 10, 10)
+    label = torch.stack([right, torch.zeros_like(right)])
+    plain = last_layer_gradients(features, logits, label)[:, 1]
+    torch.testing.assert_close(plain, torch.tensor([[-0.032, 0.16], [0.008, 0.2]]))
+    balanced = last_layer_gradients(features, logits, label, class_balanced=True)[:, 1]
+    torch.testing.assert_close(balanced, torch.tensor([[-0.4, -0.3], [0.008, 0.2]]))
+    # With a right mask to guide, an empty one agrees more than the right one does, or not at all.
+    assert plain[0] @ plain[1] > plain[0] @ plain[0]
+    assert balanced[0] @ balanced[1] < 0
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_batch_is_its_images(balanced: bool) -> None:
     features, logits = torch.randn(3, 4, 2, 2), torch.randn(3, CLASSES, 4, 4)
     label = labels((3, 1, 4, 4))
     alone = [
-        last_layer_gradients(*parts)
+        last_layer_gradients(*parts, class_balanced=balanced)
         for parts in zip(features.split(1), logits.split(1), label.split(1), strict=True)
     ]
-    torch.testing.assert_close(last_layer_gradients(features, logits, label), torch.cat(alone))
+    found = last_layer_gradients(features, logits, label, class_balanced=balanced)
+    torch.testing.assert_close(found, torch.cat(alone))
 
 
 def test_half_precision_is_computed_in_single() -> None:
