@@ -34,8 +34,10 @@ SCORES = {
 Rows = Sequence[tuple[Experiment, list[Result]]]
 
 
-def labels_of(knobs: dict[str, Any]) -> str:
-    """Which labels a row learns from."""
+def labels_of(knobs: dict[str, Any], method: str = "") -> str:
+    """Which labels a row learns from; the lower bound leaves the scribbles alone."""
+    if method == "Lower bound":
+        return f"{knobs['num_full']} full"
     names = {
         "num_full": "full",
         "num_partial": "scribbled",
@@ -55,7 +57,7 @@ def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
     compared = _compared(listed, rows)
     for place, (row, results) in enumerate(rows):
         changes = [f"{name} = {value}" for name, value in row.variant.items()]
-        first = [f"`{row.row}`", ", ".join([row.method, *changes]), labels_of(row.knobs)]
+        first = [f"`{row.row}`", ", ".join([row.method, *changes]), labels_of(row.knobs, row.method)]
         for branch in list(results[0]["test"]["scores"]) if results else [""]:
             cells = [*first, branch, str(len(results))]
             cells += [_score(results, branch, "dice", "validation")]
