@@ -14,9 +14,8 @@ from measured import NOT_RUN
 from mixseg.cli.compare_list import Experiment, ExperimentList
 from mixseg.cli.compare_results import (
     Result,
-    case_dice,
     mean_sd,
-    paired_test,
+    paired_comparison,
     report_value,
     score_of,
 )
@@ -57,7 +56,8 @@ def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
     compared = _compared(listed, rows)
     for place, (row, results) in enumerate(rows):
         changes = [f"{name} = {value}" for name, value in row.variant.items()]
-        first = [f"`{row.row}`", ", ".join([row.method, *changes]), labels_of(row.knobs, row.method)]
+        labels = labels_of(row.knobs, row.method)
+        first = [f"`{row.row}`", ", ".join([row.method, *changes]), labels]
         for branch in list(results[0]["test"]["scores"]) if results else [""]:
             cells = [*first, branch, str(len(results))]
             cells += [_score(results, branch, "dice", "validation")]
@@ -93,12 +93,12 @@ def _compared(listed: ExperimentList, rows: Rows) -> dict[tuple[int, str], Measu
     if not reference:
         return {}
     own = next(iter(reference[0]["test"]["scores"]))
-    wanted = case_dice(reference, own)
     places, tested = [], []
     for place, (row, results) in enumerate(rows):
         for branch in results[0]["test"]["scores"] if results else ():
             one = Measured([], [], is_reference=row.row == listed.reference and branch == own)
-            test = None if one.is_reference else paired_test(case_dice(results, branch), wanted)
+            compared = paired_comparison(results, branch, reference, own)
+            test = None if one.is_reference else compared
             places.append((place, branch))
             tested.append(replace(one, difference=test[0], p=test[1]) if test else one)
     return {
@@ -120,7 +120,8 @@ def _explanation(name: str, listed: ExperimentList, rows: Rows) -> str:
     if listed.reference:
         text += (
             f" Δ Dice: difference from `{listed.reference}` on the test cases, in points, and p of "
-            "the Wilcoxon signed-rank test over these cases (classes and seeds averaged), "
+            "the Wilcoxon signed-rank test over these cases (averaged over the classes and the "
+            "seeds that both have), "
             "Holm-corrected over the rows."
         )
     if listed.beside:

@@ -14,7 +14,8 @@ from scipy.stats import wilcoxon
 from mixseg.cli.compare_list import Experiment
 
 __all__ = [
-    "OutdatedError", "case_dice", "check_configuration", "holm", "mean_sd", "paired_test",
+    "OutdatedError", "case_dice", "check_configuration", "holm", "mean_sd",
+    "paired_comparison", "paired_test",
     "read_results", "report_value", "result_path", "score_of", "scores_of", "shared_path",
 ]  # fmt: skip
 
@@ -155,6 +156,18 @@ def paired_test(
     # SciPy has no p where no case differs.
     p = float(wilcoxon(differences).pvalue) if any(differences) else 1.0
     return statistics.fmean(differences), p
+
+
+def paired_comparison(
+    results: Sequence[Result], branch: str, reference: Sequence[Result], reference_branch: str
+) -> tuple[float, float] | None:
+    """:func:`paired_test` of two rows over the seeds that both have.
+
+    A seed that only one of them has would count as a difference of the methods.
+    """
+    seeds = {one["seed"] for one in results} & {one["seed"] for one in reference}
+    own, other = ([one for one in row if one["seed"] in seeds] for row in (results, reference))
+    return paired_test(case_dice(own, branch), case_dice(other, reference_branch))
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -18,10 +18,9 @@ from mixseg.cli.compare_published import (
 )
 from mixseg.cli.compare_results import (
     Result,
-    case_dice,
     holm,
     mean_sd,
-    paired_test,
+    paired_comparison,
     read_results,
     scores_of,
 )
@@ -199,9 +198,7 @@ def _compare(
     dice, hd95 = [pair[0] for pair in scores], [pair[1] for pair in scores]
     if branch == REFERENCE[1] and list(results) == list(reference):
         return Measured(dice, hd95, is_reference=True)
-    test = paired_test(
-        case_dice(results, branch), case_dice(reference, REFERENCE[1]) if reference else None
-    )
+    test = paired_comparison(results, branch, reference, REFERENCE[1])
     difference, p = test if test else (None, None)
     return Measured(dice, hd95, difference, p)
 
@@ -238,9 +235,9 @@ def _explanation(tested: bool) -> str:
     if tested:
         text += (
             " Δ Dice: difference from the student of KL+Ent in the same setting, in points, and p "
-            "of the Wilcoxon signed-rank test over the test cases (seeds averaged), "
-            "Holm-corrected over the rows of the table; n/a where the cases differ or are fewer "
-            "than six."
+            "of the Wilcoxon signed-rank test over the test cases (averaged over the seeds that "
+            "both have), Holm-corrected over the rows of the table; n/a where the cases differ or "
+            "are fewer than six."
         )
     return text + "\n"
 

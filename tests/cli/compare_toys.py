@@ -73,8 +73,8 @@ def write_result(
     """The result file of LIST/ROW and a seed."""
     path = results / f"{place}_seed{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"test": summary(branches, configuration or {}), "cases": case_rows(branches)}
-    path.write_text(json.dumps(content))
+    test, cases = summary(branches, configuration or {}), case_rows(branches)
+    path.write_text(json.dumps({"seed": seed, "test": test, "cases": cases}))
 
 
 class FakeRunner:

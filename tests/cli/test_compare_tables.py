@@ -6,6 +6,7 @@ import itertools
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy.stats import wilcoxon
@@ -18,6 +19,7 @@ from mixseg.cli.compare_results import (
     case_dice,
     holm,
     mean_sd,
+    paired_comparison,
     paired_test,
     read_results,
     score_of,
@@ -66,6 +68,24 @@ def test_there_is_no_test_of_other_or_too_few_cases() -> None:
     assert paired_test(values, values) == (0.0, 1.0)
 
 
+def test_rows_are_compared_over_the_seeds_that_both_have() -> None:
+    # The second seed, which one row alone has, is 50 points below the first.
+    first = [81.0, 72.5, 90.25, 64.0, 55.5, 70.0, 88.0, 91.5]
+    second = [80.0, 74.5, 87.25, 60.0, 50.5, 64.0, 81.0, 83.5]
+
+    def row(seed: int, values: list[float]) -> dict[str, Any]:
+        cases = [
+            {"case_id": case, "branch": "student", "class": "LV", "dice": str(value / 100)}
+            for case, value in zip(CASES, values, strict=True)
+        ]
+        return {"seed": seed, "cases": cases}
+
+    reference = [row(1, [value - 50 for value in second]), row(0, second)]
+    found = paired_comparison([row(0, first)], "student", reference, "student")
+    assert found == pytest.approx((4.0, 6 / 256))  # as in the test of the paired test
+    assert paired_comparison([row(2, first)], "student", reference, "student") is None
+
+
 def test_holms_correction() -> None:
     # Holm 1979: sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1, never falling.
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
@@ -100,14 +120,16 @@ def results(tmp_path: Path) -> Path:
     """Made-up results of the list that :func:`measurements` reads."""
     folder = tmp_path / "results"
     lower = [value - 0.01 * (i + 1) for i, value in enumerate(REFERENCE)]
-    for seed, shift in ((0, -0.05), (1, 0.05)):
-        student = [value + shift for value in REFERENCE]
-        branches = {"teacher": lower, "student": student, "ensemble": student}
-        write_result(folder, "toy/best", seed, branches)
-    write_result(folder, "toy/low", 0, {"teacher": lower})
     # KL's student: differences -1, 2, ..., 8 points.
     kl = [v + 0.01 * (-1 if i == 0 else i + 1) for i, v in enumerate(REFERENCE)]
-    write_result(folder, "toy/kl", 0, {"teacher": REFERENCE, "student": kl})
+    for seed, shift in ((0, -0.05), (1, 0.05)):
+        student, below, kl_student = (
+            [value + shift for value in values] for values in (REFERENCE, lower, kl)
+        )
+        branches = {"teacher": lower, "student": student, "ensemble": student}
+        write_result(folder, "toy/best", seed, branches)
+        write_result(folder, "toy/low", seed, {"teacher": below})
+        write_result(folder, "toy/kl", seed, {"teacher": student, "student": kl_student})
     write_result(folder, "toy/few", 0, {"teacher": REFERENCE[:5], "student": REFERENCE[:5]})
     return folder
 
@@ -138,7 +160,7 @@ def test_a_table_has_both_values_and_the_test(measurements: Measurements) -> Non
     ]  # fmt: skip
     # Lower bound: all eight differences negative, mean −4.5, exact p = 2/256. KL's student, worked
     # out as in the test of the paired test: rank sum 1 of 36, p = 4/256. Its teacher equals the
-    # reference but for rounding of the seeds' mean, so its p is taken from SciPy.
+    # reference.
     values = {
         key: line_of(text, "Set-3", *key)[5]
         for key in itertools.product(["KL"], ["teacher", "student"])
@@ -149,7 +171,7 @@ def test_a_table_has_both_values_and_the_test(measurements: Measurements) -> Non
     corrected = dict(zip(family, holm([p for p, _ in family.values()]), strict=True))
     assert values["KL", "student"] == f"+4.2, p = {corrected['KL', 'student']:.3f}"
     assert line_of(text, "Set-3", "Lower bound", "")[4:6] == [
-        "82.5 / 8.2 (1)", f"−4.5, p = {corrected['Lower bound', '']:.3f}",
+        "82.5 ± 7.1 / 8.2 ± 0.7 (2)", f"−4.5, p = {corrected['Lower bound', '']:.3f}",
     ]  # fmt: skip
 
 
@@ -217,9 +239,10 @@ def test_rows_that_no_table_has_stand_apart(results: Path, tmp_path: Path) -> No
         "others",
         Measurements([write_list(tmp_path, data="acdc", common={}, rows=rows)], results),
     )
-    # All eight cases are below the reference: p = 2/256, the only test of the family.
+    # All eight cases are below the reference, which is at 82 in the seed that both have: p = 2/256,
+    # the only test of the family.
     assert line_of(text, "`toy/mine`")[1:] == [
-        "Mine", "Set-3", "teacher", "50.0 / 5.0 (1)", "−37.0, p = 0.008",
+        "Mine", "Set-3", "teacher", "50.0 / 5.0 (1)", "−32.0, p = 0.008",
     ]  # fmt: skip
     assert line_of(text, "`toy/hand`")[1:] == [
         "KL+Ent, weak_label = drawn", "Set-3", "", "not run", "",
@@ -251,7 +274,7 @@ def test_shared_results_fill_the_table(results: Path, tmp_path: Path) -> None:
         line for line in table_lines(load_published().tables["1"], measured)
         if (line.set, line.label) == (3, "Lower bound")
     ]  # fmt: skip
-    assert line.measured["cpu"].dice == pytest.approx([82.5])
+    assert line.measured["cpu"].dice == pytest.approx([77.5])  # the first of the row's two seeds
 
 
 def compare(*arguments: str | Path) -> Result:

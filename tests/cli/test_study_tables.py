@@ -42,7 +42,8 @@ def write(folder: Path, row: str, seed: int, dice: dict[str, list[float]], **mor
     split = {"scores": scores, "configuration": {}, "hardware": {"cpu": "a processor", "gpu": None}}
     path = folder / "results" / "toy" / f"{row}_seed{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"validation": split, "test": split, "cases": cases, **more}))
+    content = {"seed": seed, "validation": split, "test": split, "cases": cases, **more}
+    path.write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -82,10 +83,10 @@ BASE = [0.50, 0.52, 0.54, 0.56, 0.58, 0.60]
 def test_a_study_shows_its_scores_its_reports_and_the_papers_numbers(
     table: Callable[[], list[list[str]]], tmp_path: Path
 ) -> None:
-    write(tmp_path, "base", 0, {"teacher": BASE})
-    # Two seeds around the base plus 0.02 to 0.12; two branches, the second 0.1 below the base.
+    # Two seeds; the other row is 0.02 to 0.12 above the base, its second branch 0.1 below.
     gains = [0.02 * (i + 1) for i in range(6)]
     for seed, shift, auc in ((0, -0.02, 0.9), (1, 0.02, 0.8)):
+        write(tmp_path, "base", seed, {"teacher": [value + shift for value in BASE]})
         better = [value + gain + shift for value, gain in zip(BASE, gains, strict=True)]
         worse = [value - 0.1 + shift for value in BASE]
         history = ["iteration,auc", "12,0.1", f"24,{auc}"]
@@ -99,8 +100,8 @@ def test_a_study_shows_its_scores_its_reports_and_the_papers_numbers(
         "Δ Dice, p", "AUC", "*Paper*",
     ]  # fmt: skip
     assert lines[2] == [
-        "`base`", "Merged", "18 full, 162 noisy", "teacher", "1", "55.0", "27.5", "55.0",
-        "reference", "", "",
+        "`base`", "Merged", "18 full, 162 noisy", "teacher", "2", "55.0 ± 2.8", "27.5 ± 1.4",
+        "55.0 ± 2.8", "reference", "", "",
     ]  # fmt: skip
     # Means 60 and 64: 62 ± 4/√2; IoU half of it. All six cases are better: exact p = 2/64,
     # and so is that of the six worse ones; Holm doubles both.
