@@ -187,7 +187,9 @@ def test_the_comparison_gives_all_methods_the_same_budget(data: str) -> None:
     }  # fmt: skip
     wanted = {name: rows[0].knobs[name] for name in budget}
     for row in rows:
-        assert {name: row.knobs[name] for name in budget} == wanted, row.row
+        # One that is named as a variant for it stands apart from the journal's tables.
+        same = budget - row.variant.keys()
+        assert {name: row.knobs[name] for name in same} == {name: wanted[name] for name in same}
         assert row.seeds[:2] == (0, 1)
         assert (row.data, row.profile, row.set) == (data, "cpu", 3)
 
