@@ -33,16 +33,20 @@ SCORES = {
 Rows = Sequence[tuple[Experiment, list[Result]]]
 
 
-def labels_of(knobs: dict[str, Any], method: str = "") -> str:
-    """Which labels a row learns from; the lower bound leaves the scribbles alone."""
-    if method == "Lower bound":
-        return f"{knobs['num_full']} full"
+def labels_of(knobs: dict[str, Any], method: str) -> str:
+    """Which labels a row learns from."""
+    full = f"{knobs['num_full']} full"
+    if method in ("Lower bound", "Upper bound"):
+        return full
     names = {
         "num_full": "full",
-        "num_partial": "scribbled",
+        "num_partial": "drawn" if knobs.get("weak_label") == "drawn" else "eroded",
         "num_noisy": "noisy",
         "num_unlabeled": "without",
     }
+    if names.keys() & knobs.keys() == {"num_full"}:
+        # Like the bundle, five scribbled patients for each one with full masks.
+        knobs = {**knobs, "num_partial": 5 * knobs["num_full"]}
     return ", ".join(f"{knobs[key]} {name}" for key, name in names.items() if knobs.get(key))
 
 
@@ -97,8 +101,9 @@ def _compared(listed: ExperimentList, rows: Rows) -> dict[tuple[int, str], Measu
     for place, (row, results) in enumerate(rows):
         for branch in results[0]["test"]["scores"] if results else ():
             one = Measured([], [], is_reference=row.row == listed.reference and branch == own)
-            compared = paired_comparison(results, branch, reference, own)
-            test = None if one.is_reference else compared
+            test = None
+            if not one.is_reference:
+                test = paired_comparison(results, branch, reference, own)
             places.append((place, branch))
             tested.append(replace(one, difference=test[0], p=test[1]) if test else one)
     return {

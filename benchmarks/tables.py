@@ -32,10 +32,10 @@ from measured import (
     tutorial_block,
     weights_block,
 )
-from study_tables import study_block
+from study_tables import labels_of, study_block
 
 from mixseg.cli import compare_pages
-from mixseg.cli.compare_list import Experiment, SetN, experiments, method_of, read_list, set_of
+from mixseg.cli.compare_list import Experiment, SetN, experiments, read_list, set_of
 from mixseg.cli.compare_published import branch_pairs, load_published
 from mixseg.cli.compare_results import Result, mean_sd, read_results
 from mixseg.cli.compare_tables import Measurements, participating
@@ -49,19 +49,6 @@ COMPARED = {f"table_{number.replace('.', '')}": number for number in compare_pag
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin:(?P<name>\w+) -->\n).*?(?P<end><!-- end:(?P=name) -->)", re.DOTALL
 )
-
-
-def labels_of(knobs: dict[str, Any], method: str | None = None) -> str:
-    """Which labels the row learns from."""
-    full = f"{knobs['num_full']} full"
-    if (method or method_of(knobs)) in ("Lower bound", "Upper bound"):
-        return full
-    if "num_unlabeled" in knobs:
-        return f"{full}, {knobs['num_unlabeled']} without"
-    kind = "drawn" if knobs.get("weak_label") == "drawn" else "eroded"
-    # Like the bundle, five scribbled patients for each one with full masks.
-    partial = int(knobs.get("num_partial", 5 * knobs["num_full"]))
-    return f"{full}, {partial} {kind}"
 
 
 def published_of(

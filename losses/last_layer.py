@@ -92,16 +92,17 @@ def last_layer_gradients(
     num_classes = logits.shape[1]
     target = voxel_map(label, logits, name="label").long()
     known = (target != num_classes).unsqueeze(1)
-    # Unlabelled voxels are given some class here and left out two lines below.
+    # Unlabelled voxels are given some class here, and left out of the residual.
     truth = F.one_hot(target.clamp(max=num_classes - 1), num_classes).movedim(-1, 1)
-    share = 1 / _labelled(target, num_classes).to(logits.dtype)
-    share = share.view(-1, *[1] * (logits.ndim - 1))
     if class_balanced:
         sizes = (truth * known).flatten(2).sum(dim=2)
-        each = 1 / (sizes.clamp(min=1) * (sizes > 0).sum(dim=1, keepdim=True).clamp(min=1))
-        each = each.to(logits.dtype).view(*sizes.shape, *[1] * (logits.ndim - 2))
-        share = (truth * each).sum(dim=1, keepdim=True)
-    residual = torch.where(known, (logits.softmax(dim=1) - truth) * share, 0)
+        counts = sizes.clamp(min=1) * (sizes > 0).sum(dim=1, keepdim=True).clamp(min=1)
+    else:
+        counts = _labelled(target, num_classes)[:, None].expand(-1, num_classes)
+    # What a voxel of each class counts, then what each voxel does.
+    shares = counts.to(logits.dtype).reciprocal().view(*counts.shape, *[1] * (logits.ndim - 2))
+    residual = torch.where(known, logits.softmax(dim=1) - truth, 0)
+    residual = residual * (truth * shares).sum(dim=1, keepdim=True)
     if features.shape[2:] != logits.shape[2:]:
         residual = _transposed_resize(residual, features.shape[2:])
     flat = residual.flatten(2)
