@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mixseg.cli.compare_list import Experiment, experiments
+from mixseg.cli.compare_results import Result, read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 # Okabe and Ito's colours, then the same again with other dashes.
@@ -25,24 +26,24 @@ COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#C
 DASHES = ("-", "--", ":")
 
 
-def curves_of(path: Path, branch: str) -> dict[int, float]:
-    """Iteration → validation Dice in % of one result file; empty for an untrained branch."""
-    rows = csv.DictReader(json.loads(path.read_text(encoding="utf-8"))["history"])
+def curve_of(result: Result, branch: str) -> dict[int, float]:
+    """Iteration → validation Dice in % of one result; empty for an untrained branch."""
+    rows = csv.DictReader(result["history"])
     key = f"val_dice_{branch}"
     return {int(row["iteration"]): 100 * float(row[key]) for row in rows if row.get(key)}
 
 
-def draw_row(axes: Axes, name: str, row: str, branch: str, place: int) -> bool:
+def draw_row(axes: Axes, row: Experiment, branch: str, place: int) -> bool:
     """One row's line and band; False where there is nothing to draw."""
-    files = sorted((ROOT / "benchmarks" / "results" / name).glob(f"{row}_seed*.json"))
-    seeds = [curve for path in files if (curve := curves_of(path, branch))]
+    results = read_results(ROOT / "benchmarks" / "results", row).values()
+    seeds = [curve for result in results if (curve := curve_of(result, branch))]
     if not seeds:
         return False
     iterations = sorted(set.intersection(*(set(curve) for curve in seeds)))
     values = np.array([[curve[i] for i in iterations] for curve in seeds])
     colour = COLOURS[place % len(COLOURS)]
     dashes = DASHES[place // len(COLOURS) % len(DASHES)]
-    label = row if len(seeds) == 1 else f"{row} ({len(seeds)} seeds)"
+    label = row.row if len(seeds) == 1 else f"{row.row} ({len(seeds)} seeds)"
     axes.plot(iterations, values.mean(0), dashes, color=colour, label=label, linewidth=1.4)
     if len(seeds) > 1:
         axes.fill_between(
@@ -53,14 +54,13 @@ def draw_row(axes: Axes, name: str, row: str, branch: str, place: int) -> bool:
 
 def draw(name: str) -> Path | None:
     """The figure of one list, or None where no row was run."""
-    text = (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
-    rows = list(yaml.safe_load(text)["rows"])
+    rows = experiments(ROOT / "benchmarks" / "experiments" / f"{name}.yaml")
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     found = False
     for axes, branch in zip(panels, ("teacher", "student"), strict=True):
         for place, row in enumerate(rows):
-            found |= draw_row(axes, name, row, branch, place)
+            found |= draw_row(axes, row, branch, place)
         axes.set(title=branch, xlabel="iteration")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
