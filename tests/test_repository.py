@@ -14,6 +14,8 @@ from types import ModuleType
 import pytest
 import yaml
 
+from mixseg.cli.compare_list import method_of
+
 ROOT = Path(__file__).resolve().parents[1]
 MAX_BYTES = 20 * 2**20
 MAX_LINES = 450
@@ -251,7 +253,7 @@ def test_method_names_follow_the_weights(tables: ModuleType) -> None:
         "Upper bound": {**off, "num_full": 18, "num_partial": 0},
     }
     for name, knobs in cases.items():
-        assert tables.method_of({**common, **knobs}) == name
+        assert method_of({**common, **knobs}) == name
     methods = {"KL": {3: ("1 / 2", "3 / 4")}, "Upper bound": {3: ("5 / 6", "")}}
     assert tables.published_of(methods, "Upper bound", {"num_full": 18}) == ("5 / 6", "")
     assert tables.published_of(methods, "KL", {"num_full": 3}) == ("1 / 2", "3 / 4")
