@@ -24,6 +24,7 @@ from mixseg.cli.compare_complexity import count_parameters
 from mixseg.cli.compare_list import Experiment, check_knobs
 from mixseg.cli.compare_results import Result, result_path, shared_path
 from mixseg.cli.compare_steps import (
+    Outputs,
     Step,
     evaluation_steps,
     outputs,
@@ -328,16 +329,17 @@ def _run_row(
     with (made.splits["test"] / "metrics.csv").open(newline="") as file:
         result["cases"] = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
     result["history"] = history
-    result["reports"] = _reports(made.history)
+    result["reports"] = _reports(made)
     return result
 
 
-def _reports(history: Path) -> dict[str, list[str]]:
-    """Further tables that handlers wrote beside the curves: name without .csv → lines."""
+def _reports(made: Outputs) -> dict[str, list[str]]:
+    """Further tables beside the curves, as handlers write them: name without .csv → lines."""
     return {
         path.stem: path.read_text(encoding="utf-8").splitlines()
-        for path in sorted(history.parent.glob("*.csv"))
-        if path != history
+        for folder in made.reports
+        for path in sorted(folder.glob("*.csv"))
+        if path != made.history
     }
 
 

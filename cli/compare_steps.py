@@ -54,21 +54,26 @@ class Outputs:
     Attributes:
         history: the training's curves, ``history.csv``.
         splits: split → folder of its ``summary.json`` and ``metrics.csv``.
+        reports: folders whose other ``.csv`` files are kept, too.
         checkpoints: folder that a finished row needs no longer, or None.
     """
 
     history: Path
     splits: dict[str, Path]
+    reports: tuple[Path, ...]
     checkpoints: Path | None
 
 
 def outputs(experiment: Experiment, folder: Path) -> Outputs:
     """Of a row in its working folder."""
     if experiment.start_from is not None:
-        last = folder / "rounds" / f"round_{experiment.rounds:02d}"
-        return Outputs(last / "history.csv", {split: last / split for split in SPLITS}, None)
+        rounds = folder / "rounds"
+        last = rounds / f"round_{experiment.rounds:02d}"
+        splits = {split: last / split for split in SPLITS}
+        return Outputs(last / "history.csv", splits, (last, rounds), None)
     training = folder / "training"
-    return Outputs(training / "history.csv", {s: folder / s for s in SPLITS}, training)
+    splits = {split: folder / split for split in SPLITS}
+    return Outputs(training / "history.csv", splits, (training,), training)
 
 
 def training_steps(

@@ -42,9 +42,10 @@ _OWN_OPTIONS = {
     "branch": "--branch",
     "device": "--device",
     "progress": "--quiet",
-    "noisy_as": "each round",
     "resume": "each round",
 }
+#: What proposals may count as, the first by default.
+_COUNTS_AS = ("full", "partial")
 #: Knobs that select the cases: the rounds train on all that the datalist of proposals names.
 _SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
 
@@ -108,6 +109,9 @@ def self_train(
       mixseg self-train acdc_lv_confkd --dataset_dir ACDC -o rounds --rounds 3 --num_full 3
 
       mixseg self-train la_confkd --weights kl/model.pt --dataset_dir LA -o rounds --rounds 3
+
+      mixseg self-train acdc_lv_confkd --weights kl/model.pt --dataset_dir ACDC -o rounds --rounds 1
+      --student acdc_lv_decoupled --noisy_as partial --inference_branch teacher --lambda_w 1
 
     Knobs of the student can be added. Those of data and network hold for the teacher as well.
     """
@@ -227,8 +231,8 @@ def _teacher(
     dataset_dir: Path,
     branch: str | None,
 ) -> tuple[Trained, Selection]:
-    """The teacher with its knobs, and the cases that it was trained on."""
-    knobs = {**shared, **own}
+    """The teacher with its knobs, and the cases that it was trained on, without proposals."""
+    knobs = {name: value for name, value in shared.items() if name != "noisy_as"} | {**own}
     selection = read_selection(source.files("train.yaml"), knobs, dataset_dir)
     # The method's weights on the command line are the student's.
     return proposing(source, knobs, branch, method=own), selection
@@ -247,19 +251,23 @@ def _student(
     for path in files:
         config |= load(path)
     training = {n: v for n, v in knobs.items() if n in config and n not in _SELECTING}
-    # Cross-entropy on full masks alone, in batches as large as the bundle's.
-    sizes = [knobs.get(name, config.get(name)) for name in ("batch_full", "batch_partial")]
-    if "batch_full" not in knobs and all(isinstance(size, int) for size in sizes):
-        training["batch_full"] = sum(sizes)
+    noisy_as = knobs.get("noisy_as", "full")
+    if noisy_as not in _COUNTS_AS:
+        raise ValueError(f"--noisy_as is {noisy_as!r}: give {' or '.join(_COUNTS_AS)}")
     fixed = {
-        "noisy_as": "full",
+        "noisy_as": noisy_as,
         # All of them; MONAI's command line takes no None.
         "num_full": len({entry.patient_id for entry in selection.full}),
         "num_partial": 0,
         "num_unlabeled": 0,
-        "batch_partial": 0,
         "batch_unlabeled": 0,
     }
+    if noisy_as == "full":
+        # Cross-entropy on full masks alone, in batches as large as the bundle's.
+        sizes = [knobs.get(name, config.get(name)) for name in ("batch_full", "batch_partial")]
+        if "batch_full" not in knobs and all(isinstance(size, int) for size in sizes):
+            training["batch_full"] = sum(sizes)
+        fixed["batch_partial"] = 0
     training |= {name: value for name, value in fixed.items() if name in config}
     if device is not None:
         training["device"] = device

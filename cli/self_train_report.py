@@ -1,7 +1,9 @@
-"""The rounds of a self-training side by side: for the screen, rounds.md and rounds.json."""
+"""The rounds of a self-training side by side: for the screen, and as rounds.md, .csv and .json."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,25 @@ def round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
 def write_rounds(
     folder: Path, rounds: Sequence[Mapping[str, Any]], content: Mapping[str, Any]
 ) -> None:
-    """Write ``rounds.json`` (with ``content``) and ``rounds.md``."""
+    """Write ``rounds.json`` (with ``content``), ``rounds.csv`` (means alone) and ``rounds.md``."""
     rule = ["---" if name in _TEXTS else "---:" for name in HEADER]
     lines = [HEADER, rule, *round_lines(rounds)]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     write_bytes_atomic(folder / "rounds.json", strict_json({**content, "rounds": rounds}).encode())
+    write_bytes_atomic(folder / "rounds.csv", _means(rounds).encode())
     write_bytes_atomic(folder / "rounds.md", table.encode())
+
+
+def _means(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each round, split and class, scores as in ``summary.json``."""
+    text = io.StringIO()
+    own = ("round", "seed", "proposals", "empty")
+    keys = [key for key, _ in _COLUMNS]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*own, "split", "class", "cases", *keys])
+    for entry in rounds:
+        for split, classes in entry["scores"].items():
+            for name, scores in classes.items():
+                means = [scores[key]["mean"] for key in keys]
+                writer.writerow([*(entry[n] for n in own), split, name, scores["n"], *means])
+    return text.getvalue()

@@ -49,6 +49,9 @@ class ConfKD(Objective):
         alpha: order of the Tsallis divergence.
         smooth: softmax over softmax on both sides of the divergence (papers).
         detach_teacher: stop the gradient of ``kd`` into the teacher branch.
+        inference_branch: branch that selects the weights and predicts, ``"student"`` (§4.1) or
+            ``"teacher"``, as where Luo and Yang's weak branch learns from proxy masks.
+
     Kinds that a batch lacks are left out, so that data without any partial case still train.
 
     Raises:
@@ -85,6 +88,7 @@ class ConfKD(Objective):
         alpha: float = 2.0,
         smooth: bool = True,
         detach_teacher: bool = True,
+        inference_branch: Literal["student", "teacher"] = "student",
     ) -> None:
         super().__init__()
         refuse_negative(lambda_w=lambda_w, lambda_kd=lambda_kd, lambda_ent=lambda_ent)
@@ -94,6 +98,7 @@ class ConfKD(Objective):
             ("weak_branch", weak_branch, ("student", "teacher")),
             ("weak_normalization", weak_normalization, ("labeled", "all")),
             ("divergence", divergence, ("kl", "bhattacharyya", "tsallis")),
+            ("inference_branch", inference_branch, ("student", "teacher")),
         ):
             if choice not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
@@ -113,6 +118,7 @@ class ConfKD(Objective):
         self.alpha = alpha
         self.smooth = smooth
         self.detach_teacher = detach_teacher
+        self._inference_branch = inference_branch
 
     @property
     def branches(self) -> dict[str, str]:
@@ -135,8 +141,8 @@ class ConfKD(Objective):
 
     @property
     def inference_branch(self) -> str:
-        """The student (§4.1), or the teacher where nothing trains a student."""
-        return self.trained_branches[-1]
+        """The one asked for, or the teacher where nothing trains a student."""
+        return self._inference_branch if "student" in self.trained_branches else "teacher"
 
     @property
     def weights(self) -> dict[str, float]:

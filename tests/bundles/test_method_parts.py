@@ -100,8 +100,9 @@ def test_proxy_masks_are_labels_of_the_weak_branch(tools: SimpleNamespace, tmp_p
     parser = parsed(
         "acdc_lv_decoupled",
         **{**SMALL_NETWORK, **COMMON, "dataset_dir": str(tmp_path)},
-        **{"num_full": 2, "num_partial": 0, "noisy_as": "partial"},
+        **{"num_full": 2, "num_partial": 0, "noisy_as": "partial", "inference_branch": "teacher"},
     )
+    assert parser.get_parsed_content("validate#key_metric") == "val_dice_teacher"
     items = parser.get_parsed_content("train#dataset#data")
     assert [item["supervision"] for item in items] == 2 * ["full"] + 4 * ["partial"]
     assert not any(item["erode"] for item in items)

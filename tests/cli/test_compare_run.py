@@ -249,6 +249,7 @@ def test_a_row_that_starts_from_another_trains_that_one_first(tmp_path: Path) ->
     result = json.loads(toy.result("p").read_text())
     assert result["method"] == "Proposals"
     assert result["test"]["scores"]["teacher"]["LV"]["dice"]["mean"] == 0.6
+    assert result["reports"] == {"rounds": ["round,dice", "1,0.5", "2,0.6"]}
     assert not toy.result("t").exists()
     # Its weights are there now, and are used as long as its knobs are the same.
     toy.result("p").unlink()

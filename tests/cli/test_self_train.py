@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 
 from mixseg.cli import self_train_rounds
 from mixseg.cli.main import app
-from mixseg.cli.self_train_report import HEADER, round_lines
+from mixseg.cli.self_train_report import HEADER, round_lines, write_rounds
 from mixseg.handlers.command_line import literal
 from mixseg.networks import DualBranchUNet
 
@@ -209,6 +209,24 @@ def test_the_table_holds_the_scores_of_the_rounds(finished: Finished) -> None:
     assert text[4] == "| " + " | ".join(lines[2]) + " |"
 
 
+def test_the_means_are_a_table_for_programs(tmp_path: Path) -> None:
+    def summary(**means: float | None) -> dict[str, Any]:
+        n = {name: 2 if mean is not None else 0 for name, mean in means.items()}
+        return {"n": 2} | {k: {"mean": v, "sd": 0.1, "n": n[k]} for k, v in means.items()}
+
+    classes = {
+        "LV": summary(dice=0.6, hd95_vox=3.25, hd95_mm=4.5),
+        "RV": summary(dice=0.5, hd95_vox=3.25, hd95_mm=None),
+    }
+    entry = {"round": 1, "seed": 8, "proposals": 15, "empty": 3}
+    write_rounds(tmp_path, [{**entry, "scores": {"validation": classes}}], {})
+    assert (tmp_path / "rounds.csv").read_text() == (
+        "round,seed,proposals,empty,split,class,cases,dice,hd95_vox,hd95_mm\n"
+        "1,8,15,3,validation,LV,2,0.6,3.25,4.5\n"
+        "1,8,15,3,validation,RV,2,0.5,3.25,\n"
+    )
+
+
 def test_the_table_gives_mean_and_standard_deviation() -> None:
     two = {"mean": 0.6, "sd": 0.02**0.5, "n": 2}
     scores = {"n": 2, "dice": two, "hd95_vox": {**two, "mean": 3.25, "sd": 0.5}}
@@ -257,6 +275,33 @@ def test_an_interrupted_self_training_goes_on_to_the_same_weights(
     assert f"'{output}' holds a self-training with another student's knobs" in other.output
 
 
+def test_proposals_can_be_the_labels_of_the_weak_branch(
+    data: Path, weights: Path, tmp_path: Path, here: Here
+) -> None:
+    """Luo and Yang's proxy masks: the strong branch selects the weights and proposes further."""
+    decoupled = BUNDLE.with_name("acdc_lv_decoupled")
+    command = ["self-train", BUNDLE, "--student", decoupled, "--weights", weights]
+    command += ["--dataset_dir", data, "-o", tmp_path, "--rounds", 2, "--device", "cpu", "--quiet"]
+    of_the_teacher = {"lambda_kd", "lambda_ent"}
+    for name, value in KNOBS.items():
+        if name not in of_the_teacher:
+            command += [f"--{name}", json.dumps(value)]
+    command += ["--noisy_as", "partial", "--inference_branch", "teacher", "--lambda_w", 1]
+    result = run(*command, "--batch_partial", 3)
+    assert result.exit_code == 0, result.output
+    for knobs in [knobs for kind, _, knobs in here.runs if kind == "training"]:
+        assert (knobs["noisy_as"], knobs["num_full"], knobs["num_partial"]) == ("partial", 1, 0)
+        assert (knobs["batch_full"], knobs["batch_partial"]) == (2, 3)
+    report = json.loads((tmp_path / "round_02" / "data" / "report.json").read_text())
+    assert report["knobs"]["branch"] == "teacher"
+    history = (tmp_path / "round_02" / "history.csv").read_text().splitlines()
+    column = history[0].split(",").index("ce_weak")
+    assert all(float(line.split(",")[column]) > 0 for line in history[1:])
+    scores = json.loads((tmp_path / "round_02" / "validation" / "summary.json").read_text())
+    line = round_lines(json.loads((tmp_path / "rounds.json").read_text())["rounds"])[1]
+    assert line[7] == f"{100 * scores['scores']['teacher']['LV']['dice']['mean']:.1f}"
+
+
 @pytest.mark.slow
 def test_a_killed_self_training_goes_on_to_the_same_weights(
     finished: Finished, data: Path, weights: Path, tmp_path: Path
@@ -296,7 +341,7 @@ def test_messages(data: Path, weights: Path, tmp_path: Path, here: Here) -> None
         ("--student", "no_such"): "there is no bundle 'no_such'",
         ("--student", bare): "has no knob 'noisy_as', with which proposals are trained on",
         ("-o", tmp_path / "file" / "out"): "choose another folder with -o",
-        ("--noisy_as", "full"): "'--noisy_as' is given by each round here",
+        ("--noisy_as", "noisy"): "--noisy_as is 'noisy': give full or partial",
         ("--no_such", 1): "'--no_such' is neither an option nor a knob of the bundle",
         ("--teacher-knob", "features"): "--teacher-knob features: write NAME=VALUE",
         ("--teacher-knob", "target_classes=[1]"): "the teacher proposes (1,) of 4",

@@ -196,6 +196,16 @@ TABLE: list[tuple[tuple[float, float, float], dict[str, str], dict, tuple, set]]
 ]
 
 
+def test_either_branch_predicts_where_both_are_trained() -> None:
+    both, teacher_alone = (0.1, 0, 0), (0, 0, 0)
+    assert ConfKD(*both).inference_branch == "student"
+    assert ConfKD(*both, inference_branch="teacher").inference_branch == "teacher"
+    assert ConfKD(*both, inference_branch="teacher").trained_branches == ("teacher", "student")
+    assert ConfKD(*teacher_alone, inference_branch="student").inference_branch == "teacher"
+    with pytest.raises(ValueError, match="inference_branch must be one of student, teacher"):
+        ConfKD(inference_branch="ensemble")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("weights", "options", "branches", "trained", "names"), TABLE)
 def test_zero_weights_skip_terms_and_branches(
     weights: tuple[float, float, float],
