@@ -12,6 +12,7 @@ from typing import Any
 from scipy.stats import wilcoxon
 
 from mixseg.cli.compare_list import Experiment
+from mixseg.cli.round_knobs import COUNTS_AS, round_knobs
 
 __all__ = [
     "OutdatedError", "case_dice", "check_configuration", "holm", "mean_sd",
@@ -59,7 +60,10 @@ def read_results(results: Path, experiment: Experiment) -> dict[int, Result]:
             result = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"'{path}' is no result file: {error}") from error
-        check_configuration(path, result, experiment.knobs)
+        knobs = dict(experiment.knobs)
+        if experiment.start_from is not None:
+            knobs |= round_knobs(knobs.get("noisy_as", COUNTS_AS[0]))
+        check_configuration(path, result, knobs)
         found[seed] = result
     return found
 

@@ -24,6 +24,7 @@ from mixseg.cli.propose_selection import (
     read_selection,
     trained_branch,
 )
+from mixseg.cli.round_knobs import COUNTS_AS, round_knobs
 from mixseg.cli.self_train_report import round_table, write_rounds
 from mixseg.cli.self_train_rounds import SelfTraining, Student
 from mixseg.data import data_hash
@@ -44,8 +45,6 @@ _OWN_OPTIONS = {
     "progress": "--quiet",
     "resume": "each round",
 }
-#: What proposals may count as, the first by default.
-_COUNTS_AS = ("full", "partial")
 #: Knobs that select the cases: the rounds train on all that the datalist of proposals names.
 _SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
 
@@ -251,23 +250,14 @@ def _student(
     for path in files:
         config |= load(path)
     training = {n: v for n, v in knobs.items() if n in config and n not in _SELECTING}
-    noisy_as = knobs.get("noisy_as", "full")
-    if noisy_as not in _COUNTS_AS:
-        raise ValueError(f"--noisy_as is {noisy_as!r}: give {' or '.join(_COUNTS_AS)}")
-    fixed = {
-        "noisy_as": noisy_as,
-        # All of them; MONAI's command line takes no None.
-        "num_full": len({entry.patient_id for entry in selection.full}),
-        "num_partial": 0,
-        "num_unlabeled": 0,
-        "batch_unlabeled": 0,
-    }
-    if noisy_as == "full":
-        # Cross-entropy on full masks alone, in batches as large as the bundle's.
-        sizes = [knobs.get(name, config.get(name)) for name in ("batch_full", "batch_partial")]
-        if "batch_full" not in knobs and all(isinstance(size, int) for size in sizes):
-            training["batch_full"] = sum(sizes)
-        fixed["batch_partial"] = 0
+    # All full masks; MONAI's command line takes no None.
+    fixed = {"num_full": len({entry.patient_id for entry in selection.full})}
+    fixed |= round_knobs(knobs.get("noisy_as", COUNTS_AS[0]))
+    # Cross-entropy on full masks alone, in batches as large as the bundle's.
+    sizes = [knobs.get(name, config.get(name)) for name in ("batch_full", "batch_partial")]
+    one_stream = "batch_partial" in fixed and all(isinstance(size, int) for size in sizes)
+    if one_stream and "batch_full" not in knobs:
+        training["batch_full"] = sum(sizes)
     training |= {name: value for name, value in fixed.items() if name in config}
     if device is not None:
         training["device"] = device

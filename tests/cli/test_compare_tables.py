@@ -263,6 +263,28 @@ def test_a_result_of_other_settings_is_refused(results: Path, tmp_path: Path) ->
         read_results(results, row)
 
 
+@pytest.mark.parametrize(
+    ("noisy_as", "found"),
+    [
+        ("full", {"noisy_as": "full", "num_partial": 0, "batch_partial": 0}),
+        ("partial", {"noisy_as": "partial", "num_partial": 0, "batch_partial": 4}),
+    ],
+)
+def test_results_of_a_self_training_say_what_its_rounds_trained_on(
+    results: Path, tmp_path: Path, noisy_as: str, found: dict[str, Any]
+) -> None:
+    common = {"num_full": 3, "num_partial": 15, "batch_partial": 4}
+    rows = {"low": {}, "again": {"start_from": "low", "noisy_as": noisy_as}}
+    path = write_list(tmp_path, data="acdc", common=common, rows=rows)
+    row = next(one for one in experiments(path) if one.row == "again")
+    write_result(results, "toy/again", 0, {"teacher": REFERENCE}, found)
+    assert list(read_results(results, row)) == [0]
+    # As if the proposals had been left out.
+    write_result(results, "toy/again", 0, {"teacher": REFERENCE}, {**found, "num_partial": 15})
+    with pytest.raises(OutdatedError, match="with num_partial = 15, the list says 0"):
+        read_results(results, row)
+
+
 def test_shared_results_fill_the_table(results: Path, tmp_path: Path) -> None:
     write_list(tmp_path, data="acdc", common={}, rows={"low": {}})
     path = write_list(
