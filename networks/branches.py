@@ -19,15 +19,14 @@ def check_branch(branch: str) -> None:
         raise ValueError(f"branch must be one of {', '.join(BRANCHES)}, got {branch!r}")
 
 
-def ensemble_logits(teacher: Tensor, student: Tensor) -> Tensor:
-    """Logarithm of the mean of two softmax outputs, so that its softmax is that mean.
+def ensemble_logits(*logits: Tensor) -> Tensor:
+    """Logarithm of the mean of several softmax outputs, so that its softmax is that mean.
 
     Args:
-        teacher: logits (B, C, *spatial).
-        student: logits of the same shape.
+        logits: one or more, all (B, C, *spatial).
 
     Returns:
         Log-probabilities (B, C, *spatial).
     """
-    stacked = torch.stack((F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)))
-    return torch.logsumexp(stacked, dim=0) - math.log(2)
+    stacked = torch.stack([F.log_softmax(one, dim=1) for one in logits])
+    return torch.logsumexp(stacked, dim=0) - math.log(len(logits))
