@@ -59,9 +59,7 @@ def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|" + "---:|" * (len(heads) - 4)]
     compared = _compared(listed, rows)
     for place, (row, results) in enumerate(rows):
-        changes = [f"{name} = {value}" for name, value in row.variant.items()]
-        labels = labels_of(row.knobs, row.method)
-        first = [f"`{row.row}`", ", ".join([row.method, *changes]), labels]
+        first = [f"`{row.row}`", row.label, labels_of(row.knobs, row.method)]
         for branch in list(results[0]["test"]["scores"]) if results else [""]:
             cells = [*first, branch, str(len(results))]
             cells += [_score(results, branch, "dice", "validation")]

@@ -184,6 +184,16 @@ class Experiment:
     start_from: str | None = None
     rounds: int = 1
 
+    @property
+    def label(self) -> str:
+        """Method and variant for a table; a component goes by its name."""
+        changes = [f"{name} = {_named(value)}" for name, value in self.variant.items()]
+        return ", ".join([self.method, *changes])
+
+
+def _named(value: Any) -> Any:
+    return value.get("_target_", value) if isinstance(value, Mapping) else value
+
 
 class _UniqueKeys(yaml.SafeLoader):
     """YAML in which a key that is given twice is an error, not the last of them."""

@@ -319,9 +319,7 @@ def others_table(measurements: Measurements) -> str:
         compared += [(experiment, b, _compare(found, b, reference)) for b in names]
     tested = corrected([one for _, _, one in compared])
     for (experiment, branch, _), one in zip(compared, tested, strict=True):
-        variant = ", ".join(f"{name} = {value}" for name, value in experiment.variant.items())
-        model = experiment.method + (f", {variant}" if variant else "")
-        rows.append([f"`{experiment.list_name}/{experiment.row}`", model,
+        rows.append([f"`{experiment.list_name}/{experiment.row}`", experiment.label,
                      set_name(experiment.set), branch, measured_cell(one),
                      comparison_cell(one)])  # fmt: skip
     if not compared:

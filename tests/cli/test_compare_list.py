@@ -268,3 +268,11 @@ def test_each_cell_of_the_papers_tables_is_one_row_for_the_gpu(data: str) -> Non
 def test_no_bundle_has_a_knob_of_a_rows_key(name: str) -> None:
     for path in ROOT.glob("bundles/*/configs/train.yaml"):
         assert f"\n{name}:" not in path.read_text(encoding="utf-8")
+
+
+def test_a_row_is_labelled_by_its_method_and_variant(tmp_path: Path) -> None:
+    turns = {"_target_": "RandRotate90d", "keys": ["image"]}
+    rows = {"plain": {}, "other": {"variant": {"lr": 0.1, "augmentation": turns, "ramps": {}}}}
+    plain, other = experiments(write_list(tmp_path, rows=rows))
+    assert plain.label == "KL+Ent"
+    assert other.label == "KL+Ent, lr = 0.1, augmentation = RandRotate90d, ramps = {}"
