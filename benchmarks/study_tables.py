@@ -31,6 +31,21 @@ SCORES = {
     "assd_vox": ("ASSD", 1, 2),
 }
 Rows = Sequence[tuple[Experiment, list[Result]]]
+#: Row → heading and branch of the table of settings; a setting's rows end in its name.
+COLUMNS = {
+    "lower": ("Lower bound", "teacher"),
+    "kl_ent": ("KL+Ent, student", "student"),
+    "uamt": ("UA-MT", "teacher"),
+    "glmi": ("GLMI", "teacher"),
+    "ssco": ("SSCO", "teacher"),
+    "upper": ("Upper bound", "teacher"),
+}
+#: End of the rows' names → what all of them share.
+SETTINGS = {
+    "": "2,000 iterations, rate 5·10⁻⁴",
+    "_long": "4,000 iterations, rate 10⁻³; KL+Ent with the entropy of all slices and plain outputs",
+    "_turned": "the same, and random quarter turns of all slices",
+}
 
 
 def labels_of(knobs: dict[str, Any], method: str) -> str:
@@ -48,6 +63,24 @@ def labels_of(knobs: dict[str, Any], method: str) -> str:
         # Like the bundle, five scribbled patients for each one with full masks.
         knobs = {**knobs, "num_partial": 5 * knobs["num_full"]}
     return ", ".join(f"{knobs[key]} {name}" for key, name in names.items() if knobs.get(key))
+
+
+def settings_block(rows: Rows) -> str:
+    """Dice of the methods in each of :data:`SETTINGS`, over the seeds, whose number follows."""
+    found = {row.row: results for row, results in rows}
+    heads = ["Rows", "Setting", *(heading for heading, _ in COLUMNS.values())]
+    lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * len(COLUMNS)]
+    for end, text in SETTINGS.items():
+        cells = [f"`…{end}`" if end else "of the tables", text]
+        for name, (_, branch) in COLUMNS.items():
+            results = found.get(name + end, [])
+            score = _score(results, branch, "dice")
+            cells.append(f"{score} ({len(results)})" if results else NOT_RUN)
+        lines.append(f"| {' | '.join(cells)} |")
+    return (
+        "\n".join([*lines, "", "Test Dice in %: mean ± sd over the seeds, whose number follows."])
+        + "\n"
+    )
 
 
 def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:

@@ -5,9 +5,9 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``weights`` (on a model card), ``table_1`` and so on for the journal's tables, or that of
-a list in benchmarks/experiments/, whose rows it shows in their order; with ``_frames`` behind it,
-by frame of the heart's cycle.
+``noise``, ``weights`` (on a model card), ``compared_settings``, ``table_1`` and so on for the
+journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in their order;
+with ``_frames`` behind it, by frame of the heart's cycle.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from measured import (
     tutorial_block,
     weights_block,
 )
-from study_tables import labels_of, study_block
+from study_tables import labels_of, settings_block, study_block
 
 from mixseg.cli import compare_pages
 from mixseg.cli.compare_list import Experiment, SetN, experiments, read_list, set_of
@@ -203,6 +203,8 @@ def render(page: Path) -> str:
             text = measured_block(ROOT)
         elif name.endswith("_frames"):
             text = frames_block(name.removesuffix("_frames"))
+        elif name == "compared_settings":
+            text = settings_block(rows_of("compare_acdc_cpu"))
         elif name == "inference_la":
             text = inference_block(ROOT)
         elif name == "tutorial_wbc":

@@ -215,3 +215,32 @@ def test_the_cost_of_a_step_is_a_ratio_within_each_round(
         f"| 2–2, 32 × 32, cpu | UA-MT, 8 pictures | {2 * base:,} | 2.000 | {base} | 3000 "
         "| 3.00 (3.00 to 3.00) |",
     ]
+
+
+def test_settings_stand_side_by_side(
+    tmp_path: Path, benchmark_script: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {
+        "lower": {"method": "Lower bound"},
+        "kl_ent": {"method": "KL+Ent"},
+        "kl_ent_turned": {"method": "KL+Ent", "variant": {"lr": 0.1}},
+    }
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump({"data": "acdc", "seeds": [0, 1], "rows": rows}))
+    write(tmp_path, "lower", 0, {"teacher": BASE})
+    for seed, shift in ((0, 0.1), (1, 0.2)):
+        higher = [value + shift for value in BASE]
+        write(tmp_path, "kl_ent_turned", seed, {"teacher": BASE, "student": higher})
+    found = [
+        (row, list(read_results(tmp_path / "results", row).values())) for row in experiments(path)
+    ]
+    module = benchmark_script("study_tables")
+    monkeypatch.setattr(module, "SETTINGS", {"": "as it is", "_turned": "turned"})
+    names = ("lower", "kl_ent")
+    monkeypatch.setattr(module, "COLUMNS", {name: module.COLUMNS[name] for name in names})
+    text = module.settings_block(found)
+    # The mean of BASE is 55; with 10 and 20 points more 65 and 75, sd 10/√2.
+    assert text.splitlines()[2:4] == [
+        "| of the tables | as it is | 55.0 (1) | not run |",
+        "| `…_turned` | turned | not run | 70.0 ± 7.1 (2) |",
+    ]
