@@ -77,10 +77,8 @@ def settings_block(rows: Rows) -> str:
             score = _score(results, branch, "dice")
             cells.append(f"{score} ({len(results)})" if results else NOT_RUN)
         lines.append(f"| {' | '.join(cells)} |")
-    return (
-        "\n".join([*lines, "", "Test Dice in %: mean ± sd over the seeds, whose number follows."])
-        + "\n"
-    )
+    lines += ["", "Test Dice in %: mean ± sd over the seeds, whose number follows."]
+    return "\n".join(lines) + "\n"
 
 
 def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from scipy.stats import wilcoxon
 
 from mixseg.cli.compare_list import Experiment
-from mixseg.cli.round_knobs import COUNTS_AS, round_knobs
+from mixseg.cli.round_knobs import round_knobs
 
 __all__ = [
     "OutdatedError", "case_dice", "check_configuration", "holm", "mean_sd",
@@ -60,9 +60,9 @@ def read_results(results: Path, experiment: Experiment) -> dict[int, Result]:
             result = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"'{path}' is no result file: {error}") from error
-        knobs = dict(experiment.knobs)
+        knobs = experiment.knobs
         if experiment.start_from is not None:
-            knobs |= round_knobs(knobs.get("noisy_as", COUNTS_AS[0]))
+            knobs = knobs | round_knobs(knobs)
         check_configuration(path, result, knobs)
         found[seed] = result
     return found

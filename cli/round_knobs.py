@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["COUNTS_AS", "round_knobs"]
+__all__ = ["round_knobs"]
 
-#: What proposals may count as, the first by default.
-COUNTS_AS = ("full", "partial")
+_COUNTS_AS = ("full", "partial")
 
 
-def round_knobs(noisy_as: Any = COUNTS_AS[0]) -> dict[str, Any]:
+def round_knobs(given: Mapping[str, Any]) -> dict[str, Any]:
     """Knobs of a round's training: its cases have full masks or proposals, all of them.
 
     Args:
-        noisy_as: ``"full"`` puts all in one stream, ``"partial"`` leaves the proposals to the
-            stream of partial labels.
+        given: the student's knobs, of which ``noisy_as`` decides: ``"full"``, the default, puts all
+            cases in one stream, ``"partial"`` leaves the proposals to that of partial labels.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: ``noisy_as`` is something else.
     """
-    if noisy_as not in COUNTS_AS:
-        raise ValueError(f"--noisy_as is {noisy_as!r}: give {' or '.join(COUNTS_AS)}")
+    noisy_as = given.get("noisy_as", "full")
+    if noisy_as not in _COUNTS_AS:
+        raise ValueError(f"--noisy_as is {noisy_as!r}: give {' or '.join(_COUNTS_AS)}")
     knobs = {"noisy_as": noisy_as, "num_partial": 0, "num_unlabeled": 0, "batch_unlabeled": 0}
     return knobs | ({"batch_partial": 0} if noisy_as == "full" else {})

@@ -24,7 +24,7 @@ from mixseg.cli.propose_selection import (
     read_selection,
     trained_branch,
 )
-from mixseg.cli.round_knobs import COUNTS_AS, round_knobs
+from mixseg.cli.round_knobs import round_knobs
 from mixseg.cli.self_train_report import round_table, write_rounds
 from mixseg.cli.self_train_rounds import SelfTraining, Student
 from mixseg.data import data_hash
@@ -231,7 +231,7 @@ def _teacher(
     branch: str | None,
 ) -> tuple[Trained, Selection]:
     """The teacher with its knobs, and the cases that it was trained on, without proposals."""
-    knobs = {name: value for name, value in shared.items() if name != "noisy_as"} | {**own}
+    knobs = {name: value for name, value in shared.items() if name != "noisy_as"} | dict(own)
     selection = read_selection(source.files("train.yaml"), knobs, dataset_dir)
     # The method's weights on the command line are the student's.
     return proposing(source, knobs, branch, method=own), selection
@@ -252,7 +252,7 @@ def _student(
     training = {n: v for n, v in knobs.items() if n in config and n not in _SELECTING}
     # All full masks; MONAI's command line takes no None.
     fixed = {"num_full": len({entry.patient_id for entry in selection.full})}
-    fixed |= round_knobs(knobs.get("noisy_as", COUNTS_AS[0]))
+    fixed |= round_knobs(knobs)
     # Cross-entropy on full masks alone, in batches as large as the bundle's.
     sizes = [knobs.get(name, config.get(name)) for name in ("batch_full", "batch_partial")]
     one_stream = "batch_partial" in fixed and all(isinstance(size, int) for size in sizes)

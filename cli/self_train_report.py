@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ HEADER = (
     "HD95 [mm]",
 )  # fmt: skip
 _COLUMNS = (("dice", 100.0), ("hd95_vox", 1.0), ("hd95_mm", 1.0))
+_OWN = ("round", "seed", "proposals", "empty")
 _TEXTS = ("Split", "Class")
 
 
@@ -30,14 +31,20 @@ def round_lines(rounds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         rounds: ``round``, ``seed``, ``proposals`` and ``empty`` (numbers), and ``scores``: split →
             class → summary, as in ``summary.json``.
     """
-    lines = []
+    return [
+        [*map(str, first), *(mean_and_sd(scores[key], factor) for key, factor in _COLUMNS)]
+        for first, scores in _scored(rounds)
+    ]
+
+
+def _scored(
+    rounds: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[list[Any], Mapping[str, Any]]]:
+    """What stands before the scores, and the scores, of each round, split and class."""
     for entry in rounds:
-        first = [str(entry[name]) for name in ("round", "seed", "proposals", "empty")]
         for split, classes in entry["scores"].items():
             for name, scores in classes.items():
-                cells = [mean_and_sd(scores[key], factor) for key, factor in _COLUMNS]
-                lines.append([*first, split, name, str(scores["n"]), *cells])
-    return lines
+                yield [*(entry[key] for key in _OWN), split, name, scores["n"]], scores
 
 
 def round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
@@ -66,13 +73,9 @@ def write_rounds(
 def _means(rounds: Sequence[Mapping[str, Any]]) -> str:
     """A line for each round, split and class, scores as in ``summary.json``."""
     text = io.StringIO()
-    own = ("round", "seed", "proposals", "empty")
     keys = [key for key, _ in _COLUMNS]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*own, "split", "class", "cases", *keys])
-    for entry in rounds:
-        for split, classes in entry["scores"].items():
-            for name, scores in classes.items():
-                means = [scores[key]["mean"] for key in keys]
-                writer.writerow([*(entry[n] for n in own), split, name, scores["n"], *means])
+    writer.writerow([*_OWN, "split", "class", "cases", *keys])
+    for first, scores in _scored(rounds):
+        writer.writerow([*first, *(scores[key]["mean"] for key in keys)])
     return text.getvalue()
