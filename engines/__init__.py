@@ -3,14 +3,21 @@
 from mixseg.engines.evaluator import MixedSupervisionEvaluator
 from mixseg.engines.inferers import VolumeInferer
 from mixseg.engines.networks import NetworkSet
+from mixseg.engines.precision import autocast_dtype
+from mixseg.engines.prediction import MirroredSliceInferer, mask_postprocessing
+from mixseg.engines.schedule import OneCycleLR
 from mixseg.engines.step import ForwardStep
 from mixseg.engines.trainer import MixedSupervisionTrainer, NonFiniteLossError
 
 __all__ = [
     "ForwardStep",
+    "MirroredSliceInferer",
     "MixedSupervisionEvaluator",
     "MixedSupervisionTrainer",
     "NetworkSet",
     "NonFiniteLossError",
+    "OneCycleLR",
     "VolumeInferer",
+    "autocast_dtype",
+    "mask_postprocessing",
 ]

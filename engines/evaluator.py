@@ -11,6 +11,8 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from torch import nn
 
+from mixseg.engines.precision import autocast_dtype
+
 __all__ = ["MixedSupervisionEvaluator"]
 
 
@@ -30,7 +32,7 @@ class MixedSupervisionEvaluator(SupervisedEvaluator):
         inferer: volumes → logits, e.g. ``monai.inferers.SliceInferer`` for a 2D network.
         postprocessing: transforms of each item's batch and output dictionary.
         val_handlers: Ignite handlers.
-        amp: bfloat16 autocast on CUDA.
+        amp: see :func:`mixseg.engines.autocast_dtype`.
 
     Raises:
         ValueError: when no branch or an unknown one is asked for.
@@ -46,7 +48,7 @@ class MixedSupervisionEvaluator(SupervisedEvaluator):
         inferer: Any = None,
         postprocessing: Any = None,
         val_handlers: Sequence | None = None,
-        amp: bool = False,
+        amp: bool | str = False,
     ) -> None:
         if not branches or not set(branches) <= {"teacher", "student"}:
             raise ValueError(f"branches must name teacher, student or both, got {tuple(branches)}")
@@ -59,7 +61,7 @@ class MixedSupervisionEvaluator(SupervisedEvaluator):
             inferer=inferer,
             postprocessing=postprocessing,
             val_handlers=val_handlers,
-            amp=amp and device.type == "cuda",
+            amp=autocast_dtype(amp, device) is not None,
         )
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, torch.Tensor]:

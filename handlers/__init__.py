@@ -12,6 +12,7 @@ from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
 from mixseg.handlers.report import EvaluationReport
 from mixseg.handlers.scoring import CaseScorer, spacing_mm
+from mixseg.handlers.standard import standard_handlers
 from mixseg.handlers.surfaces import (
     CaseSurface,
     SurfaceCollector,
@@ -44,4 +45,5 @@ __all__ = [
     "ramp_factor",
     "select_slice",
     "spacing_mm",
+    "standard_handlers",
 ]

@@ -13,6 +13,7 @@ from monai.transforms import KeepLargestConnectedComponent
 from mixseg.handlers.case_figures import CasePanel
 from mixseg.handlers.planes import select_slice, shown_channels, standard_planes
 from mixseg.metrics import CaseScore, dice_coefficient, score_case
+from mixseg.transforms import KeepMostProbableComponent
 
 __all__ = ["CaseScorer", "spacing_mm"]
 
@@ -58,6 +59,8 @@ class CaseScorer:
             by its affine as radiologists look at them and labelled with anatomical letters.
         largest_component: keep only the largest connected component of each predicted class, as
             the inference of a bundle may.
+        one_component: keep only the most probable component instead, see
+            :class:`mixseg.transforms.KeepMostProbableComponent`.
 
     Raises:
         ValueError: on other planes.
@@ -71,6 +74,7 @@ class CaseScorer:
         *,
         planes: str = "last",
         largest_component: bool = False,
+        one_component: bool = False,
     ) -> None:
         if planes not in ("last", "all"):
             raise ValueError(f"planes must be 'last' or 'all', got {planes!r}")
@@ -79,6 +83,7 @@ class CaseScorer:
         self.distances = distances
         self.planes = planes
         self.largest_component = largest_component
+        self._most_probable = KeepMostProbableComponent() if one_component else None
         classes = list(range(1, len(self.class_names)))
         self._filter = KeepLargestConnectedComponent(classes) if largest_component else None
         self.rows: list[CaseScore] = []
@@ -120,6 +125,11 @@ class CaseScorer:
         probabilities = {name: torch.as_tensor(output[name]) for name in names}
         if len(names) == 2:
             probabilities["ensemble"] = probabilities["teacher"] + probabilities["student"]
+        if self._most_probable is not None:
+            return {
+                name: torch.as_tensor(self._most_probable(p))[0].numpy()
+                for name, p in probabilities.items()
+            }
         labels = {name: p.argmax(dim=0) for name, p in probabilities.items()}
         if self._filter is not None:
             labels = {

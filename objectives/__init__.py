@@ -15,6 +15,7 @@ from mixseg.objectives.ficklenet import FickleNet
 from mixseg.objectives.glmi import GLMI
 from mixseg.objectives.instance_indicators import InstanceWeights
 from mixseg.objectives.macro_micro import MacroMicro
+from mixseg.objectives.mixed_supervision import MixedSupervision
 from mixseg.objectives.self_correcting import SelfCorrecting
 from mixseg.objectives.ssco import SSCO
 from mixseg.objectives.uamt import UAMT
@@ -30,6 +31,7 @@ __all__ = [
     "FickleNet",
     "InstanceWeights",
     "MacroMicro",
+    "MixedSupervision",
     "NetworkSpec",
     "Networks",
     "Objective",

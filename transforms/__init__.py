@@ -28,6 +28,8 @@ from mixseg.transforms.point_labels import (
     RandPointLabel,
     RandPointLabeld,
 )
+from mixseg.transforms.preprocessing import SlicePreprocessing, VolumePreprocessing
+from mixseg.transforms.resampling import ResizeLabel, ResizeToSized, ResizeToSpacingd
 from mixseg.transforms.scribbles import (
     ScribbleByErosion,
     ScribbleByErosiond,
@@ -66,11 +68,16 @@ __all__ = [
     "RandPointLabeld",
     "RescaleIntensity",
     "RescaleIntensityd",
+    "ResizeLabel",
+    "ResizeToSized",
+    "ResizeToSpacingd",
     "ScribbleByErosion",
     "ScribbleByErosiond",
     "SelectClasses",
     "SelectClassesd",
+    "SlicePreprocessing",
     "SupervisionFromLabeld",
+    "VolumePreprocessing",
     "erode_to_core",
     "label_kind",
     "scribble_by_erosion",
