@@ -1,7 +1,8 @@
-"""Transforms for mixed supervision: label conventions, scribbles by erosion, other weak labels."""
+"""Transforms for mixed supervision: label conventions, weak labels, augmentation of batches."""
 
 from __future__ import annotations
 
+from mixseg.transforms.augmentation import BatchAugmentation
 from mixseg.transforms.images import (
     AddDepth,
     AddDepthd,
@@ -49,6 +50,7 @@ from mixseg.transforms.weak_labels import (
 __all__ = [
     "AddDepth",
     "AddDepthd",
+    "BatchAugmentation",
     "BoxLabel",
     "BoxLabeld",
     "CentroidLabel",
