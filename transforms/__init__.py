@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from mixseg.transforms.components import (
+    KeepMostProbableComponent,
+    KeepMostProbableComponentd,
+)
 from mixseg.transforms.images import (
     AddDepth,
     AddDepthd,
@@ -55,6 +59,8 @@ __all__ = [
     "ConvertUnlabeledd",
     "EllipseLabel",
     "EllipseLabeld",
+    "KeepMostProbableComponent",
+    "KeepMostProbableComponentd",
     "MaskUnannotatedClasses",
     "MaskUnannotatedClassesd",
     "NoisyInstance",
