@@ -4,7 +4,7 @@ from mixseg.engines.evaluator import MixedSupervisionEvaluator
 from mixseg.engines.inferers import VolumeInferer
 from mixseg.engines.networks import NetworkSet
 from mixseg.engines.precision import autocast_dtype
-from mixseg.engines.prediction import MirroredSliceInferer, mask_postprocessing
+from mixseg.engines.prediction import MirroredSliceInferer, Predictor, mask_postprocessing
 from mixseg.engines.schedule import OneCycleLR
 from mixseg.engines.step import ForwardStep
 from mixseg.engines.trainer import MixedSupervisionTrainer, NonFiniteLossError
@@ -17,6 +17,7 @@ __all__ = [
     "NetworkSet",
     "NonFiniteLossError",
     "OneCycleLR",
+    "Predictor",
     "VolumeInferer",
     "autocast_dtype",
     "mask_postprocessing",

@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from monai.engines import SupervisedEvaluator
 from monai.inferers import SliceInferer
 from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd, SaveImaged
-from torch import Tensor
+from torch import Tensor, nn
 
+from mixseg.engines.precision import autocast_dtype
 from mixseg.transforms import KeepMostProbableComponentd
 
-__all__ = ["MirroredSliceInferer", "mask_postprocessing"]
+__all__ = ["MirroredSliceInferer", "Predictor", "mask_postprocessing"]
 
 
 class MirroredSliceInferer(SliceInferer):
@@ -55,11 +57,10 @@ class MirroredSliceInferer(SliceInferer):
             kwargs: passed to ``network``.
 
         Returns:
-            Logits (B, C, H, W, D) or a tuple of them. With several passes the logarithm of the
-            mean of their probabilities, so that its softmax is that mean.
+            Logarithms (B, C, H, W, D), float32, of the mean of the passes' probabilities, or a
+            tuple of them.
         """
-        averaged = partial(self._averaged, network) if len(self._passes) > 1 else network
-        return super().__call__(inputs, averaged, *args, **kwargs)
+        return super().__call__(inputs, partial(self._averaged, network), *args, **kwargs)
 
     def _averaged(
         self, network: Callable[..., Any], slices: Tensor, *args: Any, **kwargs: Any
@@ -84,7 +85,7 @@ def mask_postprocessing(
     output_dir: str | os.PathLike[str],
     output_postfix: str,
     output_ext: str = ".nii.gz",
-    one_component: bool = True,
+    keep_component: str | None = None,
 ) -> Compose:
     """From logits under ``pred`` to a mask file in the grid of the image's file.
 
@@ -93,15 +94,20 @@ def mask_postprocessing(
         output_dir: folder of the masks.
         output_postfix: of the masks' names, ``<image>_<postfix><ext>``.
         output_ext: of the masks' files; ``".png"`` for pictures.
-        one_component: keep of each class the most probable component, see
-            :class:`mixseg.transforms.KeepMostProbableComponent`.
+        keep_component: ``"most_probable"`` keeps of each class one component, see
+            :class:`mixseg.transforms.KeepMostProbableComponent`; None keeps all.
+
+    Raises:
+        ValueError: another ``keep_component``.
     """
+    if keep_component not in (None, "most_probable"):
+        raise ValueError(f"keep_component must be most_probable or null, got {keep_component!r}")
     writer = "PILWriter" if output_ext == ".png" else "mixseg.data.NativeNiftiWriter"
     return Compose(
         [
             Activationsd("pred", softmax=True),
             Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False),
-            *([KeepMostProbableComponentd("pred")] if one_component else []),
+            *([KeepMostProbableComponentd("pred", "probabilities")] if keep_component else []),
             AsDiscreted("pred", argmax=True),
             SaveImaged(
                 "pred",
@@ -115,3 +121,34 @@ def mask_postprocessing(
             ),
         ]
     )
+
+
+class Predictor(SupervisedEvaluator):
+    """MONAI's evaluator for images without a label, in mixed precision on the CPU, too.
+
+    Args:
+        device: where the network runs.
+        val_data_loader: batches with ``image``.
+        network: the network.
+        amp: see :func:`mixseg.engines.autocast_dtype`.
+        options: further arguments of ``monai.engines.SupervisedEvaluator``.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        val_data_loader: Any,
+        network: nn.Module,
+        *,
+        amp: bool | str = False,
+        **options: Any,
+    ) -> None:
+        device = torch.device(device)
+        self._dtype = autocast_dtype(amp, device)
+        super().__init__(device=device, val_data_loader=val_data_loader, network=network, **options)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+        kind = engine.state.device.type
+        with torch.autocast(kind, self._dtype, enabled=self._dtype is not None):
+            output: dict[str, Any] = super()._iteration(engine, batchdata)
+        return output

@@ -12,7 +12,8 @@ from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
 from mixseg.handlers.report import EvaluationReport
 from mixseg.handlers.scoring import CaseScorer, spacing_mm
-from mixseg.handlers.standard import standard_handlers
+from mixseg.handlers.standard import evaluation_handlers, standard_handlers
+from mixseg.handlers.start import start_run
 from mixseg.handlers.surfaces import (
     CaseSurface,
     SurfaceCollector,
@@ -20,6 +21,7 @@ from mixseg.handlers.surfaces import (
     plot_surfaces,
 )
 from mixseg.handlers.validation import CaseShare, Validation
+from mixseg.handlers.weights import LoadWeights, find_weights
 
 __all__ = [
     "CasePanel",
@@ -31,13 +33,16 @@ __all__ = [
     "History",
     "InstanceIndicators",
     "InstancePanel",
+    "LoadWeights",
     "ProgressBar",
     "Ramp",
     "SurfaceCollector",
     "Validation",
     "WeightRamps",
     "ensure_writable",
+    "evaluation_handlers",
     "extract_surface",
+    "find_weights",
     "plot_cases",
     "plot_curves",
     "plot_indicators",
@@ -46,4 +51,5 @@ __all__ = [
     "select_slice",
     "spacing_mm",
     "standard_handlers",
+    "start_run",
 ]

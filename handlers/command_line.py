@@ -14,7 +14,7 @@ from typing import Any
 import monai.bundle
 from monai.bundle import ConfigParser
 
-__all__ = ["cause_of", "literal", "start_command", "unknown_options"]
+__all__ = ["cause_of", "literal", "run_settings", "start_command", "unknown_options"]
 
 #: Options of ``monai.bundle run`` itself, and those that its ``--tracking mlflow`` reads.
 _RUN_OPTIONS = frozenset(inspect.signature(monai.bundle.run).parameters) - {"override"}
@@ -56,6 +56,29 @@ def start_command(argv: Sequence[str] | None = None) -> None:
             "; ".join(f"write --{name} False, with a capital" for name in texts)
             + ": in lower case it is a text, and counts as true"
         )
+
+
+def run_settings(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings of the ``monai.bundle run`` under way: plain values, expressions as written.
+
+    Args:
+        argv: the command line; None for :data:`sys.argv`.
+
+    Returns:
+        Name → value of the configuration files' entries up to the first component, with those of
+        the command line; empty in another program.
+    """
+    argv = sys.argv if argv is None else argv
+    given = _given(argv[1:])
+    if "config_file" not in given:
+        return {}
+    settings = {}
+    for name, value in ConfigParser.load_config_files(given["config_file"]).items():
+        if isinstance(value, dict):
+            break
+        settings[name] = given.get(name, value)
+    places = {"imports", "bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir"}
+    return {name: value for name, value in settings.items() if name not in places}
 
 
 def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:

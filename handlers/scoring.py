@@ -57,13 +57,14 @@ class CaseScorer:
         planes: ``"last"`` pictures the slice along the last array axis that shows most of the
             object; ``"all"`` such an axial, a coronal and a sagittal slice of a 3D volume, turned
             by its affine as radiologists look at them and labelled with anatomical letters.
-        largest_component: keep only the largest connected component of each predicted class, as
-            the inference of a bundle may.
-        one_component: keep only the most probable component instead, see
-            :class:`mixseg.transforms.KeepMostProbableComponent`.
+        largest_component: the same as ``keep_component="largest"``.
+        keep_component: of each predicted class keep one connected component, as the inference of
+            a bundle may: the ``"largest"`` by voxels, or the ``"most_probable"``, that with the
+            largest summed probability
+            (:class:`~mixseg.transforms.components.KeepMostProbableComponent`); None keeps all.
 
     Raises:
-        ValueError: on other planes.
+        ValueError: on other planes or components, or if the two settings of components differ.
     """
 
     def __init__(
@@ -74,18 +75,27 @@ class CaseScorer:
         *,
         planes: str = "last",
         largest_component: bool = False,
-        one_component: bool = False,
+        keep_component: str | None = None,
     ) -> None:
         if planes not in ("last", "all"):
             raise ValueError(f"planes must be 'last' or 'all', got {planes!r}")
+        if keep_component not in (None, "largest", "most_probable"):
+            raise ValueError(
+                f"keep_component must be None, 'largest' or 'most_probable', got {keep_component!r}"
+            )
+        if largest_component and keep_component not in (None, "largest"):
+            raise ValueError(
+                f"keep_component is {keep_component!r}, but largest_component asks for the "
+                "largest one; leave largest_component out"
+            )
         self.class_names = list(class_names)
         self.max_panels = panels
         self.distances = distances
         self.planes = planes
         self.largest_component = largest_component
-        self._most_probable = KeepMostProbableComponent() if one_component else None
-        classes = list(range(1, len(self.class_names)))
-        self._filter = KeepLargestConnectedComponent(classes) if largest_component else None
+        self.keep_component = "largest" if largest_component else keep_component
+        self._keep_largest = KeepLargestConnectedComponent(list(range(1, len(self.class_names))))
+        self._keep_most_probable = KeepMostProbableComponent()
         self.rows: list[CaseScore] = []
         self._dice: dict[str, list[float]] = {}
         self.panels: list[CasePanel] = []
@@ -125,18 +135,17 @@ class CaseScorer:
         probabilities = {name: torch.as_tensor(output[name]) for name in names}
         if len(names) == 2:
             probabilities["ensemble"] = probabilities["teacher"] + probabilities["student"]
-        if self._most_probable is not None:
-            return {
-                name: torch.as_tensor(self._most_probable(p))[0].numpy()
-                for name, p in probabilities.items()
-            }
-        labels = {name: p.argmax(dim=0) for name, p in probabilities.items()}
-        if self._filter is not None:
-            labels = {
-                name: torch.as_tensor(self._filter(label[None]))[0]
-                for name, label in labels.items()
-            }
-        return {name: label.numpy() for name, label in labels.items()}
+        return {name: self._labels(p) for name, p in probabilities.items()}
+
+    def _labels(self, probabilities: torch.Tensor) -> np.ndarray:
+        """The label map (*spatial) of probabilities (C, *spatial)."""
+        if self.keep_component == "most_probable":
+            labels = self._keep_most_probable(probabilities)
+        else:
+            labels = probabilities.argmax(dim=0, keepdim=True)
+            if self.keep_component == "largest":
+                labels = self._keep_largest(labels)
+        return torch.as_tensor(labels)[0].numpy()
 
     def _score_branch(
         self,

@@ -7,13 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.handlers import CheckpointLoader
+from torch import nn
+
 from mixseg.handlers.checkpoint import FullCheckpoint
+from mixseg.handlers.command_line import run_settings
 from mixseg.handlers.history import History
 from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import WeightRamps
+from mixseg.handlers.report import EvaluationReport
+from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import Validation
 
-__all__ = ["standard_handlers"]
+__all__ = ["evaluation_handlers", "standard_handlers"]
 
 
 def standard_handlers(
@@ -73,5 +79,39 @@ def standard_handlers(
             interval=checkpoint_interval,
             patience=patience,
             resume=resume,
+        ),
+    ]
+
+
+def evaluation_handlers(
+    *,
+    network: nn.Module,
+    checkpoint: str | os.PathLike[str],
+    scorer: CaseScorer,
+    output_dir: str | os.PathLike[str],
+    seed: int,
+    data_hash: str,
+    progress: bool = True,
+) -> list[Any]:
+    """Load trained weights, score every case, and write scores and pictures.
+
+    Args:
+        network: to load the weights into, strictly.
+        checkpoint: the weights.
+        scorer: of the evaluator.
+        output_dir: folder of ``metrics.csv``, ``summary.json`` and ``cases.png``.
+        seed: of the training, for the record.
+        data_hash: of the datalist, for the record.
+        progress: show a progress bar.
+
+    Returns:
+        Handlers for :class:`mixseg.engines.MixedSupervisionEvaluator`.
+    """
+    return [
+        CheckpointLoader(str(checkpoint), {"model": network}, map_location="cpu", strict=True),
+        ProgressBar(enabled=progress),
+        scorer,
+        EvaluationReport(
+            output_dir, scorer, configuration=run_settings(), seed=seed, data_hash=data_hash
         ),
     ]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from mixseg.transforms.augmentation import BatchAugmentation
+from mixseg.transforms.components import (
+    KeepMostProbableComponent,
+    KeepMostProbableComponentd,
+)
 from mixseg.transforms.images import (
     AddDepth,
     AddDepthd,
@@ -59,6 +63,8 @@ __all__ = [
     "ConvertUnlabeledd",
     "EllipseLabel",
     "EllipseLabeld",
+    "KeepMostProbableComponent",
+    "KeepMostProbableComponentd",
     "MaskUnannotatedClasses",
     "MaskUnannotatedClassesd",
     "NoisyInstance",

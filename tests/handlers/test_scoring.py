@@ -278,6 +278,33 @@ def test_largest_component(largest_component: bool, dice: float, voxels: int) ->
     )
 
 
+def test_keep_component() -> None:
+    """A mask of four voxels of 0.9; elsewhere six of 0.55, more in number, less in sum."""
+    reference, wide = box((1, 3), (1, 3), (1, 2)), box((5, 6), (0, 3), (1, 3))
+    student = probabilities(reference)
+    student[1][torch.from_numpy(wide == 1)] = 0.55
+    student[0] = 1 - student[1]
+    found = {}
+    for keep in (None, "largest", "most_probable"):
+        scorer = CaseScorer(["background", "LV"], keep_component=keep)
+        score_one(scorer, item("a", reference, 1.0, 2), student)
+        found[keep] = (scorer.rows[0].dice, scorer.rows[0].prediction_voxels)
+    assert found == {
+        None: (pytest.approx(2 * 4 / (4 + 10), rel=1e-12), 10),
+        "largest": (0.0, 6),
+        "most_probable": (1.0, 4),
+    }
+
+
+def test_unknown_or_contradicting_components_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^keep_component must be None, .* got 'nearest'$"):
+        CaseScorer(["background", "LV"], keep_component="nearest")
+    with pytest.raises(ValueError, match=r"^keep_component is 'most_probable', but largest_"):
+        CaseScorer(["background", "LV"], largest_component=True, keep_component="most_probable")
+    scorer = CaseScorer(["background", "LV"], largest_component=True, keep_component="largest")
+    assert scorer.keep_component == "largest"
+
+
 def score_one(scorer: CaseScorer, batch: dict[str, Any], student: torch.Tensor) -> None:
     engine = Engine(lambda engine, batch: [{"student": student}])
     engine.data_loader = [[batch]]  # type: ignore[attr-defined]
