@@ -153,6 +153,10 @@ class DualBranchDynUNet(DualBranchNetwork):
         if branches == 2:
             self.student = _Decoder(net, dropout_layer(spatial_dims, dropout))
 
+    def reset_parameters(self) -> None:
+        """Draw the convolutions anew, as MONAI's DynUNet does; normalization is torch's own."""
+        self.apply(DynUNet.initialize_weights)
+
     def _per_axis(self, name: str, sizes: _Sizes) -> list[tuple[int, ...]]:
         dims = self.spatial_dims
         if len(sizes) != len(self.features):

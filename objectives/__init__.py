@@ -7,6 +7,7 @@ from mixseg.objectives.base import (
     Objective,
     Outputs,
     SingleBranchObjective,
+    supervised_term,
 )
 from mixseg.objectives.confkd import ConfKD
 from mixseg.objectives.dcr import DynamicCoRegularization
@@ -38,4 +39,5 @@ __all__ = [
     "Outputs",
     "SelfCorrecting",
     "SingleBranchObjective",
+    "supervised_term",
 ]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mixseg.losses import distillation, partial_cross_entropy, shannon_entropy
-from mixseg.objectives.base import Batch, Networks, Objective, Outputs, active, refuse_negative
+from mixseg.objectives.base import (
+    Batch,
+    Networks,
+    Objective,
+    Outputs,
+    active,
+    refuse_negative,
+    supervised_term,
+)
 
 __all__ = ["ConfKD"]
 
@@ -51,6 +60,9 @@ class ConfKD(Objective):
         detach_teacher: stop the gradient of ``kd`` into the teacher branch.
         inference_branch: branch that selects the weights and predicts, ``"student"`` (§4.1) or
             ``"teacher"``, as where Luo and Yang's weak branch learns from proxy masks.
+        supervised_loss: of ``ce_full`` and ``ce_weak``, ``"cross_entropy"`` (papers) or
+            ``"dice_cross_entropy"``, see :func:`mixseg.objectives.supervised_term`. Each term has
+            a Dice of its own, also where one branch learns from both.
 
     Kinds that a batch lacks are left out, so that data without any partial case still train.
 
@@ -89,6 +101,7 @@ class ConfKD(Objective):
         smooth: bool = True,
         detach_teacher: bool = True,
         inference_branch: Literal["student", "teacher"] = "student",
+        supervised_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         refuse_negative(lambda_w=lambda_w, lambda_kd=lambda_kd, lambda_ent=lambda_ent)
@@ -107,12 +120,21 @@ class ConfKD(Objective):
                 "weak_branch='teacher' leaves the student without labels of its own: "
                 "it is the single-branch baseline, set lambda_kd to 0"
             )
+        self.supervised_loss = supervised_loss
+        self._supervised = self._weak = supervised_term(supervised_loss)
+        if weak_normalization == "all" and supervised_loss != "cross_entropy":
+            raise ValueError(
+                "weak_normalization='all' divides the cross-entropy alone: set supervised_loss to "
+                "cross_entropy, or weak_normalization to labeled"
+            )
         self.lambda_w = float(lambda_w)
         self.lambda_kd = float(lambda_kd)
         self.lambda_ent = float(lambda_ent)
         self.weak_on = weak_on
         self.entropy_on = entropy_on
         self.weak_branch = weak_branch
+        if weak_normalization == "all":
+            self._weak = partial(partial_cross_entropy, normalization="all")
         self.weak_normalization = weak_normalization
         self.divergence = divergence
         self.alpha = alpha
@@ -163,7 +185,7 @@ class ConfKD(Objective):
         logits = {kind: _named(outputs[kind], self.branches[kind]) for kind in outputs}
         if "full" in logits:
             teacher = logits["full"]["teacher"]
-            terms["ce_full"] = partial_cross_entropy(teacher, batch["full"]["label"])
+            terms["ce_full"] = self._supervised(teacher, batch["full"]["label"])
             if "kd" in active:
                 terms["kd"] = distillation(
                     teacher,
@@ -176,10 +198,8 @@ class ConfKD(Objective):
         if "ce_weak" in active and (kinds := _present(logits, self.weak_on)):
             # The eroded copy of a full mask is its weak label; a partial label is one already.
             labels = [batch[k]["weak_label" if k == "full" else "label"] for k in kinds]
-            terms["ce_weak"] = partial_cross_entropy(
-                torch.cat([logits[k][self.weak_branch] for k in kinds]),
-                torch.cat(labels),
-                normalization=self.weak_normalization,
+            terms["ce_weak"] = self._weak(
+                torch.cat([logits[k][self.weak_branch] for k in kinds]), torch.cat(labels)
             )
         if "entropy" in active and (kinds := _present(logits, self.entropy_on)):
             terms["entropy"] = shannon_entropy(
