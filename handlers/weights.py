@@ -39,9 +39,9 @@ def find_weights(
         if (root / place).is_file():
             return root / place
     raise ValueError(
-        f"'{root.resolve().name}' has no trained weights: train it with 'python -m monai.bundle "
-        "run training --config_file configs/train.yaml --dataset_dir DATA' in its folder, or predict "
-        "with a bundle that comes with weights: acdc_mixed, acdc_lv_mixed, la_mixed or wbc_mixed"
+        f"'{root.resolve().name}' has no trained weights: train it in its folder with 'python -m "
+        "monai.bundle run training --config_file configs/train.yaml --dataset_dir DATA', or use "
+        "a bundle that comes with weights: acdc_mixed, acdc_lv_mixed, la_mixed or wbc_mixed"
     )
 
 
