@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from monai.transforms import (
     Compose,
@@ -19,6 +19,7 @@ from monai.transforms import (
     ResizeWithPadOrCropd,
 )
 
+from mixseg.transforms.free_negatives import FreeNegativesd, negative_radius
 from mixseg.transforms.images import AddDepthd, RescaleIntensityd
 from mixseg.transforms.labels import ConvertUnlabeledd, MaskUnannotatedClassesd, SelectClassesd
 from mixseg.transforms.resampling import ResizeToSized, ResizeToSpacingd
@@ -33,6 +34,8 @@ class _Preprocessing:
 
     #: Axis across which slices lie.
     slice_axis: int | None = 2
+    #: Whether free negatives are far from the seeds of their slice or of the volume.
+    distance: Literal["slice", "volume"] = "slice"
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class _Preprocessing:
         intensity_mean: float,
         intensity_sd: float,
         erosion_rule: str,
+        free_negatives: float | Literal["auto"] | None,
         weak_label: bool,
     ) -> None:
         self.num_source_classes = len(source_classes)
@@ -55,6 +59,7 @@ class _Preprocessing:
         self.unlabeled_value = unlabeled_value
         self.orientation = orientation
         self.erosion_rule = erosion_rule
+        self.free_negatives = free_negatives
         self.weak_label = weak_label
         self.rescale = RescaleIntensityd(
             "image",
@@ -84,7 +89,7 @@ class _Preprocessing:
             SelectClassesd("label", classes=self.target_classes, **known),
         ]
 
-    def _weak_labels(self) -> list[Any]:
+    def _weak_labels(self, radius: float | None) -> list[Any]:
         """Scribbles in the place of the masks of cases that are used as partially labeled."""
         erosion = {
             "num_classes": self.num_classes,
@@ -92,15 +97,28 @@ class _Preprocessing:
             "slice_axis": self.slice_axis,
             "allow_missing_keys": True,
         }
-        steps: list[Any] = [ScribbleByErosiond("label", when=["partial"], **erosion)]
-        if self.weak_label:
-            steps.insert(0, CopyItemsd("label", names="weak_label", allow_missing_keys=True))
-            steps.append(ScribbleByErosiond("weak_label", when=["full", "partial"], **erosion))
-        return steps
+        negatives = FreeNegativesd(
+            self._label_keys(),
+            num_classes=self.num_classes,
+            radius=radius,
+            slice_axis=self.slice_axis,
+            distance=self.distance,
+            classes=self.target_classes,
+            allow_missing_keys=True,
+        )
+        eroded = ScribbleByErosiond("label", when=["partial"], **erosion)
+        if not self.weak_label:
+            return [eroded, negatives]
+        return [
+            CopyItemsd("label", names="weak_label", allow_missing_keys=True),
+            eroded,
+            ScribbleByErosiond("weak_label", when=["full", "partial"], **erosion),
+            negatives,
+        ]
 
     def _weak_grid(self) -> list[Any]:
-        """The grid in which masks become scribbles, and the scribbles."""
-        raise NotImplementedError
+        """Image and label on the grid in which masks become scribbles."""
+        return []
 
     def _to_grid(self, *label_keys: str) -> list[Any]:
         """The image, and label maps with it, on the grid that the network sees."""
@@ -133,17 +151,30 @@ class _Preprocessing:
         """Transforms of an item with ``image``, ``label`` (absent without one) and ``supervision``.
 
         Args:
-            data: all training items.
+            data: the training items, see :func:`mixseg.data.select_cases`. Their full masks say
+                how far from seeds the background begins, see
+                :func:`mixseg.transforms.negative_radius`.
         """
         keys = ("image", "label")
+        masks = [*self._load(*keys), *self._orient(*keys), *self._label_classes()]
+        radius = None
+        if any(item.get("supervision", "partial") == "partial" for item in data):
+            radius = negative_radius(
+                data,
+                Compose([*masks, *self._weak_grid()]),
+                self.free_negatives,
+                num_classes=self.num_classes,
+                rule=self.erosion_rule,
+                slice_axis=self.slice_axis,
+                distance=self.distance,
+            )
         return Compose(
             [
-                *self._load(*keys),
-                *self._orient(*keys),
-                *self._label_classes(),
+                *masks,
                 SupervisionFromLabeld("label", num_classes=self.num_classes),
                 self.rescale,
                 *self._weak_grid(),
+                *self._weak_labels(radius),
                 *self._to_grid(*self._label_keys()),
             ]
         )
@@ -173,6 +204,9 @@ class SlicePreprocessing(_Preprocessing):
             unlabeled.
         spatial_size: (height, width) that the network sees.
         erosion_rule: see :class:`mixseg.transforms.ScribbleByErosion`.
+        free_negatives: of seeds without background strokes: pixels at ``slice_size`` from every
+            seed beyond which a slice is background, see :class:`mixseg.transforms.FreeNegatives`;
+            ``"auto"`` finds it on the full masks, None does without.
         weak_label: give full and partial cases a ``weak_label``, the eroded mask, beside ``label``.
     """
 
@@ -191,6 +225,7 @@ class SlicePreprocessing(_Preprocessing):
         intensity_mean: float = 0.0,
         intensity_sd: float = 1.0,
         erosion_rule: str = "kervadec",
+        free_negatives: float | Literal["auto"] | None = "auto",
         weak_label: bool = False,
     ) -> None:
         super().__init__(
@@ -203,6 +238,7 @@ class SlicePreprocessing(_Preprocessing):
             intensity_mean=intensity_mean,
             intensity_sd=intensity_sd,
             erosion_rule=erosion_rule,
+            free_negatives=free_negatives,
             weak_label=weak_label,
         )
         self.slice_size = slice_size
@@ -213,7 +249,7 @@ class SlicePreprocessing(_Preprocessing):
         return ResizeToSized("image", size, label_keys, self.num_classes)
 
     def _weak_grid(self) -> list[Any]:
-        return [self._resized(self.slice_size, ["label"]), *self._weak_labels()]
+        return [self._resized(self.slice_size, ["label"])]
 
     def _to_grid(self, *label_keys: str) -> list[Any]:
         crop = (*self.crop_size, -1)
@@ -238,6 +274,7 @@ class VolumePreprocessing(_Preprocessing):
         source_classes: see :class:`SlicePreprocessing`, as the other arguments that it has, too.
         spacing: (x, y, z) voxel size in mm.
         erosion_axis: slices across this axis are eroded; None erodes in 3D.
+        free_negatives: see there, but in voxels of the file's own grid, and in 3D.
     """
 
     def __init__(
@@ -254,6 +291,7 @@ class VolumePreprocessing(_Preprocessing):
         intensity_sd: float = 1.0,
         erosion_rule: str = "kervadec",
         erosion_axis: int | None = 2,
+        free_negatives: float | Literal["auto"] | None = "auto",
         weak_label: bool = False,
     ) -> None:
         super().__init__(
@@ -266,13 +304,12 @@ class VolumePreprocessing(_Preprocessing):
             intensity_mean=intensity_mean,
             intensity_sd=intensity_sd,
             erosion_rule=erosion_rule,
+            free_negatives=free_negatives,
             weak_label=weak_label,
         )
         self.slice_axis = erosion_axis
+        self.distance = "volume"
         self.spacing = tuple(spacing)
-
-    def _weak_grid(self) -> list[Any]:
-        return self._weak_labels()
 
     def _to_grid(self, *label_keys: str) -> list[Any]:
         return [ResizeToSpacingd("image", self.spacing, label_keys, self.num_classes)]
