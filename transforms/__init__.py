@@ -6,6 +6,13 @@ from mixseg.transforms.components import (
     KeepMostProbableComponent,
     KeepMostProbableComponentd,
 )
+from mixseg.transforms.free_negatives import (
+    FreeNegatives,
+    FreeNegativesd,
+    calibrate_radius,
+    free_negatives,
+    negative_radius,
+)
 from mixseg.transforms.images import (
     AddDepth,
     AddDepthd,
@@ -59,6 +66,8 @@ __all__ = [
     "ConvertUnlabeledd",
     "EllipseLabel",
     "EllipseLabeld",
+    "FreeNegatives",
+    "FreeNegativesd",
     "KeepMostProbableComponent",
     "KeepMostProbableComponentd",
     "MaskUnannotatedClasses",
@@ -77,7 +86,10 @@ __all__ = [
     "SelectClasses",
     "SelectClassesd",
     "SupervisionFromLabeld",
+    "calibrate_radius",
     "erode_to_core",
+    "free_negatives",
     "label_kind",
+    "negative_radius",
     "scribble_by_erosion",
 ]
