@@ -174,6 +174,33 @@ def noise_block(root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def free_negatives_block(root: Path) -> str:
+    """How far free negatives reach and how often they are wrong, a line a radius."""
+    path = root / "benchmarks" / "results" / "free_negatives.json"
+    if not path.is_file():
+        return f"Free negatives: {NOT_RUN}.\n"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    lines = [
+        "| set | distance | R, voxels | background covered | of it in slices without a seed "
+        "| foreground labeled wrongly |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        radius = f"**{row['radius']:.1f}**" if row["calibrated"] else f"{row['radius']:g}"
+        lines.append(
+            f"| {row['setting']} | {row['distance']} | {radius} | {row['background_covered']:.1%} "
+            f"| {row['background_in_seedless_slices'] / row['background_covered']:.1%} "
+            f"| {row['foreground_wrong']:.3%} |"
+        )
+    scans = {row["setting"].partition(",")[0]: row for row in rows}
+    counts = [
+        f"{name}: {row['full_masks']} full masks, {row['masks']} others"
+        for name, row in scans.items()
+    ]
+    lines += ["", f"**Bold**: calibrated on the full masks. {'; '.join(counts)}."]
+    return "\n".join(lines) + "\n"
+
+
 #: What the table of costs calls the methods of benchmarks/training_cost.py.
 COSTS = {
     "supervised": "supervised",

@@ -5,9 +5,9 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``weights`` (on a model card), ``compared_settings``, ``table_1`` and so on for the
-journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in their order;
-with ``_frames`` behind it, by frame of the heart's cycle.
+``noise``, ``free_negatives``, ``weights`` (on a model card), ``compared_settings``, ``table_1`` and
+so on for the journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in
+their order; with ``_frames`` behind it, by frame of the heart's cycle.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 from measured import (
     NOT_RUN,
     batch_statistics_block,
+    free_negatives_block,
     inference_block,
     measured_block,
     noise_block,
@@ -213,6 +214,8 @@ def render(page: Path) -> str:
             text = training_cost_block(ROOT)
         elif name == "noise":
             text = noise_block(ROOT)
+        elif name == "free_negatives":
+            text = free_negatives_block(ROOT)
         elif name == "batch_statistics":
             text = batch_statistics_block(ROOT, page)
         elif name == "weights":

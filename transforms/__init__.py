@@ -7,6 +7,13 @@ from mixseg.transforms.components import (
     KeepMostProbableComponent,
     KeepMostProbableComponentd,
 )
+from mixseg.transforms.free_negatives import (
+    FreeNegatives,
+    FreeNegativesd,
+    calibrate_radius,
+    free_negatives,
+    negative_radius,
+)
 from mixseg.transforms.images import (
     AddDepth,
     AddDepthd,
@@ -63,6 +70,8 @@ __all__ = [
     "ConvertUnlabeledd",
     "EllipseLabel",
     "EllipseLabeld",
+    "FreeNegatives",
+    "FreeNegativesd",
     "KeepMostProbableComponent",
     "KeepMostProbableComponentd",
     "MaskUnannotatedClasses",
@@ -86,7 +95,10 @@ __all__ = [
     "SlicePreprocessing",
     "SupervisionFromLabeld",
     "VolumePreprocessing",
+    "calibrate_radius",
     "erode_to_core",
+    "free_negatives",
     "label_kind",
+    "negative_radius",
     "scribble_by_erosion",
 ]
