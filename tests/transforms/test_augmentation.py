@@ -1,0 +1,457 @@
+"""Augmentation of batches against torch.rot90 and flip, SciPy and plain formulas."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from mixseg.transforms import BatchAugmentation
+
+CLASSES = 4
+SHAPES = {2: (14, 20), 3: (14, 20, 9)}
+dims = pytest.mark.parametrize("spatial_dims", [2, 3])
+
+
+def make_batch(
+    spatial_dims: int, size: int = 3, channels: int = 1, shape: tuple[int, ...] | None = None
+) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    spatial = shape or SHAPES[spatial_dims]
+    labels = torch.randint(CLASSES + 1, (2, size, 1, *spatial), generator=generator)
+    return {
+        "image": torch.randn((size, channels, *spatial), generator=generator),
+        "label": labels[0].to(torch.uint8),
+        "weak_label": labels[1].to(torch.uint8),
+        "slice_index": torch.arange(size),
+        "case_id": ["a"] * size,
+    }
+
+
+def parameters(size: int, spatial_dims: int, **values: Tensor | float) -> dict[str, Tensor]:
+    """A draw that changes nothing but what ``values`` say."""
+    augment = BatchAugmentation(
+        spatial_dims,
+        CLASSES,
+        rotation=0,
+        tilt=0,
+        scale=0,
+        aspect=0,
+        shift=0,
+        flip_axes=(),
+        elastic=0,
+        intensity_probability=0,
+    )
+    drawn = augment.draw(size)
+    for name, value in values.items():
+        drawn[name] = torch.as_tensor(value, dtype=torch.float32).expand(drawn[name].shape).clone()
+    return drawn
+
+
+def applied(batch: dict[str, Any], **values: Tensor | float) -> dict[str, Any]:
+    spatial_dims = batch["image"].ndim - 2
+    drawn = parameters(len(batch["image"]), spatial_dims, **values)
+    return BatchAugmentation(spatial_dims, CLASSES).apply(batch, drawn)
+
+
+@dims
+def test_neutral_parameters_change_nothing(spatial_dims: int) -> None:
+    batch = make_batch(spatial_dims)
+    out = applied(batch)
+    torch.testing.assert_close(out["image"], batch["image"], atol=1e-4, rtol=0)
+    assert torch.equal(out["label"], batch["label"])
+    assert torch.equal(out["weak_label"], batch["weak_label"])
+
+
+@pytest.mark.parametrize(
+    ("spatial_dims", "plane", "axes"),
+    [(2, 0, (2, 3)), (3, 0, (2, 3)), (3, 1, (3, 4)), (3, 2, (2, 4))],
+)
+@pytest.mark.parametrize("turns", [1, 2, -1])
+def test_quarter_turns(spatial_dims: int, plane: int, axes: tuple[int, int], turns: int) -> None:
+    batch = make_batch(spatial_dims, shape=(12,) * spatial_dims)
+    angles = torch.zeros(1 if spatial_dims == 2 else 3)
+    angles[plane] = 90.0 * turns
+    out = applied(batch, rotation=angles)
+    torch.testing.assert_close(out["image"], batch["image"].rot90(turns, axes), atol=1e-4, rtol=0)
+    for key in ("label", "weak_label"):
+        assert torch.equal(out[key], batch[key].rot90(turns, axes))
+
+
+@dims
+def test_flips_of_each_image(spatial_dims: int) -> None:
+    batch = make_batch(spatial_dims)
+    flip = torch.zeros(3, spatial_dims)
+    flip[0, 0] = flip[2, 1] = flip[2, spatial_dims - 1] = 1
+    out = applied(batch, flip=flip)
+    for i, axes in enumerate([(0,), (), tuple({1, spatial_dims - 1})]):
+        flipped = [batch[key][i].flip([1 + axis for axis in axes]) for key in ("image", "label")]
+        torch.testing.assert_close(out["image"][i], flipped[0], atol=1e-4, rtol=0)
+        assert torch.equal(out["label"][i], flipped[1])
+
+
+@dims
+def test_a_shift_is_a_roll_with_an_unlabeled_margin(spatial_dims: int) -> None:
+    batch = make_batch(spatial_dims)
+    spatial = SHAPES[spatial_dims]
+    moved = [3, -4, 2][:spatial_dims]
+    out = applied(batch, shift=torch.tensor(moved) / torch.tensor(spatial))
+    axes = tuple(range(2, 2 + spatial_dims))
+    image, label = (batch[key].roll(moved, axes) for key in ("image", "label"))
+    outside = torch.zeros(spatial, dtype=torch.bool)
+    outside[:3] = True
+    outside[:, -4:] = True
+    if spatial_dims == 3:
+        outside[..., :2] = True
+    assert torch.equal(out["label"], label.masked_fill(outside, CLASSES))
+    torch.testing.assert_close(out["image"][..., ~outside], image[..., ~outside], atol=1e-4, rtol=0)
+    # Outside, the image goes on as it ends.
+    torch.testing.assert_close(out["image"][:, :, 0], out["image"][:, :, 3], atol=1e-4, rtol=0)
+
+
+def reference(array: np.ndarray, order: int, matrix: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """The array moved by ``matrix`` about its center, then by ``shift`` voxels; SciPy, float64."""
+    center = (np.array(array.shape) - 1) / 2
+    inverse = np.linalg.inv(matrix)
+    pad = 3 * max(array.shape)  # by then SciPy's own border is out of sight
+    if order == 0:
+        padded = np.pad(array, pad, constant_values=CLASSES)
+    else:
+        padded = np.pad(array.astype(np.float64), pad, mode="edge")
+    offset = center - inverse @ (center + shift) + pad
+    return ndimage.affine_transform(
+        padded, inverse, offset, output_shape=array.shape, order=order, prefilter=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("spatial_dims", "values"),
+    [
+        (2, {"scale": 0.3}),
+        (2, {"scale": -0.25, "aspect": 0.4}),
+        (2, {"rotation": 33.0, "scale": 0.2, "aspect": 0.12, "shift": 0.13}),
+        (3, {"scale": -0.3, "shift": 0.1}),
+        (3, {"rotation": [25.0, 0.0, 0.0], "scale": 0.2, "aspect": -0.3}),
+    ],
+)
+def test_scale_aspect_and_rotation_against_scipy(spatial_dims: int, values: dict[str, Any]) -> None:
+    batch = make_batch(spatial_dims, size=1)
+    out = applied(batch, **{name: torch.tensor(value) for name, value in values.items()})
+    zoom = np.full(spatial_dims, np.exp(values.get("scale", 0)))
+    zoom[:2] *= np.exp(np.array([0.5, -0.5]) * values.get("aspect", 0))
+    angle = np.deg2rad(np.atleast_1d(values.get("rotation", 0.0))[0])
+    rotation = np.eye(spatial_dims)
+    # As torch.rot90 turns: from the second axis to the first.
+    rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    spatial = batch["image"].shape[2:]
+    geometry = (rotation @ np.diag(zoom), values.get("shift", 0) * np.array(spatial))
+    image = reference(batch["image"][0, 0].numpy(), 1, *geometry)
+    np.testing.assert_allclose(out["image"][0, 0].numpy(), image, atol=2e-4)
+    for key in ("label", "weak_label"):
+        expected = reference(batch[key][0, 0].numpy(), 0, *geometry)
+        np.testing.assert_array_equal(out[key][0, 0].numpy(), expected)
+
+
+@dims
+def test_elastic_moves_control_points_by_what_is_drawn(spatial_dims: int) -> None:
+    # 6 control points on 11 voxels: every second voxel is one.
+    spatial = (11,) * spatial_dims
+    places = torch.stack(torch.meshgrid(*[torch.arange(11.0)] * spatial_dims, indexing="ij"))
+    points = 0.02 * torch.randn(
+        1, spatial_dims, *[6] * spatial_dims, generator=torch.Generator().manual_seed(0)
+    )
+    batch = {"image": places[None], "label": torch.zeros((1, 1, *spatial), dtype=torch.uint8)}
+    out = applied(batch, elastic=points)["image"]
+    every_second = (slice(None), slice(None), *[slice(None, None, 2)] * spatial_dims)
+    expected = (places[None][every_second] + 11 * points).clamp(0, 10)
+    torch.testing.assert_close(out[every_second], expected, atol=1e-4, rtol=0)
+
+
+def test_elastic_between_control_points_is_cubic() -> None:
+    places = torch.stack(torch.meshgrid(torch.arange(30.0), torch.arange(26.0), indexing="ij"))
+    points = 0.03 * torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    sides = torch.tensor([30.0, 26.0]).view(1, 2, 1, 1)
+    field = F.interpolate(points.double(), (30, 26), mode="bicubic", align_corners=True)
+    expected = (places + sides * field).clamp(min=0).minimum(sides - 1)
+    out = applied({"image": places.expand(2, -1, -1, -1)}, elastic=points)["image"]
+    torch.testing.assert_close(out, expected.float(), atol=1e-4, rtol=0)
+
+
+@dims
+def test_labels_are_the_nearest_neighbors_of_the_grid_that_moves_the_image(
+    spatial_dims: int,
+) -> None:
+    """The image holds its own coordinates, so that its output says where each voxel comes from."""
+    spatial = {2: (15, 16), 3: (6, 7, 5)}[spatial_dims]
+    places = torch.meshgrid(*[torch.arange(float(n)) for n in spatial], indexing="ij")
+    count = 20
+    image = torch.stack(places).expand(count, *[-1] * (spatial_dims + 1))
+    number = torch.arange(image[0, 0].numel(), dtype=torch.uint8).view(1, 1, *spatial)
+    label = number.expand(count, *[-1] * (spatial_dims + 1))
+    augment = BatchAugmentation(spatial_dims, 255, intensity_probability=0, tilt=20)
+    out = augment({"image": image, "label": label})
+    source, ends = out["image"], torch.tensor(spatial).view(1, -1, *[1] * spatial_dims) - 1
+    inside = out["label"][:, 0] != 255
+    clear = ((source - source.floor() - 0.5).abs() > 1e-3).all(1)
+    nearest = source.round().long().unbind(1)
+    found = number[0, 0][nearest]
+    assert torch.equal(out["label"][:, 0][inside & clear], found[inside & clear])
+    # What is unlabeled comes from beyond the first or the last voxel, and only that.
+    at_an_end = ((source < 1e-4) | (source > ends - 1e-4)).any(1)
+    assert at_an_end[~inside].all()
+    assert inside[~at_an_end].all()
+    assert 0.05 < (~inside).float().mean() < 0.6
+
+
+@dims
+def test_an_image_equal_to_its_label_stays_equal_away_from_edges(spatial_dims: int) -> None:
+    shape = (48, 40) if spatial_dims == 2 else (32, 28, 24)
+    blocks = torch.randint(CLASSES, (4, 1, *[2] * spatial_dims))
+    label = F.interpolate(blocks.float(), shape).to(torch.uint8)
+    augment = BatchAugmentation(spatial_dims, CLASSES, intensity_probability=0)
+    out = augment({"image": label.float(), "label": label, "supervision": "full"})
+    window = np.ones((1, 1, *[5] * spatial_dims), bool)
+    low, high = (
+        f(out["label"].numpy(), footprint=window)
+        for f in (ndimage.minimum_filter, ndimage.maximum_filter)
+    )
+    flat = torch.from_numpy((low == high) & (low != CLASSES))
+    assert flat.float().mean() > 0.1
+    torch.testing.assert_close(out["image"][flat], out["label"][flat].float(), atol=1e-4, rtol=0)
+
+
+@dims
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_hold_nothing_but_their_values_and_unlabeled(spatial_dims: int, seed: int) -> None:
+    batch = make_batch(spatial_dims)
+    batch["label"][:] = batch["label"].clamp(1, 2)
+    batch["weak_label"] = torch.full_like(batch["label"], 3).long()
+    out = BatchAugmentation(spatial_dims, CLASSES, seed=seed)(batch)
+    assert out["label"].dtype == torch.uint8
+    assert set(out["label"].unique().tolist()) <= {1, 2, CLASSES}
+    assert out["weak_label"].dtype == torch.int64
+    # Another map, the same voxels from outside.
+    assert torch.equal(out["weak_label"] == CLASSES, out["label"] == CLASSES)
+    assert out["slice_index"] is batch["slice_index"]
+    assert out["case_id"] is batch["case_id"]
+
+
+@dims
+def test_a_batch_equals_its_images_one_by_one(spatial_dims: int) -> None:
+    batch = make_batch(spatial_dims, size=6, channels=2)
+    augment = BatchAugmentation(spatial_dims, CLASSES, intensity_probability=0.6, noise=0)
+    drawn = augment.draw(6)
+    whole = augment.apply(batch, drawn)
+    for i in range(6):
+        one = {key: value[i : i + 1] for key, value in batch.items()}
+        values = {k: v if v.ndim == 0 else v[i : i + 1] for k, v in drawn.items()}
+        alone = augment.apply(one, values)
+        torch.testing.assert_close(alone["image"][0], whole["image"][i], atol=1e-5, rtol=1e-5)
+        assert torch.equal(alone["label"][0], whole["label"][i])
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(torch.equal(a[key], b[key]) for key in ("image", "label", "weak_label"))
+
+
+@dims
+def test_a_state_repeats_the_draws(spatial_dims: int) -> None:
+    batch = make_batch(spatial_dims)
+    augment = BatchAugmentation(spatial_dims, CLASSES, seed=3, intensity_probability=1)
+    first = augment(batch)
+    file = io.BytesIO()
+    torch.save(augment.state_dict(), file)
+    pickled = pickle.dumps(augment)
+    second, third = augment(batch), augment(batch)
+    assert not same(first, second)
+
+    file.seek(0)
+    resumed = BatchAugmentation(spatial_dims, CLASSES, seed=8, intensity_probability=1)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    copied = pickle.loads(pickled)
+    anew = BatchAugmentation(spatial_dims, CLASSES, seed=3, intensity_probability=1)
+    assert same(anew(batch), first)
+    for other in (resumed, copied, anew):
+        assert same(other(batch), second)
+        assert same(other(batch), third)
+
+
+def test_seeds_differ_and_the_global_generator_is_left_alone() -> None:
+    batch = make_batch(2)
+    before = torch.get_rng_state()
+    outs = [BatchAugmentation(2, CLASSES, seed=s, intensity_probability=1)(batch) for s in (0, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not same(*outs)
+
+
+def test_draws_have_the_given_ranges_and_shares() -> None:
+    size = 4000
+    augment = BatchAugmentation(
+        3, CLASSES, rotation=20, tilt=7, elastic=0.02, intensity_probability=0.25, flip_axes=[1]
+    )
+    drawn = augment.draw(size)
+    ranges = {"scale": 0.3, "aspect": 0.12, "shift": 0.15, "gamma": 0.4, "contrast": 0.3}
+    for name, largest in ranges.items():
+        assert drawn[name].min() == pytest.approx(-largest, rel=0.02)
+        assert drawn[name].max() == pytest.approx(largest, rel=0.02)
+    for name, largest in {"blur": 1.0, "low_resolution": 1.0, "noise": 0.2}.items():
+        assert drawn[name].min() == 0
+        assert drawn[name].max() == pytest.approx(largest, rel=0.02)
+    torch.testing.assert_close(
+        drawn["rotation"].abs().amax(0), torch.tensor([20.0, 7.0, 7.0]), rtol=0.02, atol=0
+    )
+    # Four standard deviations of a share of 4,000.
+    for name, share in {"gamma": 0.25, "noise": 0.25, "bias_field": 0.25, "elastic": 0.5}.items():
+        chosen = drawn[name].view(size, -1).any(1)
+        assert chosen.float().mean() == pytest.approx(share, abs=4 * (0.25 / size) ** 0.5)
+        if drawn[name].ndim > 1:
+            strength = {"bias_field": 0.3, "elastic": 0.02}[name]
+            assert drawn[name][chosen].std() == pytest.approx(strength, rel=0.02)
+    assert drawn["flip"].mean(0).tolist() == pytest.approx([0, 0.5, 0], abs=0.032)
+
+
+SIGMA = torch.tensor([0.5, 1.0, 2.3])
+
+
+@dims
+@pytest.mark.parametrize("channels", [1, 3])
+def test_intensities_against_formulas(spatial_dims: int, channels: int) -> None:
+    batch = make_batch(spatial_dims, channels=channels)
+    x = batch["image"].double()
+    axes = tuple(range(1, x.ndim))
+    column = (-1, *[1] * (x.ndim - 1))
+    low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
+    mean = x.mean(axes, keepdim=True)
+    sd = ((x - mean) ** 2).mean(axes, keepdim=True).sqrt()
+    amount = torch.tensor([-0.3, 0.2, 0.4])
+    a = amount.double().view(column)
+    expected = {
+        "gamma": low + (high - low) * ((x - low) / (high - low)) ** a.exp(),
+        "contrast": mean + (x - mean) * a.exp(),
+        "brightness": x + a * sd,
+    }
+    for name, value in expected.items():
+        out = applied(batch, **{name: amount})
+        torch.testing.assert_close(out["image"], value.float(), atol=2e-4, rtol=0)
+        assert torch.equal(out["label"], batch["label"])
+        assert torch.equal(out["weak_label"], batch["weak_label"])
+
+
+def test_bias_field_is_a_smooth_factor_above_the_minimum() -> None:
+    batch = make_batch(2, channels=2)
+    x = batch["image"].double()
+    points = 0.3 * torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    field = F.interpolate(points.double(), x.shape[2:], mode="bicubic", align_corners=True)
+    low = x.amin((1, 2, 3), keepdim=True)
+    out = applied(batch, bias_field=points)
+    torch.testing.assert_close(
+        out["image"], (low + (x - low) * field.exp()).float(), atol=2e-4, rtol=0
+    )
+    assert torch.equal(out["label"], batch["label"])
+
+
+@dims
+def test_blur_against_scipy(spatial_dims: int) -> None:
+    batch = make_batch(spatial_dims, channels=2)
+    out = applied(batch, blur=SIGMA)["image"].numpy()
+    for i, sigma in enumerate(SIGMA.tolist()):
+        for c in range(2):
+            options: Any = {"sigma": sigma, "mode": "constant", "truncate": 12}
+            x = batch["image"][i, c].double().numpy()
+            # Weights of the voxels inside alone.
+            expected = ndimage.gaussian_filter(x, **options)
+            expected = expected / ndimage.gaussian_filter(np.ones_like(x), **options)
+            np.testing.assert_allclose(out[i, c], expected, atol=1e-4)
+
+
+@dims
+def test_low_resolution_against_interpolate(spatial_dims: int) -> None:
+    batch = make_batch(spatial_dims, channels=2)
+    factor = torch.tensor([1.0, 0.4, 0.8])
+    out = applied(batch, low_resolution=factor)["image"]
+    mode = "bilinear" if spatial_dims == 2 else "trilinear"
+    for i in range(3):
+        x = batch["image"][i : i + 1]
+        sides = [round(n / (1 + factor[i].item())) for n in x.shape[2:]]
+        expected = F.interpolate(x, sides, mode="nearest-exact")
+        expected = F.interpolate(expected, x.shape[2:], mode=mode, align_corners=False)
+        torch.testing.assert_close(out[i], expected[0], atol=1e-4, rtol=0)
+
+
+def test_noise_has_the_given_strength() -> None:
+    batch = make_batch(2, shape=(120, 100))
+    amount = torch.tensor([0.0, 0.1, 0.3])
+    out = applied(batch, noise=amount)["image"] - batch["image"]
+    sd = batch["image"].std((1, 2, 3), correction=0)
+    torch.testing.assert_close(out.std((1, 2, 3)), amount * sd, atol=1e-5, rtol=0.03)
+    # Nothing of one image's noise is in another's.
+    correlation = torch.corrcoef(out[1:].flatten(1))[0, 1]
+    assert abs(correlation) < 5 / 12_000**0.5
+
+
+@dims
+def test_channels_keep_their_balance(spatial_dims: int) -> None:
+    batch = make_batch(spatial_dims)
+    batch["image"] = batch["image"] * torch.tensor([1.0, 1.0, 1.0]).view(1, 3, *[1] * spatial_dims)
+    augment = BatchAugmentation(spatial_dims, CLASSES, intensity_probability=1, noise=0)
+    out = augment(batch)["image"]
+    for other in (1, 2):
+        torch.testing.assert_close(out[:, other], out[:, 0], atol=1e-5, rtol=1e-5)
+
+
+@dims
+@pytest.mark.parametrize("value", [0.0, -3.5, 1000.0])
+def test_constant_images_stay_finite(spatial_dims: int, value: float) -> None:
+    batch = make_batch(spatial_dims, size=8)
+    batch["image"] = torch.full_like(batch["image"], value)
+    out = BatchAugmentation(spatial_dims, CLASSES, intensity_probability=1)(batch)
+    torch.testing.assert_close(out["image"], batch["image"], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_a_side_of_one_voxel(spatial_dims: int) -> None:
+    batch = make_batch(spatial_dims, shape=(16, 1, 12)[:spatial_dims])
+    out = BatchAugmentation(spatial_dims, CLASSES, intensity_probability=1)(batch)
+    assert out["image"].isfinite().all()
+
+
+def test_autocast_gradients_and_types() -> None:
+    batch = make_batch(2, channels=2)
+    plain = BatchAugmentation(2, CLASSES, intensity_probability=1)(batch)
+    batch["image"].requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = BatchAugmentation(2, CLASSES, intensity_probability=1)(batch)
+    assert not out["image"].requires_grad
+    assert same(out, plain)
+    batch["image"] = batch["image"].detach().to(torch.bfloat16)
+    out = BatchAugmentation(2, CLASSES, intensity_probability=1)(batch)
+    assert out["image"].dtype == torch.bfloat16
+    assert torch.equal(out["label"], plain["label"])
+    # The layout in memory changes nothing.
+    batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+    assert same(BatchAugmentation(2, CLASSES, intensity_probability=1)(batch), out)
+
+
+def test_faults_are_refused() -> None:
+    with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 1"):
+        BatchAugmentation(1, CLASSES)
+    with pytest.raises(ValueError, match=r"flip_axes must lie in 0…1, got \[2\]"):
+        BatchAugmentation(2, CLASSES, flip_axes=[2])
+    with pytest.raises(ValueError, match=r"elastic must not be negative, got -0\.1"):
+        BatchAugmentation(2, CLASSES, elastic=-0.1)
+    with pytest.raises(ValueError, match=r"intensity_probability must lie in 0…1, got 1\.5"):
+        BatchAugmentation(2, CLASSES, intensity_probability=1.5)
+    augment = BatchAugmentation(2, CLASSES)
+    with pytest.raises(ValueError, match=r"takes images of 4 axes .*got \(3, 1, 14, 20, 9\)"):
+        augment(make_batch(3))
+    batch = make_batch(2)
+    batch["weights"] = batch["label"].float()
+    with pytest.raises(ValueError, match=r"'weights' .*float32, but label maps are integers"):
+        augment(batch)
