@@ -43,7 +43,7 @@ KEYS = ("image", "label", "weak_label")
 BATCHES = {"slices": (16, 1, 96, 96), "volumes": (2, 1, 88, 72, 40)}
 FEATURES = {2: (16, 32, 64, 128, 128), 3: (16, 32, 64, 128)}
 # Strengths of BatchAugmentation, for the libraries.
-SCALE, SHIFT, ELASTIC = 0.3, 0.15, 0.04
+SCALE, SHIFT, ELASTIC = 0.3, 0.15, 0.03
 GAMMA, BIAS, SHIFT_SD, CONTRAST, BLUR, LOW, NOISE, P = 0.4, 0.3, 0.3, 0.3, 1.0, 1.0, 0.2, 0.3
 
 Batch = dict[str, Tensor]

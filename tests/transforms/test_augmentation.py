@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.interpolate import BSpline
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -159,29 +160,47 @@ def test_scale_aspect_and_rotation_against_scipy(spatial_dims: int, values: dict
         np.testing.assert_array_equal(out[key][0, 0].numpy(), expected)
 
 
+def spline_field(points: Tensor, sides: tuple[int, ...]) -> np.ndarray:
+    """Cubic B-splines by SciPy, float64: (B, channels, n, …) to (B, channels, *sides)."""
+    field = points.double().numpy()
+    for axis, side in enumerate(sides, 2):
+        n = field.shape[axis]
+        # The knots of n splines, the second and the last but one of which peak on the borders.
+        spline = BSpline(np.arange(-3, n + 1), np.moveaxis(field, axis, 0), 3)
+        field = np.moveaxis(spline((np.arange(side) + 0.5) / side * (n - 3)), 0, axis)
+    return field
+
+
 @dims
-def test_elastic_moves_control_points_by_what_is_drawn(spatial_dims: int) -> None:
-    # 6 control points on 11 voxels: every second voxel is one.
-    spatial = (11,) * spatial_dims
-    places = torch.stack(torch.meshgrid(*[torch.arange(11.0)] * spatial_dims, indexing="ij"))
-    points = 0.02 * torch.randn(
-        1, spatial_dims, *[6] * spatial_dims, generator=torch.Generator().manual_seed(0)
+def test_elastic_is_a_spline_of_the_control_points_of_the_output(spatial_dims: int) -> None:
+    """The image holds its own coordinates, so that its output says where each voxel comes from."""
+    spatial = SHAPES[spatial_dims]
+    places = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in spatial], indexing="ij"))
+    points = 0.05 * torch.randn(
+        2, spatial_dims, *[8] * spatial_dims, generator=torch.Generator().manual_seed(0)
     )
-    batch = {"image": places[None], "label": torch.zeros((1, 1, *spatial), dtype=torch.uint8)}
-    out = applied(batch, elastic=points)["image"]
-    every_second = (slice(None), slice(None), *[slice(None, None, 2)] * spatial_dims)
-    expected = (places[None][every_second] + 11 * points).clamp(0, 10)
-    torch.testing.assert_close(out[every_second], expected, atol=1e-4, rtol=0)
+    scale = 0.3
+    out = applied({"image": places.expand(2, *places.shape)}, elastic=points, scale=scale)["image"]
+    column = (-1, *[1] * spatial_dims)
+    sides = np.array(spatial).reshape(column)
+    moved = places.numpy() + sides * spline_field(points, spatial)
+    center = (sides - 1) / 2
+    expected = np.clip(center + np.exp(-scale) * (moved - center), 0, sides - 1)
+    np.testing.assert_allclose(out.numpy(), expected, atol=1e-4)
 
 
-def test_elastic_between_control_points_is_cubic() -> None:
-    places = torch.stack(torch.meshgrid(torch.arange(30.0), torch.arange(26.0), indexing="ij"))
-    points = 0.03 * torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0))
-    sides = torch.tensor([30.0, 26.0]).view(1, 2, 1, 1)
-    field = F.interpolate(points.double(), (30, 26), mode="bicubic", align_corners=True)
-    expected = (places + sides * field).clamp(min=0).minimum(sides - 1)
-    out = applied({"image": places.expand(2, -1, -1, -1)}, elastic=points)["image"]
-    torch.testing.assert_close(out, expected.float(), atol=1e-4, rtol=0)
+@dims
+def test_elastic_has_the_given_strength_and_does_not_fold(spatial_dims: int) -> None:
+    side = 32
+    augment = BatchAugmentation(spatial_dims, CLASSES, elastic_probability=1)
+    points = augment.draw(400 if spatial_dims == 2 else 20)["elastic"]
+    field = spline_field(points, (side,) * spatial_dims)
+    # Within the image; at the borders the weights are those of any other place.
+    assert field.std() == pytest.approx(0.03, rel=0.05)
+    gradient = np.stack(np.gradient(side * field, axis=tuple(range(2, 2 + spatial_dims))), -1)
+    jacobian = np.moveaxis(gradient, 1, -2) + np.eye(spatial_dims)
+    folded = (np.linalg.det(jacobian) <= 0).reshape(len(points), -1)
+    assert folded.any(1).mean() < 0.02
 
 
 @dims
@@ -313,7 +332,9 @@ def test_draws_have_the_given_ranges_and_shares() -> None:
         assert chosen.float().mean() == pytest.approx(share, abs=4 * (0.25 / size) ** 0.5)
         if drawn[name].ndim > 1:
             strength = {"bias_field": 0.3, "elastic": 0.02}[name]
-            assert drawn[name][chosen].std() == pytest.approx(strength, rel=0.02)
+            # A cubic B-spline has 151 / 315 of its control points' variance, along each axis.
+            sd = drawn[name][chosen].std() * (151 / 315) ** 1.5
+            assert sd == pytest.approx(strength, rel=0.02)
     assert drawn["flip"].mean(0).tolist() == pytest.approx([0, 0.5, 0], abs=0.032)
 
 
@@ -347,8 +368,8 @@ def test_intensities_against_formulas(spatial_dims: int, channels: int) -> None:
 def test_bias_field_is_a_smooth_factor_above_the_minimum() -> None:
     batch = make_batch(2, channels=2)
     x = batch["image"].double()
-    points = 0.3 * torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    field = F.interpolate(points.double(), x.shape[2:], mode="bicubic", align_corners=True)
+    points = 0.3 * torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    field = torch.from_numpy(spline_field(points, SHAPES[2]))
     low = x.amin((1, 2, 3), keepdim=True)
     out = applied(batch, bias_field=points)
     torch.testing.assert_close(
