@@ -5,7 +5,8 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``free_negatives``, ``weights`` (on a model card), ``compared_settings``, ``table_1`` and
+``noise``, ``augmentation``, ``free_negatives``, ``weights`` (on a model card), ``compared_settings``,
+``table_1`` and
 so on for the journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in
 their order; with ``_frames`` behind it, by frame of the heart's cycle.
 """
@@ -24,6 +25,7 @@ from typing import Any
 
 from measured import (
     NOT_RUN,
+    augmentation_block,
     batch_statistics_block,
     free_negatives_block,
     inference_block,
@@ -212,6 +214,8 @@ def render(page: Path) -> str:
             text = tutorial_block(ROOT)
         elif name == "training_cost":
             text = training_cost_block(ROOT)
+        elif name == "augmentation":
+            text = augmentation_block(ROOT)
         elif name == "noise":
             text = noise_block(ROOT)
         elif name == "free_negatives":
