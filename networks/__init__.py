@@ -1,7 +1,7 @@
 """Networks with a shared encoder and one decoder a supervision kind, and heads for features."""
 
 from mixseg.networks.base import DualBranchNetwork
-from mixseg.networks.branches import BRANCHES, check_branch, ensemble_logits
+from mixseg.networks.branches import BRANCH_NAMES, BRANCHES, check_branch, ensemble_logits
 from mixseg.networks.dual_branch_deeplab import DualBranchDeepLab
 from mixseg.networks.dual_branch_dynunet import DualBranchDynUNet
 from mixseg.networks.dual_branch_unet import DualBranchUNet
@@ -12,6 +12,7 @@ from mixseg.networks.projection import GlobalProjectionHead, LocalProjectionHead
 
 __all__ = [
     "BRANCHES",
+    "BRANCH_NAMES",
     "DualBranchDeepLab",
     "DualBranchDynUNet",
     "DualBranchNetwork",
