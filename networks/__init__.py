@@ -9,6 +9,7 @@ from mixseg.networks.dual_branch_vnet import DualBranchVNet
 from mixseg.networks.exported import ExportedNetwork
 from mixseg.networks.mean_variance import MeanVarianceNetwork
 from mixseg.networks.projection import GlobalProjectionHead, LocalProjectionHead
+from mixseg.networks.single_branch import SingleBranchNetwork
 
 __all__ = [
     "BRANCHES",
@@ -22,6 +23,7 @@ __all__ = [
     "GlobalProjectionHead",
     "LocalProjectionHead",
     "MeanVarianceNetwork",
+    "SingleBranchNetwork",
     "check_branch",
     "ensemble_logits",
 ]
