@@ -41,7 +41,7 @@ class MixedSupervision(Objective):
         lambda_noisy: weight of masks that may be wrong.
         lambda_pseudo: weight of pseudo-labels, for ``branches=2``; begin them late by a ramp
             (:class:`mixseg.handlers.WeightRamps`).
-        branches: of the network, 1 (``teacher``) or 2 (``teacher`` and ``student``).
+        branches: of the network, 1 (``main``) or 2 (``teacher`` and ``student``).
 
     Raises:
         ValueError: on a negative weight, another number of branches, or pseudo-labels for one.
@@ -75,7 +75,7 @@ class MixedSupervision(Objective):
             )
         self.lambda_noisy = float(lambda_noisy)
         self.lambda_pseudo = float(lambda_pseudo)
-        self._names = ("teacher",) if branches == 1 else ("teacher", "student")
+        self._names = ("main",) if branches == 1 else ("teacher", "student")
 
     @property
     def branches(self) -> dict[str, str]:
