@@ -95,7 +95,10 @@ def test_metadata_stay() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "zscor"}, r"rule must be one of \('minmax', 'zscore', 'percentile', 'fixed'\), got 'zscor'"),
+        (
+            {"rule": "zscor"},
+            r"rule must be one of \('minmax', 'zscore', 'percentile', 'fixed'\), got 'zscor'",
+        ),
         ({"clip": (1, 1)}, r"clip needs a lower and a higher value, got \[1, 1\]"),
         ({"clip": (1, 2, 3)}, r"clip needs a lower and a higher value"),
         ({"sd": 0}, "sd must be positive, got 0"),
