@@ -35,7 +35,12 @@ def make(
     torch.manual_seed(seed)
     objective = MixedSupervision(lambda_pseudo=0.3, branches=2)
     network = DualBranchDynUNet(
-        spatial_dims=2, in_channels=1, out_channels=2, features=(2, 4, 4), dropout=0.3, norm="instance"
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=2,
+        features=(2, 4, 4),
+        dropout=0.3,
+        norm="instance",
     )
     setup = make_setup(
         seed=seed,
