@@ -5,7 +5,8 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``free_negatives``, ``weights`` (on a model card), ``compared_settings``, ``table_1`` and
+``noise``, ``augmentation``, ``free_negatives``, ``weights`` (on a model card),
+``compared_settings``, ``table_1`` and
 so on for the journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in
 their order; with ``_frames`` behind it, by frame of the heart's cycle.
 """
@@ -24,6 +25,7 @@ from typing import Any
 
 from measured import (
     NOT_RUN,
+    augmentation_block,
     batch_statistics_block,
     free_negatives_block,
     inference_block,
@@ -33,7 +35,7 @@ from measured import (
     tutorial_block,
     weights_block,
 )
-from study_tables import labels_of, settings_block, study_block
+from study_tables import labels_of, own_branch, settings_block, study_block
 
 from mixseg.cli import compare_pages
 from mixseg.cli.compare_list import Experiment, SetN, experiments, read_list, set_of
@@ -75,8 +77,12 @@ def class_mean(classes: dict[str, Any], key: str) -> float:
 
 
 def branch_cell(results: list[dict[str, Any]], branch: str, split: str = "test") -> str:
-    """Dice in % / HD95 in voxels of a branch, over the seeds."""
-    scores = [result[split]["scores"].get(branch) for result in results]
+    """Dice in % / HD95 in voxels of a branch, over the seeds; for the teacher, of main too."""
+    others = ("main",) if branch == "teacher" else ()
+    scores = [
+        next((found[name] for name in (branch, *others) if name in found), None)
+        for found in (result[split]["scores"] for result in results)
+    ]
     if not scores or None in scores:
         return ""
     cells = []
@@ -94,15 +100,20 @@ def experiment_block(name: str) -> str:
     wanted = listed.published
     # A study compares its own rows: by validation, with the test split beside it.
     splits = ("test",) if wanted else ("validation", "test")
+    rows = rows_of(name)
     heads = ["Row", "Method", "Labels", "Seeds"]
+    # Networks of one branch stand in the first column.
+    first = "teacher"
+    if any("main" in result["test"]["scores"] for _, results in rows for result in results):
+        first = "teacher or main"
     if wanted:
         settings = load_published().settings[wanted]
-        heads += ["Teacher", "Student", f"*{settings}:* teacher", "student"]
+        heads += [first.capitalize(), "Student", f"*{settings}:* teacher", "student"]
     else:
-        heads += [f"{split.capitalize()}: teacher | student" for split in splits]
+        heads += [f"{split.capitalize()}: {first} | student" for split in splits]
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---:|---:|---:|---:|---:|"]
     hardware: set[str] = set()
-    for row, results in rows_of(name):
+    for row, results in rows:
         for result in results:
             machine = result["test"]["hardware"]
             hardware.add(machine["gpu"] or machine["cpu"])
@@ -140,7 +151,7 @@ def frames_block(name: str) -> str:
     for row, results in rows_of(name):
         if not results:
             continue
-        branch = "student" if "student" in results[0]["test"]["scores"] else "teacher"
+        branch = own_branch(results[0])
         cells = []
         for result in results:
             cases = [case for case in result["cases"] if case["branch"] == branch]
@@ -212,6 +223,8 @@ def render(page: Path) -> str:
             text = tutorial_block(ROOT)
         elif name == "training_cost":
             text = training_cost_block(ROOT)
+        elif name == "augmentation":
+            text = augmentation_block(ROOT)
         elif name == "noise":
             text = noise_block(ROOT)
         elif name == "free_negatives":

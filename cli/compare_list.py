@@ -321,7 +321,7 @@ def method_of(knobs: Mapping[str, Any]) -> str:
     weak, distilled, entropy = (bool(knobs.get(name, True)) for name in names)
     if not (weak or distilled or entropy):
         return "Lower bound"
-    single = knobs.get("weak_branch") == "teacher"
+    single = knobs.get("weak_branch") in ("teacher", "main")
     base = "Single" if single else "KL" if distilled else "Decoupled"
     return f"{base}+Ent" if entropy else base
 

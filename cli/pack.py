@@ -31,6 +31,7 @@ from mixseg.cli.packed_texts import packed_card, packed_config, packed_metadata
 from mixseg.cli.vendor import copy_modules, needed_requirements, reached_modules, write_version
 from mixseg.cli.weights import Precision, build_network, convert, misfits, read_weights
 from mixseg.metrics import write_bytes_atomic
+from mixseg.networks.base import present_names
 
 #: The overlay whose knobs a packed bundle has, where there is one and no other is named.
 COMPACT = "compact.yaml"
@@ -243,12 +244,9 @@ def _build(bundle: Path, folder: Path, overlay: Path | None, version: str | None
 
 def _add_weights(folder: Path, source: Path, precision: Precision) -> None:
     """Put weights into models/model.pt if they fit strictly."""
-    weights = convert(read_weights(source), precision)
-    faults = [
-        f"{name}: {fault}"
-        for name in _COMPLETE
-        for fault in misfits(build_network(folder / "configs" / name, {}), weights)
-    ]
+    networks = {name: build_network(folder / "configs" / name, {}) for name in _COMPLETE}
+    weights = present_names(networks["inference.yaml"], convert(read_weights(source), precision))
+    faults = [f"{name}: {fault}" for name in networks for fault in misfits(networks[name], weights)]
     if faults:
         raise ValueError(
             f"the weights '{source}' do not fit the packed configuration; name the overlay that "

@@ -18,7 +18,7 @@ from mixseg.handlers.planes import shown_channels, standard_planes
 
 __all__ = ["plot_prediction"]
 
-_HEADINGS = {"image": "Image", "student": "Prediction", "entropy": "Entropy"}
+_HEADINGS = {"image": "Image", "main": "Prediction", "entropy": "Entropy"}
 
 
 def plot_prediction(
@@ -48,7 +48,7 @@ def plot_prediction(
 
     def panel(cut: Callable[[Any], NDArray[Any]], **options: Any) -> CasePanel:
         certain = None if entropy is None else cut(entropy) * nats
-        return CasePanel(case.case_id, cut(image), student=cut(mask), entropy=certain, **options)
+        return CasePanel(case.case_id, cut(image), main=cut(mask), entropy=certain, **options)
 
     if mask.ndim == 2:
         panels = [panel(np.asarray)]

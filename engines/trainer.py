@@ -108,6 +108,9 @@ class MixedSupervisionTrainer(Trainer):
         self.lr_scheduler = lr_scheduler
         self.augmentation = augmentation
         self.amp_dtype = autocast_dtype(amp, device, amp_dtype)
+        self._amp = str(amp)
+        #: Types of the forward pass so far; more than one where a resumed run changed machines.
+        self.precisions = [self.precision]
         self.clip_grad_norm = clip_grad_norm
         self.accumulation_steps = accumulation_steps
         self.memory_format = torch.contiguous_format
@@ -223,6 +226,11 @@ class MixedSupervisionTrainer(Trainer):
             self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.state.device.type, self.amp_dtype, enabled=self.amp):
             terms = self.step_module(groups)
+        if not terms:
+            raise ValueError(
+                f"{type(self.objective).__name__} learns nothing from a batch of "
+                f"{', '.join(groups)}: add cases of another supervision, or give its terms a weight"
+            )
         weights = self.objective.weights
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         if not torch.isfinite(loss):
@@ -286,7 +294,8 @@ class MixedSupervisionTrainer(Trainer):
             "epoch": self.state.epoch,
             "iteration": self.state.iteration,
             "epoch_length": self.state.epoch_length,
-            "precision": self.precision,
+            "amp": self._amp,
+            "precision": ", ".join(self.precisions),
             "random": _random_state(),
         }
         if self.lr_scheduler is not None:
@@ -319,13 +328,21 @@ class MixedSupervisionTrainer(Trainer):
                 f"the checkpoint's epochs have {state['epoch_length']} iterations, this run's "
                 f"{self.state.epoch_length}: resume with the same data, batch and epoch_length"
             )
-        if (before := state.get("precision", self.precision)) != self.precision:
+        if (before := state.get("amp", self._amp)) != self._amp:
+            raise ValueError(
+                f"the checkpoint was written with amp {before}, this run has {self._amp}: resume "
+                f"with --amp {before}"
+            )
+        precisions = state.get("precision", self.precision).split(", ")
+        if precisions[-1] != self.precision:
             self.logger.warning(
-                "the run was trained in %s before; this machine goes on in %s, so its result "
-                "differs a little from an uninterrupted run",
-                before,
+                "the run was trained in %s before; this machine trains in %s, so the result will "
+                "differ a little from that of an uninterrupted run",
+                precisions[-1],
                 self.precision,
             )
+            precisions.append(self.precision)
+        self.precisions = precisions
         self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -2,6 +2,7 @@
 
 from mixseg.handlers.case_figures import CasePanel, plot_cases
 from mixseg.handlers.checkpoint import FullCheckpoint
+from mixseg.handlers.command_line import start_command
 from mixseg.handlers.figures import plot_curves
 from mixseg.handlers.files import ensure_writable
 from mixseg.handlers.history import History
@@ -51,5 +52,6 @@ __all__ = [
     "select_slice",
     "spacing_mm",
     "standard_handlers",
+    "start_command",
     "start_run",
 ]

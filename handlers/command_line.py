@@ -65,19 +65,22 @@ def run_settings(argv: Sequence[str] | None = None) -> dict[str, Any]:
         argv: the command line; None for :data:`sys.argv`.
 
     Returns:
-        Name → value of the configuration files' entries up to the first component, with those of
-        the command line; empty in another program.
+        Name → value of the entries of each configuration file up to its first component, with
+        those of the command line; empty in another program.
     """
     argv = sys.argv if argv is None else argv
     given = _given(argv[1:])
     if "config_file" not in given:
         return {}
-    settings = {}
-    for name, value in ConfigParser.load_config_files(given["config_file"]).items():
-        if isinstance(value, dict):
-            break
-        settings[name] = given.get(name, value)
+    files = given["config_file"]
+    settings: dict[str, Any] = {}
+    for file in files.split(",") if isinstance(files, str) else files:
+        for name, value in ConfigParser.load_config_file(file).items():
+            if isinstance(value, dict) or "#" in name:
+                break
+            settings[name.removeprefix("+")] = given.get(name, value)
     places = {"imports", "bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir"}
+    places |= {"checkpoint", "device"}
     return {name: value for name, value in settings.items() if name not in places}
 
 

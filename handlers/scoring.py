@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,13 @@ from monai.transforms import KeepLargestConnectedComponent
 from mixseg.handlers.case_figures import CasePanel
 from mixseg.handlers.planes import select_slice, shown_channels, standard_planes
 from mixseg.metrics import CaseScore, dice_coefficient, score_case
+from mixseg.networks.branches import BRANCH_NAMES
 from mixseg.transforms import KeepMostProbableComponent
 
-__all__ = ["CaseScorer", "spacing_mm"]
+__all__ = ["CaseScorer", "shown_branch", "spacing_mm"]
+
+#: Names of branches, in the order in which they are scored.
+_NAMES = [name for names in BRANCH_NAMES.values() for name in names]
 
 
 def spacing_mm(meta: dict[str, Any], ndim: int = 3) -> tuple[float, ...] | None:
@@ -38,13 +42,18 @@ def spacing_mm(meta: dict[str, Any], ndim: int = 3) -> tuple[float, ...] | None:
     return tuple(float(size * factor) for size in sizes)
 
 
+def shown_branch(branches: Collection[str]) -> str:
+    """Of the branches that predict, the one that pictures are about: a student, or the only one."""
+    return next(name for name in ("student", *_NAMES) if name in branches)
+
+
 class CaseScorer:
     """Score each case of an evaluator and keep what the report and the pictures need.
 
     Reads from each item: ``label`` (1, *spatial) in the file's own grid, the probabilities of
-    the branches in the same grid, ``case_id``, and ``native`` (channels, *spatial), the image as
-    it was read, for the pictures. Where teacher and student are both there, their mean is the
-    ensemble.
+    the branches (``main``, or ``teacher`` and ``student``) in the same grid, ``case_id``, and
+    ``native`` (channels, *spatial), the image as it was read, for the pictures. Where teacher and
+    student are both there, their mean is the ensemble.
 
     After an epoch ``engine.state.metrics`` holds ``val_dice_<branch>`` and, with distances,
     ``val_hd95_<branch>`` (voxels), means over cases and foreground classes; ``rows`` all scores.
@@ -131,9 +140,9 @@ class CaseScorer:
 
     def predictions(self, output: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Label map (*spatial) of every branch in an evaluator's output, and of the ensemble."""
-        names = [name for name in ("teacher", "student") if name in output]
+        names = [name for name in _NAMES if name in output]
         probabilities = {name: torch.as_tensor(output[name]) for name in names}
-        if len(names) == 2:
+        if {"teacher", "student"} <= set(names):
             probabilities["ensemble"] = probabilities["teacher"] + probabilities["student"]
         return {name: self._labels(p) for name, p in probabilities.items()}
 
@@ -186,19 +195,24 @@ class CaseScorer:
         image = shown_channels(torch.as_tensor(batch["native"]).float().numpy())
         reference = torch.as_tensor(batch["label"])[0].numpy()
         unlabeled = len(self.class_names)
-        shown = predictions.get("student", predictions.get("teacher"))
+        shown = predictions[shown_branch(predictions)]
         case_id = str(batch["case_id"])
 
         def panel(cut: Callable[[np.ndarray], np.ndarray], **options: Any) -> CasePanel:
             entropy = None
-            if "student" in output:
-                entropy = _entropy(cut(torch.as_tensor(output["student"]).numpy()))
-            teacher, student = (
-                cut(predictions[name]) if name in predictions else None
-                for name in ("teacher", "student")
-            )
+            for name in ("student", "main"):
+                if name in output:
+                    entropy = _entropy(cut(torch.as_tensor(output[name]).numpy()))
+            masks = {name: cut(predictions[name]) for name in _NAMES if name in predictions}
             return CasePanel(
-                case_id, cut(image), cut(reference), teacher, student, entropy, **options
+                case_id,
+                cut(image),
+                cut(reference),
+                main=masks.get("main"),
+                teacher=masks.get("teacher"),
+                student=masks.get("student"),
+                entropy=entropy,
+                **options,
             )
 
         if self.planes == "last":

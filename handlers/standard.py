@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.handlers import CheckpointLoader
 from torch import nn
 
 from mixseg.handlers.checkpoint import FullCheckpoint
@@ -18,6 +17,7 @@ from mixseg.handlers.ramps import WeightRamps
 from mixseg.handlers.report import EvaluationReport
 from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import Validation
+from mixseg.handlers.weights import LoadWeights
 
 __all__ = ["evaluation_handlers", "standard_handlers"]
 
@@ -86,7 +86,9 @@ def standard_handlers(
 def evaluation_handlers(
     *,
     network: nn.Module,
-    checkpoint: str | os.PathLike[str],
+    bundle_root: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    ckpt_dir: str | os.PathLike[str] | None = None,
     scorer: CaseScorer,
     output_dir: str | os.PathLike[str],
     seed: int,
@@ -97,7 +99,9 @@ def evaluation_handlers(
 
     Args:
         network: to load the weights into, strictly.
-        checkpoint: the weights.
+        bundle_root: see :func:`mixseg.handlers.find_weights`.
+        checkpoint: see there.
+        ckpt_dir: see there.
         scorer: of the evaluator.
         output_dir: folder of ``metrics.csv``, ``summary.json`` and ``cases.png``.
         seed: of the training, for the record.
@@ -108,7 +112,7 @@ def evaluation_handlers(
         Handlers for :class:`mixseg.engines.MixedSupervisionEvaluator`.
     """
     return [
-        CheckpointLoader(str(checkpoint), {"model": network}, map_location="cpu", strict=True),
+        LoadWeights(network, bundle_root, checkpoint, ckpt_dir),
         ProgressBar(enabled=progress),
         scorer,
         EvaluationReport(

@@ -9,7 +9,6 @@ from typing import Any
 from monai.utils import set_determinism
 
 from mixseg.data import check_cases
-from mixseg.handlers.command_line import start_command
 from mixseg.handlers.files import ensure_writable
 
 __all__ = ["start_run"]
@@ -18,7 +17,10 @@ __all__ = ["start_run"]
 def start_run(
     folders: Iterable[str | os.PathLike[str]], *, seed: int | None = None, **cases: Any
 ) -> None:
-    """Refuse unknown settings, folders that cannot be written and faulty cases; set the seed.
+    """Refuse folders that cannot be written and faulty cases; set the seed.
+
+    Bundles call :func:`mixseg.handlers.start_command` before it: what this function is given is
+    made first, and a folder of data that is not there may be a mistyped setting's fault.
 
     Args:
         folders: to write to, created where missing.
@@ -26,11 +28,9 @@ def start_run(
         cases: arguments of :func:`mixseg.data.check_cases`; none checks no case.
 
     Raises:
-        ValueError: a setting that no configuration knows.
         OSError: a folder that cannot be written.
         DatalistError: lists every fault of the cases.
     """
-    start_command()
     ensure_writable(folders)
     if cases:
         check_cases(**cases)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mixseg.handlers._canvas import INK, MUTED, new_figure, note, save_png
-from mixseg.handlers.scoring import CaseScorer, spacing_mm
+from mixseg.handlers.scoring import CaseScorer, shown_branch, spacing_mm
 
 __all__ = [
     "INSTALL_SURFACES",
@@ -169,8 +169,8 @@ def _contour(mask: NDArray[np.bool_], start: Sequence[int], spacing: Sequence[fl
 class SurfaceCollector:
     """Keep the surfaces of the cases that a scorer keeps pictures of, and render them.
 
-    The student's prediction, or the teacher's where there is no student, as meshes: no volume is
-    kept. Whatever fails here is logged and leaves the evaluation alone.
+    Of the student's prediction, or of the only branch's, as meshes: no volume is kept. Whatever
+    fails here is logged and leaves the evaluation alone.
 
     Args:
         scorer: of the same evaluator, attached before.
@@ -207,8 +207,9 @@ class SurfaceCollector:
                     logger.warning("surfaces.png is left out: %s", error)
 
     def _add(self, batch: dict[str, Any], output: dict[str, Any]) -> None:
-        self.branch = "student" if "student" in output else "teacher"
-        predicted = self.scorer.predictions(output)[self.branch]
+        predictions = self.scorer.predictions(output)
+        self.branch = shown_branch(predictions)
+        predicted = predictions[self.branch]
         reference = torch.as_tensor(batch["label"])[0].numpy()
         meta = batch["label"].meta
         spacing = spacing_mm(meta)

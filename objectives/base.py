@@ -119,7 +119,7 @@ class Objective(nn.Module, ABC):
 
 
 class SingleBranchObjective(Objective):
-    """A method whose networks have one branch, which is called ``teacher`` there.
+    """A method whose networks have one branch, which is called ``main``.
 
     With several networks it is that of the first one, the network itself.
     """
@@ -127,12 +127,12 @@ class SingleBranchObjective(Objective):
     @property
     def trained_branches(self) -> tuple[str, ...]:
         """The only one."""
-        return ("teacher",)
+        return ("main",)
 
     @property
     def inference_branch(self) -> str:
         """The only one, of the network itself and not of an average of it."""
-        return "teacher"
+        return "main"
 
 
 def active(**weights: float) -> dict[str, float]:

@@ -51,7 +51,8 @@ class ConfKD(Objective):
             as IPMI's eq. 2 and the journal's text have it.
         entropy_on: images of the entropy, ``"partial"`` (both papers' eq. 4) or ``"all"``.
         weak_branch: branch that learns from partial labels and the entropy. ``"teacher"`` with
-            ``lambda_kd=0`` is the papers' Single (+ Ent): one branch for both kinds.
+            ``lambda_kd=0`` is the papers' Single (+ Ent): one branch for both kinds; so is
+            ``"main"``, for a network that has this branch alone.
         weak_normalization: divisor of the partial cross-entropy, ``"labeled"`` pixels (a mean) or
             ``"all"`` pixels, which keeps the ratios of the papers' sums over pixels.
         divergence: ``"kl"``, ``"bhattacharyya"`` or ``"tsallis"``.
@@ -108,17 +109,17 @@ class ConfKD(Objective):
         for name, choice, allowed in (
             ("weak_on", weak_on, _RANGES),
             ("entropy_on", entropy_on, _RANGES),
-            ("weak_branch", weak_branch, ("student", "teacher")),
+            ("weak_branch", weak_branch, ("student", "teacher", "main")),
             ("weak_normalization", weak_normalization, ("labeled", "all")),
             ("divergence", divergence, ("kl", "bhattacharyya", "tsallis")),
             ("inference_branch", inference_branch, ("student", "teacher")),
         ):
             if choice not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
-        if weak_branch == "teacher" and lambda_kd > 0:
+        if weak_branch != "student" and lambda_kd > 0:
             raise ValueError(
-                "weak_branch='teacher' leaves the student without labels of its own: "
-                "it is the single-branch baseline, set lambda_kd to 0"
+                f"weak_branch={weak_branch!r} is the single-branch baseline, which trains no "
+                "student: set lambda_kd to 0"
             )
         self.supervised_loss = supervised_loss
         self._supervised = self._weak = supervised_term(supervised_loss)
@@ -133,6 +134,7 @@ class ConfKD(Objective):
         self.weak_on = weak_on
         self.entropy_on = entropy_on
         self.weak_branch = weak_branch
+        self._full_branch = "main" if weak_branch == "main" else "teacher"
         if weak_normalization == "all":
             self._weak = partial(partial_cross_entropy, normalization="all")
         self.weak_normalization = weak_normalization
@@ -150,21 +152,21 @@ class ConfKD(Objective):
             self.lambda_ent > 0 and self.entropy_on == "all"
         )
         student_on_full = self.lambda_kd > 0 or (weak_on_full and self.weak_branch == "student")
-        needed = {"full": "both" if student_on_full else "teacher"}
+        needed = {"full": "both" if student_on_full else self._full_branch}
         if weak:
             needed["partial"] = self.weak_branch
         return needed
 
     @property
     def trained_branches(self) -> tuple[str, ...]:
-        """The teacher always, the student where a term reaches it."""
+        """The teacher always, the student where a term reaches it; or the only branch."""
         used = self.branches.values()
-        return ("teacher", "student") if {"both", "student"} & set(used) else ("teacher",)
+        return ("teacher", "student") if {"both", "student"} & set(used) else (self._full_branch,)
 
     @property
     def inference_branch(self) -> str:
-        """The one asked for, or the teacher where nothing trains a student."""
-        return self._inference_branch if "student" in self.trained_branches else "teacher"
+        """The one asked for, or the teacher or the only one where nothing trains a student."""
+        return self._inference_branch if "student" in self.trained_branches else self._full_branch
 
     @property
     def weights(self) -> dict[str, float]:
@@ -184,7 +186,7 @@ class ConfKD(Objective):
         terms: dict[str, Tensor] = {}
         logits = {kind: _named(outputs[kind], self.branches[kind]) for kind in outputs}
         if "full" in logits:
-            teacher = logits["full"]["teacher"]
+            teacher = logits["full"][self._full_branch]
             terms["ce_full"] = self._supervised(teacher, batch["full"]["label"])
             if "kd" in active:
                 terms["kd"] = distillation(

@@ -138,7 +138,7 @@ class DynamicCoRegularization(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """The network's pass over the primary images; this objective makes all others."""
-        return {"primary": "teacher"}
+        return {"primary": "main"}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -184,18 +184,18 @@ class DynamicCoRegularization(SingleBranchObjective):
             )
         second = batch["auxiliary"]
         gamma_j = self.instances(second["index"])
-        peer_j: Tensor = networks["auxiliary"](second["image"], branch="teacher")
+        peer_j: Tensor = networks["auxiliary"](second["image"], branch="main")
         terms["ce_auxiliary"] = (gamma_j * self._supervised(peer_j, second["label"])).mean()
         if "regularization" in self.weights:
             pasted = self._pasted(first["label"], own_i.shape[1])
             mixed = torch.where(pasted, first["image"], second["image"])
             with torch.no_grad():
-                own_j = networks["network"](second["image"], branch="teacher")
-                peer_i = networks["auxiliary"](first["image"], branch="teacher")
+                own_j = networks["network"](second["image"], branch="main")
+                peer_i = networks["auxiliary"](first["image"], branch="main")
                 own_target = self._target(pasted, own_i, own_j)
                 peer_target = self._target(pasted, peer_i, peer_j)
-            own: Tensor = networks["network"](mixed, branch="teacher")
-            peer: Tensor = networks["auxiliary"](mixed, branch="teacher")
+            own: Tensor = networks["network"](mixed, branch="main")
+            peer: Tensor = networks["auxiliary"](mixed, branch="main")
             r = self._distance(own, peer_target) + self._distance(peer, own_target)
             terms["regularization"] = (0.5 * (gamma_i + gamma_j) * r).mean()
         return terms

@@ -216,7 +216,7 @@ class FickleNet(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """Full masks; noisy images pass together with the head's features, by this objective."""
-        return {"full": "teacher"}
+        return {"full": "main"}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -235,7 +235,7 @@ class FickleNet(SingleBranchObjective):
             return terms
         image, label = batch["noisy"]["image"], batch["noisy"]["label"]
         logits, read = forward_with_features(
-            networks["network"], [self.layer], image, branch="teacher"
+            networks["network"], [self.layer], image, branch="main"
         )
         features = read[self.layer]
         if features.shape[1] != self.channels:

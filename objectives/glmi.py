@@ -83,7 +83,7 @@ class GLMI(SingleBranchObjective):
             while training, where a module is missing or has other channels.
 
     Examples:
-        >>> method = GLMI(layers={"encoder.centre": 16, "teacher.blocks.1": 4}, importance=[1, 1],
+        >>> method = GLMI(layers={"encoder.centre": 16, "main.blocks.1": 4}, importance=[1, 1],
         ...               padding=[1])
         >>> method.weights
         {'ce_full': 1.0, 'global': 1.0, 'local': 0.1, 'consistency': 10.0}
@@ -154,7 +154,7 @@ class GLMI(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """Full masks; unlabelled images pass together with their transforms, by this objective."""
-        return {"full": "teacher"}
+        return {"full": "main"}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -177,7 +177,7 @@ class GLMI(SingleBranchObjective):
             name for i, name in enumerate(self.layers) if ("local" if i else "global") in active
         ]
         logits, features = forward_with_features(
-            networks["network"], read, torch.cat([image, motion(image)]), branch="teacher"
+            networks["network"], read, torch.cat([image, motion(image)]), branch="main"
         )
         if "global" in active:
             terms["global"] = self._global(features[self.layers[0]])

@@ -90,9 +90,9 @@ class MacroMicro(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """The micro network's passes: noisy images only where the two teach each other."""
-        needed = {"full": "teacher"}
+        needed = {"full": "main"}
         if self.lambda_guide > 0 or self.lambda_feed > 0:
-            needed["noisy"] = "teacher"
+            needed["noisy"] = "main"
         return needed
 
     @property
@@ -117,12 +117,12 @@ class MacroMicro(SingleBranchObjective):
         if "noisy" not in batch:
             return terms
         image, label = batch["noisy"]["image"], batch["noisy"]["label"]
-        macro: Tensor = networks["macro"](image, branch="teacher")
+        macro: Tensor = networks["macro"](image, branch="main")
         terms["ce_macro"] = self._supervised(macro, label)
         if "guidance" in active:
             terms["guidance"] = certainty_weighted_kl(cast(Tensor, outputs["noisy"]), macro)
         if "feeding" in active:
             with torch.no_grad():
-                mean = networks["macro_mean"](image, branch="teacher")
+                mean = networks["macro_mean"](image, branch="main")
             terms["feeding"] = certainty_weighted_kl(mean, cast(Tensor, outputs["noisy"]))
         return terms

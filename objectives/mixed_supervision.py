@@ -13,23 +13,23 @@ from mixseg.objectives.base import Batch, Networks, Objective, Outputs, active, 
 
 __all__ = ["MixedSupervision"]
 
-#: Supervision kinds whose labels are taken as true.
-_TRUSTED = ("full", "partial")
-
 
 class MixedSupervision(Objective):
     """Learn from whatever is there: masks, scribbles, partial labels, doubtful masks, no label.
 
-    L = L_sup + λ_noisy L_noisy + λ_pseudo L_pseudo
+    L = L_full + L_partial + λ_noisy L_noisy + λ_pseudo L_pseudo
 
-    ========== ====================== ========================================================
-    term       images                 value
-    ========== ====================== ========================================================
-    supervised full and partial       cross-entropy + soft Dice over labeled voxels, of both
-                                      kinds together
-    noisy      noisy                  the same on masks that may be wrong
-    pseudo     all but full           cross-entropy to soft pseudo-labels on unlabeled voxels
-    ========== ====================== ========================================================
+    ======= ============ =================================================================
+    term    images       value
+    ======= ============ =================================================================
+    full    full         cross-entropy + soft Dice over labeled voxels
+    partial partial      the same
+    noisy   noisy        the same, on masks that may be wrong
+    pseudo  all but full cross-entropy to soft pseudo-labels on unlabeled voxels
+    ======= ============ =================================================================
+
+    Each kind has a loss of its own: in a common mean over voxels a few masks would outweigh many
+    scribbles, which label a twentieth of the voxels.
 
     With one branch there are no pseudo-labels: the network learns from labeled voxels alone. With
     two, both learn from all labels, and the pseudo-label of a voxel is a random mixture
@@ -54,7 +54,7 @@ class MixedSupervision(Objective):
         >>> batch = {"partial": {"label": torch.tensor([[[[0, 1, 2]]]])}}
         >>> terms = MixedSupervision()({"partial": logits}, batch, {})
         >>> {name: round(term.item(), 4) for name, term in terms.items()}
-        {'supervised': 1.1931}
+        {'partial': 1.1931}
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MixedSupervision(Objective):
     def branches(self) -> dict[str, str]:
         """All branches for every kind that a term needs."""
         branch = self._names[0] if len(self._names) == 1 else "both"
-        kinds = [*_TRUSTED, *(["noisy"] if self.lambda_noisy else [])]
+        kinds = ["full", "partial", *(["noisy"] if self.lambda_noisy else [])]
         if self.lambda_pseudo > 0:
             kinds += [kind for kind in ("noisy", "none") if kind not in kinds]
         return dict.fromkeys(kinds, branch)
@@ -99,17 +99,19 @@ class MixedSupervision(Objective):
     @property
     def weights(self) -> dict[str, float]:
         """Weights of the active terms."""
-        return active(supervised=1.0, noisy=self.lambda_noisy, pseudo=self.lambda_pseudo)
+        return active(full=1.0, partial=1.0, noisy=self.lambda_noisy, pseudo=self.lambda_pseudo)
 
     def forward(self, outputs: Outputs, batch: Batch, networks: Networks) -> dict[str, Tensor]:
         """Unweighted terms, see :class:`mixseg.objectives.Objective`."""
         weights = self.weights
         logits = {kind: _as_tuple(output) for kind, output in outputs.items()}
         terms: dict[str, Tensor] = {}
-        if trusted := [kind for kind in _TRUSTED if kind in logits]:
-            terms["supervised"] = _supervised(logits, batch, trusted)
-        if "noisy" in weights and "noisy" in logits:
-            terms["noisy"] = _supervised(logits, batch, ["noisy"])
+        for kind in ("full", "partial", "noisy"):
+            if kind in weights and kind in logits:
+                label = batch[kind]["label"]
+                terms[kind] = torch.stack(
+                    [dice_cross_entropy(z, label) for z in logits[kind]]
+                ).mean()
         rest = [kind for kind in ("partial", "noisy", "none") if kind in logits]
         if "pseudo" in weights and rest:
             terms["pseudo"] = _pseudo(logits, batch, rest)
@@ -118,15 +120,6 @@ class MixedSupervision(Objective):
 
 def _as_tuple(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (output,) if isinstance(output, Tensor) else output
-
-
-def _supervised(
-    logits: dict[str, tuple[Tensor, ...]], batch: Batch, kinds: Sequence[str]
-) -> Tensor:
-    """The loss on the labels of these kinds as one batch, mean of the branches."""
-    label = torch.cat([batch[kind]["label"] for kind in kinds])
-    branches = zip(*(logits[kind] for kind in kinds), strict=True)
-    return torch.stack([dice_cross_entropy(torch.cat(parts), label) for parts in branches]).mean()
 
 
 def _pseudo(logits: dict[str, tuple[Tensor, ...]], batch: Batch, kinds: Sequence[str]) -> Tensor:

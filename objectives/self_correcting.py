@@ -68,7 +68,7 @@ class SelfCorrecting(SingleBranchObjective):
         >>> SelfCorrecting(ancillary).weights
         {'ce_full': 1.0, 'ce_ancillary': 1.0, 'ce_refined': 1.0}
         >>> SelfCorrecting(ancillary, lambda_weak=0).branches
-        {'full': 'teacher'}
+        {'full': 'main'}
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class SelfCorrecting(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """The single branch, on noisy images only where their labels count."""
-        needed = {"full": "teacher"}
+        needed = {"full": "main"}
         if self.lambda_weak > 0:
-            needed["noisy"] = "teacher"
+            needed["noisy"] = "main"
         return needed
 
     @property
@@ -107,7 +107,7 @@ class SelfCorrecting(SingleBranchObjective):
             logits, group = cast(Tensor, outputs["full"]), batch["full"]
             terms["ce_full"] = self._supervised(logits, group["label"])
             inputs = _with_mask(group["image"], group["weak_label"], logits.shape[1])
-            mended = self.ancillary(inputs, branch="teacher")
+            mended = self.ancillary(inputs, branch="main")
             terms["ce_ancillary"] = self._supervised(mended, group["label"])
         if "ce_refined" in self.weights and "noisy" in outputs:
             logits, group = cast(Tensor, outputs["noisy"]), batch["noisy"]
@@ -122,7 +122,7 @@ class SelfCorrecting(SingleBranchObjective):
         training = self.ancillary.training
         self.ancillary.eval()
         try:
-            return cast(Tensor, self.ancillary(inputs, branch="teacher"))
+            return cast(Tensor, self.ancillary(inputs, branch="main"))
         finally:
             self.ancillary.train(training)
 

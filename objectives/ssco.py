@@ -131,7 +131,7 @@ class SSCO(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """The first student's pass over full masks; this objective makes all others."""
-        return {"full": "teacher"}
+        return {"full": "main"}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -150,7 +150,7 @@ class SSCO(SingleBranchObjective):
         if "full" in outputs:
             image, label = batch["full"]["image"], batch["full"]["label"]
             logits = [cast(Tensor, outputs["full"])]
-            logits += [networks[name](image, branch="teacher") for name in self.students[1:]]
+            logits += [networks[name](image, branch="main") for name in self.students[1:]]
             terms["ce_full"] = _mean([self._supervised(z, label) for z in logits])
         if "none" not in batch or not {"co_training", "self_consistency"} & set(active):
             return terms
@@ -166,7 +166,7 @@ class SSCO(SingleBranchObjective):
             terms["co_training"] = generalized_jensen_shannon(students, weights, alpha=self.alpha)
         if "self_consistency" in active:
             with torch.no_grad():
-                teachers = [networks[name](image, branch="teacher") for name in self.teachers]
+                teachers = [networks[name](image, branch="main") for name in self.teachers]
             pairs = zip(students, teachers, strict=True)
             terms["self_consistency"] = _mean([softmax_mse(z, target) for z, target in pairs])
         return terms
@@ -178,7 +178,7 @@ class SSCO(SingleBranchObjective):
         for i, name in enumerate(self.students):
             if i and self.rotation == "own":
                 turns = draw_quarter_turns(image)
-            turned: Tensor = networks[name](turn(image, turns), branch="teacher")
+            turned: Tensor = networks[name](turn(image, turns), branch="main")
             logits.append(turn(turned, turns, back=True))
         return logits
 

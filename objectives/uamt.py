@@ -77,11 +77,11 @@ class UAMT(SingleBranchObjective):
 
     Examples:
         >>> UAMT().branches, UAMT().weights
-        ({'full': 'teacher', 'none': 'teacher'}, {'supervised': 1.0, 'consistency': 0.1})
+        ({'full': 'main', 'none': 'main'}, {'supervised': 1.0, 'consistency': 0.1})
         >>> UAMT().networks["ema"].average_of
         'network'
         >>> UAMT(lambda_con=0).branches  # the lower bound
-        {'full': 'teacher'}
+        {'full': 'main'}
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class UAMT(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """The single branch, on unlabelled images only where the consistency is active."""
-        needed = {"full": "teacher"}
+        needed = {"full": "main"}
         if self.lambda_con > 0:
-            needed["none"] = "teacher"
+            needed["none"] = "main"
         return needed
 
     @property
@@ -153,9 +153,9 @@ class UAMT(SingleBranchObjective):
     @torch.no_grad()
     def _ask(self, teacher: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's logits (B, C, *spatial) and its uncertainty (B, *spatial)."""
-        target: Tensor = teacher(self._noisy(image), branch="teacher")
+        target: Tensor = teacher(self._noisy(image), branch="main")
         # A generator: one pass is in memory at a time.
-        passes = (teacher(self._noisy(image), branch="teacher") for _ in range(self.passes))
+        passes = (teacher(self._noisy(image), branch="main") for _ in range(self.passes))
         return target, predictive_entropy(passes)
 
     def _noisy(self, image: Tensor) -> Tensor:

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from mixseg.transforms._arrays import check_num_classes
 
-# Control points an axis: elastic deformation, bias field.
-_ELASTIC_POINTS = 6
-_BIAS_POINTS = 4
+# Control points an axis of elastic deformation and bias field, one beyond each border included.
+_ELASTIC_POINTS = 8
+_BIAS_POINTS = 6
+# Variance of a cubic B-spline along an axis, over that of its independent control points.
+_SPLINE_VARIANCE = 151 / 315
 
 
 class BatchAugmentation:
@@ -43,13 +45,14 @@ class BatchAugmentation:
         aspect: log of the ratio of the zooms along the first and the second axis.
         shift: fraction of the side, along each axis.
         flip_axes: spatial axes that are flipped with probability 0.5 each; None for the first two.
-        elastic: standard deviation of the displacement of 6 control points an axis, in fractions
-            of the side, interpolated by cubics.
+        elastic: standard deviation of the displacement, in fractions of the side: cubic B-splines
+            on 6 control points an axis (free-form deformation, Rueckert et al., IEEE TMI 1999),
+            which at this strength practically never fold the image over itself.
         elastic_probability: share of the images that are deformed.
         intensity_probability: share of the images that each of the following changes.
         gamma: log of the exponent of the image scaled to 0…1.
-        bias_field: standard deviation of the log of a smooth factor (4 control points an axis) on
-            the image above its minimum.
+        bias_field: standard deviation of the log of a smooth factor on the image above its
+            minimum, a cubic B-spline on 4 control points an axis.
         brightness: shift in standard deviations of the image.
         contrast: log of the factor about the image's mean.
         blur: standard deviation of the Gaussian, voxels.
@@ -74,7 +77,7 @@ class BatchAugmentation:
         aspect: float = 0.12,
         shift: float = 0.15,
         flip_axes: Collection[int] | None = None,
-        elastic: float = 0.04,
+        elastic: float = 0.03,
         elastic_probability: float = 0.5,
         intensity_probability: float = 0.3,
         gamma: float = 0.4,
@@ -154,9 +157,10 @@ class BatchAugmentation:
         Returns:
             ``rotation`` (B, planes) in degrees, the slice plane first; ``scale`` and ``aspect``
             (B,), logs; ``shift`` (B, axes), in sides; ``flip`` (B, axes), 0 or 1; ``elastic``
-            (B, axes, 6, 6[, 6]), in sides; ``gamma``, ``brightness``, ``contrast``, ``blur``,
-            ``low_resolution``, ``noise`` (B,) and ``bias_field`` (B, 1, 4, 4[, 4]), in the units
-            of the arguments; ``noise_seed``, an integer.
+            (B, axes, 8, 8[, 8]), control points, in sides; ``gamma``, ``brightness``,
+            ``contrast``, ``blur``, ``low_resolution``, ``noise`` (B,), in the units of the
+            arguments; ``bias_field`` (B, 1, 6, 6[, 6]), control points of the log;
+            ``noise_seed``, an integer.
         """
         dims, strength = self.spatial_dims, self.strengths
         signed = {
@@ -165,22 +169,20 @@ class BatchAugmentation:
         }
         planes = torch.tensor([strength["rotation"]] + [strength["tilt"]] * (2 * dims - 4))
         flippable = torch.tensor([float(axis in self.flip_axes) for axis in range(dims)])
-        deformed = self._chosen(size, "elastic_probability").view(-1, *[1] * (dims + 1))
         parameters = {
             **signed,
             "rotation": self._uniform(size, len(planes)) * planes,
             "flip": (self._uniform(size, dims) > 0) * flippable,
-            "elastic": self._normal(size, dims, *[_ELASTIC_POINTS] * dims)
-            * (strength["elastic"] * deformed),
+            "elastic": self._points("elastic", "elastic_probability", size, dims, _ELASTIC_POINTS),
         }
         for name in ("gamma", "brightness", "contrast", "blur", "low_resolution", "noise"):
             value = self._uniform(size) * strength[name]
             if name in ("blur", "low_resolution", "noise"):
                 value = value.abs()
             parameters[name] = value * self._chosen(size, "intensity_probability")
-        biased = self._chosen(size, "intensity_probability").view(-1, *[1] * (dims + 1))
-        field = self._normal(size, 1, *[_BIAS_POINTS] * dims)
-        parameters["bias_field"] = field * (strength["bias_field"] * biased)
+        parameters["bias_field"] = self._points(
+            "bias_field", "intensity_probability", size, 1, _BIAS_POINTS
+        )
         parameters["noise_seed"] = torch.randint(2**62, (), generator=self.generator)
         return parameters
 
@@ -230,8 +232,12 @@ class BatchAugmentation:
         """Uniform in −1…1."""
         return 2 * torch.rand(shape, generator=self.generator) - 1
 
-    def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator)
+    def _points(self, name: str, probability: str, size: int, channels: int, n: int) -> Tensor:
+        """Control points of splines with the standard deviation of that name; 0 if not chosen."""
+        dims = self.spatial_dims
+        points = torch.randn((size, channels, *[n] * dims), generator=self.generator)
+        sd = self.strengths[name] / _SPLINE_VARIANCE ** (dims / 2)
+        return points * (sd * self._chosen(size, probability).view(-1, *[1] * (dims + 1)))
 
     def _chosen(self, size: int, name: str) -> Tensor:
         """1 with the probability of that name, else 0."""
@@ -241,7 +247,8 @@ class BatchAugmentation:
         """Where each output voxel comes from, in the coordinates of ``grid_sample``."""
         dims, size = self.spatial_dims, len(image)
         sides = torch.tensor(image.shape[2:], dtype=torch.float32)
-        # An image is flipped and zoomed along its axes, then rotated, then shifted; here inverted.
+        # An image is flipped and zoomed along its axes, rotated, shifted, then deformed; here
+        # inverted.
         matrix = torch.eye(dims).expand(size, -1, -1)
         angles = torch.deg2rad(parameters["rotation"])
         for plane, (i, j) in enumerate([(0, 1), (1, 2), (0, 2)][: angles.shape[1]]):
@@ -259,9 +266,10 @@ class BatchAugmentation:
         offset = -matrix @ (2 * parameters["shift"])[:, :, None]
         theta = torch.cat([matrix.flip(1, 2), offset.flip(1)], 2).to(image.device)
         grid = F.affine_grid(theta, [size, 1, *image.shape[2:]], align_corners=False)
-        elastic = parameters["elastic"]
-        if elastic.any():
-            field = _interpolate(2 * elastic.flip(1).to(image.device), image.shape[2:])
+        if parameters["elastic"].any():
+            # The displacement of an output voxel, in the coordinates of the input.
+            points = torch.einsum("bij,bj...->bi...", matrix, 2 * parameters["elastic"])
+            field = _splines(points.flip(1).to(image.device), image.shape[2:])
             grid = grid + field.movedim(1, -1)
         return grid
 
@@ -275,7 +283,7 @@ class BatchAugmentation:
 
         def bias_field(x: Tensor, points: Tensor) -> Tensor:
             low = x.amin(axes, keepdim=True)
-            return low + (x - low) * _interpolate(points, x.shape[2:]).exp()
+            return low + (x - low) * _splines(points, x.shape[2:]).exp()
 
         def contrast(x: Tensor, log: Tensor) -> Tensor:
             return torch.lerp(x.mean(axes, keepdim=True), x, log.exp())
@@ -303,13 +311,17 @@ class BatchAugmentation:
         return image
 
 
-def _interpolate(points: Tensor, sides: Collection[int]) -> Tensor:
-    """Control points (B, channels, n, …), the outermost on the border, by cubics to voxels."""
+def _splines(points: Tensor, sides: Collection[int]) -> Tensor:
+    """Cubic B-splines at the voxels: (B, channels, n, …) to (B, channels, *sides).
+
+    The second control point lies on the first border, the last but one on the last.
+    """
     for side in sides:
         n = points.shape[2]
-        # Interpolation is linear in the points: its matrix is what it does to the unit vectors.
-        unit = torch.eye(n, device=points.device)[None, None]
-        matrix = F.interpolate(unit, (n, side), mode="bicubic", align_corners=True)[0, 0]
+        place = (torch.arange(side, device=points.device) + 0.5) / side * (n - 3)
+        distance = (place - torch.arange(-1, n - 1, device=points.device)[:, None]).abs()
+        near = 2 / 3 - distance**2 + distance**3 / 2
+        matrix = torch.where(distance < 1, near, (2 - distance).clamp(min=0) ** 3 / 6)
         points = torch.tensordot(points, matrix, ([2], [0]))  # the new axis is the last one
     return points
 

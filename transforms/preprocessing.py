@@ -104,6 +104,8 @@ class _Preprocessing:
             slice_axis=self.slice_axis,
             distance=self.distance,
             classes=self.target_classes,
+            # The weak labels of full cases, too; full labels have nothing to fill.
+            when=["full", "partial"],
             allow_missing_keys=True,
         )
         eroded = ScribbleByErosiond("label", when=["partial"], **erosion)
@@ -158,7 +160,7 @@ class _Preprocessing:
         keys = ("image", "label")
         masks = [*self._load(*keys), *self._orient(*keys), *self._label_classes()]
         radius = None
-        if any(item.get("supervision", "partial") == "partial" for item in data):
+        if self.weak_label or any(item.get("supervision") in ("partial", None) for item in data):
             radius = negative_radius(
                 data,
                 Compose([*masks, *self._weak_grid()]),
@@ -267,8 +269,8 @@ class SlicePreprocessing(_Preprocessing):
 class VolumePreprocessing(_Preprocessing):
     """Volumes with voxels of one size, for a network in 3D.
 
-    A volume is turned to ``orientation``, resized to ``spacing``, and its intensities are rescaled.
-    Masks are eroded into scribbles in the file's own grid.
+    A volume is turned to ``orientation``, its intensities are rescaled, and it is resized to
+    ``spacing``. Masks are eroded into scribbles in the file's own grid.
 
     Args:
         source_classes: see :class:`SlicePreprocessing`, as the other arguments that it has, too.

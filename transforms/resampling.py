@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Resize
@@ -16,17 +16,17 @@ from torch import Tensor
 
 __all__ = ["ResizeLabel", "ResizeToSized", "ResizeToSpacingd"]
 
-#: Share of a voxel that decides between classes which cover equal parts of it.
-_TIE = 1e-3
+#: By how much of itself the share of a class changes where it ties with another.
+_TIE = 1e-4
 
 
 class ResizeLabel(Transform):
     """Resize an integer label map so that thin strokes survive.
 
-    Each class becomes a map of its own, which is resized by averaging over areas. A new voxel
-    takes the class that covers most of its labeled part, and is unlabeled only if nothing in its
-    area is labeled. On a full mask this is a vote of the voxels below; on a scribble one pixel
-    wide, a stroke stays connected, where nearest neighbor would cut it into dots.
+    A new voxel takes the class that covers most of its labeled part, and is unlabeled only if
+    nothing in its area is labeled. On a full mask this is a vote of the voxels below, each with the
+    part of it that lies inside; on a scribble one pixel wide, a stroke stays connected, where
+    nearest neighbor would cut it into dots.
 
     Args:
         num_classes: C, background included; C marks unlabeled voxels.
@@ -57,17 +57,30 @@ class ResizeLabel(Transform):
         else:
             classes = torch.arange(self.num_classes, device=plain.device)
             classes = classes.view(-1, *[1] * (plain.ndim - 1))
-            shares = F.interpolate(
-                (plain == classes).to(torch.float32)[None], size=tuple(spatial_size), mode="area"
-            )[0]
-            # Where two classes cover equal parts, neighbors decide in turn: a rule that always
-            # favored the background would shrink every object by half a voxel.
+            shares = (plain == classes).to(torch.float32)
+            for axis, size in enumerate(spatial_size, start=1):
+                shares = _average(shares, axis, size)
+            # Where classes cover equal parts, the lowest and the highest of them win in turn: a
+            # fixed order would shrink every object, or grow it, by half a voxel.
             turn = sum(torch.meshgrid(*map(torch.arange, spatial_size), indexing="ij")) % 2
-            tie_break = _TIE * (2 * turn - 1).to(shares)
-            shares[1:] += torch.where(shares[1:] > 0, tie_break, 0.0)
+            shares *= 1 + _TIE / self.num_classes * (2 * turn - 1).to(shares) * classes
             best, index = shares.max(dim=0, keepdim=True)
             out = torch.where(best > 0, index, self.num_classes).to(torch.uint8)
         return MetaTensor(out, meta=label.meta) if isinstance(label, MetaTensor) else out
+
+
+def _average(maps: Tensor, axis: int, size: int) -> Tensor:
+    """Mean along an axis over the part of it that each of ``size`` new voxels covers."""
+    shape = list(maps.shape)
+    side, shape[axis] = shape[axis], size
+    if side % size == 0:
+        return maps.unflatten(axis, (size, -1)).mean(axis + 1)
+    old = torch.arange(side, dtype=torch.float64)
+    new = torch.arange(size, dtype=torch.float64)[:, None] * side / size
+    covered = torch.minimum(new + side / size, old + 1) - torch.maximum(new, old)
+    # Edges that coincide must not overlap by a rounding error, which would count as labeled.
+    weights = covered.where(covered > 1e-6, 0.0).to(maps) * (size / side)
+    return (weights @ maps.reshape(math.prod(shape[:axis]), side, -1)).reshape(shape)
 
 
 class _ResizeImage(MapTransform, InvertibleTransform):

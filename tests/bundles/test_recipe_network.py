@@ -48,7 +48,7 @@ OVERLAYS: dict[str, dict[str, Any]] = {
     "acdc_lv_uamt": {"network_def": dynunet(1)},
     "acdc_lv_glmi": {
         "network_def": dynunet(1),
-        "layers": ["encoder.blocks.4", "teacher.blocks.2", "teacher.blocks.3"],
+        "layers": ["encoder.blocks.4", "main.blocks.2", "main.blocks.3"],
         "heads": 2,
     },
     "acdc_lv_ssco": {"network_def": dynunet(1)},
@@ -57,7 +57,7 @@ OVERLAYS: dict[str, dict[str, Any]] = {
         "encoder_layers": [f"encoder.blocks.{i}" for i in range(5)],
         "class_layer": "encoder.blocks.4",
     },
-    "acdc_lv_dcr": {"network_def": dynunet(1), "feature_layer": "teacher.head.conv.conv"},
+    "acdc_lv_dcr": {"network_def": dynunet(1), "feature_layer": "main.head.conv.conv"},
 }
 
 
@@ -133,7 +133,7 @@ def test_indicators_of_dcr_read_the_last_layer() -> None:
     layer = parser.get_parsed_content("feature_layer")
     network = parser.get_parsed_content("network_def").eval()
     group = make_groups()["primary"]
-    logits, given = forward_with_inputs(network, [layer], group["image"], branch="teacher")
+    logits, given = forward_with_inputs(network, [layer], group["image"], branch="main")
     found = last_layer_gradients(given[layer], logits, group["label"])
     head = network.get_submodule(layer)
     for k, value in enumerate(image_cross_entropy(logits, group["label"])):

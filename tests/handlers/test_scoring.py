@@ -101,7 +101,9 @@ def evaluate() -> Any:
     def run(*handlers: Any, branches: tuple[str, ...] = ("teacher", "student")) -> Engine:
         def step(engine: Engine, batch: Any) -> Any:
             (output,) = outputs[engine.state.iteration - 1]
-            return [{name: output[name] for name in branches}]
+            # The only branch of a network predicts what the student does.
+            known = {**output, "main": output["student"]}
+            return [{name: known[name] for name in branches}]
 
         engine = Engine(step)
         engine.data_loader = batches  # type: ignore[attr-defined]
@@ -174,6 +176,23 @@ def test_one_branch_has_no_ensemble(evaluate: Any) -> None:
     evaluate(scorer, branches=("teacher",))
     assert {row.branch for row in scorer.rows} == {"teacher"}
     assert all(panel.student is None and panel.entropy is None for panel in scorer.panels)
+
+
+def test_the_only_branch_is_called_main(evaluate: Any) -> None:
+    """Its scores and pictures are those of a student of the same probabilities."""
+    scorer, other = (CaseScorer(["background", "LV"]) for _ in range(2))
+    metrics = evaluate(scorer, branches=("main",)).state.metrics
+    student = evaluate(other, branches=("student",)).state.metrics
+    assert {row.branch for row in scorer.rows} == {"main"}
+    for name in ("dice", "hd95"):
+        assert metrics[f"val_{name}_main"] == student[f"val_{name}_student"]
+        assert not {f"val_{name}_{b}" for b in ("teacher", "student", "ensemble")} & set(metrics)
+    for panel, expected in zip(scorer.panels, other.panels, strict=True):
+        assert panel.teacher is None
+        assert panel.student is None
+        np.testing.assert_array_equal(panel.main, expected.student)
+        np.testing.assert_array_equal(panel.entropy, expected.entropy)
+        np.testing.assert_array_equal(panel.image, expected.image)
 
 
 def test_a_second_run_starts_anew(evaluate: Any) -> None:

@@ -31,7 +31,7 @@ from mixseg.objectives import (
 CLASSES = 3
 SIZE = (8, 8)
 GAMMA = [1.0, 0.25, 0.75]
-LAYERS = {"encoder.blocks.2": 4, "teacher.blocks.1": 4}
+LAYERS = {"encoder.blocks.2": 4, "main.blocks.1": 4}
 
 
 def make_network(in_channels: int = 1, classes: int = CLASSES, branches: int = 1) -> Any:
@@ -75,7 +75,7 @@ def transcribed(logits: Tensor, label: Tensor) -> float:
 
 def of_images(step: ForwardStep, name: str, group: dict[str, Tensor]) -> float:
     """Mean over the images of γ × their own loss."""
-    logits = step.networks[name](group["image"], branch="teacher")
+    logits = step.networks[name](group["image"], branch="main")
     values = [transcribed(logits[[k]], group["label"][[k]]) for k in range(3)]
     return float(np.mean([GAMMA[int(i)] * v for i, v in zip(group["index"], values, strict=True)]))
 
@@ -84,7 +84,7 @@ def of(step: ForwardStep, kind: str, key: str = "label", **how: str) -> float:
     """The loss of one network's branch and one kind of images."""
     group = GROUPS[kind]
     network = step.networks[how.get("network", "network")]
-    logits = network(group["image"], branch=how.get("branch", "teacher"))
+    logits = network(group["image"], branch=how.get("branch", "main"))
     return transcribed(logits, group[key])
 
 
@@ -105,7 +105,7 @@ def of_samples(step: ForwardStep) -> float:
 def of_ancillary(step: ForwardStep) -> float:
     group = GROUPS["full"]
     noisy = torch.eye(CLASSES + 1)[group["weak_label"][:, 0]][..., :CLASSES].movedim(-1, 1)
-    logits = step.objective.ancillary(torch.cat((group["image"], noisy), 1), branch="teacher")
+    logits = step.objective.ancillary(torch.cat((group["image"], noisy), 1), branch="main")
     return transcribed(logits, group["label"])
 
 
@@ -123,17 +123,17 @@ METHODS: dict[str, tuple[Callable[..., Objective], Callable[[], Any], Expected]]
         lambda **o: ConfKD(0.1, 50, 1, **o),
         lambda: make_network(branches=2),
         {
-            "ce_full": lambda s: of(s, "full"),
+            "ce_full": lambda s: of(s, "full", branch="teacher"),
             "ce_weak": lambda s: of(s, "partial", branch="student"),
         },
     ),
     "confkd, weak_on all": (
         lambda **o: ConfKD(0.1, 50, 1, weak_on="all", **o),
         lambda: make_network(branches=2),
-        {"ce_full": lambda s: of(s, "full"), "ce_weak": of_both_kinds},
+        {"ce_full": lambda s: of(s, "full", branch="teacher"), "ce_weak": of_both_kinds},
     ),
     "single": (
-        lambda **o: ConfKD(0.1, 0, 1, weak_branch="teacher", **o),
+        lambda **o: ConfKD(0.1, 0, 1, weak_branch="main", **o),
         make_network,
         {"ce_full": lambda s: of(s, "full"), "ce_weak": lambda s: of(s, "partial")},
     ),

@@ -86,7 +86,7 @@ def test_fixed_is_the_same_for_every_image() -> None:
 
 def test_metadata_stay() -> None:
     image = MetaTensor(IMAGE, affine=torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0])))
-    for rule in ("minmax", "zscore", "fixed"):
+    for rule in ("minmax", "zscore", "percentile", "fixed"):
         result = RescaleIntensity(rule)(image)
         assert torch.equal(result.affine, image.affine)
         assert result.dtype == torch.float32
@@ -95,7 +95,7 @@ def test_metadata_stay() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "zscor"}, r"rule must be one of \('minmax', 'zscore', 'fixed'\), got 'zscor'"),
+        ({"rule": "zscor"}, r"rule must be one of \('minmax', 'zscore', 'percentile', 'fixed'\), got 'zscor'"),
         ({"clip": (1, 1)}, r"clip needs a lower and a higher value, got \[1, 1\]"),
         ({"clip": (1, 2, 3)}, r"clip needs a lower and a higher value"),
         ({"sd": 0}, "sd must be positive, got 0"),
