@@ -71,7 +71,7 @@ class Labels:
         content = self._parser.get_parsed_content
         self.names: list[str] = content("class_names")
         count = len(content("source_classes"))
-        self._known = ConvertUnlabeled(count, content("datalist_content").unlabeled)
+        self._known = ConvertUnlabeled(count, content("unlabeled_value"))
         self._select = SelectClasses(content("target_classes"), count)
 
     def cases(self, split: str) -> list[dict[str, Any]]:
