@@ -266,6 +266,7 @@ def score(arguments: argparse.Namespace, folder: Path, record: Mapping[str, Any]
             values += [dice_coefficient(mask == i, truth == i) for i in range(1, count)]
         return float(np.mean(values))
 
+    # The last snapshot is scored last, so that its weights are those of the predictor.
     curve = curve_of(folder, record["snapshots"], dice)
     scores = {}
     for split in SPLITS:
