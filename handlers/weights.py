@@ -14,7 +14,6 @@ __all__ = ["LoadWeights", "find_weights"]
 logger = logging.getLogger(__name__)
 
 
-
 def find_weights(
     bundle_root: str | os.PathLike[str],
     checkpoint: str | os.PathLike[str] | None = None,

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Run the next unfilled rows of the experiment list on a GPU machine without network:
+# Run the next unfilled rows of an experiment list on a GPU machine without network. The recipe's rows
+# come first (acdc_lv_recipe_gpu), then the papers' (acdc_gpu, la_gpu):
 #
-#   benchmarks/gpu/run.sh [MINUTES=9] [LIST=acdc_gpu]
+#   benchmarks/gpu/run.sh [MINUTES=9] [LIST=acdc_lv_recipe_gpu]
 #
 # Installs the wheels and unpacks the data of .gpu/ (that of the list's first word, acdc or la; see
 # setup.sh), runs rows whose result file is not in
@@ -12,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 source benchmarks/gpu/setup.sh
 minutes=${1:-9}
-list=${2:-acdc_gpu}
+list=${2:-acdc_lv_recipe_gpu}
 setup "${list%%_*}"
 python3 benchmarks/experiments/run.py "benchmarks/experiments/$list.yaml" \
   --dataset_dir "$data" --minutes "$minutes" --work /tmp/mixseg-runs || status=$?
