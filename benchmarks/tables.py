@@ -5,10 +5,10 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``augmentation``, ``free_negatives``, ``nnunet``, ``weights`` and ``shipped_weights`` (on a
-model card), ``compared_settings``, ``table_1`` and so on for the journal's tables, or that of a list
-in benchmarks/experiments/, whose rows it shows in their order; with ``_frames`` behind it, by frame
-of the heart's cycle.
+``noise``, ``augmentation``, ``free_negatives``, ``nnunet``, ``weights`` and ``shipped_weights``
+(on a model card), ``compared_settings``, ``table_1`` and so on for the journal's tables, or that of
+a list in benchmarks/experiments/, whose rows it shows in their order; with ``_frames`` behind it,
+by frame of the heart's cycle.
 """
 
 from __future__ import annotations

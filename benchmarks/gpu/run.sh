@@ -5,10 +5,10 @@
 #   benchmarks/gpu/run.sh [MINUTES=9] [LIST=acdc_lv_recipe_gpu]
 #
 # Installs the wheels and unpacks the data of .gpu/ (that of the list's first word, acdc or la; see
-# setup.sh), runs rows whose result file is not in
-# benchmarks/results/LIST/ for as long as MINUTES allows, and leaves new result files there and in
-# $OUT/results.tar where OUT is set. Call it again for the next rows; copy the files into
-# benchmarks/results/ of the repository between calls to a machine that starts anew.
+# setup.sh), runs rows whose result file is not in benchmarks/results/LIST/ for as long as MINUTES
+# allows, and leaves new result files there and in $OUT/results.tar where OUT is set. Call it again for
+# the next rows; copy the files into benchmarks/results/ of the repository between calls to a machine
+# that starts anew.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source benchmarks/gpu/setup.sh
