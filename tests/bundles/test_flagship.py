@@ -292,7 +292,7 @@ def test_a_bundle_without_weights_says_how_to_get_some(
     assert str(cause_of(caught.value)) == (
         f"'{name}' has no trained weights: train it in its folder with 'python -m monai.bundle run "
         "training --config_file configs/train.yaml --dataset_dir DATA', or use a bundle that comes "
-        "with weights: acdc_mixed, acdc_lv_mixed, la_mixed or wbc_mixed"
+        "with weights: acdc_mixed, acdc_lv_mixed or la_mixed"
     )
 
 
