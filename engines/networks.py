@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mixseg.objectives import NetworkSpec, Objective
+from mixseg.objectives.base import NetworkSpec, Objective
 
 __all__ = ["MAIN", "NetworkSet", "fresh_copy"]
 

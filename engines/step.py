@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mixseg.engines.networks import MAIN, NetworkSet
-from mixseg.objectives import Objective
+from mixseg.objectives.base import Objective
 
 __all__ = ["ForwardStep"]
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mixseg.engines.networks import MAIN, NetworkSet
 from mixseg.engines.step import ForwardStep
-from mixseg.objectives import NetworkSpec, Objective
+from mixseg.objectives.base import NetworkSpec, Objective
 
 __all__ = ["MixedSupervisionTrainer", "NonFiniteLossError"]
 
