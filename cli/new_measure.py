@@ -12,7 +12,7 @@ from nibabel.orientations import io_orientation
 from tqdm import tqdm
 
 from mixseg.data.label_values import count_values
-from mixseg.data.reading import UnreadableError, Volume, is_picture, open_volume
+from mixseg.files.reading import UnreadableError, Volume, is_picture, open_volume
 
 __all__ = ["DataFacts", "Intensities", "measure"]
 

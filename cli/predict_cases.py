@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixseg.data import list_images
-from mixseg.data.reading import UnreadableError, open_volume
+from mixseg.files.reading import UnreadableError, open_volume
 
 __all__ = ["CaseError", "InputCase", "check_axes", "list_cases", "refuse_same_outputs", "why"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mixseg.cli.predict_cases import InputCase
 from mixseg.cli.predict_pipeline import Prediction
-from mixseg.data.reading import open_volume
+from mixseg.files.reading import open_volume
 from mixseg.handlers import CasePanel, plot_cases, select_slice
 from mixseg.handlers.planes import shown_channels, standard_planes
 

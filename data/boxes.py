@@ -16,7 +16,7 @@ from nibabel.orientations import io_orientation
 
 from mixseg.data.case_checks import AFFINE_TOLERANCE
 from mixseg.data.datalist import DatalistError
-from mixseg.data.reading import UnreadableError, Volume, open_volume
+from mixseg.files.reading import UnreadableError, Volume, open_volume
 
 __all__ = [
     "Box",

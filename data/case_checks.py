@@ -11,7 +11,7 @@ import numpy as np
 
 from mixseg.data.datalist import Split
 from mixseg.data.label_values import count_values
-from mixseg.data.reading import UnreadableError, Volume, is_palette, is_picture, open_volume
+from mixseg.files.reading import UnreadableError, Volume, is_palette, is_picture, open_volume
 
 #: Largest difference of any element of two affines (mm) that still counts as the same grid:
 #: headers store float32, and writers round differently.

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from mixseg.data.reading import UnreadableError, open_volume
+from mixseg.files.reading import UnreadableError, open_volume
 
 Supervision = Literal["full", "partial", "noisy", "none"]
 Split = Literal["training", "validation", "test"]

@@ -23,8 +23,8 @@ from mixseg.data.folder_pairs import (
     match_side_by_side,
     name_pairs,
 )
-from mixseg.data.images import IMAGE_SUFFIXES, split_suffix
-from mixseg.data.reading import PICTURE_SUFFIXES
+from mixseg.files.reading import PICTURE_SUFFIXES
+from mixseg.files.writing import IMAGE_SUFFIXES, split_suffix
 
 __all__ = ["find_layout"]
 

@@ -15,7 +15,7 @@ from mixseg.data.datalist import DATALIST_NAME, SPLITS, Datalist, DatalistError,
 from mixseg.data.folder import FolderOptions, FolderReport, inspect_folder
 from mixseg.data.folder_cases import Conversion, FolderCase
 from mixseg.data.folder_pairs import COPIES
-from mixseg.data.reading import Volume, is_picture, open_volume
+from mixseg.files.reading import Volume, is_picture, open_volume
 
 __all__ = ["prepare_folder", "write_folder"]
 

@@ -29,8 +29,8 @@ from mixseg.data.boxes import (
 )
 from mixseg.data.datalist import DATALIST_NAME, SPLITS, Datalist, DatalistError, Entry, Split
 from mixseg.data.la import LA_CLASSES, Scan, find_scans, la_layout, split_scans
-from mixseg.data.reading import Volume
 from mixseg.data.splits import listed_faults
+from mixseg.files.reading import Volume
 
 __all__ = ["CENTER_SIZE", "MASK_MARGIN", "PREPARATION_NAME", "Crop", "crop_la"]
 

@@ -11,7 +11,6 @@ from typing import Literal
 from mixseg.data.datalist import DATALIST_NAME, Datalist, DatalistError
 from mixseg.data.folder import FolderOptions, inspect_folder
 from mixseg.data.folder_write import write_folder
-from mixseg.data.reading import PICTURE_SUFFIXES
 from mixseg.data.splits import (
     TEST_SHARE,
     VALIDATION_SHARE,
@@ -19,6 +18,7 @@ from mixseg.data.splits import (
     split_entries,
     split_sizes,
 )
+from mixseg.files.reading import PICTURE_SUFFIXES
 
 __all__ = ["WBC_CLASSES", "WBC_VALUES", "convert_wbc", "prepare_wbc", "wbc_layout"]
 

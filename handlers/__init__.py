@@ -1,9 +1,9 @@
 """Ignite handlers of training and evaluation."""
 
+from mixseg.files.atomic import ensure_writable
 from mixseg.handlers.case_figures import CasePanel, plot_cases
 from mixseg.handlers.checkpoint import FullCheckpoint
 from mixseg.handlers.figures import plot_curves
-from mixseg.handlers.files import ensure_writable
 from mixseg.handlers.history import History
 from mixseg.handlers.indicator_figures import InstancePanel, plot_indicators
 from mixseg.handlers.instance_indicators import InstanceIndicators

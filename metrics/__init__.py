@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixseg.metrics.provenance import (
+from mixseg.files.provenance import (
     environment,
     strict_json,
     write_atomically,

@@ -12,7 +12,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.metrics.provenance import environment, strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment, strict_json, write_bytes_atomic
 from mixseg.metrics.scores import CaseScore
 
 __all__ = ["markdown_table", "mean_and_sd", "score_table", "summarize", "write_summary"]
@@ -60,7 +60,7 @@ def write_summary(
     """Write `summary.json`: the scores and all that is needed to trace them, atomically.
 
     The file holds ``scores`` (see `summarize`), ``configuration``, ``seed``, ``data_hash``, the
-    entries of `mixseg.metrics.provenance.environment` and those of `extra`. It is strict JSON: a
+    entries of `mixseg.files.provenance.environment` and those of `extra`. It is strict JSON: a
     NaN is written as null.
 
     Args:

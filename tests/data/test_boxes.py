@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mixseg.data.boxes import Box, box_slices, mask_box
-from mixseg.data.reading import Volume
+from mixseg.files.reading import Volume
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "RPS", "PLS", "SAR"])

@@ -27,8 +27,8 @@ from mixseg.data import (
     split_cases,
 )
 from mixseg.data.label_values import count_values
-from mixseg.data.reading import UnreadableError, is_palette, open_volume
 from mixseg.data.validate import validate_datalist
+from mixseg.files.reading import UnreadableError, is_palette, open_volume
 
 WIDTH, HEIGHT = 8, 6
 LOAD = LoadImaged(["image", "label"], ensure_channel_first=True)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mixseg.files import provenance
 from mixseg.metrics import (
     CaseScore,
     environment,
     markdown_table,
-    provenance,
     score_table,
     strict_json,
     summarize,

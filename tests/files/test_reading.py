@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mixseg.data.datalist import DatalistError
-from mixseg.data.reading import open_volume
 from mixseg.data.validate import check_cases
+from mixseg.files.reading import open_volume
 
 # LPS, as ITK's formats keep it: oblique axes, anisotropic voxels, an origin.
 SPACING = (0.625, 0.8, 2.5)

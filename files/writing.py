@@ -10,7 +10,7 @@ from typing import Any, cast
 import nibabel as nib
 from monai.data import NibabelWriter
 
-from mixseg.data.reading import PICTURE_SUFFIXES
+from mixseg.files.reading import PICTURE_SUFFIXES
 
 __all__ = ["IMAGE_SUFFIXES", "NativeNiftiWriter", "list_images", "split_suffix"]
 
