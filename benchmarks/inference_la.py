@@ -45,7 +45,9 @@ from torch import Tensor, nn
 from mixseg.cli.export import read_knobs
 from mixseg.data import find_datalist, split_cases
 from mixseg.engines import VolumeInferer
-from mixseg.metrics import dice_coefficient, environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
+from mixseg.metrics import dice_coefficient
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW, STRIDE = (112, 112, 80), (18, 18, 4)

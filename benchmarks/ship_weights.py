@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import yaml
 
-from mixseg.metrics import write_bytes_atomic
+from mixseg.files.atomic import write_bytes_atomic
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FILE = "compact.pt"

@@ -23,7 +23,8 @@ from mixseg.cli.bundle_configs import read_parser
 from mixseg.cli.bundle_source import find_bundle
 from mixseg.cli.compare_list import Experiment, experiments
 from mixseg.cli.compare_steps import outputs
-from mixseg.metrics import environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
 from mixseg.networks import ensemble_logits
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,8 +14,9 @@ import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from mixseg.cli.checksums import SUMS_NAME, check_sums, compare_sums, read_sums, sha256_of
-from mixseg.metrics import write_atomically
+from mixseg.cli.checksums import SUMS_NAME, check_sums, compare_sums, read_sums
+from mixseg.files.atomic import write_atomically
+from mixseg.files.provenance import sha256_of
 
 __all__ = ["ArchiveError", "sum_file", "unpack", "write_zip"]
 

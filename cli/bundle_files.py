@@ -17,7 +17,8 @@ from monai.apps.utils import SUPPORTED_HASH_TYPES
 from packaging.version import InvalidVersion, Version
 
 from mixseg.cli.bundle_configs import is_packed, load
-from mixseg.cli.checksums import check_sums, sha256_of
+from mixseg.cli.checksums import check_sums
+from mixseg.files.provenance import sha256_of
 
 #: Largest file of weights that is kept in git.
 MAX_BYTES = 20 * 2**20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ import yaml
 from monai.apps.utils import SUPPORTED_HASH_TYPES, HashCheckError, download_url
 
 from mixseg.cli.archive import unpack
-from mixseg.cli.checksums import SUMS_NAME, check_sums, sha256_of
+from mixseg.cli.checksums import SUMS_NAME, check_sums
+from mixseg.files.provenance import hash_of, sha256_of
 
 __all__ = ["bundle_weights", "configurations", "find_bundle", "refuse_changed"]
 
@@ -102,14 +102,6 @@ def refuse_changed(folder: Path) -> None:
         )
 
 
-def _digest(path: Path, kind: str) -> str:
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _is_bundle(folder: Path) -> bool:
     return (folder / "configs" / "metadata.json").is_file()
 
@@ -169,7 +161,7 @@ def _hash_of_entry(path: Path, entry: dict[str, Any]) -> tuple[str, str]:
 
 def _check(path: Path, entry: dict[str, Any]) -> None:
     kind, value = _hash_of_entry(path, entry)
-    found = _digest(path, kind)
+    found = hash_of(path, kind)
     if found != value:
         raise ValueError(
             f"'{path}' is not the file that {_LARGE_FILES[0]} names ({kind} {found[:12]}… instead "

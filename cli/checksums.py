@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-__all__ = ["SUMS_NAME", "check_sums", "compare_sums", "read_sums", "sha256_of", "write_sums"]
+from mixseg.files.provenance import sha256_of
+
+__all__ = ["SUMS_NAME", "check_sums", "compare_sums", "read_sums", "write_sums"]
 
 #: Name of the list, at the top of the bundle's folder; its format is that of ``sha256sum``.
 SUMS_NAME = "SHA256SUMS"
@@ -17,15 +18,6 @@ SUMS_NAME = "SHA256SUMS"
 # were packed. None of it is imported or read as configuration from there.
 _LEFT_BY_USE = frozenset({"eval", "data", ".cache", ".gitattributes", "README.md"})
 _LINE = re.compile(r"(?P<hash>[0-9a-f]{64})  (?P<name>[^\x00-\x1f\\]+)")
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def write_sums(folder: Path) -> Path:

@@ -21,7 +21,7 @@ from mixseg.cli.compare_results import Result
 from mixseg.cli.compare_run import Places, Watch, run_experiments
 from mixseg.cli.compare_tables import Measurements
 from mixseg.cli.console import clear_errors, console, fail
-from mixseg.metrics import write_bytes_atomic
+from mixseg.files.atomic import write_bytes_atomic
 
 compare_app = typer.Typer(
     no_args_is_help=True,

@@ -65,7 +65,7 @@ def measure_complexity(bundle: Path, knobs: Mapping[str, Any], device: str) -> d
     """
     import torch
 
-    from mixseg.metrics import environment
+    from mixseg.files.provenance import environment
 
     parser = _parser(bundle, (), knobs)
     parser["device"] = torch.device(device)

@@ -31,7 +31,7 @@ from mixseg.cli.compare_steps import (
     self_training_steps,
     training_steps,
 )
-from mixseg.metrics import write_bytes_atomic
+from mixseg.files.atomic import write_bytes_atomic
 
 __all__ = ["Outcome", "Places", "Watch", "run_experiments", "run_step"]
 

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 
 from mixseg.cli.bundle_configs import load
 from mixseg.cli.knob_text import set_knobs
-from mixseg.metrics import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 
 __all__ = ["make_model_folder", "model_classes"]
 

@@ -24,7 +24,7 @@ from mixseg.cli.new_plan import (
 from mixseg.cli.new_size import slice_sizes, volume_sizes
 from mixseg.data.datalist import Datalist
 from mixseg.data.subset import WeakLabel, select_cases
-from mixseg.metrics import write_bytes_atomic
+from mixseg.files.atomic import write_bytes_atomic
 
 
 class Method(str, Enum):

@@ -11,8 +11,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 from tqdm import tqdm
 
-from mixseg.data.label_values import count_values
-from mixseg.files.reading import UnreadableError, Volume, is_picture, open_volume
+from mixseg.files.reading import UnreadableError, Volume, count_values, is_picture, open_volume
 
 __all__ = ["DataFacts", "Intensities", "measure"]
 

@@ -30,7 +30,7 @@ from mixseg.cli.knob_text import set_knobs
 from mixseg.cli.packed_texts import packed_card, packed_config, packed_metadata
 from mixseg.cli.vendor import copy_modules, needed_requirements, reached_modules, write_version
 from mixseg.cli.weights import Precision, build_network, convert, misfits, read_weights
-from mixseg.metrics import write_bytes_atomic
+from mixseg.files.atomic import write_bytes_atomic
 
 #: The overlay whose knobs a packed bundle has, where there is one and no other is named.
 COMPACT = "compact.yaml"

@@ -16,15 +16,14 @@ from mixseg.cli.bundle_source import (
     find_bundle,
     refuse_changed,
 )
-from mixseg.cli.checksums import sha256_of
 from mixseg.cli.console import clear_errors, console, fail, refuse_own
 from mixseg.cli.export import read_knobs
 from mixseg.cli.predict_cases import list_cases, refuse_same_outputs
 from mixseg.cli.predict_pipeline import BundlePipeline, OutputError, choose_device
 from mixseg.cli.predict_report import JSON_NAME, PredictionReport, settings_digest
 from mixseg.cli.predict_run import PredictionRun, Wanted
-from mixseg.handlers import ensure_writable
-from mixseg.metrics import environment
+from mixseg.files.atomic import ensure_writable
+from mixseg.files.provenance import environment, sha256_of
 
 # Knobs that have another name here.
 _OWN_OPTIONS = {

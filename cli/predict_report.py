@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mixseg.cli.predict_cases import CaseError, InputCase
-from mixseg.metrics import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 
 __all__ = ["JSON_NAME", "PredictionReport", "peak_memory_mb", "settings_digest", "stamp_of"]
 

@@ -20,7 +20,7 @@ from mixseg.cli.predict_pipeline import BundlePipeline, OutputError, Prediction,
 from mixseg.cli.predict_preview import plot_prediction
 from mixseg.cli.predict_report import PredictionReport, stamp_of
 from mixseg.data import NativeNiftiWriter
-from mixseg.files.writing import split_suffix
+from mixseg.files.reading import split_suffix
 
 __all__ = ["PredictionRun", "Wanted"]
 

@@ -19,15 +19,14 @@ from mixseg.cli.bundle_source import (
     find_bundle,
     refuse_changed,
 )
-from mixseg.cli.checksums import sha256_of
 from mixseg.cli.predict_cases import InputCase, refuse_same_outputs
 from mixseg.cli.predict_report import JSON_NAME, PredictionReport, settings_digest
 from mixseg.cli.predict_run import PredictionRun, Wanted
 from mixseg.cli.propose_pipeline import ProposalPipeline
 from mixseg.cli.propose_selection import Selection, trained_branch
 from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry
-from mixseg.handlers import ensure_writable
-from mixseg.metrics import environment
+from mixseg.files.atomic import ensure_writable
+from mixseg.files.provenance import environment, sha256_of
 
 __all__ = ["Proposals", "Trained", "proposal_table", "propose_masks", "proposing", "trained"]
 

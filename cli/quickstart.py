@@ -23,7 +23,8 @@ from rich.rule import Rule
 from mixseg.cli.console import clear_errors, console, fail, knob_texts
 from mixseg.cli.quickstart_report import METHODS, markdown_report, screen_table
 from mixseg.data.phantom import write_phantom
-from mixseg.metrics import environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
 
 BUNDLE = "acdc_lv_confkd"
 #: What distinguishes each run from the bundle as it is.

@@ -12,7 +12,6 @@ from filelock import FileLock, Timeout
 
 from mixseg.cli.bundle_configs import load
 from mixseg.cli.bundle_source import configurations, find_bundle, refuse_changed
-from mixseg.cli.checksums import sha256_of
 from mixseg.cli.console import clear_errors, console, fail, refuse_own
 from mixseg.cli.predict_pipeline import OutputError, choose_device
 from mixseg.cli.propose import go_on
@@ -28,8 +27,8 @@ from mixseg.cli.round_knobs import round_knobs
 from mixseg.cli.self_train_report import round_table, write_rounds
 from mixseg.cli.self_train_rounds import SelfTraining, Student
 from mixseg.data import data_hash
-from mixseg.handlers import ensure_writable
-from mixseg.metrics import environment
+from mixseg.files.atomic import ensure_writable
+from mixseg.files.provenance import environment, sha256_of
 
 #: Student for a teacher whose name begins so.
 _STUDENTS = {"acdc_lv_": "acdc_lv_single", "la_": "la_single"}

@@ -11,7 +11,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.metrics import mean_and_sd, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.metrics import mean_and_sd
 
 __all__ = ["HEADER", "round_lines", "round_table", "write_rounds"]
 

@@ -16,12 +16,12 @@ import yaml
 from rich.markup import escape
 from rich.rule import Rule
 
-from mixseg.cli.checksums import sha256_of
 from mixseg.cli.console import console, fail
 from mixseg.cli.propose_run import Proposals, Trained, propose_masks
 from mixseg.cli.propose_selection import Selection
 from mixseg.cli.quickstart import bundle_command, run_logged, shown
-from mixseg.metrics import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import sha256_of
 
 __all__ = ["SelfTraining", "Student"]
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
-from nibabel.orientations import io_orientation
 
-from mixseg.data.case_checks import AFFINE_TOLERANCE
 from mixseg.data.datalist import DatalistError
-from mixseg.files.reading import UnreadableError, Volume, open_volume
+from mixseg.files.geometry import AFFINE_TOLERANCE, nearest_axes
+from mixseg.files.reading import UnreadableError, Volume, open_volume, voxels
 
 __all__ = [
     "Box",
@@ -27,16 +21,11 @@ __all__ = [
     "mask_box",
     "read_mask",
     "read_volume",
-    "stored_dtype",
-    "voxels",
-    "write_nifti",
 ]
 
 #: Voxel centres this far (mm) outside a box still count as inside: headers store float32.
 _TOLERANCE = 1e-3
 _INFERIOR_SUPERIOR = 2
-_MILLIMETRES = 2  # NIfTI-1 code
-_SCANNER = 1  # NIfTI-1 code
 
 
 @dataclass(frozen=True)
@@ -56,17 +45,6 @@ class Box:
         """A square of ``size`` mm around the centre."""
         half = float(size) / 2
         return cls((-half, half), (-half, half))
-
-
-def voxels(volume: Volume) -> np.ndarray:
-    """The voxels of a volume that was opened with them.
-
-    Raises:
-        ValueError: it was opened without.
-    """
-    if volume.data is None:
-        raise ValueError("the volume was opened without its voxels")
-    return volume.data
 
 
 def read_volume(path: Path, what: str) -> Volume:
@@ -146,14 +124,6 @@ def check_mask(path: Path, mask: Volume, scan: Volume) -> None:
         )
 
 
-def _axes(affine: np.ndarray) -> Iterable[tuple[int, int, float]]:
-    """For each array axis: the nearest world axis (0 right, 1 anterior, 2 superior), sign, mm."""
-    orientation = io_orientation(affine)
-    spacing = voxel_sizes(affine)
-    for (world, sign), step in zip(orientation, spacing, strict=True):
-        yield int(world), int(sign), float(step)
-
-
 def box_slices(shape: tuple[int, ...], affine: np.ndarray, box: Box | None) -> tuple[slice, ...]:
     """The voxels whose centres lie inside ``box``, as a slice for each array axis.
 
@@ -164,7 +134,7 @@ def box_slices(shape: tuple[int, ...], affine: np.ndarray, box: Box | None) -> t
         ValueError: no voxel of the scan lies inside.
     """
     result = []
-    for size, (world, sign, step) in zip(shape, _axes(affine), strict=True):
+    for size, (world, sign, step) in zip(shape, nearest_axes(affine), strict=True):
         if box is None or world == _INFERIOR_SUPERIOR:
             result.append(slice(0, size))
             continue
@@ -186,7 +156,7 @@ def mask_box(masks: Iterable[Volume], margin: float) -> Box | None:
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for mask in masks:
         foreground = voxels(mask)
-        for axis, (world, sign, step) in enumerate(_axes(mask.affine)):
+        for axis, (world, sign, step) in enumerate(nearest_axes(mask.affine)):
             others = tuple(other for other in range(3) if other != axis)
             places = np.flatnonzero(foreground.any(axis=others))
             if len(places):
@@ -208,34 +178,3 @@ def cropped(volume: Volume, box: tuple[slice, ...]) -> Volume:
     affine[:3, 3] = (affine @ [*(part.start for part in box), 1.0])[:3]
     data = voxels(volume)[box]
     return Volume(data.shape, affine, data)
-
-
-def write_nifti(path: Path, volume: Volume, dtype: Any) -> str:
-    """Write a volume atomically; the same voxels and affine give the same bytes.
-
-    Returns:
-        SHA-256 of voxels and shape, hexadecimal.
-    """
-    data = np.ascontiguousarray(voxels(volume).astype(dtype))
-    image = nib.Nifti1Image(data, volume.affine)
-    image.header["xyzt_units"] = _MILLIMETRES
-    image.set_sform(volume.affine, _SCANNER)
-    image.set_qform(volume.affine, _SCANNER)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[: -len('.nii.gz')]}.{os.getpid()}.nii.gz")
-    try:
-        nib.save(image, temporary)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return hashlib.sha256(str(data.shape).encode() + data.tobytes()).hexdigest()
-
-
-def stored_dtype(data: np.ndarray) -> type[np.generic]:
-    """int16 where it holds every value of a scan, else float32."""
-    limits = np.iinfo(np.int16)
-    fits = data.min() >= limits.min and data.max() <= limits.max
-    whole = np.issubdtype(data.dtype, np.integer) or bool((data == np.rint(data)).all())
-    return np.int16 if fits and whole else np.float32

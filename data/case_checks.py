@@ -10,12 +10,15 @@ from typing import Literal
 import numpy as np
 
 from mixseg.data.datalist import Split
-from mixseg.data.label_values import count_values
-from mixseg.files.reading import UnreadableError, Volume, is_palette, is_picture, open_volume
-
-#: Largest difference of any element of two affines (mm) that still counts as the same grid:
-#: headers store float32, and writers round differently.
-AFFINE_TOLERANCE = 1e-3
+from mixseg.files.geometry import AFFINE_TOLERANCE
+from mixseg.files.reading import (
+    UnreadableError,
+    Volume,
+    count_values,
+    is_palette,
+    is_picture,
+    open_volume,
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from mixseg.files.atomic import write_bytes_atomic
 from mixseg.files.reading import UnreadableError, open_volume
 
 Supervision = Literal["full", "partial", "noisy", "none"]
@@ -196,21 +196,8 @@ class Datalist(BaseModel):
         Raises:
             OSError: the folder cannot be written to.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.model_dump(exclude_none=True), indent=1, ensure_ascii=False) + "\n"
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            # mkstemp makes private files; a datalist is as readable as its neighbours.
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_bytes_atomic(path, text.encode("utf-8"))
 
     def resolve(self, dataset_dir: str | os.PathLike[str] | None = None) -> Datalist:
         """A copy with absolute paths.
@@ -359,13 +346,6 @@ def _relative(path: str, folder: Path) -> str:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
-
-
-def _umask() -> int:
-    """The process's umask (which can only be read by setting it)."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _explain(path: Path, error: ValidationError) -> str:

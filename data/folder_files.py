@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from mixseg.data.case_checks import Case, Fault, examine_grid, examine_image, read_file
 from mixseg.data.folder_pairs import Pair, file_fault
-from mixseg.data.label_values import count_values
-from mixseg.files.reading import Volume, is_picture
+from mixseg.files.reading import Volume, count_values, is_picture
 
 __all__ = ["ImageFacts", "LabelFacts", "PairFacts", "read_pairs"]
 

@@ -23,8 +23,7 @@ from mixseg.data.folder_pairs import (
     match_side_by_side,
     name_pairs,
 )
-from mixseg.files.reading import PICTURE_SUFFIXES
-from mixseg.files.writing import IMAGE_SUFFIXES, split_suffix
+from mixseg.files.reading import IMAGE_SUFFIXES, PICTURE_SUFFIXES, split_suffix
 
 __all__ = ["find_layout"]
 

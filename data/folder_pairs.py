@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mixseg.data.case_checks import Fault
 from mixseg.data.datalist import Split
-from mixseg.files.writing import split_suffix
+from mixseg.files.reading import split_suffix
 
 __all__ = [
     "COPIES",

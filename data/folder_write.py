@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mixseg.data.boxes import voxels, write_nifti
 from mixseg.data.datalist import DATALIST_NAME, SPLITS, Datalist, DatalistError, Entry
 from mixseg.data.folder import FolderOptions, FolderReport, inspect_folder
 from mixseg.data.folder_cases import Conversion, FolderCase
 from mixseg.data.folder_pairs import COPIES
-from mixseg.files.reading import Volume, is_picture, open_volume
+from mixseg.files.atomic import write_atomically
+from mixseg.files.reading import Volume, is_picture, open_volume, voxels
+from mixseg.files.writing import write_nifti
 
 __all__ = ["prepare_folder", "write_folder"]
 
@@ -138,10 +139,5 @@ def _write_png(path: Path, values: np.ndarray) -> None:
     """A grey picture of (x, y) values."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    try:
-        Image.fromarray(np.ascontiguousarray(values.T)).save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    picture = Image.fromarray(np.ascontiguousarray(values.T))
+    write_atomically(path, lambda file: picture.save(file, "PNG"))

@@ -23,14 +23,13 @@ from mixseg.data.boxes import (
     mask_box,
     read_mask,
     read_volume,
-    stored_dtype,
-    voxels,
-    write_nifti,
 )
 from mixseg.data.datalist import DATALIST_NAME, SPLITS, Datalist, DatalistError, Entry, Split
 from mixseg.data.la import LA_CLASSES, Scan, find_scans, la_layout, split_scans
 from mixseg.data.splits import listed_faults
-from mixseg.files.reading import Volume
+from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.reading import Volume, voxels
+from mixseg.files.writing import stored_dtype, write_nifti
 
 __all__ = ["CENTER_SIZE", "MASK_MARGIN", "PREPARATION_NAME", "Crop", "crop_la"]
 
@@ -155,10 +154,8 @@ def _crop_all(
 
 
 def _save_record(output: Path, header: Mapping[str, Any], cases: Mapping[str, Any]) -> None:
-    temporary = output / f".{PREPARATION_NAME}.{os.getpid()}"
     text = json.dumps({**header, "cases": cases}, indent=1) + "\n"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, output / PREPARATION_NAME)
+    write_bytes_atomic(output / PREPARATION_NAME, text.encode("utf-8"))
 
 
 def _check_options(crop: str, size: float, num_full: int | None, margin: float) -> None:

@@ -1,23 +1,19 @@
-"""Where a number comes from (versions, commit, hardware), and files that are never half written."""
+"""Where a number comes from: versions, commit, hardware, and the hashes of files."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
+import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 
-__all__ = ["environment", "strict_json", "write_atomically", "write_bytes_atomic"]
+__all__ = ["environment", "hash_of", "sha256_of"]
 
 _DISTRIBUTIONS = ("torch", "monai", "mixseg", "numpy", "scipy")
 
@@ -47,80 +43,6 @@ def environment() -> dict[str, Any]:
         },
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def strict_json(value: Any) -> str:
-    """Indented JSON that every parser reads: NaN and infinities become null.
-
-    Args:
-        value: nested mappings, sequences, sets and scalars. NumPy scalars and arrays become numbers
-            and lists; anything else (paths, devices) becomes its text.
-
-    Returns:
-        JSON text that ends with a newline.
-
-    Examples:
-        >>> print(strict_json({"dice": float("nan"), "n": np.int64(3)}), end="")
-        {
-          "dice": null,
-          "n": 3
-        }
-    """
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    return text + "\n"
-
-
-def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that readers, and a crash, see the old content or the new, never a part.
-
-    The content goes to a temporary name in the same folder, is flushed to the disk and renamed.
-
-    Args:
-        path: target; missing parent folders are made.
-        write: is given the open binary file.
-
-    Raises:
-        OSError: if the file cannot be written (disk full, no permission); names the file, and
-            leaves what was there before.
-    """
-    target = Path(path)
-    # One name for all writers of the file: what a killed run left is overwritten, not kept.
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError of its zip writer.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"{target} could not be written, its last version is kept: {error}"
-        ) from error
-
-
-def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
-    """:func:`write_atomically` of a whole file at once."""
-    write_atomically(path, lambda file: file.write(content))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist())
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted((_plain(item) for item in value), key=str)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value)
 
 
 def _version(distribution: str) -> str | None:
@@ -166,3 +88,17 @@ def _cpu_count() -> int | None:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    return hash_of(path, "sha256")
+
+
+def hash_of(path: str | os.PathLike[str], kind: str) -> str:
+    """Hexadecimal hash of a file's content, of any kind that :mod:`hashlib` has."""
+    digest = hashlib.new(kind, usedforsecurity=False)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

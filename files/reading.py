@@ -10,12 +10,16 @@ import nibabel as nib
 import numpy as np
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "PICTURE_SUFFIXES",
     "UnreadableError",
     "Volume",
+    "count_values",
     "is_palette",
     "is_picture",
     "open_volume",
+    "split_suffix",
+    "voxels",
 ]
 
 #: Two-dimensional formats without geometry, grey or colour.
@@ -112,3 +116,65 @@ def _open_picture(path: str | os.PathLike[str], voxels: bool) -> Volume:
     channels = len(picture.getbands())
     data = reader.get_data(picture)[0] if voxels else None
     return Volume(picture.size, np.eye(4), data, channels)
+
+
+#: Voxels that are counted at a time: counting needs eight bytes for each.
+_PART = 1 << 22
+
+
+#: Widest range of values that is counted in a table; wider ones are sorted.
+_TABLE = 1 << 16
+
+
+def count_values(data: np.ndarray) -> tuple[dict[int, int], float | None]:
+    """Voxels of each value, in rising order.
+
+    Args:
+        data: a label map of any shape and real type.
+
+    Returns:
+        Number of voxels of each whole value, and one value that is no whole number (NaN and
+        infinity are none), or None where there is no such value.
+    """
+    counts: dict[int, int] = {}
+    # In the order of memory: no copy of the whole.
+    flat = data.ravel(order="K")
+    for start in range(0, flat.size, _PART):
+        part = flat[start : start + _PART]
+        if np.issubdtype(part.dtype, np.inexact):
+            odd = ~np.isfinite(part) | (part != np.rint(part))
+            if odd.any():
+                return {}, float(part[odd][0])
+        for value, number in _count(part):
+            counts[value] = counts.get(value, 0) + number
+    return dict(sorted(counts.items())), None
+
+
+def _count(part: np.ndarray) -> list[tuple[int, int]]:
+    low, high = int(part.min()), int(part.max())
+    if high - low < _TABLE:
+        numbers = np.bincount(part.astype(np.int64) - low)
+        return [(int(i) + low, int(numbers[i])) for i in np.flatnonzero(numbers)]
+    values, numbers = np.unique(part, return_counts=True)
+    return [(int(v), int(n)) for v, n in zip(values, numbers, strict=True)]
+
+
+def voxels(volume: Volume) -> np.ndarray:
+    """The voxels of a volume that was opened with them.
+
+    Raises:
+        ValueError: it was opened without.
+    """
+    if volume.data is None:
+        raise ValueError("the volume was opened without its voxels")
+    return volume.data
+
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+
+
+def split_suffix(name: str) -> tuple[str, str] | None:
+    """The stem and the suffix of an image's file name; None for a name without a known suffix."""
+    known = (*IMAGE_SUFFIXES, *PICTURE_SUFFIXES)
+    suffix = next((s for s in known if name.lower().endswith(s)), None)
+    return None if suffix is None else (name[: -len(suffix)], suffix)

@@ -1,64 +1,24 @@
-"""Images to predict, and masks written in an image's own geometry."""
+"""Images and masks written as NIfTI, in the geometry that they have."""
 
 from __future__ import annotations
 
-import os
+import gzip
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import nibabel as nib
+import numpy as np
 from monai.data import NibabelWriter
 
-from mixseg.files.reading import PICTURE_SUFFIXES
+from mixseg.files.atomic import write_atomically
+from mixseg.files.reading import Volume, voxels
 
-__all__ = ["IMAGE_SUFFIXES", "NativeNiftiWriter", "list_images", "split_suffix"]
-
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+__all__ = ["NativeNiftiWriter", "stored_dtype", "write_nifti"]
 
 _MILLIMETRES = 2  # NIfTI-1 code; formats without a units field mean millimetres
-
-
-def split_suffix(name: str) -> tuple[str, str] | None:
-    """The stem and the suffix of an image's file name; None for a name without a known suffix."""
-    known = (*IMAGE_SUFFIXES, *PICTURE_SUFFIXES)
-    suffix = next((s for s in known if name.lower().endswith(s)), None)
-    return None if suffix is None else (name[: -len(suffix)], suffix)
-
-
-def list_images(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """The image at ``path``, or every image below the folder ``path``, sorted.
-
-    Pictures (PNG, BMP, JPEG) count where a folder holds no volume: beside volumes they are
-    previews. Files that the official ACDC folders hold beside the images (``*_gt`` masks, ``*_4d``
-    cine series) are left out.
-
-    Returns:
-        One dictionary an image: ``image``, its path, and ``case_id``, its name without suffix.
-
-    Raises:
-        FileNotFoundError: when there is no such path, or no image below it.
-    """
-    root = Path(path)
-    if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist: set --dataset_dir to a folder of images")
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    items: list[dict[str, str]] = []
-    pictures: list[dict[str, str]] = []
-    for file in files:
-        parts = split_suffix(file.name)
-        if parts is None:
-            continue
-        stem, suffix = parts
-        if root.is_dir() and stem.endswith(("_gt", "_4d")):
-            continue
-        item = {"image": str(file), "case_id": stem}
-        (items if suffix in IMAGE_SUFFIXES else pictures).append(item)
-    items = items or pictures
-    if not items:
-        formats = ", ".join((*IMAGE_SUFFIXES, *PICTURE_SUFFIXES))
-        raise FileNotFoundError(f"{root} holds no image ({formats}): set --dataset_dir")
-    return items
+_SCANNER = 1  # NIfTI-1 code
 
 
 class NativeNiftiWriter(NibabelWriter):
@@ -93,3 +53,32 @@ class NativeNiftiWriter(NibabelWriter):
     def write(self, filename: Any, verbose: bool = False, **obj_kwargs: Any) -> None:
         """Write the mask; ``obj_kwargs`` as for MONAI's writer."""
         super().write(filename, verbose=verbose, header=self._header, **obj_kwargs)
+
+
+def write_nifti(path: Path, volume: Volume, dtype: Any) -> str:
+    """Write a volume atomically; the same voxels and affine give the same bytes.
+
+    Returns:
+        SHA-256 of voxels and shape, hexadecimal.
+    """
+    data = np.ascontiguousarray(voxels(volume).astype(dtype))
+    image = nib.Nifti1Image(data, volume.affine)
+    image.header["xyzt_units"] = _MILLIMETRES
+    image.set_sform(volume.affine, _SCANNER)
+    image.set_qform(volume.affine, _SCANNER)
+
+    def write(file: BinaryIO) -> None:
+        # As nibabel does it: no time in the head, the fastest level.
+        with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream:
+            image.to_stream(stream)
+
+    write_atomically(path, write)
+    return hashlib.sha256(str(data.shape).encode() + data.tobytes()).hexdigest()
+
+
+def stored_dtype(data: np.ndarray) -> type[np.generic]:
+    """int16 where it holds every value of a scan, else float32."""
+    limits = np.iinfo(np.int16)
+    fits = data.min() >= limits.min and data.max() <= limits.max
+    whole = np.issubdtype(data.dtype, np.integer) or bool((data == np.rint(data)).all())
+    return np.int16 if fits and whole else np.float32

@@ -11,7 +11,7 @@ from mixseg.handlers.planes import select_slice
 from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
 from mixseg.handlers.report import EvaluationReport
-from mixseg.handlers.scoring import CaseScorer, spacing_mm
+from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.surfaces import (
     CaseSurface,
     SurfaceCollector,
@@ -43,5 +43,4 @@ __all__ = [
     "plot_surfaces",
     "ramp_factor",
     "select_slice",
-    "spacing_mm",
 ]

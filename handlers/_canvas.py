@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from mixseg.metrics import write_bytes_atomic
+from mixseg.files.atomic import write_bytes_atomic
 
 BRANCH_COLORS = {"teacher": "#0072B2", "student": "#D55E00", "ensemble": "#009E73"}
 INK, MUTED, GRID = "#222222", "#6B6B6B", "#E3E3E3"

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixseg.data import SliceDataset
+from mixseg.files.atomic import write_bytes_atomic
 from mixseg.handlers.indicator_figures import InstancePanel, plot_indicators
-from mixseg.metrics import dice_coefficient, write_bytes_atomic
+from mixseg.metrics import dice_coefficient
 
 __all__ = ["IndicatorReport"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from mixseg.metrics import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 
 __all__ = ["StopWithParent", "TrainingStatus"]
 

@@ -10,31 +10,12 @@ import torch
 from ignite.engine import Engine, Events
 from monai.transforms import KeepLargestConnectedComponent
 
+from mixseg.files.geometry import spacing_mm
 from mixseg.handlers.case_figures import CasePanel
 from mixseg.handlers.planes import select_slice, shown_channels, standard_planes
 from mixseg.metrics import CaseScore, dice_coefficient, score_case
 
-__all__ = ["CaseScorer", "spacing_mm"]
-
-
-def spacing_mm(meta: dict[str, Any], ndim: int = 3) -> tuple[float, ...] | None:
-    """Voxel size in mm (x, y, z), or None where the file does not know it.
-
-    A NIfTI header with units unknown and all sizes 1 says nothing (the public ACDC copies). Any
-    other size is taken as mm, which NRRD and most NIfTI writers mean; metres and micrometres in
-    the NIfTI units field are converted.
-
-    Args:
-        meta: metadata of a MONAI MetaTensor, with ``affine``.
-        ndim: spatial axes.
-    """
-    affine = torch.as_tensor(meta["affine"]).numpy()
-    sizes = np.linalg.norm(affine[:ndim, :ndim], axis=0)
-    code = int(meta.get("xyzt_units", 2)) & 7
-    if code == 0 and np.allclose(sizes, 1.0):
-        return None
-    factor = {1: 1e3, 3: 1e-3}.get(code, 1.0)
-    return tuple(float(size * factor) for size in sizes)
+__all__ = ["CaseScorer"]
 
 
 class CaseScorer:

@@ -27,8 +27,9 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mixseg.files.geometry import spacing_mm
 from mixseg.handlers._canvas import INK, MUTED, new_figure, note, save_png
-from mixseg.handlers.scoring import CaseScorer, spacing_mm
+from mixseg.handlers.scoring import CaseScorer
 
 __all__ = [
     "INSTALL_SURFACES",

@@ -14,8 +14,8 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import name_to_device
 
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.label_app.infer import StudentInferTask
-from mixseg.metrics import strict_json, write_bytes_atomic
 
 __all__ = ["EntropyScoring", "EntropyStrategy", "pick", "unscored"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from filelock import FileLock
 from monailabel.datastore.local import LocalDatastore
 
-from mixseg.metrics import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 
 __all__ = ["LabelDatastore"]
 

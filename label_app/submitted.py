@@ -14,8 +14,8 @@ import numpy as np
 
 from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry, Supervision
 from mixseg.data.label_store import StoredScan, StoreError
+from mixseg.files.atomic import write_bytes_atomic
 from mixseg.files.reading import UnreadableError, open_volume
-from mixseg.metrics import write_bytes_atomic
 from mixseg.transforms.brush import BrushLabel
 from mixseg.transforms.labels import MaskUnannotatedClasses, label_kind
 

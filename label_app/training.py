@@ -19,9 +19,9 @@ from monai.bundle import ConfigWorkflow
 from mixseg.cli.bundle_configs import load
 from mixseg.cli.model_folder import model_classes
 from mixseg.data.label_store import fingerprint, read_label_store
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.handlers.command_line import cause_of
 from mixseg.label_app.submitted import Submitted, write_submitted
-from mixseg.metrics import strict_json, write_bytes_atomic
 
 __all__ = [
     "SERVER_VARIABLE",

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from mixseg.files.provenance import (
-    environment,
-    strict_json,
-    write_atomically,
-    write_bytes_atomic,
-)
 from mixseg.metrics.scores import CaseScore, read_metrics_csv, score_case, write_metrics_csv
 from mixseg.metrics.summary import (
     markdown_table,
@@ -30,7 +24,6 @@ __all__ = [
     "CaseScore",
     "average_symmetric_surface_distance",
     "dice_coefficient",
-    "environment",
     "hd95_pooled",
     "markdown_table",
     "mean_and_sd",
@@ -38,13 +31,10 @@ __all__ = [
     "read_metrics_csv",
     "score_case",
     "score_table",
-    "strict_json",
     "summarize",
     "surface_distances",
     "surface_voxels",
     "volume_diagonal",
-    "write_atomically",
-    "write_bytes_atomic",
     "write_metrics_csv",
     "write_summary",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mixseg.files.provenance import write_bytes_atomic
+from mixseg.files.atomic import write_bytes_atomic
 from mixseg.metrics.surface import (
     dice_coefficient,
     pooled_hd95_and_assd,

@@ -12,7 +12,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.files.provenance import environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
 from mixseg.metrics.scores import CaseScore
 
 __all__ = ["markdown_table", "mean_and_sd", "score_table", "summarize", "write_summary"]

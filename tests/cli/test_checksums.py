@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mixseg.cli.checksums import check_sums, read_sums, sha256_of, write_sums
+from mixseg.cli.checksums import check_sums, read_sums, write_sums
+from mixseg.files.provenance import sha256_of
 
 # FIPS 180-4, examples of SHA-256: the message "abc", and the empty message.
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

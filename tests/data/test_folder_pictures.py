@@ -26,9 +26,8 @@ from mixseg.data import (
     select_cases,
     split_cases,
 )
-from mixseg.data.label_values import count_values
 from mixseg.data.validate import validate_datalist
-from mixseg.files.reading import UnreadableError, is_palette, open_volume
+from mixseg.files.reading import UnreadableError, count_values, is_palette, open_volume
 
 WIDTH, HEIGHT = 8, 6
 LOAD = LoadImaged(["image", "label"], ensure_channel_first=True)

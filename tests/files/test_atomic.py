@@ -9,8 +9,7 @@ from typing import BinaryIO
 
 import pytest
 
-from mixseg.handlers import ensure_writable
-from mixseg.metrics import write_atomically
+from mixseg.files.atomic import ensure_writable, write_atomically
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:

@@ -16,16 +16,9 @@ import pytest
 from rich.console import Console
 
 from mixseg.files import provenance
-from mixseg.metrics import (
-    CaseScore,
-    environment,
-    markdown_table,
-    score_table,
-    strict_json,
-    summarize,
-    write_bytes_atomic,
-    write_summary,
-)
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
+from mixseg.metrics import CaseScore, markdown_table, score_table, summarize, write_summary
 
 DICE = [0.91, 0.3, 0.85, 0.3]
 HD95 = [1.5, 40.0, 3.25, 12.0]
