@@ -14,11 +14,11 @@ from rich.markup import escape
 
 from mixseg.cli.console import clear_errors, console, datalist_table, error_console, refuse_existing
 from mixseg.cli.prepare_folder import folder
-from mixseg.data.acdc import prepare_acdc
+from mixseg.data.collections.acdc import prepare_acdc
+from mixseg.data.collections.la import la_layout, prepare_la
+from mixseg.data.collections.la_crop import CENTER_SIZE, MASK_MARGIN, PREPARATION_NAME, crop_la
+from mixseg.data.collections.wbc import convert_wbc, prepare_wbc, wbc_layout
 from mixseg.data.datalist import DATALIST_NAME, Datalist
-from mixseg.data.la import la_layout, prepare_la
-from mixseg.data.la_crop import CENTER_SIZE, MASK_MARGIN, PREPARATION_NAME, crop_la
-from mixseg.data.wbc import convert_wbc, prepare_wbc, wbc_layout
 
 prepare_app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +29,7 @@ prepare_app.command("folder")(folder)
 
 
 class CropRule(str, Enum):
-    """The values of ``--crop`` (:data:`mixseg.data.la_crop.Crop` as Typer before 0.19 wants it)."""
+    """The values of ``--crop`` (:data:`mixseg.data.collections.la_crop.Crop` as Typer before 0.19 wants it)."""
 
     CENTER = "center"
     FULL_MASKS = "full-masks"

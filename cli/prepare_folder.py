@@ -21,15 +21,15 @@ from mixseg.cli.console import (
     fail,
     refuse_existing,
 )
-from mixseg.data.acdc import acdc_layout, prepare_acdc
-from mixseg.data.case_checks import Fault
+from mixseg.data.collections.acdc import acdc_layout, prepare_acdc
+from mixseg.data.collections.la import la_layout
 from mixseg.data.datalist import DATALIST_NAME, SPLITS
-from mixseg.data.folder import FolderOptions, FolderReport, inspect_folder
-from mixseg.data.folder_cases import KINDS, FolderCase
-from mixseg.data.folder_classes import ClassMap
-from mixseg.data.folder_split import DEFAULT_SPLIT
-from mixseg.data.folder_write import write_folder
-from mixseg.data.la import la_layout
+from mixseg.data.file_checks import Fault
+from mixseg.data.folder.cases import KINDS, FolderCase
+from mixseg.data.folder.classes import ClassMap
+from mixseg.data.folder.inspection import FolderOptions, FolderReport, inspect_folder
+from mixseg.data.folder.split import DEFAULT_SPLIT
+from mixseg.data.folder.writing import write_folder
 
 
 class Missing(str, Enum):

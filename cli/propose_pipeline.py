@@ -17,8 +17,8 @@ from monai.transforms import Compose, SaveImaged
 from mixseg.cli.predict_cases import CaseError
 from mixseg.cli.predict_pipeline import BundlePipeline
 from mixseg.cli.propose_selection import Selection
-from mixseg.data.case_checks import Case, Fault, examine_grid, read_file
 from mixseg.data.datalist import Entry
+from mixseg.data.file_checks import Case, Fault, examine_grid, read_file
 from mixseg.transforms import ConvertUnlabeled, MaskUnannotatedClasses, SelectClasses
 
 __all__ = ["FOLDER", "ProposalPipeline", "read_scribble"]

@@ -22,7 +22,7 @@ from rich.rule import Rule
 
 from mixseg.cli.console import clear_errors, console, fail, knob_texts
 from mixseg.cli.quickstart_report import METHODS, markdown_report, screen_table
-from mixseg.data.phantom import write_phantom
+from mixseg.data.phantom.dataset import write_phantom
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment
 

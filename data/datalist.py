@@ -257,9 +257,9 @@ def find_datalist(
     """The datalist of a dataset folder.
 
     An explicit ``datalist`` is loaded. Otherwise ``<dataset_dir>/datalist.json`` is; otherwise,
-    where the folder has one of the ACDC layouts (:func:`mixseg.data.acdc.prepare_acdc`), holds
-    cropped left-atrium scans (:func:`mixseg.data.la.prepare_la`) or white blood cells with labels
-    (:func:`mixseg.data.wbc.prepare_wbc`), the datalist is built in memory.
+    where the folder has one of the ACDC layouts (:func:`mixseg.data.collections.acdc.prepare_acdc`), holds
+    cropped left-atrium scans (:func:`mixseg.data.collections.la.prepare_la`) or white blood cells with labels
+    (:func:`mixseg.data.collections.wbc.prepare_wbc`), the datalist is built in memory.
 
     Args:
         dataset_dir: folder that relative paths start from.
@@ -272,9 +272,9 @@ def find_datalist(
         DatalistError: nothing usable; names the folder and the commands that make a datalist.
     """
     # Imported here: they build on this module.
-    from mixseg.data.acdc import acdc_layout, prepare_acdc
-    from mixseg.data.la import la_layout, prepare_la
-    from mixseg.data.wbc import prepare_wbc, wbc_layout
+    from mixseg.data.collections.acdc import acdc_layout, prepare_acdc
+    from mixseg.data.collections.la import la_layout, prepare_la
+    from mixseg.data.collections.wbc import prepare_wbc, wbc_layout
 
     folder = Path(dataset_dir)
     if datalist:

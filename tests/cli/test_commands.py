@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from mixseg.cli.main import app
 from mixseg.data.datalist import Datalist
-from mixseg.data.phantom import write_phantom
+from mixseg.data.phantom.dataset import write_phantom
 
 
 def run(*arguments: str | Path) -> Result:

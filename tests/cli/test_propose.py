@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from mixseg.cli.main import app
 from mixseg.cli.propose_selection import Classes
 from mixseg.data.datalist import Datalist
-from mixseg.data.phantom import write_phantom
+from mixseg.data.phantom.dataset import write_phantom
 from mixseg.networks import DualBranchUNet
 from mixseg.transforms import SelectClasses
 

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mixseg.data.checks import check_cases
 from mixseg.data.datalist import DatalistError
-from mixseg.data.validate import check_cases
 from mixseg.files.reading import open_volume
 
 # LPS, as ITK's formats keep it: oblique axes, anisotropic voxels, an origin.

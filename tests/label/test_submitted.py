@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mixseg.data.checks import check_datalist
 from mixseg.data.datalist import Datalist
 from mixseg.data.label_store import StoredScan, StoreError, read_label_store
 from mixseg.data.subset import select_cases
-from mixseg.data.validate import check_datalist
 from mixseg.label_app import submitted
 
 from .conftest import AFFINE, Store

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixseg.data.case_checks import Fault
-from mixseg.data.folder_files import LabelFacts, PairFacts
-from mixseg.data.folder_pairs import Stated, file_fault
+from mixseg.data.file_checks import Fault
+from mixseg.data.folder.contents import LabelFacts, PairFacts
+from mixseg.data.folder.pairs import Stated, file_fault
 
 __all__ = ["ClassMap", "decide_classes", "unknown_values"]
 

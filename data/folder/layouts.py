@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mixseg.data.datalist import DatalistError, Split
-from mixseg.data.folder_pairs import (
+from mixseg.data.folder.pairs import (
     File,
     Layout,
     Pair,

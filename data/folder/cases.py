@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mixseg.data.case_checks import Fault
-from mixseg.data.folder_classes import ClassMap, unknown_values
-from mixseg.data.folder_files import ImageFacts, LabelFacts, PairFacts
-from mixseg.data.folder_pairs import Pair, file_fault
+from mixseg.data.file_checks import Fault
+from mixseg.data.folder.classes import ClassMap, unknown_values
+from mixseg.data.folder.contents import ImageFacts, LabelFacts, PairFacts
+from mixseg.data.folder.pairs import Pair, file_fault
 
 __all__ = [
     "KINDS",

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mixseg.data.boxes import Box, box_slices, mask_box
+from mixseg.data.collections.boxes import Box, box_slices, mask_box
 from mixseg.files.reading import Volume
 
 

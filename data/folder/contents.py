@@ -13,8 +13,8 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
-from mixseg.data.case_checks import Case, Fault, examine_grid, examine_image, read_file
-from mixseg.data.folder_pairs import Pair, file_fault
+from mixseg.data.file_checks import Case, Fault, examine_grid, examine_image, read_file
+from mixseg.data.folder.pairs import Pair, file_fault
 from mixseg.files.reading import Volume, count_values, is_picture
 
 __all__ = ["ImageFacts", "LabelFacts", "PairFacts", "read_pairs"]

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from mixseg.data.acdc import acdc_layout
+from mixseg.data.collections.acdc import acdc_layout
+from mixseg.data.collections.base import NIFTI_SUFFIXES, listed_faults, split_entries, split_sizes
 from mixseg.data.datalist import Datalist, DatalistError, Split
-from mixseg.data.splits import NIFTI_SUFFIXES, listed_faults, split_entries, split_sizes
 
 __all__ = ["LA_CLASSES", "Scan", "find_scans", "la_layout", "prepare_la", "split_scans"]
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from mixseg.data.collections.base import find_nifti, listed_faults, read_split_file, split_sizes
 from mixseg.data.datalist import Datalist, DatalistError, Entry
-from mixseg.data.splits import find_nifti, listed_faults, read_split_file, split_sizes
 
 ACDC_CLASSES = ("background", "RV", "myocardium", "LV")
 

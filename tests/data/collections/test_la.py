@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mixseg.data.collections.la import find_scans, la_layout, prepare_la, split_scans
+from mixseg.data.collections.la_crop import crop_la
 from mixseg.data.datalist import Datalist, DatalistError
-from mixseg.data.la import find_scans, la_layout, prepare_la, split_scans
-from mixseg.data.la_crop import crop_la
 
 
 def touch_whole(folder: Path, names: list[str]) -> Path:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mixseg.data.case_checks import Fault
 from mixseg.data.datalist import Split
+from mixseg.data.file_checks import Fault
 from mixseg.files.reading import split_suffix
 
 __all__ = [

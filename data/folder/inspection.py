@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixseg.data.case_checks import Fault
 from mixseg.data.datalist import DatalistError, Split
-from mixseg.data.folder_cases import (
+from mixseg.data.file_checks import Fault
+from mixseg.data.folder.cases import (
     FolderCase,
     MissingClasses,
     add_conversions,
@@ -20,11 +20,11 @@ from mixseg.data.folder_cases import (
     recognise,
     unlabelled_values,
 )
-from mixseg.data.folder_classes import ClassMap, decide_classes
-from mixseg.data.folder_files import PairFacts, read_pairs
-from mixseg.data.folder_layouts import find_layout
-from mixseg.data.folder_pairs import Layout, Stated, file_fault
-from mixseg.data.folder_split import DEFAULT_SPLIT, SplitRule, parse_split, split_by_patient
+from mixseg.data.folder.classes import ClassMap, decide_classes
+from mixseg.data.folder.contents import PairFacts, read_pairs
+from mixseg.data.folder.layouts import find_layout
+from mixseg.data.folder.pairs import Layout, Stated, file_fault
+from mixseg.data.folder.split import DEFAULT_SPLIT, SplitRule, parse_split, split_by_patient
 
 __all__ = ["FolderOptions", "FolderReport", "inspect_folder"]
 
@@ -47,7 +47,7 @@ class FolderOptions:
         patient_pattern: regular expression whose first group is the patient, searched in an
             image's path below its folder; None where each case is a patient of its own.
         split: ``"70/10/20"``, percent of the fully labelled patients, or a file with names
-            (:func:`mixseg.data.folder_split.parse_split`).
+            (:func:`mixseg.data.folder.split.parse_split`).
         seed: of the split.
     """
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixseg.data.case_checks import Fault
+from mixseg.data.checks import check_cases, check_datalist, validate_datalist
 from mixseg.data.datalist import Datalist, DatalistError, find_datalist
+from mixseg.data.file_checks import Fault
 from mixseg.data.subset import select_cases, split_cases
-from mixseg.data.validate import check_cases, check_datalist, validate_datalist
 
 SHAPE = (6, 5, 3)
 Make = Callable[..., dict[str, Any]]

@@ -9,7 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mixseg.data.case_checks import (
+from mixseg.data.datalist import SPLITS, Datalist, DatalistError, Split
+from mixseg.data.file_checks import (
     Case,
     Fault,
     Rules,
@@ -17,7 +18,6 @@ from mixseg.data.case_checks import (
     examine_case,
     grid_faults,
 )
-from mixseg.data.datalist import SPLITS, Datalist, DatalistError, Split
 
 _WORKERS = min(8, (os.cpu_count() or 1) + 2)
 

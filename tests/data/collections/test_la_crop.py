@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from monai.transforms import LoadImage
 
-from mixseg.data import la_crop
+from mixseg.data.collections import la_crop
+from mixseg.data.collections.la import find_scans, split_scans
+from mixseg.data.collections.la_crop import crop_la
 from mixseg.data.datalist import Datalist, DatalistError
-from mixseg.data.la import find_scans, split_scans
-from mixseg.data.la_crop import crop_la
 
 # The cases here share a mask, but in the test of that note.
 pytestmark = pytest.mark.filterwarnings("ignore:these masks are identical")

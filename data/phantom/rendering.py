@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from mixseg.data.phantom_anatomy import Organ, Patient
+from mixseg.data.phantom.anatomy import Organ, Patient
 
 Array = np.ndarray
 

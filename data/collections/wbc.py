@@ -8,16 +8,16 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
-from mixseg.data.datalist import DATALIST_NAME, Datalist, DatalistError
-from mixseg.data.folder import FolderOptions, inspect_folder
-from mixseg.data.folder_write import write_folder
-from mixseg.data.splits import (
+from mixseg.data.collections.base import (
     TEST_SHARE,
     VALIDATION_SHARE,
     listed_faults,
     split_entries,
     split_sizes,
 )
+from mixseg.data.datalist import DATALIST_NAME, Datalist, DatalistError
+from mixseg.data.folder.inspection import FolderOptions, inspect_folder
+from mixseg.data.folder.writing import write_folder
 from mixseg.files.reading import PICTURE_SUFFIXES
 
 __all__ = ["WBC_CLASSES", "WBC_VALUES", "convert_wbc", "prepare_wbc", "wbc_layout"]

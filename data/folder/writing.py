@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mixseg.data.datalist import DATALIST_NAME, SPLITS, Datalist, DatalistError, Entry
-from mixseg.data.folder import FolderOptions, FolderReport, inspect_folder
-from mixseg.data.folder_cases import Conversion, FolderCase
-from mixseg.data.folder_pairs import COPIES
+from mixseg.data.folder.cases import Conversion, FolderCase
+from mixseg.data.folder.inspection import FolderOptions, FolderReport, inspect_folder
+from mixseg.data.folder.pairs import COPIES
 from mixseg.files.atomic import write_atomically
 from mixseg.files.reading import Volume, is_picture, open_volume, voxels
 from mixseg.files.writing import write_nifti

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mixseg.data.acdc import acdc_layout, deal_groups, prepare_acdc, split_sizes
+from mixseg.data.collections.acdc import acdc_layout, deal_groups, prepare_acdc, split_sizes
 from mixseg.data.datalist import SPLITS, Datalist, DatalistError, find_datalist
 
 GROUPS = ("DCM", "HCM", "MINF", "NOR", "RV")

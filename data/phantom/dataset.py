@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from mixseg.data.acdc import ACDC_CLASSES
+from mixseg.data.collections.acdc import ACDC_CLASSES
 from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry
-from mixseg.data.phantom_anatomy import GROUPS, draw_patient
-from mixseg.data.phantom_render import SPACING, render_frame
+from mixseg.data.phantom.anatomy import GROUPS, draw_patient
+from mixseg.data.phantom.rendering import SPACING, render_frame
 
 #: Frames that are written: number in the cine series, contraction (0 end-diastole, 1 end-systole).
 FRAMES = ((1, 0.0), (10, 1.0))

@@ -26,7 +26,7 @@ from mixseg.data import (
     select_cases,
     split_cases,
 )
-from mixseg.data.validate import validate_datalist
+from mixseg.data.checks import validate_datalist
 from mixseg.files.reading import UnreadableError, count_values, is_palette, open_volume
 
 WIDTH, HEIGHT = 8, 6

@@ -21,8 +21,8 @@ from mixseg.data import (
     select_cases,
     split_cases,
 )
-from mixseg.data.folder_cases import Kind
-from mixseg.data.validate import validate_datalist
+from mixseg.data.checks import validate_datalist
+from mixseg.data.folder.cases import Kind
 
 SHAPE = (6, 5, 3)  # 90 voxels
 

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from tqdm import tqdm
 
-from mixseg.data.boxes import (
+from mixseg.data.collections.base import listed_faults
+from mixseg.data.collections.boxes import (
     Box,
     box_slices,
     check_mask,
@@ -24,9 +25,8 @@ from mixseg.data.boxes import (
     read_mask,
     read_volume,
 )
+from mixseg.data.collections.la import LA_CLASSES, Scan, find_scans, la_layout, split_scans
 from mixseg.data.datalist import DATALIST_NAME, SPLITS, Datalist, DatalistError, Entry, Split
-from mixseg.data.la import LA_CLASSES, Scan, find_scans, la_layout, split_scans
-from mixseg.data.splits import listed_faults
 from mixseg.files.atomic import write_bytes_atomic
 from mixseg.files.reading import Volume, voxels
 from mixseg.files.writing import stored_dtype, write_nifti

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mixseg.data.case_checks import Fault
 from mixseg.data.datalist import SPLITS, DatalistError, Split
-from mixseg.data.folder_cases import FolderCase
-from mixseg.data.folder_pairs import file_fault
+from mixseg.data.file_checks import Fault
+from mixseg.data.folder.cases import FolderCase
+from mixseg.data.folder.pairs import file_fault
 
 __all__ = ["DEFAULT_SPLIT", "SplitRule", "parse_split", "split_by_patient"]
 

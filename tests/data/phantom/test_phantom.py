@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mixseg.data.acdc import prepare_acdc
+from mixseg.data.checks import validate_datalist
+from mixseg.data.collections.acdc import prepare_acdc
 from mixseg.data.datalist import SPLITS, Datalist
-from mixseg.data.phantom import phantom_patient, write_phantom
-from mixseg.data.phantom_anatomy import GROUPS
-from mixseg.data.validate import validate_datalist
+from mixseg.data.phantom.anatomy import GROUPS
+from mixseg.data.phantom.dataset import phantom_patient, write_phantom
 
 RIGHT, MYOCARDIUM, LEFT = 1, 2, 3
 
