@@ -1,8 +1,8 @@
 """Datalists, their checks, the collections that the project prepares, and mixed batches."""
 
 from mixseg.data.checks import DatalistError, Fault, check_cases, check_datalist
-from mixseg.data.datalist import Datalist, Entry, data_hash, find_datalist
-from mixseg.data.find import list_images
+from mixseg.data.datalist import Datalist, Entry, data_hash
+from mixseg.data.find import find_datalist, list_images
 from mixseg.data.folder.inspection import FolderOptions, FolderReport, inspect_folder
 from mixseg.data.folder.writing import prepare_folder, write_folder
 from mixseg.data.samplers import MixedBatchSampler, MixedDataLoader

@@ -11,12 +11,22 @@ from typing import Literal
 
 import numpy as np
 
-from mixseg.data.collections.base import find_nifti, listed_faults, read_split_file, split_sizes
-from mixseg.data.datalist import Datalist, DatalistError, Entry
+from mixseg.data.collections.base import (
+    Collection,
+    Prepared,
+    find_nifti,
+    listed_faults,
+    read_split_file,
+    save_datalist,
+    split_sizes,
+)
+from mixseg.data.datalist import DATALIST_NAME, Datalist, DatalistError, Entry
 
 ACDC_CLASSES = ("background", "RV", "myocardium", "LV")
 
 _FRAME = re.compile(r"^(?P<case>(?P<patient>patient\d+)_frame\d+)\.nii(?:\.gz)?$")
+#: What lies beside the frames: their masks, and the whole cine series.
+_BESIDE = re.compile(r"^patient\d+_(?:frame\d+_gt|4d)\.nii(?:\.gz)?$")
 
 
 @dataclass
@@ -25,6 +35,44 @@ class _Patient:
     group: str
     entries: list[Entry]
     official_test: bool
+
+
+class ACDC(Collection):
+    """The Automated Cardiac Diagnosis Challenge: short-axis cine MRI."""
+
+    name = "acdc"
+    title = "ACDC"
+    hint = (
+        "For ACDC, as downloaded:   mixseg prepare acdc <folder with patientXXX> "
+        "--output {folder}/datalist.json"
+    )
+
+    def datalist(self, source: Path, seed: int = 0) -> Datalist | None:
+        """:func:`prepare_acdc`."""
+        return None if acdc_layout(source) is None else prepare_acdc(source, seed)
+
+    def prepare(
+        self, source: Path, *, output: Path | None = None, seed: int = 0, force: bool = False
+    ) -> Prepared:
+        """Split ACDC by patient (80/5/15, stratified by pathology); nothing is copied.
+
+        Args:
+            source: Folder with patientXXX/, or with image/, label/, split.json.
+            output: Datalist to write; default: SOURCE/datalist.json.
+            seed: Seed of the split (official layout).
+            force: Overwrite an existing file.
+        """
+        datalist = prepare_acdc(source, seed)
+        path = source / DATALIST_NAME if output is None else output
+        return Prepared(datalist, source, (save_datalist(datalist, path, force),))
+
+    def instead_of_folder(self, source: Path) -> bool:
+        """Both layouts: what they hold is known."""
+        return acdc_layout(source) is not None
+
+    def leaves_out(self, name: str) -> bool:
+        """Masks and cine series of the official folders."""
+        return _BESIDE.match(name) is not None
 
 
 def acdc_layout(source: str | os.PathLike[str]) -> Literal["official", "folders"] | None:

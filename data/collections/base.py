@@ -1,18 +1,24 @@
-"""What the commands that prepare a public data set share."""
+"""What a collection is, and what those of the project share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from mixseg.data.datalist import SPLITS, DatalistError, Entry, Split
+from mixseg.data.datalist import SPLITS, Datalist, DatalistError, Entry, Split
 
 __all__ = [
     "NIFTI_SUFFIXES",
+    "Collection",
+    "Prepared",
     "find_nifti",
     "listed_faults",
     "read_split_file",
+    "save_datalist",
     "split_entries",
     "split_sizes",
 ]
@@ -22,6 +28,70 @@ VALIDATION_SHARE = 0.05
 TEST_SHARE = 0.15
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What :meth:`Collection.prepare` did.
+
+    Attributes:
+        datalist: the cases.
+        folder: where their files are.
+        written: files that were written, the datalist last.
+    """
+
+    datalist: Datalist
+    folder: Path
+    written: tuple[Path, ...]
+
+
+class Collection(ABC):
+    """A public data set: how its folders are recognized, and how it is prepared.
+
+    A package makes one known by an entry point of the group ``mixseg.collections``, whose name is
+    free and whose value is the class.
+
+    Attributes:
+        name: ``mixseg prepare NAME`` prepares it.
+        title: what tables call it.
+        hint: what to do with a download of it, for the message where no datalist is found;
+            ``{folder}`` stands for the data set's folder.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    hint: ClassVar[str]
+
+    @abstractmethod
+    def datalist(self, source: Path, seed: int = 0) -> Datalist | None:
+        """The datalist of a folder that can be used as it lies; None for any other folder.
+
+        Args:
+            source: the folder.
+            seed: of the split, where the folder does not name one.
+
+        Raises:
+            DatalistError: the folder is the collection's, and cannot be used.
+        """
+
+    #: The command ``mixseg prepare NAME``: takes the folder and returns :class:`Prepared`. Its
+    #: positional parameters are the command's arguments, keyword-only ones its options; an entry
+    #: under ``Args:`` is a parameter's help, what stands before it that of the command.
+    prepare: Callable[..., Prepared]
+
+    def instead_of_folder(self, source: Path) -> bool:
+        """Whether ``mixseg prepare folder`` hands the folder over to :meth:`prepare`.
+
+        It gives ``output``, ``seed`` and ``force``, and calls :meth:`datalist` for a dry run.
+
+        Raises:
+            DatalistError: the folder is the collection's, and needs a command of its own.
+        """
+        return False
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether a file of this name lies beside the images and is none to predict."""
+        return False
 
 
 def split_sizes(count: int, unit: str = "patients") -> tuple[int, int, int]:
@@ -105,3 +175,15 @@ def listed_faults(place: str, faults: Sequence[str]) -> str:
 
 def _find(folder: Path, stem: str, suffixes: Sequence[str]) -> Path | None:
     return next((p for s in suffixes if (p := folder / (stem + s)).is_file()), None)
+
+
+def save_datalist(datalist: Datalist, path: Path, force: bool) -> Path:
+    """Write a datalist of files that lie elsewhere.
+
+    Raises:
+        DatalistError: the file exists, and ``force`` is not given.
+    """
+    if path.exists() and not force:
+        raise DatalistError(f"'{path}' exists; give --force to overwrite it")
+    datalist.relative_to(path.parent).save(path)
+    return path

@@ -10,11 +10,18 @@ from typing import Literal
 
 import numpy as np
 
-from mixseg.data.collections.acdc import acdc_layout
 from mixseg.data.collections.base import NIFTI_SUFFIXES, listed_faults, split_entries, split_sizes
 from mixseg.data.datalist import Datalist, DatalistError, Split
 
-__all__ = ["LA_CLASSES", "Scan", "find_scans", "la_layout", "prepare_la", "split_scans"]
+__all__ = [
+    "LA_CLASSES",
+    "Scan",
+    "find_scans",
+    "la_layout",
+    "prepare_la",
+    "split_scans",
+    "whole_scans",
+]
 
 LA_CLASSES = ("background", "LA")
 
@@ -41,7 +48,7 @@ def la_layout(source: str | os.PathLike[str]) -> Literal["official", "folders"] 
     source = Path(source)
     if (source / "split.json").is_file() and (source / "image").is_dir():
         found = any(p.name.endswith((".nii", ".nii.gz")) for p in (source / "image").iterdir())
-        return "folders" if found and acdc_layout(source) is None else None
+        return "folders" if found else None
     return "official" if _scan_folders(source) else None
 
 
@@ -66,10 +73,7 @@ def prepare_la(source: str | os.PathLike[str]) -> Datalist:
         )
     layout = la_layout(source)
     if layout == "official":
-        raise DatalistError(
-            f"'{source}' holds whole scans, which are cropped into a folder of their own: "
-            f"mixseg prepare la {source} OUTPUT"
-        )
+        raise DatalistError(whole_scans(source))
     if layout is None:
         raise DatalistError(_no_scans(source))
     parts = split_entries(source, "LA", NIFTI_SUFFIXES)
@@ -137,6 +141,14 @@ def _scan_folders(source: Path) -> list[Path]:
         if file.name.lower().endswith(_SUFFIXES)
     }
     return sorted(found, key=lambda folder: (folder.name, str(folder)))
+
+
+def whole_scans(source: Path) -> str:
+    """What is said of the challenge's own folder where no folder for its crops is named."""
+    return (
+        f"'{source}' holds whole scans, which are cropped into a folder of their own: "
+        f"mixseg prepare la {source} OUTPUT"
+    )
 
 
 def _no_scans(source: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from tqdm import tqdm
 
-from mixseg.data.collections.base import listed_faults
+from mixseg.data.collections.base import Collection, Prepared, listed_faults, save_datalist
 from mixseg.data.collections.boxes import (
     Box,
     box_slices,
@@ -25,7 +25,15 @@ from mixseg.data.collections.boxes import (
     read_mask,
     read_volume,
 )
-from mixseg.data.collections.la import LA_CLASSES, Scan, find_scans, la_layout, split_scans
+from mixseg.data.collections.la import (
+    LA_CLASSES,
+    Scan,
+    find_scans,
+    la_layout,
+    prepare_la,
+    split_scans,
+    whole_scans,
+)
 from mixseg.data.datalist import DATALIST_NAME, SPLITS, Datalist, DatalistError, Entry, Split
 from mixseg.files.atomic import write_bytes_atomic
 from mixseg.files.reading import Volume, voxels
@@ -42,6 +50,74 @@ MASK_MARGIN = 20.0
 Crop = Literal["center", "full-masks", "none"]
 
 _MAX_WORKERS = 4
+
+
+class LeftAtrium(Collection):
+    """The 2018 Left Atrium Segmentation Challenge: late gadolinium-enhanced MRI."""
+
+    name = "la"
+    title = "left atrium"
+    hint = (
+        "For the left atrium, as downloaded:   mixseg prepare la <folder with <id>/lgemri.nrrd> "
+        "{folder}"
+    )
+
+    def datalist(self, source: Path, seed: int = 0) -> Datalist | None:
+        """:func:`mixseg.data.collections.la.prepare_la` of cropped scans."""
+        return prepare_la(source) if la_layout(source) == "folders" else None
+
+    def prepare(
+        self,
+        source: Path,
+        output: Path | None = None,
+        *,
+        crop: Literal["center", "full-masks", "none"] | None = None,
+        size: float | None = None,
+        num_full: int | None = None,
+        margin: float | None = None,
+        seed: int | None = None,
+        force: bool = False,
+        quiet: bool = False,
+    ) -> Prepared:
+        """Split left-atrium scans (80/5/15), crop them around the heart and write their datalist.
+
+        Masks of cases that may count as partially labelled never decide about the crop.
+
+        Args:
+            source: Folder with <id>/lgemri.nrrd, or with image/, label/, split.json.
+            output: Folder for cropped copies and the datalist; needed for lgemri.nrrd, default for
+                the other layout: SOURCE, where nothing is copied.
+            crop: What is kept in-plane: a square about the scan's centre (the default), the box of
+                the masks of the first --num-full training scans, or all.
+            size: Side of the square, mm (default: 200).
+            num_full: Fully labelled scans of the training, whose masks full-masks may use.
+            margin: Around the box of full-masks, mm (default: 10).
+            seed: Seed of the split (default: 0).
+            force: Overwrite what is there.
+            quiet: No progress bar.
+        """
+        options = {"crop": crop, "size": size, "num_full": num_full, "margin": margin, "seed": seed}
+        given: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
+        if la_layout(source) == "official":
+            if output is None:
+                raise DatalistError(whole_scans(source))
+            datalist = crop_la(source, output, **given, force=force, progress=not quiet)
+            written = (output / PREPARATION_NAME, output / DATALIST_NAME)
+            return Prepared(datalist, output, written)
+        datalist = prepare_la(source)
+        if given:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise DatalistError(
+                f"{names}: '{source}' is cropped and split already (image/, label/, split.json)"
+            )
+        path = (source if output is None else output) / DATALIST_NAME
+        return Prepared(datalist, source, (save_datalist(datalist, path, force),))
+
+    def instead_of_folder(self, source: Path) -> bool:
+        """Whole scans are refused: they need a folder of their own."""
+        if la_layout(source) == "official":
+            raise DatalistError(whole_scans(source))
+        return False
 
 
 def crop_la(

@@ -11,7 +11,10 @@ from typing import Literal
 from mixseg.data.collections.base import (
     TEST_SHARE,
     VALIDATION_SHARE,
+    Collection,
+    Prepared,
     listed_faults,
+    save_datalist,
     split_entries,
     split_sizes,
 )
@@ -31,6 +34,57 @@ _MASK = re.compile(r"^(?P<stem>\d+)\.png$", re.I)
 _PREPARED = re.compile(r"^\d+(?:" + "|".join(map(re.escape, PICTURE_SUFFIXES)) + r")$", re.I)
 #: Folder of the pictures in the published collection, which has a second one of another kind.
 _FIRST = "Dataset 1"
+
+
+class WhiteBloodCells(Collection):
+    """Colour pictures of single white blood cells."""
+
+    name = "wbc"
+    title = "white blood cells"
+    hint = (
+        "For white blood cells, as downloaded:   mixseg prepare wbc <folder with 001.bmp> {folder}"
+    )
+
+    def datalist(self, source: Path, seed: int = 0) -> Datalist | None:
+        """:func:`prepare_wbc`."""
+        return None if wbc_layout(source) is None else prepare_wbc(source)
+
+    def prepare(
+        self,
+        source: Path,
+        output: Path | None = None,
+        *,
+        seed: int | None = None,
+        force: bool = False,
+        quiet: bool = False,
+    ) -> Prepared:
+        """Split the white blood cells (80/5/15) and convert their masks of 0, 128 and 255.
+
+        128 is the cytoplasm and 255 the nucleus. Your files stay as they are: masks are copied.
+
+        Examples:
+
+          mixseg prepare wbc "segmentation_WBC/Dataset 1"
+
+          mixseg prepare wbc segmentation_WBC wbc --seed 1
+
+        Args:
+            source: Folder with 001.bmp and its mask 001.png, or with image/, label/, split.json.
+            output: Folder for converted masks and the datalist; default: SOURCE.
+            seed: Seed of the split of SOURCE's 001.bmp … (default: 0).
+            force: Overwrite an existing datalist.
+            quiet: No progress bar.
+        """
+        path = (source if output is None else output) / DATALIST_NAME
+        if wbc_layout(source) == "official":
+            datalist = convert_wbc(
+                source, path.parent, seed=seed or 0, force=force, progress=not quiet
+            )
+            return Prepared(datalist, source, (path,))
+        datalist = prepare_wbc(source)
+        if seed is not None:
+            raise DatalistError(f"--seed: '{source}' is split already (image/, label/, split.json)")
+        return Prepared(datalist, source, (save_datalist(datalist, path, force),))
 
 
 def wbc_layout(source: str | os.PathLike[str]) -> Literal["official", "folders"] | None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mixseg.data.checks import check_cases, check_datalist, validate_datalist
-from mixseg.data.datalist import Datalist, DatalistError, find_datalist
+from mixseg.data.datalist import Datalist, DatalistError
 from mixseg.data.file_checks import Fault
+from mixseg.data.find import find_datalist
 from mixseg.data.subset import select_cases, split_cases
 
 SHAPE = (6, 5, 3)

@@ -40,7 +40,7 @@ def test_list_images_errors(tmp_path: Path) -> None:
     message = f"{missing} does not exist: set --dataset_dir to a folder of images"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         list_images(missing)
-    touch(tmp_path, "notes.txt", "x_gt.nii.gz")
+    touch(tmp_path, "notes.txt", "patient001_frame01_gt.nii.gz")
     formats = ".nii, .nii.gz, .nrrd, .mha, .mhd, .png, .bmp, .jpg, .jpeg"
     message = f"{tmp_path} holds no image ({formats}): set --dataset_dir"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):

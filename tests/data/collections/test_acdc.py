@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mixseg.data.collections.acdc import acdc_layout, deal_groups, prepare_acdc, split_sizes
-from mixseg.data.datalist import SPLITS, Datalist, DatalistError, find_datalist
+from mixseg.data.datalist import SPLITS, Datalist, DatalistError
+from mixseg.data.find import find_datalist
 
 GROUPS = ("DCM", "HCM", "MINF", "NOR", "RV")
 

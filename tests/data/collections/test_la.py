@@ -93,7 +93,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     for kind in ("image", "label"):
         for file in (folder / kind).iterdir():
             file.rename(file.with_name(f"patient00{file.name[1]}_frame01.nii.gz"))
-    with pytest.raises(DatalistError, match="no left-atrium scans found"):
+    with pytest.raises(DatalistError, match="10 faults in the LA folder"):
         prepare_la(folder)
     whole = touch_whole(tmp_path / "whole", ["a", "b", "c"])
     with pytest.raises(DatalistError, match=r"holds whole scans.*mixseg prepare la .* OUTPUT"):

@@ -12,7 +12,8 @@ from PIL import Image
 
 from mixseg.data.checks import check_datalist
 from mixseg.data.collections.wbc import convert_wbc, prepare_wbc, wbc_layout
-from mixseg.data.datalist import SPLITS, Datalist, DatalistError, find_datalist
+from mixseg.data.datalist import SPLITS, Datalist, DatalistError
+from mixseg.data.find import find_datalist
 from mixseg.data.slices import SliceDataset
 from mixseg.data.subset import select_cases
 from mixseg.metrics import score_case
