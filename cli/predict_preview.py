@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mixseg.cli.predict_cases import InputCase
 from mixseg.cli.predict_pipeline import Prediction
 from mixseg.files.reading import open_volume
-from mixseg.handlers import CasePanel, plot_cases, select_slice
-from mixseg.handlers.planes import shown_channels, standard_planes
+from mixseg.report.cases import CasePanel, plot_cases
+from mixseg.report.planes import select_slice, shown_channels, standard_planes
 
 __all__ = ["plot_prediction"]
 

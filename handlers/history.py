@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from mixseg.files.atomic import write_bytes_atomic
-from mixseg.handlers.case_figures import CasePanel, plot_cases
-from mixseg.handlers.figures import plot_curves
 from mixseg.handlers.scoring import CaseScorer
+from mixseg.report.cases import CasePanel, plot_cases
+from mixseg.report.curves import plot_curves
 
 __all__ = ["History"]
 

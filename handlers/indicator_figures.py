@@ -14,7 +14,7 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from mixseg.handlers._canvas import INK, MUTED, new_figure, note, save_png, style
+from mixseg.report.canvas import INK, MUTED, new_figure, note, save_png, style
 
 __all__ = ["InstancePanel", "plot_indicators"]
 

@@ -11,9 +11,9 @@ from ignite.engine import Engine, Events
 from monai.transforms import KeepLargestConnectedComponent
 
 from mixseg.files.geometry import spacing_mm
-from mixseg.handlers.case_figures import CasePanel
-from mixseg.handlers.planes import select_slice, shown_channels, standard_planes
 from mixseg.metrics import CaseScore, dice_coefficient, score_case
+from mixseg.report.cases import CasePanel
+from mixseg.report.planes import select_slice, shown_channels, standard_planes
 
 __all__ = ["CaseScorer"]
 

@@ -135,7 +135,7 @@ def train_model(
 def read_status(folder: Path) -> dict[str, Any]:
     """How far the latest training of the model in ``folder`` is; empty before the first one.
 
-    The content of :class:`mixseg.handlers.label_server.TrainingStatus`'s file, with ``status``
+    The content of :class:`mixseg.label_app.status.TrainingStatus`'s file, with ``status``
     ``running``, ``done``, ``failed``, or ``interrupted`` where its process is gone.
     """
     latest = _latest(folder / "training")
@@ -257,7 +257,7 @@ def training_overrides(
         )
     # Before the checkpoints, which keep its state.
     status = {
-        "_target_": "mixseg.handlers.label_server.TrainingStatus",
+        "_target_": "mixseg.label_app.status.TrainingStatus",
         "path": str(run / STATUS_NAME),
         "evaluator": evaluator,
         "key": "@validate#key_metric",
@@ -267,9 +267,7 @@ def training_overrides(
     if SERVER_VARIABLE in os.environ:
         # The server may be gone before the first iteration: it says itself who it is.
         parent = int(os.environ[SERVER_VARIABLE])
-        handlers.append(
-            {"_target_": "mixseg.handlers.label_server.StopWithParent", "parent": parent}
-        )
+        handlers.append({"_target_": "mixseg.label_app.status.StopWithParent", "parent": parent})
     return {
         **settings.knobs,
         "bundle_root": str(folder),

@@ -13,7 +13,7 @@ from PIL import Image
 from mixseg.cli import predict_preview
 from mixseg.cli.predict_cases import InputCase
 from mixseg.cli.predict_pipeline import Prediction
-from mixseg.handlers import CasePanel
+from mixseg.report.cases import CasePanel
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mixseg.handlers._canvas import (
+from mixseg.report.canvas import (
     BRANCH_COLORS,
     INK,
     LEGEND_COLUMNS,

@@ -11,10 +11,10 @@ import torch
 from ignite.engine import Events
 from rich.console import Console
 
-from mixseg.handlers.case_figures import plot_cases
 from mixseg.handlers.scoring import CaseScorer
-from mixseg.handlers.surfaces import INSTALL_SURFACES, SurfaceCollector, pyvista_is_installed
 from mixseg.metrics import score_table, write_metrics_csv, write_summary
+from mixseg.report.cases import plot_cases
+from mixseg.report.surfaces import INSTALL_SURFACES, SurfaceCollector, pyvista_is_installed
 
 __all__ = ["EvaluationReport"]
 

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mixseg.files.geometry import spacing_mm
-from mixseg.handlers._canvas import INK, MUTED, new_figure, note, save_png
 from mixseg.handlers.scoring import CaseScorer
+from mixseg.report.canvas import INK, MUTED, new_figure, note, save_png
 
 __all__ = [
     "INSTALL_SURFACES",

@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from mixseg.handlers import figures, plot_curves
-from mixseg.handlers._canvas import BRANCH_COLORS
+from mixseg.report import curves as figures
+from mixseg.report.canvas import BRANCH_COLORS
+from mixseg.report.curves import plot_curves
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from mixseg.handlers import CasePanel, CaseScorer, EvaluationReport, report
-from mixseg.handlers.surfaces import pyvista_is_installed, rendering_problem
+from mixseg.handlers import CaseScorer, EvaluationReport
+from mixseg.handlers import evaluation_report as report
 from mixseg.metrics import CaseScore
+from mixseg.report.cases import CasePanel
+from mixseg.report.surfaces import pyvista_is_installed, rendering_problem
 
 
 def score(case_id: str, branch: str, dice: float) -> CaseScore:

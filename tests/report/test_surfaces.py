@@ -18,8 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from monai.data import MetaTensor
 
-from mixseg.handlers import CaseScorer, CaseSurface, SurfaceCollector, surfaces
-from mixseg.handlers.surfaces import (
+from mixseg.handlers import CaseScorer
+from mixseg.report import surfaces
+from mixseg.report.surfaces import (
+    CaseSurface,
+    SurfaceCollector,
     extract_surface,
     plot_surfaces,
     pyvista_is_installed,

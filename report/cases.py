@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
-from mixseg.handlers._canvas import BRANCH_COLORS, INK, MUTED, new_figure, note, save_png
+from mixseg.report.canvas import BRANCH_COLORS, INK, MUTED, new_figure, note, save_png
 
 __all__ = ["CasePanel", "plot_cases"]
 

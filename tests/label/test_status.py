@@ -10,7 +10,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from mixseg.handlers.label_server import StopWithParent, TrainingStatus
+from mixseg.label_app.status import StopWithParent, TrainingStatus
 
 
 class Trainer(Engine):

@@ -14,8 +14,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from mixseg.handlers import CasePanel, case_figures, plot_cases
-from mixseg.handlers._canvas import BRANCH_COLORS
+from mixseg.report import cases as case_figures
+from mixseg.report.canvas import BRANCH_COLORS
+from mixseg.report.cases import CasePanel, plot_cases
 
 NAMES = ["background", "LV"]
 

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mixseg.handlers import select_slice
-from mixseg.handlers.planes import shown_channels, standard_planes
+from mixseg.report.planes import select_slice, shown_channels, standard_planes
 
 SIZES = (0.5, 1.5, 4.0)  # mm to the patient's left-right, front-back and feet-head
 #: One value a voxel, axes R, A, S.
