@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from mixseg.cli.predict_cases import InputCase
 from mixseg.cli.predict_pipeline import Prediction
 from mixseg.files.reading import open_volume
-from mixseg.report.cases import CasePanel, plot_cases
-from mixseg.report.planes import select_slice, shown_channels, standard_planes
+from mixseg.report.cases import cut_panels, plot_cases
 
 __all__ = ["plot_prediction"]
 
@@ -43,34 +42,15 @@ def plot_prediction(
     mask = prediction.mask
     data: Any = open_volume(case.image).data
     # Channels, where there are some, are last in every format; a picture's mask has one slice.
-    image = shown_channels(np.moveaxis(data.reshape(*mask.shape, -1), -1, 0))
-    nats = math.log(len(class_names))
-
-    def panel(cut: Callable[[Any], NDArray[Any]], **options: Any) -> CasePanel:
-        certain = None if entropy is None else cut(entropy) * nats
-        return CasePanel(case.case_id, cut(image), student=cut(mask), entropy=certain, **options)
-
-    if mask.ndim == 2:
-        panels = [panel(np.asarray)]
-    elif planes:
-        panels = [
-            panel(
-                plane.cut,
-                spacing=plane.spacing,
-                view=f"{plane.name}\nslice {plane.index + 1} of {plane.size}",
-                edges=plane.edges,
-            )
-            for plane in standard_planes(prediction.meta["affine"], mask)
-        ]
-    else:
-        where = select_slice(mask)
-        panels = [
-            panel(
-                lambda volume: volume[..., where],
-                view=f"slice {where + 1} of {mask.shape[2]}",
-                spacing=prediction.spacing[:2] if prediction.spacing else (1.0, 1.0),
-            )
-        ]
+    image = np.moveaxis(data.reshape(*mask.shape, -1), -1, 0)
+    panels = cut_panels(
+        case.case_id,
+        image,
+        student=mask,
+        entropy=None if entropy is None else entropy * math.log(len(class_names)),
+        affine=prediction.meta["affine"] if planes and mask.ndim == 3 else None,
+        spacing=prediction.spacing[:2] if prediction.spacing else (1.0, 1.0),
+    )
     headings = dict(_HEADINGS)
     if entropy is None:
         del headings["entropy"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mixseg.metrics import mean_and_sd
+from mixseg.report.tables import mean_and_sd
 
 #: Name of a run's folder and of its scores in results.json, and what the tables call it.
 METHODS = {"lower_bound": "lower bound", "kl_ent": "KL+Ent"}

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mixseg.files.atomic import strict_json, write_bytes_atomic
-from mixseg.metrics import mean_and_sd
+from mixseg.report.tables import mean_and_sd
 
 __all__ = ["HEADER", "round_lines", "round_table", "write_rounds"]
 

@@ -184,7 +184,7 @@ class SelfTraining:
         folder = self.folder(number)
         # A training that outlived this command would go on writing to the files of the next one.
         handler = {
-            "_target_": "mixseg.label_app.status.StopWithParent",
+            "_target_": "mixseg.handlers.stop_with_parent.StopWithParent",
             "parent": os.getpid(),
         }
         parent = folder / _PARENT

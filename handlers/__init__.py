@@ -9,8 +9,9 @@ from mixseg.handlers.instance_indicators import InstanceIndicators
 from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
 from mixseg.handlers.scoring import CaseScorer
+from mixseg.handlers.stop_with_parent import StopWithParent
+from mixseg.handlers.surfaces import SurfaceCollector
 from mixseg.handlers.validation import CaseShare, Validation
-from mixseg.report.surfaces import SurfaceCollector
 
 __all__ = [
     "CaseScorer",
@@ -22,6 +23,7 @@ __all__ = [
     "InstancePanel",
     "ProgressBar",
     "Ramp",
+    "StopWithParent",
     "SurfaceCollector",
     "Validation",
     "WeightRamps",

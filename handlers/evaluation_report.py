@@ -12,9 +12,11 @@ from ignite.engine import Events
 from rich.console import Console
 
 from mixseg.handlers.scoring import CaseScorer
-from mixseg.metrics import score_table, write_metrics_csv, write_summary
+from mixseg.handlers.surfaces import SurfaceCollector
 from mixseg.report.cases import plot_cases
-from mixseg.report.surfaces import INSTALL_SURFACES, SurfaceCollector, pyvista_is_installed
+from mixseg.report.scores import write_metrics_csv, write_summary
+from mixseg.report.surfaces import INSTALL_SURFACES, pyvista_is_installed
+from mixseg.report.tables import score_table
 
 __all__ = ["EvaluationReport"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,7 @@ from monai.transforms import KeepLargestConnectedComponent
 
 from mixseg.files.geometry import spacing_mm
 from mixseg.metrics import CaseScore, dice_coefficient, score_case
-from mixseg.report.cases import CasePanel
-from mixseg.report.planes import select_slice, shown_channels, standard_planes
+from mixseg.report.cases import CasePanel, cut_panels
 
 __all__ = ["CaseScorer"]
 
@@ -144,41 +143,22 @@ class CaseScorer:
         predictions: dict[str, np.ndarray],
         scores: dict[str, float],
     ) -> list[CasePanel]:
-        """Cuts of the case, copied so that no volume is kept for them."""
-        image = shown_channels(torch.as_tensor(batch["native"]).float().numpy())
-        reference = torch.as_tensor(batch["label"])[0].numpy()
-        unlabeled = len(self.class_names)
-        shown = predictions.get("student", predictions.get("teacher"))
-        case_id = str(batch["case_id"])
-
-        def panel(cut: Callable[[np.ndarray], np.ndarray], **options: Any) -> CasePanel:
-            entropy = None
-            if "student" in output:
-                entropy = _entropy(cut(torch.as_tensor(output["student"]).numpy()))
-            teacher, student = (
-                cut(predictions[name]) if name in predictions else None
-                for name in ("teacher", "student")
-            )
-            return CasePanel(
-                case_id, cut(image), cut(reference), teacher, student, entropy, **options
-            )
-
-        if self.planes == "last":
-            where = select_slice(reference, shown, unlabeled=unlabeled)
-            return [panel(lambda volume: volume[..., where].copy(), scores=scores)]
-        affine = torch.as_tensor(batch["label"].meta["affine"]).numpy()
-        return [
-            panel(
-                plane.cut,
-                scores={} if index else scores,
-                spacing=plane.spacing,
-                view=f"{plane.name}\nslice {plane.index + 1} of {plane.size}",
-                edges=plane.edges,
-            )
-            for index, plane in enumerate(
-                standard_planes(affine, reference, shown, unlabeled=unlabeled)
-            )
-        ]
+        """The rows that picture the case."""
+        label = batch["label"]
+        affine = torch.as_tensor(label.meta["affine"]).numpy() if self.planes == "all" else None
+        return cut_panels(
+            str(batch["case_id"]),
+            torch.as_tensor(batch["native"]).float().numpy(),
+            reference=torch.as_tensor(label)[0].numpy(),
+            teacher=predictions.get("teacher"),
+            student=predictions.get("student"),
+            probabilities=torch.as_tensor(output["student"]).numpy()
+            if "student" in output
+            else None,
+            unlabeled=len(self.class_names),
+            affine=affine,
+            scores=scores,
+        )
 
     def _finish(self, engine: Any) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -195,12 +175,3 @@ class CaseScorer:
         for name in dict.fromkeys(row.branch for row in self.rows):
             hd95 = [row.hd95_vox for row in self.rows if row.branch == name]
             engine.state.metrics[f"val_hd95_{name}"] = float(np.mean(hd95))
-
-
-def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Shannon entropy in nats over axis 0."""
-    p = np.clip(probabilities, 1e-12, 1.0)
-    # The restored probabilities fade to zero at the edge of a crop and are zero outside.
-    total = p.sum(axis=0)
-    p = p / total
-    return np.where(total > 0.5, -(p * np.log(p)).sum(axis=0), 0.0)

@@ -1,4 +1,4 @@
-"""Handlers of a training that a MONAI Label server started: progress, and an end without it."""
+"""How far a training is that a MONAI Label server started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 
-__all__ = ["StopWithParent", "TrainingStatus"]
+__all__ = ["TrainingStatus"]
 
 
 class TrainingStatus:
@@ -107,37 +107,3 @@ class TrainingStatus:
                 "best_metric_epoch": self._best_epoch,
             }
         write_bytes_atomic(self.path, strict_json(content).encode())
-
-
-class StopWithParent:
-    """End a training when the process that started it is gone.
-
-    A server that is killed leaves its training behind, which would go on writing to files that the
-    next server's training uses. What was trained since the last full-state checkpoint is repeated
-    on resume.
-
-    Args:
-        parent: process id of the one that started the training.
-        current: tells the parent's process id; on Windows it never changes, and a training whose
-            server is gone ends when it writes to its closed log.
-    """
-
-    def __init__(self, parent: int, current: Callable[[], int] = os.getppid) -> None:
-        self.parent = parent
-        self.current = current
-
-    def attach(self, engine: Engine) -> None:
-        """Look after every iteration of ``engine``, a trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """End the process where the parent is another one.
-
-        Raises:
-            SystemExit: then.
-        """
-        if self.current() != self.parent:
-            raise SystemExit(
-                f"the server (process {self.parent}) is gone: training stops at iteration "
-                f"{engine.state.iteration} and can be resumed"
-            )

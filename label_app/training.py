@@ -267,7 +267,9 @@ def training_overrides(
     if SERVER_VARIABLE in os.environ:
         # The server may be gone before the first iteration: it says itself who it is.
         parent = int(os.environ[SERVER_VARIABLE])
-        handlers.append({"_target_": "mixseg.label_app.status.StopWithParent", "parent": parent})
+        handlers.append(
+            {"_target_": "mixseg.handlers.stop_with_parent.StopWithParent", "parent": parent}
+        )
     return {
         **settings.knobs,
         "bundle_root": str(folder),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +15,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mixseg.report.canvas import BRANCH_COLORS, INK, MUTED, new_figure, note, save_png
+from mixseg.report.planes import select_slice, shown_channels, standard_planes
 
-__all__ = ["CasePanel", "plot_cases"]
+__all__ = ["CasePanel", "cut_panels", "plot_cases"]
 
 _REFERENCE_COLOR = "#F0E442"
 _UNLABELED_COLOR = "#9E9E9E"
@@ -69,6 +70,70 @@ class CasePanel:
         """Width and height of the picture, in the unit of the spacing."""
         width, height = self.image.shape[-2:]
         return width * self.spacing[0], height * self.spacing[1]
+
+
+def cut_panels(
+    case_id: str,
+    image: ArrayLike,
+    *,
+    reference: NDArray[Any] | None = None,
+    teacher: NDArray[Any] | None = None,
+    student: NDArray[Any] | None = None,
+    probabilities: NDArray[Any] | None = None,
+    entropy: NDArray[Any] | None = None,
+    unlabeled: int | None = None,
+    affine: ArrayLike | None = None,
+    spacing: tuple[float, float] | None = None,
+    scores: Mapping[str, float] = MappingProxyType({}),
+) -> list[CasePanel]:
+    """Cut the rows of one case out of its arrays, copied so that no volume is kept for them.
+
+    Args:
+        case_id: name of the case.
+        image: (channels, *spatial); see :func:`mixseg.report.planes.shown_channels`.
+        reference: integer labels (*spatial), or None.
+        teacher: integer labels (*spatial), or None.
+        student: integer labels (*spatial), or None.
+        probabilities: of the student, (classes, *spatial): their entropy is shown; or None.
+        entropy: the same, known already: (*spatial), in nats.
+        unlabeled: label that is no object, when the cut that shows most is looked for.
+        affine: of the voxels, (4, 4): an axial, a coronal and a sagittal cut of a volume are
+            returned; None for the slice along the last axis, and for pictures (H, W).
+        spacing: size of a pixel of that slice, which is then numbered at its left; or None.
+        scores: Dice in [0, 1] by branch, for the first row.
+
+    Returns:
+        One row, or three.
+    """
+    shown = shown_channels(image)
+    arrays = (reference, teacher, student)
+    masks = [mask for mask in (reference, student, teacher) if mask is not None]
+
+    def panel(cut: Callable[[Any], NDArray[Any]], **options: Any) -> CasePanel:
+        nats = None if entropy is None else cut(entropy)
+        if probabilities is not None:
+            nats = _entropy(cut(probabilities))
+        labels = [None if array is None else cut(array) for array in arrays]
+        return CasePanel(case_id, cut(shown), *labels, nats, **options)
+
+    if masks[0].ndim == 2:
+        return [panel(np.asarray, scores=scores)]
+    if affine is None:
+        where = select_slice(*masks[:2], unlabeled=unlabeled)
+        options: dict[str, Any] = {"scores": scores}
+        if spacing is not None:
+            options |= {"view": f"slice {where + 1} of {masks[0].shape[2]}", "spacing": spacing}
+        return [panel(lambda volume: volume[..., where].copy(), **options)]
+    return [
+        panel(
+            plane.cut,
+            scores={} if index else scores,
+            spacing=plane.spacing,
+            view=f"{plane.name}\nslice {plane.index + 1} of {plane.size}",
+            edges=plane.edges,
+        )
+        for index, plane in enumerate(standard_planes(affine, *masks[:2], unlabeled=unlabeled))
+    ]
 
 
 def plot_cases(
@@ -262,3 +327,12 @@ def _legend(
     outline = Line2D([], [], color="white", linewidth=1.6, label="outline of the reference")
     outline.set_path_effects([Stroke(linewidth=3.0, foreground=MUTED), Normal()])
     return [*handles, outline]
+
+
+def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Shannon entropy in nats over axis 0."""
+    p = np.clip(probabilities, 1e-12, 1.0)
+    # The restored probabilities fade to zero at the edge of a crop and are zero outside.
+    total = p.sum(axis=0)
+    p = p / total
+    return np.where(total > 0.5, -(p * np.log(p)).sum(axis=0), 0.0)

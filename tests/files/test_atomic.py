@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 
-from mixseg.files.atomic import ensure_writable, write_atomically
+from mixseg.files.atomic import ensure_writable, strict_json, write_atomically, write_bytes_atomic
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -107,3 +109,26 @@ def test_ensure_writable_without_permission(
     )
     with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
         ensure_writable([tmp_path])
+
+
+def test_strict_json_of_awkward_values() -> None:
+    text = strict_json(
+        {1: float("nan"), "i": -np.inf, "a": np.array([1.0, np.nan]), "s": {2, 1}, "b": np.True_}
+    )
+    expected = {"1": None, "i": None, "a": [1.0, None], "s": [1, 2], "b": True}
+    assert json.loads(text, parse_constant=str) == expected
+    assert text.endswith("}\n")
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "summary.json"
+    write_bytes_atomic(path, b"old")
+
+    def fail(*arguments: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_bytes_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["summary.json"]

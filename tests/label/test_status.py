@@ -1,3 +1,5 @@
+"""What a training says of itself to a MONAI Label server."""
+
 from __future__ import annotations
 
 import json
@@ -6,11 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from mixseg.label_app.status import StopWithParent, TrainingStatus
+from mixseg.label_app.status import TrainingStatus
 
 
 class Trainer(Engine):
@@ -88,11 +89,3 @@ def test_within_an_epoch_it_is_written_at_most_once_an_interval(tmp_path: Path) 
     trainer.run([0, 1, 2], max_epochs=2)
     assert seen == [0, 0, 0, 3, 3, 3]
     assert read(path)["best_metric"] == 0.0
-
-
-def test_a_training_ends_when_its_server_is_gone() -> None:
-    trainer, parents = Trainer(), iter([7, 7, 1])
-    StopWithParent(7, current=lambda: next(parents)).attach(trainer)
-    with pytest.raises(SystemExit, match=r"the server \(process 7\) is gone: .* at iteration 3"):
-        trainer.run([0, 1, 2, 3, 4], max_epochs=1)
-    assert trainer.state.iteration == 3

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mixseg.cli import model_folder
+from mixseg.handlers.stop_with_parent import StopWithParent
 from mixseg.label_app import training
-from mixseg.label_app.status import StopWithParent
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd"
 TINY: dict[str, Any] = {

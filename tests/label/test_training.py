@@ -94,7 +94,7 @@ def test_the_status_is_known_before_it_is_checkpointed(
     assert "StopWithParent" not in order
     monkeypatch.setenv("MIXSEG_LABEL_SERVER", "77")
     last = overrides(bundle, tmp_path)["train#handlers"][-1]
-    assert last == {"_target_": "mixseg.label_app.status.StopWithParent", "parent": 77}
+    assert last == {"_target_": "mixseg.handlers.stop_with_parent.StopWithParent", "parent": 77}
 
 
 def test_folders_and_knobs(tmp_path: Path) -> None:

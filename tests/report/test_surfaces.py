@@ -19,10 +19,11 @@ from matplotlib.image import imread
 from monai.data import MetaTensor
 
 from mixseg.handlers import CaseScorer
+from mixseg.handlers import surfaces as collecting
+from mixseg.handlers.surfaces import SurfaceCollector
 from mixseg.report import surfaces
 from mixseg.report.surfaces import (
     CaseSurface,
-    SurfaceCollector,
     extract_surface,
     plot_surfaces,
     pyvista_is_installed,
@@ -222,7 +223,7 @@ def test_an_evaluation_leaves_a_picture(
         captions.extend([*options["captions"], options["branch"]])
         original(*args, **options)
 
-    monkeypatch.setattr(surfaces, "plot_surfaces", plot)
+    monkeypatch.setattr(collecting, "plot_surfaces", plot)
     scorer = CaseScorer(["background", "LA"])
     collector = SurfaceCollector(scorer)
     evaluate(scorer, collector, student=student)
@@ -255,7 +256,7 @@ def test_only_pictured_cases_and_no_volumes_are_kept() -> None:
 def test_images_have_no_surface(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     collector = SurfaceCollector(CaseScorer(["background", "LA"], panels=0))
     collector.scorer = SimpleNamespace(is_pictured=lambda engine: True)  # type: ignore[assignment]
-    with caplog.at_level(logging.INFO, logger=surfaces.__name__):
+    with caplog.at_level(logging.INFO, logger=collecting.__name__):
         evaluate(collector, ndim=2)
     assert not collector.render(tmp_path / "surfaces.png")
     assert not caplog.records
@@ -264,10 +265,10 @@ def test_images_have_no_surface(tmp_path: Path, caplog: pytest.LogCaptureFixture
 def test_one_line_where_pyvista_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(surfaces, "pyvista_is_installed", lambda: False)
+    monkeypatch.setattr(collecting, "pyvista_is_installed", lambda: False)
     scorer = CaseScorer(["background", "LA"])
     collector = SurfaceCollector(scorer)
-    with caplog.at_level(logging.INFO, logger=surfaces.__name__):
+    with caplog.at_level(logging.INFO, logger=collecting.__name__):
         evaluate(scorer, collector)
     assert not collector.render(tmp_path / "surfaces.png")
     assert [record.getMessage() for record in caplog.records] == [
@@ -283,13 +284,13 @@ def test_a_failure_is_a_warning(
     def fail(*args: Any, **options: Any) -> None:
         raise RuntimeError("no memory for the mesh")
 
-    monkeypatch.setattr(surfaces, "rendering_problem", lambda: None)
+    monkeypatch.setattr(collecting, "rendering_problem", lambda: None)
     if what == "_add":
         monkeypatch.setattr(SurfaceCollector, "_add", fail)
     elif what == "plot":
-        monkeypatch.setattr(surfaces, "plot_surfaces", fail)
+        monkeypatch.setattr(collecting, "plot_surfaces", fail)
     else:
-        monkeypatch.setattr(surfaces, "rendering_problem", lambda: "no memory for the mesh")
+        monkeypatch.setattr(collecting, "rendering_problem", lambda: "no memory for the mesh")
     scorer = CaseScorer(["background", "LA"])
     collector = SurfaceCollector(scorer)
     evaluate(scorer, collector)
