@@ -8,7 +8,6 @@ from mixseg.data.folder.writing import prepare_folder, write_folder
 from mixseg.data.samplers import MixedBatchSampler, MixedDataLoader
 from mixseg.data.slices import SliceDataset
 from mixseg.data.subset import select_cases, split_cases
-from mixseg.data.tutorials import TutorialBatchSampler, TutorialDataLoader
 from mixseg.data.volumes import VolumeDataset
 from mixseg.files.writing import NativeNiftiWriter
 
@@ -23,8 +22,6 @@ __all__ = [
     "MixedDataLoader",
     "NativeNiftiWriter",
     "SliceDataset",
-    "TutorialBatchSampler",
-    "TutorialDataLoader",
     "VolumeDataset",
     "check_cases",
     "check_datalist",

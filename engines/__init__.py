@@ -2,7 +2,7 @@
 
 from mixseg.engines.evaluator import MixedSupervisionEvaluator
 from mixseg.engines.inferers import VolumeInferer
-from mixseg.engines.networks import NetworkSet
+from mixseg.engines.network_set import NetworkSet
 from mixseg.engines.step import ForwardStep
 from mixseg.engines.trainer import MixedSupervisionTrainer, NonFiniteLossError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixseg.engines.networks import MAIN, NetworkSet
+from mixseg.engines.network_set import MAIN, NetworkSet
 from mixseg.objectives.base import Objective
 
 __all__ = ["ForwardStep"]

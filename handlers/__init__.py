@@ -4,8 +4,6 @@ from mixseg.files.atomic import ensure_writable
 from mixseg.handlers.checkpoint import FullCheckpoint
 from mixseg.handlers.evaluation_report import EvaluationReport
 from mixseg.handlers.history import History
-from mixseg.handlers.indicator_figures import InstancePanel, plot_indicators
-from mixseg.handlers.instance_indicators import InstanceIndicators
 from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
 from mixseg.handlers.scoring import CaseScorer
@@ -19,8 +17,6 @@ __all__ = [
     "EvaluationReport",
     "FullCheckpoint",
     "History",
-    "InstanceIndicators",
-    "InstancePanel",
     "ProgressBar",
     "Ramp",
     "StopWithParent",
@@ -28,6 +24,5 @@ __all__ = [
     "Validation",
     "WeightRamps",
     "ensure_writable",
-    "plot_indicators",
     "ramp_factor",
 ]

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mixseg.networks.base import DualBranchNetwork
+from mixseg.networks.dual_branch.base import DualBranchNetwork
 from mixseg.networks.features import forward_with_features
 
 __all__ = ["MeanVarianceNetwork"]

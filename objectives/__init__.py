@@ -9,11 +9,11 @@ from mixseg.objectives.base import (
     SingleBranchObjective,
 )
 from mixseg.objectives.confkd import ConfKD
-from mixseg.objectives.dcr import DynamicCoRegularization
+from mixseg.objectives.dcr.objective import DynamicCoRegularization
+from mixseg.objectives.dcr.weights import InstanceWeights
 from mixseg.objectives.entropy_minimization import EntropyMinimization
 from mixseg.objectives.ficklenet import FickleNet
 from mixseg.objectives.glmi import GLMI
-from mixseg.objectives.instance_indicators import InstanceWeights
 from mixseg.objectives.macro_micro import MacroMicro
 from mixseg.objectives.self_correcting import SelfCorrecting
 from mixseg.objectives.ssco import SSCO

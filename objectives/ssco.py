@@ -22,7 +22,7 @@ from mixseg.objectives.base import (
     active,
     refuse_negative,
 )
-from mixseg.objectives.geometry import draw_quarter_turns, turn
+from mixseg.objectives.motion import draw_quarter_turns, turn
 
 __all__ = ["SSCO"]
 

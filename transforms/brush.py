@@ -10,7 +10,7 @@ from monai.config.type_definitions import NdarrayOrTensor
 from monai.transforms.transform import Transform
 from monai.utils.enums import TransformBackends
 
-from mixseg.transforms._arrays import check_num_classes, describe, integral_array, like
+from mixseg.transforms.arrays import check_num_classes, describe, integral_array, like
 
 __all__ = ["BACKGROUND_BRUSH", "UNLABELED", "BrushLabel", "segment_names"]
 

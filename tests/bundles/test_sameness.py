@@ -201,7 +201,7 @@ def test_training_components(first: str, sister: str) -> None:
             steps["transforms"] = of_the_image(steps["transforms"])
         handlers = components["train"]["handlers"]
         if method(name) == "dcr":  # before those that write checkpoints
-            assert handlers.pop(0)["_target_"] == "mixseg.handlers.InstanceIndicators"
+            assert handlers.pop(0)["_target_"] == "mixseg.objectives.dcr.InstanceIndicators"
         both.append(resolved(components, alike))
     assert both[0] == both[1]
 

@@ -43,11 +43,11 @@ def test_modules_are_found_wherever_a_configuration_names_them(tmp_path: Path) -
         "# mixseg.cli.main is in a comment\n"
         "imports: [$import mixseg.losses.entropy]\n"
         "a: {_target_: mixseg.networks.branches.ensemble_logits}\n"
-        "b: $mixseg.transforms._arrays.like(1) or 'mixseg.losses._common'\n",
+        "b: $mixseg.transforms.arrays.like(1) or 'mixseg.losses._common'\n",
     )
     found = reached_modules([path])
     assert {"mixseg.losses.entropy", "mixseg.networks.branches"} <= set(found)
-    assert {"mixseg.transforms._arrays", "mixseg.losses._common"} <= set(found)
+    assert {"mixseg.transforms.arrays", "mixseg.losses._common"} <= set(found)
     assert [name for name in found if name.startswith("mixseg.cli")] == []
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixseg.engines.networks import fresh_copy
+from mixseg.engines.network_set import fresh_copy
 from mixseg.networks import DualBranchDeepLab
-from mixseg.networks.resnet_encoder import RESNETS, DilatedResNet
+from mixseg.networks.dual_branch.resnet import RESNETS, DilatedResNet
 
 FEATURES = (4, 6, 8, 10)
 

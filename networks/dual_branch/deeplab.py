@@ -12,8 +12,8 @@ from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-from mixseg.networks.base import DualBranchNetwork, dropout_layer, norm_name
-from mixseg.networks.resnet_encoder import RESNETS, DilatedResNet, read_resnet_weights
+from mixseg.networks.dual_branch.base import DualBranchNetwork, dropout_layer, norm_name
+from mixseg.networks.dual_branch.resnet import RESNETS, DilatedResNet, read_resnet_weights
 
 __all__ = ["DualBranchDeepLab"]
 
@@ -143,8 +143,8 @@ class DualBranchDeepLab(DualBranchNetwork):
         encoder_weights: file with a ResNet's state dict in torchvision's naming, e.g. of ImageNet;
             None draws all weights. It needs ``spatial_dims=2``, ``norm="batch"``, the file's
             ``features`` (the default for ImageNet) and three input channels, or one (see
-            :func:`mixseg.networks.resnet_encoder.read_resnet_weights`). A peer that is drawn from
-            this network has the same weights there and others in pyramid and decoders.
+            :func:`mixseg.networks.dual_branch.resnet.read_resnet_weights`). A peer that is drawn
+            from this network has the same weights there and others in pyramid and decoders.
 
     Shapes:
         image (B, in_channels, H, W[, D]), float → logits (B, C, H, W[, D]). Every side must be a

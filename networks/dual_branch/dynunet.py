@@ -9,7 +9,7 @@ from monai.networks.nets import DynUNet
 from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
-from mixseg.networks.base import DualBranchNetwork, dropout_layer, norm_name
+from mixseg.networks.dual_branch.base import DualBranchNetwork, dropout_layer, norm_name
 
 __all__ = ["DualBranchDynUNet"]
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from mixseg.data import SliceDataset
 from mixseg.files.atomic import write_bytes_atomic
-from mixseg.handlers.indicator_figures import InstancePanel, plot_indicators
 from mixseg.metrics import dice_coefficient
+from mixseg.objectives.dcr.figure import InstancePanel, plot_indicators
 
 __all__ = ["IndicatorReport"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixseg.objectives.mixing import draw_boxes, draw_regions
+from mixseg.objectives.dcr.objective import draw_boxes, draw_regions
 
 
 def test_region_is_one_annotated_foreground_class_drawn_evenly() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixseg.data import SliceDataset, TutorialDataLoader
+from mixseg.data import SliceDataset
 from mixseg.engines import MixedSupervisionTrainer, NetworkSet
-from mixseg.handlers import InstanceIndicators
 from mixseg.networks import DualBranchUNet
 from mixseg.objectives import DynamicCoRegularization
+from mixseg.objectives.dcr import InstanceIndicators, TutorialDataLoader
 
 CLASSES = 3
 

@@ -12,7 +12,7 @@ from ignite.engine import Events
 from torch import Tensor, nn
 
 from mixseg.engines import MixedSupervisionTrainer, NetworkSet
-from mixseg.engines.networks import fresh_copy
+from mixseg.engines.network_set import fresh_copy
 from mixseg.handlers import WeightRamps
 from mixseg.networks import DualBranchUNet
 from mixseg.objectives import GLMI, SSCO, UAMT, ConfKD, NetworkSpec, Objective

@@ -18,8 +18,7 @@ from mixseg.objectives.base import (
     active,
     refuse_negative,
 )
-from mixseg.objectives.instance_indicators import InstanceWeights
-from mixseg.objectives.mixing import draw_boxes, draw_regions
+from mixseg.objectives.dcr.weights import InstanceWeights
 
 __all__ = ["DynamicCoRegularization"]
 
@@ -44,14 +43,14 @@ class DynamicCoRegularization(SingleBranchObjective):
     regularization both, mixed   ½ (γ_i + γ_j) × cross-entropy of each with the other's mask
     ============== ============= ==============================================================
 
-    The groups are those of :class:`mixseg.data.TutorialDataLoader`. The mixed image of a pair is
-    x_i where its mask shows one class, drawn from its annotated foreground classes, and x_j
+    The groups are those of :class:`mixseg.objectives.dcr.TutorialDataLoader`. The mixed image of a
+    pair is x_i where its mask shows one class, drawn from its annotated foreground classes, and x_j
     elsewhere (eq. 4). Each network predicts both images of the pair, its argmax is mixed in the
     same way (eq. 6), and the other network learns that for the mixed image (eq. 5).
 
     γ is 1 for items with full masks. For the others it is learned by
-    :class:`mixseg.handlers.InstanceIndicators`, which compares gradients every so many iterations
-    and calls :meth:`step_indicators`.
+    :class:`mixseg.objectives.dcr.InstanceIndicators`, which compares gradients every so many
+    iterations and calls :meth:`step_indicators`.
 
     Where the paper is open: an image i without an annotated foreground class has nothing to paste,
     so that x_m is x_j (eq. 4 with B = 0). The pseudo-masks of x_i in the network and x_j in the
@@ -216,3 +215,47 @@ class DynamicCoRegularization(SingleBranchObjective):
 def _log_softmax(logits: Tensor) -> Tensor:
     """In float32 at least: inside and outside autocast the term means the same."""
     return logits.log_softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+# Where an image is pasted onto another. Draws come from torch's global generator on the CPU: a
+# resumed run restores it, and they depend neither on the device nor, in number, on the labels.
+
+
+def draw_regions(label: Tensor, num_classes: int) -> Tensor:
+    """(B, 1, *spatial) bool: one annotated foreground class of each image; none where it has none.
+
+    Args:
+        label: (B, 1, *spatial), 0…C−1 and C = unlabelled.
+        num_classes: C.
+
+    Examples:
+        >>> label = torch.tensor([[[0, 1, 2]], [[0, 0, 3]]])  # 3 is unlabelled, of C = 3
+        >>> draw_regions(torch.where(label == 2, 0, label), 3).int().tolist()
+        [[[0, 1, 0]], [[0, 0, 0]]]
+    """
+    draws = torch.rand(len(label), num_classes - 1).to(label.device)
+    classes = torch.arange(1, num_classes, device=label.device)
+    there = (label.flatten(1).unsqueeze(1) == classes[:, None]).any(dim=2)
+    chosen = 1 + torch.where(there, draws, -1).argmax(dim=1)
+    # Without any the argmax is class 1, which the label does not hold.
+    return label == chosen.view(-1, *[1] * (label.ndim - 1))
+
+
+def draw_boxes(label: Tensor) -> Tensor:
+    """(B, 1, *spatial) bool: a random box of each image, as CutMix cuts it.
+
+    Its share of the image is 1 - ν with ν from Beta(1, 1), its centre any voxel, and what lies
+    beyond the border is cut off.
+    """
+    size = label.shape[2:]
+    share = torch.rand(len(label))
+    centres = torch.rand(len(label), len(size))
+    inside = torch.ones_like(label, dtype=torch.bool)
+    for axis, length in enumerate(size):
+        half = (length * share ** (1 / len(size))).floor() // 2
+        centre = (centres[:, axis] * length).floor()
+        shape = (-1, *[1] * (axis + 1), length, *[1] * (len(size) - axis - 1))
+        place = torch.arange(length)
+        along = (place >= (centre - half)[:, None]) & (place < (centre + half)[:, None])
+        inside &= along.reshape(shape).to(label.device)
+    return inside

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mixseg.data import SliceDataset, TutorialBatchSampler, TutorialDataLoader
+from mixseg.data import SliceDataset
+from mixseg.objectives.dcr import TutorialBatchSampler, TutorialDataLoader
 
 
 def drawn(sampler: TutorialBatchSampler, epoch: int = 1) -> list[list[int]]:

@@ -8,7 +8,7 @@ from monai.networks.layers.factories import Conv
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
-from mixseg.networks.base import DualBranchNetwork, dropout_layer, norm_name
+from mixseg.networks.dual_branch.base import DualBranchNetwork, dropout_layer, norm_name
 
 __all__ = ["DualBranchVNet"]
 

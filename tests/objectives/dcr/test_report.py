@@ -11,7 +11,8 @@ import torch
 from ignite.engine import Events
 from matplotlib.figure import Figure
 
-from mixseg.handlers import indicator_figures, indicator_report
+from mixseg.objectives.dcr import figure as indicator_figures
+from mixseg.objectives.dcr import report as indicator_report
 
 from .indicator_toys import make_dataset, make_pictures, make_trainer, read
 

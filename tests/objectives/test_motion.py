@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixseg.objectives.geometry import RandomMotion, draw_quarter_turns, turn
+from mixseg.objectives.motion import RandomMotion, draw_quarter_turns, turn
 
 
 def test_a_quarter_turn_is_exact() -> None:

@@ -18,10 +18,11 @@ from monai.transforms import RandFlipd
 from torch import Tensor, nn
 
 from mixseg.data import SliceDataset
-from mixseg.handlers import InstanceIndicators, indicator_report
 from mixseg.losses import partial_cross_entropy
 from mixseg.networks import DualBranchUNet, DualBranchVNet
 from mixseg.objectives import DynamicCoRegularization
+from mixseg.objectives.dcr import InstanceIndicators
+from mixseg.objectives.dcr import report as indicator_report
 
 from .indicator_toys import CLASSES, make_dataset, make_pictures, make_trainer, read
 

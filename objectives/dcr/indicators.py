@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mixseg.data import SliceDataset
-from mixseg.handlers.indicator_report import IndicatorReport
 from mixseg.losses import last_layer_gradients
 from mixseg.networks.features import forward_with_inputs
+from mixseg.objectives.dcr.report import IndicatorReport
 
 __all__ = ["InstanceIndicators", "WeighsInstances"]
 
@@ -66,7 +66,7 @@ class InstanceIndicators:
     the same step.
 
     Rank 0 writes ``indicators.csv``, ``indicators_history.csv`` and ``indicators.png``, see
-    :class:`mixseg.handlers.indicator_report.IndicatorReport`.
+    :class:`mixseg.objectives.dcr.report.IndicatorReport`.
 
     Attach it before the handlers that write checkpoints.
 

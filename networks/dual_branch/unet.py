@@ -11,7 +11,7 @@ from monai.networks.layers.factories import Conv, Dropout, Pool
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
-from mixseg.networks.base import DualBranchNetwork, norm_name
+from mixseg.networks.dual_branch.base import DualBranchNetwork, norm_name
 
 __all__ = ["DualBranchUNet"]
 
