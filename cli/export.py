@@ -25,7 +25,7 @@ from torch import nn
 from mixseg.cli.bundle_configs import load
 from mixseg.cli.bundle_source import bundle_weights, find_bundle, refuse_changed
 from mixseg.cli.console import clear_errors, console, fail, knob_texts
-from mixseg.handlers.command_line import cause_of, literal
+from mixseg.configuration.settings import cause_of, literal
 from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
 
 #: Largest difference of the logits, relative to the largest logit where that is above one.

@@ -21,7 +21,7 @@ from mixseg.cli.bundle_configs import load
 from mixseg.cli.bundle_source import bundle_weights, find_bundle
 from mixseg.cli.console import clear_errors, console, fail, knob_texts
 from mixseg.cli.model_folder import make_model_folder
-from mixseg.handlers.command_line import literal
+from mixseg.configuration.settings import literal
 
 INSTALL = (
     'pip install "monailabel==0.8.5" "pydicom<3" "dicomweb-client<0.60"'

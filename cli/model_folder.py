@@ -15,7 +15,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from mixseg.cli.bundle_configs import load
-from mixseg.cli.knob_text import set_knobs
+from mixseg.configuration.yaml_text import set_knobs
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 
 __all__ = ["make_model_folder", "model_classes"]

@@ -26,7 +26,7 @@ from mixseg.cli.bundle_configs import (
 from mixseg.cli.bundle_files import check_name
 from mixseg.cli.checksums import write_sums
 from mixseg.cli.console import clear_errors, console
-from mixseg.cli.knob_text import set_knobs
+from mixseg.configuration.yaml_text import set_knobs
 from mixseg.cli.packed_texts import packed_card, packed_config, packed_metadata
 from mixseg.cli.vendor import copy_modules, needed_requirements, reached_modules, write_version
 from mixseg.cli.weights import Precision, build_network, convert, misfits, read_weights

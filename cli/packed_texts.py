@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mixseg.cli.bundle_configs import PACKAGE_KEYS
-from mixseg.cli.knob_text import set_knobs
+from mixseg.configuration.yaml_text import set_knobs
 
 __all__ = ["packed_card", "packed_config", "packed_metadata"]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mixseg.cli.bundle_configs import load
 from mixseg.cli.predict_cases import CaseError
 from mixseg.files.geometry import spacing_mm
-from mixseg.handlers.command_line import cause_of
+from mixseg.configuration.settings import cause_of
 from mixseg.transforms import AddDepthd
 
 __all__ = ["BundlePipeline", "OutputError", "Prediction", "choose_device", "root_cause"]

@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from mixseg.cli.bundle_configs import read_parser
 from mixseg.cli.console import knob_texts
 from mixseg.data.datalist import Datalist, Entry
-from mixseg.handlers.command_line import cause_of, literal
+from mixseg.configuration.settings import cause_of, literal
 
 __all__ = [
     "Classes",

@@ -53,7 +53,7 @@ from mixseg.cli.bundle_network import (
 )
 from mixseg.cli.console import clear_errors, console, fail
 from mixseg.cli.pack import pack_bundle
-from mixseg.handlers.command_line import cause_of
+from mixseg.configuration.settings import cause_of
 
 Check = Callable[[Path], list[str]]
 

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from mixseg.cli.bundle_configs import load
-from mixseg.handlers.command_line import cause_of
+from mixseg.configuration.settings import cause_of
 
 __all__ = ["Precision", "build_network", "convert", "misfits", "read_weights"]
 

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import CenterSpatialCropd, Orientationd, RandFlipd, Resized
 
 from mixseg.handlers import FullCheckpoint, ProgressBar, Ramp, Validation, WeightRamps
-from mixseg.handlers.command_line import false_as_text, start_command, unknown_options
+from mixseg.configuration.settings import false_as_text, start_command, unknown_options
 from mixseg.transforms import (
     ConvertUnlabeledd,
     RescaleIntensityd,

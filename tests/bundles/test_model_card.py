@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mixseg.handlers.command_line import unknown_options
+from mixseg.configuration.settings import unknown_options
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(p.name for p in BUNDLES.iterdir() if (p / "configs").is_dir())

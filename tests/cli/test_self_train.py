@@ -26,7 +26,7 @@ from typer.testing import CliRunner, Result
 from mixseg.cli import self_train_rounds
 from mixseg.cli.main import app
 from mixseg.cli.self_train_report import HEADER, round_lines, write_rounds
-from mixseg.handlers.command_line import literal
+from mixseg.configuration.settings import literal
 from mixseg.networks import DualBranchUNet
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd"

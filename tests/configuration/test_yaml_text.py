@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mixseg.cli.knob_text import set_knobs
+from mixseg.configuration.yaml_text import set_knobs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
