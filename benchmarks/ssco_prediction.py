@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixseg.cli.bundle_configs import read_parser
 from mixseg.cli.bundle_source import find_bundle
 from mixseg.cli.compare_list import Experiment, experiments
 from mixseg.cli.compare_steps import outputs
+from mixseg.configuration.loading import read_parser
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment
 from mixseg.networks import ensemble_logits

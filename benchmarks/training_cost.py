@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from trainer_overhead import timed
 
-from mixseg.cli.bundle_configs import read_parser
+from mixseg.configuration.loading import read_parser
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment
 

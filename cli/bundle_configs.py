@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PathDistribution, requires, version
@@ -17,12 +16,13 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
+from monai.bundle import ComponentLocator, ConfigComponent
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from mixseg.cli.checksums import SUMS_NAME
+from mixseg.configuration.loading import load, overlays, strings
 
 #: Files that every bundle has (DESIGN: Bundle).
 FILES = (
@@ -54,27 +54,9 @@ PACKAGE_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_ver
 _BY_POSITION = re.compile(r"(#|::)\d+(#|::|$|\W)|\[\d+\]")
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A configuration file as it is written, expressions and references unresolved."""
-    return dict(ConfigParser.load_config_file(path))
-
-
-def read_parser(files: Sequence[Path], knobs: Mapping[str, Any]) -> ConfigParser:
-    """Configuration files one after the other, with other values for those knobs that they have."""
-    parser = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
-    parser.update({name: value for name, value in knobs.items() if name in parser})
-    return parser
-
-
 def is_packed(bundle: Path) -> bool:
     """Whether the folder comes out of a zip of ``mixseg pack``."""
     return (bundle / SUMS_NAME).is_file() or (bundle / "mixseg").is_dir()
-
-
-def overlays(bundle: Path) -> list[Path]:
-    """The files that are passed after train.yaml."""
-    complete = {"train.yaml", "inference.yaml"}
-    return [p for p in sorted((bundle / "configs").glob("*.yaml")) if p.name not in complete]
 
 
 def check_files(bundle: Path) -> list[str]:
@@ -223,16 +205,6 @@ def check_overlays(bundle: Path) -> list[str]:
             ):
                 faults.append(f"{path.name}: {key!r} matches nothing in train.yaml")
     return faults
-
-
-def strings(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every string value with its id."""
-    if isinstance(content, str):
-        yield place, content
-    elif isinstance(content, (dict, list)):
-        pairs = content.items() if isinstance(content, dict) else enumerate(content)
-        for key, value in pairs:
-            yield from strings(value, f"{place}#{key}" if place else str(key))
 
 
 def _without(config: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from typing import Any
 from monai.apps.utils import SUPPORTED_HASH_TYPES
 from packaging.version import InvalidVersion, Version
 
-from mixseg.cli.bundle_configs import is_packed, load
+from mixseg.cli.bundle_configs import is_packed
 from mixseg.cli.checksums import check_sums
+from mixseg.configuration.loading import load
 from mixseg.files.provenance import sha256_of
 
 #: Largest file of weights that is kept in git.

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from monai.bundle import ConfigWorkflow
 
-from mixseg.cli.bundle_configs import is_packed, load, strings
+from mixseg.cli.bundle_configs import is_packed
 from mixseg.cli.bundle_files import NotChecked
 from mixseg.cli.export import export_bundle
 from mixseg.cli.weights import build_network, misfits, read_weights
+from mixseg.configuration.loading import load, strings
 from mixseg.data.datalist import DATALIST_NAME
 
 # Divisor of the network's width where weights are made up: the check is the same, only faster.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from mixseg.cli.archive import unpack
 from mixseg.cli.checksums import SUMS_NAME, check_sums
 from mixseg.files.provenance import hash_of, sha256_of
 
-__all__ = ["bundle_weights", "configurations", "find_bundle", "refuse_changed"]
+__all__ = ["bundle_weights", "find_bundle", "refuse_changed"]
 
 #: Weights that a bundle may hold, in the order in which they are looked for, and the overlay in
 #: configs/ that describes their network.
@@ -187,18 +186,3 @@ def _fetch(path: Path, entry: dict[str, Any]) -> None:
         ) from error
     if not path.is_file():
         raise ValueError(f"'{path}' could not be written: choose a folder that can be")
-
-
-def configurations(folder: Path, given: Sequence[Path], option: str = "--config") -> list[Path]:
-    """Configuration files by their paths, or by their names in the bundle's configs/.
-
-    Raises:
-        ValueError: there is neither; names the option that gave it.
-    """
-    paths = []
-    for path in given:
-        inside = folder / "configs" / path
-        if not path.is_file() and not inside.is_file():
-            raise ValueError(f"{option}: there is neither '{path}' nor '{inside}'")
-        paths.append(path if path.is_file() else inside)
-    return paths

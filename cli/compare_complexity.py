@@ -10,8 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from mixseg.cli.bundle_configs import read_parser
 from mixseg.cli.compare_list import Experiment
+from mixseg.configuration.loading import read_parser
 from mixseg.networks import DualBranchNetwork
 
 __all__ = ["count_parameters", "measure_complexity"]

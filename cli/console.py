@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,40 +60,3 @@ def datalist_table(datalist: Datalist, title: str) -> Table:
             str(sum(entry.scribble is not None for entry in entries)),
         )
     return table
-
-
-def knob_texts(arguments: Sequence[str], known: Collection[str], owner: str) -> dict[str, str]:
-    """``--name value`` and ``--name=value`` pairs that a command takes beyond its own options.
-
-    Args:
-        arguments: what the command line has beyond the command's own options.
-        known: names of the knobs that there are.
-        owner: what has these knobs, for the message.
-
-    Raises:
-        ValueError: a name that is no knob, or a name without a value.
-    """
-    knobs: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        name, separator, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or name[2:] not in known:
-            raise ValueError(f"'{name}' is neither an option nor a knob of {owner}")
-        if not separator:
-            if not rest:
-                raise ValueError(f"'{name}' needs a value")
-            value = rest.pop(0)
-        knobs[name[2:]] = value
-    return knobs
-
-
-def refuse_own(knobs: Iterable[str], own: Mapping[str, str]) -> None:
-    """Raise ValueError for a knob that the command sets by itself.
-
-    Args:
-        knobs: names that were given.
-        own: knob → what gives it here.
-    """
-    for name in knobs:
-        if name in own:
-            raise ValueError(f"'--{name}' is given by {own[name]} here")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +17,10 @@ from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple_rep
 from torch import nn
 
-from mixseg.cli.bundle_configs import load
 from mixseg.cli.bundle_source import bundle_weights, find_bundle, refuse_changed
-from mixseg.cli.console import clear_errors, console, fail, knob_texts
-from mixseg.configuration.settings import cause_of, literal
+from mixseg.cli.console import clear_errors, console, fail
+from mixseg.configuration.loading import cause_of, load, silence
+from mixseg.configuration.settings import read_settings
 from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
 
 #: Largest difference of the logits, relative to the largest logit where that is above one.
@@ -64,7 +59,7 @@ def export(
         folder = find_bundle(bundle)
         refuse_changed(folder)
         known = load(folder / "configs" / "inference.yaml")
-        knobs = read_knobs(context.args, known)
+        knobs = read_settings(context.args, known)
         if checkpoint is None:
             checkpoint, overlays = bundle_weights(folder)
             given = {name: value for path in overlays for name, value in load(path).items()}
@@ -119,7 +114,7 @@ def export_bundle(
             "input_shape": shapes[0],
             **knobs,
         }
-        with _silence():
+        with silence():
             if format == "ts":
                 monai.bundle.ckpt_export(**options)
             else:
@@ -177,35 +172,3 @@ def _shapes(network: nn.Module, channels: int, spatial_dims: int) -> list[list[i
         ]
         for batch, sides in batches_and_sides
     ]
-
-
-def read_knobs(arguments: Sequence[str], known: dict[str, Any]) -> dict[str, Any]:
-    """``--name value`` pairs, the values as Python literals where they are some.
-
-    Switches take ``true`` and ``false`` in lower case too: as texts both would count as true.
-
-    Raises:
-        ValueError: for a name that is no knob, or one without a value.
-    """
-    texts = knob_texts(arguments, known, "inference.yaml")
-    return {
-        name: literal(text.capitalize() if isinstance(known[name], bool) else text)
-        for name, text in texts.items()
-    }
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep MONAI's summaries and the exporter's notices off the screen."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

@@ -11,17 +11,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from packaging.version import Version
 from rich.markup import escape
 
-from mixseg.cli.bundle_configs import load
 from mixseg.cli.bundle_source import bundle_weights, find_bundle
-from mixseg.cli.console import clear_errors, console, fail, knob_texts
+from mixseg.cli.console import clear_errors, console, fail
 from mixseg.cli.model_folder import make_model_folder
-from mixseg.configuration.settings import literal
+from mixseg.configuration.loading import load
+from mixseg.configuration.settings import read_settings
 
 INSTALL = (
     'pip install "monailabel==0.8.5" "pydicom<3" "dicomweb-client<0.60"'
@@ -86,12 +86,6 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> int:
     return subprocess.run(command, env=dict(environment), check=False).returncode
 
 
-def _knobs(bundle: Path, arguments: Sequence[str]) -> dict[str, Any]:
-    known = {**load(bundle / "configs" / "train.yaml"), **load(bundle / "configs/inference.yaml")}
-    texts = knob_texts(arguments, known, f"the bundle {bundle.name}")
-    return {name: literal(text) for name, text in texts.items()}
-
-
 def label(
     context: typer.Context,
     studies: Annotated[Path, typer.Argument(help="Folder of scans (NIfTI, NRRD, MHA).")],
@@ -149,7 +143,11 @@ def label(
         if patient_pattern and not groups:
             raise ValueError(f"--patient-pattern '{patient_pattern}' has no group in parentheses")
         source = find_bundle(bundle).resolve()
-        knobs = _knobs(source, context.args)
+        known = {
+            **load(source / "configs" / "train.yaml"),
+            **load(source / "configs" / "inference.yaml"),
+        }
+        knobs = read_settings(context.args, known, f"the bundle {source.name}")
         weights: Path | None = checkpoint
         overlays: list[Path] = []
         if checkpoint is None and not from_scratch:

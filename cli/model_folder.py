@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from mixseg.cli.bundle_configs import load
+from mixseg.configuration.loading import load
 from mixseg.configuration.yaml_text import set_knobs
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 

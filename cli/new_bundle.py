@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from mixseg.configuration.yaml_text import set_knobs
 from mixseg.cli.new_card import FILL_IN, data_license, model_card
 from mixseg.cli.new_measure import DataFacts
 from mixseg.cli.new_plan import Choice
+from mixseg.configuration.yaml_text import set_knobs
 
 __all__ = ["TEMPLATES", "Plan", "bundle_files", "find_template"]
 

@@ -15,21 +15,15 @@ import typer
 from packaging.version import InvalidVersion, Version
 
 from mixseg.cli.archive import write_zip
-from mixseg.cli.bundle_configs import (
-    SCHEMA_NAME,
-    check_overlays,
-    check_shared,
-    check_style,
-    load,
-    overlays,
-)
+from mixseg.cli.bundle_configs import SCHEMA_NAME, check_overlays, check_shared, check_style
 from mixseg.cli.bundle_files import check_name
 from mixseg.cli.checksums import write_sums
 from mixseg.cli.console import clear_errors, console
-from mixseg.configuration.yaml_text import set_knobs
 from mixseg.cli.packed_texts import packed_card, packed_config, packed_metadata
 from mixseg.cli.vendor import copy_modules, needed_requirements, reached_modules, write_version
 from mixseg.cli.weights import Precision, build_network, convert, misfits, read_weights
+from mixseg.configuration.loading import load, overlays
+from mixseg.configuration.yaml_text import set_knobs
 from mixseg.files.atomic import write_bytes_atomic
 
 #: The overlay whose knobs a packed bundle has, where there is one and no other is named.

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mixseg.cli.bundle_configs import load
-from mixseg.cli.bundle_source import (
-    bundle_weights,
-    configurations,
-    find_bundle,
-    refuse_changed,
-)
-from mixseg.cli.console import clear_errors, console, fail, refuse_own
-from mixseg.cli.export import read_knobs
+from mixseg.cli.bundle_source import bundle_weights, find_bundle, refuse_changed
+from mixseg.cli.console import clear_errors, console, fail
 from mixseg.cli.predict_cases import list_cases, refuse_same_outputs
 from mixseg.cli.predict_pipeline import BundlePipeline, OutputError, choose_device
 from mixseg.cli.predict_report import JSON_NAME, PredictionReport, settings_digest
 from mixseg.cli.predict_run import PredictionRun, Wanted
+from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.settings import read_settings
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import environment, sha256_of
 
@@ -86,7 +81,7 @@ def predict(
         folder = find_bundle(bundle)
         refuse_changed(folder)
         files = [folder / "configs" / "inference.yaml", *configurations(folder, config or ())]
-        knobs = _knobs(context.args, load(files[0]))
+        knobs = read_settings(context.args, load(files[0]), own=_OWN_OPTIONS)
         exported = knobs.get("exported")
         weights, overlays = (
             (checkpoint or Path(str(exported)), [])
@@ -155,12 +150,6 @@ def _finish(report: PredictionReport) -> None:
     if failed:
         lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['mend']}" for f in failed)
         raise fail(f"{len(failed)} of {report.inputs} images could not be predicted:{lines}")
-
-
-def _knobs(arguments: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
-    knobs = read_knobs(arguments, dict(known))
-    refuse_own(knobs, _OWN_OPTIONS)
-    return knobs
 
 
 def _header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:

@@ -20,10 +20,9 @@ from monai.inferers import SliceInferer
 from monai.transforms import AsDiscreted, Compose, SaveImaged
 from numpy.typing import NDArray
 
-from mixseg.cli.bundle_configs import load
 from mixseg.cli.predict_cases import CaseError
+from mixseg.configuration.loading import cause_of, load
 from mixseg.files.geometry import spacing_mm
-from mixseg.configuration.settings import cause_of
 from mixseg.transforms import AddDepthd
 
 __all__ = ["BundlePipeline", "OutputError", "Prediction", "choose_device", "root_cause"]

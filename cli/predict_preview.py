@@ -43,13 +43,14 @@ def plot_prediction(
     data: Any = open_volume(case.image).data
     # Channels, where there are some, are last in every format; a picture's mask has one slice.
     image = np.moveaxis(data.reshape(*mask.shape, -1), -1, 0)
+    along = prediction.spacing or (1.0, 1.0)
     panels = cut_panels(
         case.case_id,
         image,
         student=mask,
         entropy=None if entropy is None else entropy * math.log(len(class_names)),
         affine=prediction.meta["affine"] if planes and mask.ndim == 3 else None,
-        spacing=prediction.spacing[:2] if prediction.spacing else (1.0, 1.0),
+        spacing=(along[0], along[1]),
     )
     headings = dict(_HEADINGS)
     if entropy is None:

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import Enum, EnumMeta
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -58,8 +58,7 @@ def _command(collection: Collection) -> Callable[..., None]:
             if option
             else typer.Argument(help=helps.get(name))
         )
-        annotation = Annotated[_typed(kind, name), info]
-        parameters.append(parameter.replace(annotation=annotation))
+        parameters.append(parameter.replace(annotation=Annotated[_typed(kind, name), info]))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = text.rstrip()
@@ -70,7 +69,9 @@ def _typed(kind: Any, name: str) -> Any:
     """A choice of texts as Typer before 0.19 wants it, an enumeration; other types as they are."""
     for part in get_args(kind):
         if get_origin(part) is Literal:
-            return Enum(name, {value: value for value in get_args(part)}, type=str) | None
+            values = {value: value for value in get_args(part)}
+            choice: Any = EnumMeta.__call__(Enum, name, values, type=str)
+            return choice | None
     return kind
 
 

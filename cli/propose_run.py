@@ -12,18 +12,13 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.cli.bundle_configs import load
-from mixseg.cli.bundle_source import (
-    bundle_weights,
-    configurations,
-    find_bundle,
-    refuse_changed,
-)
+from mixseg.cli.bundle_source import bundle_weights, find_bundle, refuse_changed
 from mixseg.cli.predict_cases import InputCase, refuse_same_outputs
 from mixseg.cli.predict_report import JSON_NAME, PredictionReport, settings_digest
 from mixseg.cli.predict_run import PredictionRun, Wanted
 from mixseg.cli.propose_pipeline import ProposalPipeline
 from mixseg.cli.propose_selection import Selection, trained_branch
+from mixseg.configuration.loading import configurations, load
 from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import environment, sha256_of

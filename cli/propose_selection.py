@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
-from mixseg.cli.bundle_configs import read_parser
-from mixseg.cli.console import knob_texts
+from mixseg.configuration.loading import cause_of, read_parser
 from mixseg.data.datalist import Datalist, Entry
-from mixseg.configuration.settings import cause_of, literal
 
 __all__ = [
     "Classes",
     "Selection",
     "read_classes",
-    "read_knobs",
     "read_selection",
     "trained_branch",
 ]
+
+
+#: Whose settings a command takes that trains and predicts, for messages.
+BOTH_FILES = "the bundle (its train.yaml and inference.yaml)"
 
 
 @dataclass(frozen=True)
@@ -64,27 +65,6 @@ class Selection:
     proposed: tuple[Entry, ...]
     scribbles: dict[str, str]
     classes: Classes
-
-
-def read_knobs(arguments: Sequence[str], *known: Mapping[str, Any]) -> dict[str, Any]:
-    """``--name value`` pairs, the values as Python literals where they are some.
-
-    Args:
-        arguments: what the command line has beyond the command's own options.
-        known: configurations, one of which must have the knob at its top.
-
-    Raises:
-        ValueError: a name that is no knob, or one without a value.
-    """
-    merged: dict[str, Any] = {}
-    for config in known:
-        merged |= {k: v for k, v in config.items() if not isinstance(v, dict)}
-    texts = knob_texts(arguments, merged, "the bundle (its train.yaml and inference.yaml)")
-    return {
-        # Switches in lower case, too: as a text 'false' would count as true.
-        name: literal(text.capitalize() if isinstance(merged[name], bool) else text)
-        for name, text in texts.items()
-    }
 
 
 def read_selection(files: Sequence[Path], knobs: Mapping[str, Any], dataset_dir: Path) -> Selection:

@@ -20,8 +20,9 @@ import yaml
 from rich.markup import escape
 from rich.rule import Rule
 
-from mixseg.cli.console import clear_errors, console, fail, knob_texts
+from mixseg.cli.console import clear_errors, console, fail
 from mixseg.cli.quickstart_report import METHODS, markdown_report, screen_table
+from mixseg.configuration.settings import setting_texts
 from mixseg.data.phantom.dataset import write_phantom
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment
@@ -51,19 +52,6 @@ def find_repository() -> Path:
             "install it with 'pip install -e .'"
         )
     return root
-
-
-def read_knobs(arguments: Sequence[str], known: Mapping[str, Any]) -> dict[str, str]:
-    """``--name value`` pairs.
-
-    Args:
-        arguments: what the command line has beyond the command's own options.
-        known: the knobs that there are.
-
-    Raises:
-        ValueError: a name that is no knob, or a name without a value.
-    """
-    return knob_texts(arguments, known, f"the bundle {BUNDLE}")
 
 
 def bundle_command(
@@ -299,7 +287,7 @@ def quickstart(
     with clear_errors():
         root = find_repository()
         known, digest = _configuration(root / "bundles" / BUNDLE / "configs")
-        knobs = read_knobs(context.args, known)
+        knobs = setting_texts(context.args, known, f"the bundle {BUNDLE}")
         settings = {"patients": patients, "seed": seed, "knobs": knobs, "configuration": digest}
         work = _Quickstart(root, output, settings, knobs)
         work.open(force)

@@ -10,22 +10,23 @@ from typing import Annotated, Any
 import typer
 from filelock import FileLock, Timeout
 
-from mixseg.cli.bundle_configs import load
-from mixseg.cli.bundle_source import configurations, find_bundle, refuse_changed
-from mixseg.cli.console import clear_errors, console, fail, refuse_own
+from mixseg.cli.bundle_source import find_bundle, refuse_changed
+from mixseg.cli.console import clear_errors, console, fail
 from mixseg.cli.predict_pipeline import OutputError, choose_device
 from mixseg.cli.propose import go_on
 from mixseg.cli.propose_run import Trained, proposing, trained
 from mixseg.cli.propose_selection import (
+    BOTH_FILES,
     Selection,
     read_classes,
-    read_knobs,
     read_selection,
     trained_branch,
 )
 from mixseg.cli.round_knobs import round_knobs
 from mixseg.cli.self_train_report import round_table, write_rounds
 from mixseg.cli.self_train_rounds import SelfTraining, Student
+from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.settings import read_settings, settings_in
 from mixseg.data import data_hash
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import environment, sha256_of
@@ -201,14 +202,10 @@ def _read(
     arguments: Sequence[str], teacher: Trained, folder: Path, overlays: Sequence[Path]
 ) -> dict[str, Any]:
     student = [load(folder / "configs" / name) for name in ("train.yaml", "inference.yaml")]
-    knobs = read_knobs(
-        arguments,
-        load(teacher.folder / "configs" / "inference.yaml"),
-        *student,
-        *map(load, overlays),
+    known = settings_in(
+        load(teacher.folder / "configs" / "inference.yaml"), *student, *map(load, overlays)
     )
-    refuse_own(knobs, _OWN_OPTIONS)
-    return knobs
+    return read_settings(arguments, known, BOTH_FILES, _OWN_OPTIONS)
 
 
 def _own_knobs(texts: Sequence[str], teacher: Trained) -> dict[str, Any]:
@@ -217,9 +214,7 @@ def _own_knobs(texts: Sequence[str], teacher: Trained) -> dict[str, Any]:
     if bare := [text for text in texts if "=" not in text]:
         raise ValueError(f"--teacher-knob {bare[0]}: write NAME=VALUE")
     configs = [load(teacher.folder / "configs" / n) for n in ("train.yaml", "inference.yaml")]
-    knobs = read_knobs(words, *configs)
-    refuse_own(knobs, _OWN_OPTIONS)
-    return knobs
+    return read_settings(words, settings_in(*configs), BOTH_FILES, _OWN_OPTIONS)
 
 
 def _teacher(

@@ -16,7 +16,8 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mixseg.cli.bundle_configs import load, requirements, strings
+from mixseg.cli.bundle_configs import requirements
+from mixseg.configuration.loading import load, strings
 
 __all__ = ["copy_modules", "needed_requirements", "reached_modules", "write_version"]
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import shutil
 import tempfile
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,7 +26,6 @@ from mixseg.cli.bundle_configs import (
     check_packages,
     check_shared,
     check_style,
-    load,
 )
 from mixseg.cli.bundle_files import (
     NotChecked,
@@ -53,7 +49,7 @@ from mixseg.cli.bundle_network import (
 )
 from mixseg.cli.console import clear_errors, console, fail
 from mixseg.cli.pack import pack_bundle
-from mixseg.configuration.settings import cause_of
+from mixseg.configuration.loading import cause_of, load, silence
 
 Check = Callable[[Path], list[str]]
 
@@ -213,7 +209,7 @@ def _folder_of(place: Path) -> Iterator[Path]:
 
 def _outcome(check: Check, bundle: Path) -> Outcome:
     try:
-        with _silence():
+        with silence():
             return Outcome(check(bundle))
     except NotChecked as reason:
         return Outcome(not_checked=str(reason))
@@ -233,20 +229,3 @@ def _explain(error: BaseException) -> str:
     """The cause, in one paragraph."""
     text = "".join(traceback.format_exception_only(cause_of(error))).strip()
     return text.split("\n\nFailed validating")[0]
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep MONAI's summaries and notices off the screen; results come as a table."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

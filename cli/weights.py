@@ -11,8 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from mixseg.cli.bundle_configs import load
-from mixseg.configuration.settings import cause_of
+from mixseg.configuration.loading import cause_of, load
 
 __all__ = ["Precision", "build_network", "convert", "misfits", "read_weights"]
 

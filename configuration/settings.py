@@ -1,61 +1,32 @@
-"""What a bundle does first when it is run from the command line: typos refused, errors readable."""
+"""Settings on a command line: read, checked against the configuration files, refused."""
 
 from __future__ import annotations
 
 import ast
 import difflib
 import inspect
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import monai.bundle
 from monai.bundle import ConfigParser
 
-__all__ = ["cause_of", "literal", "start_command", "unknown_options"]
+__all__ = [
+    "false_as_text",
+    "literal",
+    "read_settings",
+    "setting_texts",
+    "settings_in",
+    "suggestion",
+    "unknown_options",
+]
 
 #: Options of ``monai.bundle run`` itself, and those that its ``--tracking mlflow`` reads.
 _RUN_OPTIONS = frozenset(inspect.signature(monai.bundle.run).parameters) - {"override"}
 _TRACKING_OPTIONS = frozenset(
     {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 )
-
-
-def start_command(argv: Sequence[str] | None = None) -> None:
-    """Refuse options that no configuration knows, and let errors end with their cause.
-
-    MONAI takes an option of an unknown name as a new configuration entry that nothing reads, so
-    ``--lamda_ent 0`` would train with the default. It also reports the failure of a component at
-    the end of a long traceback that does not name the cause; :func:`sys.excepthook` then prints
-    the cause once more, as the last line.
-
-    Nothing is done unless the program is ``python -m monai.bundle`` (also under ``torchrun``).
-
-    Args:
-        argv: the command line; None for :data:`sys.argv`.
-
-    Raises:
-        ValueError: naming the unknown options, each with the nearest known name, or switches
-            given as ``false``.
-    """
-    argv = sys.argv if argv is None else argv
-    if not argv or Path(argv[0]) != Path(monai.bundle.__file__).with_name("__main__.py"):
-        return
-    sys.excepthook = _end_with_cause
-    unknown = unknown_options(argv[1:])
-    if unknown:
-        raise ValueError(
-            "no such option: "
-            + "; ".join(f"--{name}{_suggestion(near)}" for name, near in unknown.items())
-            + ". The knobs are at the top of the configuration files"
-        )
-    if texts := false_as_text(argv[1:]):
-        raise ValueError(
-            "; ".join(f"write --{name} False, with a capital" for name in texts)
-            + ": in lower case it is a text, and counts as true"
-        )
 
 
 def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:
@@ -133,22 +104,65 @@ def literal(text: str) -> Any:
         return text
 
 
-def _suggestion(near: list[str]) -> str:
+def suggestion(near: list[str]) -> str:
+    """What is said of the known names that resemble an unknown one."""
     return f" (did you mean --{near[0]}?)" if near else ""
 
 
-def cause_of(error: BaseException) -> BaseException:
-    """The error that a component raised, out of those that MONAI wraps around it."""
-    while error.__cause__ is not None and str(error).startswith("Failed to "):
-        error = error.__cause__
-    return error
+def setting_texts(arguments: Sequence[str], known: Collection[str], owner: str) -> dict[str, str]:
+    """``--name value`` and ``--name=value`` pairs that a command takes beyond its own options.
+
+    Args:
+        arguments: what the command line has beyond the command's own options.
+        known: names of the knobs that there are.
+        owner: what has these knobs, for the message.
+
+    Raises:
+        ValueError: a name that is no knob, or a name without a value.
+    """
+    knobs: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        name, separator, value = rest.pop(0).partition("=")
+        if not name.startswith("--") or name[2:] not in known:
+            raise ValueError(f"'{name}' is neither an option nor a knob of {owner}")
+        if not separator:
+            if not rest:
+                raise ValueError(f"'{name}' needs a value")
+            value = rest.pop(0)
+        knobs[name[2:]] = value
+    return knobs
 
 
-def _end_with_cause(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
-    """The usual traceback, then the cause as the last lines."""
-    sys.__excepthook__(kind, error, traceback)
-    cause = cause_of(error)
-    if cause is not error:
-        print(f"\nerror: {cause}", file=sys.stderr)
+def read_settings(
+    arguments: Sequence[str],
+    known: Mapping[str, Any],
+    owner: str = "inference.yaml",
+    own: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """``--name value`` pairs, the values as Python literals where they are some.
+
+    Switches take ``true`` and ``false`` in lower case too: as texts both would count as true.
+
+    Args:
+        arguments: what the command line has beyond the command's own options.
+        known: configuration that has the settings.
+        owner: what has them, for the message.
+        own: settings that the command gives by itself → what gives them there.
+
+    Raises:
+        ValueError: for a name that is none of them, one of ``own``, or one without a value.
+    """
+    texts = setting_texts(arguments, known, owner)
+    for name in texts:
+        if name in own:
+            raise ValueError(f"'--{name}' is given by {own[name]} here")
+    return {
+        name: literal(text.capitalize() if isinstance(known[name], bool) else text)
+        for name, text in texts.items()
+    }
+
+
+def settings_in(*configs: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of configurations: entries at the top that are no part which is wired."""
+    return {k: v for config in configs for k, v in config.items() if not isinstance(v, dict)}

@@ -22,7 +22,7 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from mixseg.cli.bundle_configs import load
+from mixseg.configuration.loading import load
 from mixseg.label_app.active import EntropyScoring, EntropyStrategy, unscored
 from mixseg.label_app.infer import StudentInferTask
 from mixseg.label_app.store import LabelDatastore

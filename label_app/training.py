@@ -16,11 +16,10 @@ import torch
 from filelock import FileLock, Timeout
 from monai.bundle import ConfigWorkflow
 
-from mixseg.cli.bundle_configs import load
 from mixseg.cli.model_folder import model_classes
+from mixseg.configuration.loading import cause_of, load
 from mixseg.data.label_store import fingerprint, read_label_store
 from mixseg.files.atomic import strict_json, write_bytes_atomic
-from mixseg.configuration.settings import cause_of
 from mixseg.label_app.submitted import Submitted, write_submitted
 
 __all__ = [

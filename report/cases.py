@@ -114,7 +114,7 @@ def cut_panels(
         if probabilities is not None:
             nats = _entropy(cut(probabilities))
         labels = [None if array is None else cut(array) for array in arrays]
-        return CasePanel(case_id, cut(shown), *labels, nats, **options)
+        return CasePanel(case_id, cut(shown), labels[0], labels[1], labels[2], nats, **options)
 
     if masks[0].ndim == 2:
         return [panel(np.asarray, scores=scores)]

@@ -30,9 +30,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from mixseg.cli.bundle_configs import load
 from mixseg.cli.pack import COMPACT, pack_bundle, write_index
 from mixseg.cli.weights import build_network
+from mixseg.configuration.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Keys of metadata.json beside required_packages_version, and their packages.

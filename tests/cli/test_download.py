@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from mixseg.cli.bundle_configs import load
 from mixseg.cli.checksums import check_sums
 from mixseg.cli.weights import build_network, misfits, read_weights
+from mixseg.configuration.loading import load
 
 from .packed_place import ROOT, Place, served, short
 

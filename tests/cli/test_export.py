@@ -14,7 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 from mixseg.cli import export as module
-from mixseg.cli.export import export, read_knobs
+from mixseg.cli.export import export
+from mixseg.configuration.settings import read_settings
 from mixseg.networks import DualBranchDynUNet, DualBranchUNet, ExportedNetwork
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd"
@@ -116,7 +117,7 @@ def test_values_of_knobs_are_literals_where_they_are_some() -> None:
     known: dict[str, Any] = dict.fromkeys(("features", "norm", "padded", "dropout"))
     arguments = ["--features", "[1, 2]", "--norm=instance", "--padded", "False", "--dropout=0.1"]
     expected = {"features": [1, 2], "norm": "instance", "padded": False, "dropout": 0.1}
-    assert read_knobs(arguments, known) == expected
+    assert read_settings(arguments, known) == expected
 
 
 def test_strides_that_differ_between_axes(tmp_path: Path) -> None:
@@ -166,4 +167,4 @@ def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
 def test_switches_are_read_in_lower_case_too() -> None:
     known: dict[str, Any] = {"padded": True, "norm": "batch"}
     arguments = ["--padded", "false", "--norm", "none"]
-    assert read_knobs(arguments, known) == {"padded": False, "norm": "none"}
+    assert read_settings(arguments, known) == {"padded": False, "norm": "none"}

@@ -15,10 +15,10 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from mixseg.cli.bundle_configs import load
 from mixseg.cli.main import app
 from mixseg.cli.new_bundle import find_template
 from mixseg.cli.new_measure import measure
+from mixseg.configuration.loading import load
 
 
 def run(*words: object) -> Result:

@@ -16,12 +16,12 @@ import yaml
 from typer.testing import CliRunner
 
 from mixseg.cli.archive import unpack
-from mixseg.cli.bundle_configs import load
 from mixseg.cli.checksums import check_sums
 from mixseg.cli.main import app
 from mixseg.cli.pack import pack_bundle, write_index
 from mixseg.cli.packed_texts import packed_card, packed_config
 from mixseg.cli.weights import build_network, read_weights
+from mixseg.configuration.loading import load
 from mixseg.files.provenance import sha256_of
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd"

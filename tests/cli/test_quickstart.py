@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from mixseg.cli import quickstart
 from mixseg.cli.main import app
 from mixseg.cli.quickstart_report import HEADER, markdown_report, score_lines
+from mixseg.configuration.settings import setting_texts
 
 # Two full, three partial patients and four iterations: every step of the real thing in a minute.
 SMALL = [
@@ -79,14 +80,14 @@ def test_the_report_gives_percent_voxels_and_mm(results: dict[str, Any]) -> None
 
 def test_knobs_are_read_and_checked() -> None:
     known = {"lr": 1, "num_full": 3}
-    assert quickstart.read_knobs(["--lr", "1e-3", "--num_full=-1"], known) == {
+    assert setting_texts(["--lr", "1e-3", "--num_full=-1"], known, "a bundle") == {
         "lr": "1e-3",
         "num_full": "-1",
     }
     with pytest.raises(ValueError, match="'--patient' is neither an option nor a knob"):
-        quickstart.read_knobs(["--patient", "3"], known)
+        setting_texts(["--patient", "3"], known, "a bundle")
     with pytest.raises(ValueError, match="'--lr' needs a value"):
-        quickstart.read_knobs(["--lr"], known)
+        setting_texts(["--lr"], known, "a bundle")
 
 
 def test_the_command_is_shown_as_a_shell_reads_it() -> None:

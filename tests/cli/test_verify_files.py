@@ -14,7 +14,6 @@ import yaml
 from typer.testing import CliRunner
 
 from mixseg.cli import bundle_files
-from mixseg.cli.bundle_configs import load
 from mixseg.cli.bundle_files import (
     NotChecked,
     check_figures,
@@ -30,6 +29,7 @@ from mixseg.cli.main import app
 from mixseg.cli.pack import pack_bundle, write_index
 from mixseg.cli.verify import check_release
 from mixseg.cli.weights import build_network
+from mixseg.configuration.loading import load
 
 WITHOUT_WEIGHTS = shutil.ignore_patterns("models")
 SOURCE = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd"

@@ -13,13 +13,14 @@ import torch
 from typer.testing import CliRunner
 
 from mixseg.cli.archive import sum_file, unpack
-from mixseg.cli.bundle_configs import check_files, check_packages, load
+from mixseg.cli.bundle_configs import check_files, check_packages
 from mixseg.cli.bundle_network import check_code
 from mixseg.cli.checksums import write_sums
 from mixseg.cli.main import app
 from mixseg.cli.pack import pack_bundle
 from mixseg.cli.verify import RUNNING_CHECKS, verify_bundle
 from mixseg.cli.weights import build_network
+from mixseg.configuration.loading import load
 
 SOURCE = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd"
 

@@ -8,7 +8,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from mixseg.cli import model_folder
-from mixseg.cli.bundle_configs import load
+from mixseg.configuration.loading import load
 from mixseg.networks import DualBranchUNet
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from mixseg.cli.bundle_configs import load
+from mixseg.configuration.loading import load
 from mixseg.label_app import training
 
 ROOT = Path(__file__).resolve().parents[2]
