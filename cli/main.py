@@ -14,7 +14,7 @@ from mixseg.cli.lazy import LazyCommand, LazyGroup
 class _Commands(LazyGroup):
     lazy: ClassVar[Mapping[str, LazyCommand]] = {
         "quickstart": LazyCommand(
-            "mixseg.cli.quickstart:quickstart",
+            "mixseg.apps.quickstart.run:quickstart",
             "Make synthetic data, train the lower bound and KL+Ent on it, and compare them.",
             takes_knobs=True,
         ),
@@ -34,7 +34,7 @@ class _Commands(LazyGroup):
             "mixseg.cli.new:new", "Write a bundle for your own data, ready to train."
         ),
         "label": LazyCommand(
-            "mixseg.cli.label:label",
+            "mixseg.apps.label.server:label",
             "Start a MONAI Label server for the scans in STUDIES.",
             takes_knobs=True,
         ),
@@ -54,20 +54,16 @@ class _Commands(LazyGroup):
             "and so on.",
             takes_knobs=True,
         ),
-        "compare": LazyCommand(
-            "mixseg.cli.compare:compare_app",
-            "Compare methods: run experiment lists, write the papers' tables with measured values.",
-        ),
         "verify": LazyCommand(
-            "mixseg.cli.verify:verify",
+            "mixseg.apps.pack.verify:verify",
             "Check bundles against MONAI's rules and this project's; exit status 1 if any fails.",
         ),
         "pack": LazyCommand(
-            "mixseg.cli.pack:pack",
+            "mixseg.apps.pack.pack:pack",
             "Pack a bundle into OUTPUT/<name>_v<version>.zip, which runs without mixseg.",
         ),
         "export": LazyCommand(
-            "mixseg.cli.export:export",
+            "mixseg.apps.pack.export:export",
             "Export the network of a bundle, and compare the file with it on random images.",
             takes_knobs=True,
         ),

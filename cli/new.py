@@ -10,18 +10,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.cli.bundle_files import check_name
-from mixseg.cli.console import clear_errors, console, error_console
-from mixseg.cli.new_bundle import Plan, bundle_files
-from mixseg.cli.new_machine import Machine, this_machine
-from mixseg.cli.new_measure import DataFacts, measure
-from mixseg.cli.new_plan import (
+from mixseg.apps.pack.checks.files import check_name
+from mixseg.apps.plan.choices import (
     choose_dimensions,
     data_choices,
     normalization_choices,
     supervision_choices,
 )
-from mixseg.cli.new_size import slice_sizes, volume_sizes
+from mixseg.apps.plan.machine import Machine, this_machine
+from mixseg.apps.plan.measure import DataFacts, measure
+from mixseg.apps.plan.sizes import slice_sizes, volume_sizes
+from mixseg.apps.plan.writing import Plan, bundle_files
+from mixseg.cli.console import clear_errors, console, error_console
 from mixseg.data.datalist import Datalist
 from mixseg.data.subset import WeakLabel, select_cases
 from mixseg.files.atomic import write_bytes_atomic

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from mixseg.cli.bundle_source import bundle_weights, find_bundle, refuse_changed
+from mixseg.apps.bundle.find import bundle_weights, find_bundle, refuse_changed
+from mixseg.apps.predict.images import list_cases, refuse_same_outputs
+from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, choose_device
+from mixseg.apps.predict.report import JSON_NAME, PredictionReport, settings_digest
+from mixseg.apps.predict.run import PredictionRun, Wanted
 from mixseg.cli.console import clear_errors, console, fail
-from mixseg.cli.predict_cases import list_cases, refuse_same_outputs
-from mixseg.cli.predict_pipeline import BundlePipeline, OutputError, choose_device
-from mixseg.cli.predict_report import JSON_NAME, PredictionReport, settings_digest
-from mixseg.cli.predict_run import PredictionRun, Wanted
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.settings import read_settings
 from mixseg.files.atomic import ensure_writable

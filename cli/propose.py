@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console, fail
-from mixseg.cli.predict_pipeline import OutputError, choose_device
-from mixseg.cli.propose_run import (
+from mixseg.apps.predict.pipeline import OutputError, choose_device
+from mixseg.apps.quickstart.run import shown
+from mixseg.apps.self_train.cases import BOTH_FILES, read_selection
+from mixseg.apps.self_train.proposals import (
     Proposals,
     proposal_table,
     propose_masks,
     proposing,
     trained,
 )
-from mixseg.cli.propose_selection import BOTH_FILES, read_selection
-from mixseg.cli.quickstart import shown
+from mixseg.cli.console import clear_errors, console, fail
 from mixseg.configuration.loading import load
 from mixseg.configuration.settings import read_settings, settings_in
 

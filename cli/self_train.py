@@ -10,21 +10,21 @@ from typing import Annotated, Any
 import typer
 from filelock import FileLock, Timeout
 
-from mixseg.cli.bundle_source import find_bundle, refuse_changed
-from mixseg.cli.console import clear_errors, console, fail
-from mixseg.cli.predict_pipeline import OutputError, choose_device
-from mixseg.cli.propose import go_on
-from mixseg.cli.propose_run import Trained, proposing, trained
-from mixseg.cli.propose_selection import (
+from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.predict.pipeline import OutputError, choose_device
+from mixseg.apps.self_train.cases import (
     BOTH_FILES,
     Selection,
     read_classes,
     read_selection,
     trained_branch,
 )
-from mixseg.cli.round_knobs import round_knobs
-from mixseg.cli.self_train_report import round_table, write_rounds
-from mixseg.cli.self_train_rounds import SelfTraining, Student
+from mixseg.apps.self_train.proposals import Trained, proposing, trained
+from mixseg.apps.self_train.round_knobs import round_knobs
+from mixseg.apps.self_train.rounds import SelfTraining, Student
+from mixseg.apps.self_train.table import round_table, write_rounds
+from mixseg.cli.console import clear_errors, console, fail
+from mixseg.cli.propose import go_on
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.settings import read_settings, settings_in
 from mixseg.data import data_hash

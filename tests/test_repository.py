@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from mixseg.cli.compare_list import method_of
+from compare.list import method_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_BYTES = 20 * 2**20

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mixseg.cli.bundle_configs import check_shared
+from mixseg.apps.pack.checks.configs import check_shared
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 METHODS = ("confkd", "single", "decoupled", "uamt", "glmi", "ssco")
