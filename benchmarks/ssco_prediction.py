@@ -1,6 +1,7 @@
 r"""Dice of the networks that SSCO trains side by side, one by one and as means.
 
-    python -m benchmarks.compare run benchmarks/experiments/compare_acdc_cpu.yaml --row ssco --keep \
+    python -m benchmarks.compare run benchmarks/experiments/compare_acdc_cpu.yaml --row ssco \
+        --keep \
       --dataset_dir ACDC --work runs
     python benchmarks/ssco_prediction.py --dataset_dir ACDC --work runs
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.rule import Rule
 from rich.table import Table
 
 from mixseg.data.datalist import SPLITS, Datalist
@@ -22,6 +23,18 @@ def fail(message: str) -> typer.Exit:
     # Not wrapped: paths in messages stay in one piece, also where there is no terminal.
     error_console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     return typer.Exit(1)
+
+
+def show(text: str, kind: str = "") -> None:
+    """Print what a long work says of itself; ``kind`` is heading, command, done or nothing."""
+    if kind == "heading":
+        console.print(Rule(f"[bold]{escape(text)}", align="left"))
+    elif kind == "command":
+        console.print(f"[cyan]{escape(text)}[/]", soft_wrap=True, highlight=False)
+    elif kind == "done":
+        console.print(f"[dim]{escape(text)}[/]")
+    else:
+        console.print(escape(text))
 
 
 @contextmanager

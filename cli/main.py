@@ -14,7 +14,7 @@ from mixseg.cli.lazy import LazyCommand, LazyGroup
 class _Commands(LazyGroup):
     lazy: ClassVar[Mapping[str, LazyCommand]] = {
         "quickstart": LazyCommand(
-            "mixseg.apps.quickstart.run:quickstart",
+            "mixseg.cli.quickstart:quickstart",
             "Make synthetic data, train the lower bound and KL+Ent on it, and compare them.",
             takes_knobs=True,
         ),
@@ -34,7 +34,7 @@ class _Commands(LazyGroup):
             "mixseg.cli.new:new", "Write a bundle for your own data, ready to train."
         ),
         "label": LazyCommand(
-            "mixseg.apps.label.server:label",
+            "mixseg.cli.label:label",
             "Start a MONAI Label server for the scans in STUDIES.",
             takes_knobs=True,
         ),
@@ -55,15 +55,15 @@ class _Commands(LazyGroup):
             takes_knobs=True,
         ),
         "verify": LazyCommand(
-            "mixseg.apps.pack.verify:verify",
+            "mixseg.cli.verify:verify",
             "Check bundles against MONAI's rules and this project's; exit status 1 if any fails.",
         ),
         "pack": LazyCommand(
-            "mixseg.apps.pack.pack:pack",
+            "mixseg.cli.pack:pack",
             "Pack a bundle into OUTPUT/<name>_v<version>.zip, which runs without mixseg.",
         ),
         "export": LazyCommand(
-            "mixseg.apps.pack.export:export",
+            "mixseg.cli.export:export",
             "Export the network of a bundle, and compare the file with it on random images.",
             takes_knobs=True,
         ),

@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from mixseg.apps.bundle.find import bundle_weights, find_bundle, refuse_changed
+from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.apps.predict.images import list_cases, refuse_same_outputs
 from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, choose_device
-from mixseg.apps.predict.report import JSON_NAME, PredictionReport, settings_digest
-from mixseg.apps.predict.run import PredictionRun, Wanted
+from mixseg.apps.predict.report import JSON_NAME, PredictionReport
+from mixseg.apps.predict.run import PredictionRun, Wanted, run_header
 from mixseg.cli.console import clear_errors, console, fail
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.settings import read_settings
 from mixseg.files.atomic import ensure_writable
-from mixseg.files.provenance import environment, sha256_of
 
 # Knobs that have another name here.
 _OWN_OPTIONS = {
@@ -107,7 +107,7 @@ def predict(
                 )
             names = [pipeline.output_name(str(case.image)) for case in cases]
             refuse_same_outputs(cases, names)
-            header = _header(pipeline, weights)
+            header = run_header(pipeline, weights)
             report = PredictionReport(output, header, len(cases))
             _announce(header, report, weights)
             wanted = Wanted(probabilities, entropy, (preview_cases or len(cases)) if preview else 0)
@@ -150,32 +150,6 @@ def _finish(report: PredictionReport) -> None:
     if failed:
         lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['mend']}" for f in failed)
         raise fail(f"{len(failed)} of {report.inputs} images could not be predicted:{lines}")
-
-
-def _header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:
-    """What the report says once for all cases."""
-    metadata = load(pipeline.bundle / "configs" / "metadata.json")
-    digest = sha256_of(weights)
-    settings = {
-        "bundle": pipeline.bundle.resolve().name,
-        "version": str(metadata.get("version", "")),
-        "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
-        "weights": digest,
-        "knobs": dict(pipeline.knobs),
-    }
-    surroundings = environment()
-    return {
-        "bundle": settings["bundle"],
-        "version": settings["version"],
-        "configuration": [str(path) for path in pipeline.files],
-        "knobs": settings["knobs"],
-        "weights": str(weights),
-        "weights_sha256": digest,
-        "settings": settings_digest(settings),
-        "classes": pipeline.class_names,
-        "device": str(pipeline.device),
-        **surroundings,
-    }
 
 
 def _announce(header: Mapping[str, Any], report: PredictionReport, weights: Path) -> None:

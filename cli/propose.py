@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from mixseg.apps.bundle.run import shown
 from mixseg.apps.predict.pipeline import OutputError, choose_device
-from mixseg.apps.quickstart.run import shown
 from mixseg.apps.self_train.cases import BOTH_FILES, read_selection
 from mixseg.apps.self_train.proposals import (
     Proposals,

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any
-
-import yaml
-from monai.apps.utils import SUPPORTED_HASH_TYPES, HashCheckError, download_url
 
 from mixseg.apps.bundle.archive import unpack
 from mixseg.apps.bundle.sums import SUMS_NAME, check_sums
-from mixseg.files.provenance import hash_of, sha256_of
+from mixseg.files.provenance import sha256_of
 
-__all__ = ["bundle_weights", "find_bundle", "refuse_changed"]
+__all__ = ["find_bundle", "refuse_changed"]
 
 #: What holds the packages and ``bundles/``: the checkout, or the installed ``mixseg``.
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Weights that a bundle may hold, in the order in which they are looked for, and the overlay in
-#: configs/ that describes their network.
-_WEIGHTS: dict[str, tuple[str, ...]] = {
-    "models/model.pt": (),
-    "models/compact.pt": ("compact.yaml",),
-}
-_LARGE_FILES = ("large_files.yml", "large_files.yaml")
+# MONAI Label takes bundles with these words for interactive ones, or for other tasks.
+_MEANINGFUL = ("deepedit", "deepgrow", "detection", "classification")
 
 
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
@@ -59,34 +51,6 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     raise ValueError(
         f"there is no bundle '{path}': give a bundle's folder, a zip made by 'mixseg pack', or a "
         f"name ({known})"
-    )
-
-
-def bundle_weights(folder: Path) -> tuple[Path, list[Path]]:
-    """The weights of a bundle, and the overlays to pass after ``inference.yaml`` with them.
-
-    models/model.pt is taken where it is, else models/compact.pt with configs/compact.yaml, else
-    what ``large_files.yml`` names is fetched. A file that ``large_files.yml`` names must have the
-    hash that it states there, whether it was fetched or found.
-
-    Raises:
-        ValueError: there are no weights, they cannot be fetched, or have another hash.
-    """
-    listed = _large_files(folder)
-    for name, overlays in _WEIGHTS.items():
-        path = folder / name
-        if path.is_file():
-            if name in listed:
-                _check(path, listed[name])
-            return path, _overlays(folder, overlays)
-    for name, overlays in _WEIGHTS.items():
-        if name in listed:
-            _fetch(folder / name, listed[name])
-            return folder / name, _overlays(folder, overlays)
-    raise ValueError(
-        f"'{folder}' has no weights: there is neither {' nor '.join(_WEIGHTS)}, and no "
-        f"{_LARGE_FILES[0]} says where to fetch them; train them (python -m monai.bundle run "
-        "training), or give a file with --checkpoint"
     )
 
 
@@ -133,59 +97,23 @@ def _unpacked(file: Path) -> Path:
     return folder
 
 
-def _overlays(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    paths = [folder / "configs" / name for name in names]
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"there is no '{path}', which describes the network of the weights")
-    return paths
+def is_packed(bundle: Path) -> bool:
+    """Whether the folder comes out of a zip of ``mixseg pack``."""
+    return (bundle / SUMS_NAME).is_file() or (bundle / "mixseg").is_dir()
 
 
-def _large_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Entries of large_files.yml by the path of their file."""
-    for name in _LARGE_FILES:
-        if (folder / name).is_file():
-            content = yaml.safe_load((folder / name).read_text(encoding="utf-8")) or {}
-            return {str(entry["path"]): entry for entry in content.get("large_files", ())}
-    return {}
-
-
-def _hash_of_entry(path: Path, entry: dict[str, Any]) -> tuple[str, str]:
-    """Kind and value of an entry's hash, which it must have."""
-    kind, value = str(entry.get("hash_type", "sha256")).lower(), entry.get("hash_val")
-    if not value or kind not in SUPPORTED_HASH_TYPES:
-        raise ValueError(
-            f"{_LARGE_FILES[0]} states no hash for '{path}' that can be checked: it needs "
-            f"hash_val, and hash_type out of {', '.join(SUPPORTED_HASH_TYPES)}"
-        )
-    return kind, str(value).lower()
-
-
-def _check(path: Path, entry: dict[str, Any]) -> None:
-    kind, value = _hash_of_entry(path, entry)
-    found = hash_of(path, kind)
-    if found != value:
-        raise ValueError(
-            f"'{path}' is not the file that {_LARGE_FILES[0]} names ({kind} {found[:12]}… instead "
-            f"of {value[:12]}…): delete it to have it fetched again, or, if you trained it, give "
-            "it with --checkpoint"
-        )
-
-
-def _fetch(path: Path, entry: dict[str, Any]) -> None:
-    kind, value = _hash_of_entry(path, entry)
-    try:
-        # Checked in a temporary folder; nothing is left at the path if it is another file.
-        download_url(str(entry["url"]), path, value, kind)
-    except HashCheckError as error:
-        raise ValueError(
-            f"what {entry['url']} sends is not the file that {_LARGE_FILES[0]} names: its {kind} "
-            f"is not {value[:12]}…; nothing was kept, ask the bundle's authors"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"'{path}' could not be fetched from {entry['url']} ({error}); offline, put the file "
-            f"there yourself ({kind} {value})"
-        ) from error
-    if not path.is_file():
-        raise ValueError(f"'{path}' could not be written: choose a folder that can be")
+def check_name(bundle: Path) -> list[str]:
+    """The folder's name works in a URL, in MONAI's index and in MONAI Label."""
+    name = bundle.resolve().name
+    faults = []
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
+        faults.append(f"the name '{name}' may hold letters, digits and _ alone: rename the folder")
+    if "_v" in name:
+        # monai.bundle.scripts._get_all_bundles_info cuts names at the first "_v" and what follows.
+        faults.append(f"the name '{name}' holds '_v', where MONAI looks for the version")
+    faults += [
+        f"the name '{name}' holds '{word}', to which MONAI Label gives a meaning"
+        for word in _MEANINGFUL
+        if word in name.lower()
+    ]
+    return faults

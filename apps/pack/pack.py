@@ -1,4 +1,4 @@
-"""``mixseg pack``: a bundle, its weights and the code that it needs in one file."""
+"""A bundle, its weights and the code that it needs in one file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import shutil
 import tempfile
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from packaging.version import InvalidVersion, Version
 
 from mixseg.apps.bundle.archive import write_zip
+from mixseg.apps.bundle.find import check_name
 from mixseg.apps.bundle.sums import write_sums
 from mixseg.apps.bundle.weights import Precision, build_network, convert, misfits, read_weights
 from mixseg.apps.pack.checks.configs import SCHEMA_NAME, check_overlays, check_shared, check_style
-from mixseg.apps.pack.checks.files import check_name
 from mixseg.apps.pack.texts import packed_card, packed_config, packed_metadata
 from mixseg.apps.pack.vendor import (
     copy_modules,
@@ -26,7 +25,6 @@ from mixseg.apps.pack.vendor import (
     reached_modules,
     write_version,
 )
-from mixseg.cli.console import clear_errors, console
 from mixseg.configuration.loading import load, overlays
 from mixseg.configuration.yaml_text import set_knobs
 from mixseg.files.atomic import write_bytes_atomic
@@ -38,53 +36,6 @@ _LEFT_OUT = frozenset({COMPACT, "quickstart.yaml"})
 _COMPLETE = ("train.yaml", "inference.yaml")
 #: Where the data of the one who packs lie concerns nobody else, as in a bundle of `mixseg new`.
 _PLACES = {"datalist": None, "dataset_dir": "$@bundle_root + '/data'"}
-
-
-def pack(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    overlay: Annotated[
-        str | None,
-        typer.Option(
-            help="File of knobs that become the configuration's own, or 'none'; default: "
-            f"configs/{COMPACT} where the bundle has it."
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights; default: models/compact.pt with the overlay, else model.pt."),
-    ] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the zip.")] = Path("dist"),
-    version: Annotated[
-        str | None, typer.Option(help="Version of the bundle; default: that of metadata.json.")
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="Type of the weights' numbers.")
-    ] = Precision.KEEP,
-    repo: Annotated[
-        str | None,
-        typer.Option(
-            help="OWNER/REPOSITORY/TAG of a GitHub release: also write the index model_info.json."
-        ),
-    ] = None,
-) -> None:
-    """Pack a bundle into OUTPUT/<name>_v<version>.zip, which runs without mixseg.
-
-    The zip holds configuration, weights, the part of mixseg that the configuration reaches,
-    licences, model card and SHA-256 sums, and is the same to the byte whenever it is made from
-    the same. `python -m monai.bundle download` fetches it, `mixseg verify` checks it.
-
-    Examples: mixseg pack bundles/acdc_lv_confkd
-
-    mixseg pack bundles/la_confkd --weights run/models/model.pt --overlay none
-    """
-    with clear_errors():
-        if repo is not None and len(repo.split("/")) != 3:
-            raise ValueError(f"--repo must be OWNER/REPOSITORY/TAG, got '{repo}'")
-        target, digest = pack_bundle(bundle, overlay, weights, output, version, precision)
-        if repo is not None:
-            write_index(output / "model_info.json", target, digest, repo)
-    size = target.stat().st_size / 2**20
-    console.print(f"{target}: {size:.1f} MB\nsha256 {digest}", soft_wrap=True)
 
 
 def pack_bundle(
@@ -210,7 +161,7 @@ def _build(bundle: Path, folder: Path, overlay: Path | None, version: str | None
     for name in ("logging.conf",):
         if (bundle / "configs" / name).is_file():
             shutil.copyfile(bundle / "configs" / name, configs / name)
-    _write(configs / SCHEMA_NAME, files("mixseg.cli").joinpath(SCHEMA_NAME).read_text())
+    _write(configs / SCHEMA_NAME, files("mixseg.apps.pack").joinpath(SCHEMA_NAME).read_text())
     shutil.copyfile(bundle / "LICENSE", folder / "LICENSE")
     for path in sorted((bundle / "docs").rglob("*")):
         if path.is_file():

@@ -36,7 +36,7 @@ def reached_modules(configs: Iterable[Path]) -> list[str]:
     """Modules that configuration files name, and all that these import, at any depth.
 
     Imports inside functions count, and so do texts that are the name of a module
-    (``files("mixseg.cli")``).
+    (``files("mixseg.apps.pack")``).
 
     Args:
         configs: YAML or JSON files; names are looked for in their keys and values.

@@ -1,4 +1,4 @@
-"""``mixseg verify``: does a bundle keep MONAI's rules and this project's."""
+"""Does a bundle keep MONAI's rules and this project's."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import contextlib
 import shutil
 import tempfile
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated
 
 import monai.bundle
-import typer
-from rich.markup import escape
-from rich.table import Table
 
 from mixseg.apps.bundle.archive import unpack
+from mixseg.apps.bundle.find import check_name
 from mixseg.apps.pack.checks.configs import (
     SCHEMA_NAME,
     check_files,
@@ -30,12 +26,9 @@ from mixseg.apps.pack.checks.configs import (
 from mixseg.apps.pack.checks.files import (
     NotChecked,
     check_checksums,
-    check_figures,
     check_large_files,
     check_links,
-    check_name,
     check_sizes,
-    check_tests,
     check_version,
     repository_of,
 )
@@ -48,7 +41,6 @@ from mixseg.apps.pack.checks.network import (
     check_weights,
 )
 from mixseg.apps.pack.pack import pack_bundle
-from mixseg.cli.console import clear_errors, console, fail
 from mixseg.configuration.loading import cause_of, load, silence
 
 Check = Callable[[Path], list[str]]
@@ -69,7 +61,7 @@ class Outcome:
 
 def check_metadata(bundle: Path) -> list[str]:
     """metadata.json follows the schema (``monai.bundle verify_metadata``, without the network)."""
-    source = files("mixseg.cli").joinpath(SCHEMA_NAME)
+    source = files("mixseg.apps.pack").joinpath(SCHEMA_NAME)
     with tempfile.TemporaryDirectory() as folder, as_file(source) as schema:
         # A schema that is there is not downloaded.
         copy = shutil.copy(schema, Path(folder) / "schema.json")
@@ -117,8 +109,6 @@ FILE_CHECKS: dict[str, Check] = {
     "large files": check_large_files,
     "size of the weights": check_sizes,
     "links of the model card": check_links,
-    "figures of the model card": check_figures,
-    "tests": check_tests,
 }
 RUNNING_CHECKS: dict[str, Check] = {
     "code inside": check_code,
@@ -148,44 +138,8 @@ def verify_bundle(bundle: Path) -> dict[str, Outcome]:
     return results
 
 
-def verify(
-    bundles: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Folders or zips of bundles; default: every folder below ./bundles."),
-    ] = None,
-) -> None:
-    """Check bundles against MONAI's rules and this project's; exit status 1 if any fails.
-
-    Examples: mixseg verify
-
-    mixseg verify dist/acdc_lv_confkd_v0.1.0.zip
-    """
-    places = bundles or sorted(p.parent for p in Path("bundles").glob("*/configs"))
-    if not places:
-        raise fail("no bundle below ./bundles: name the folders to verify")
-    table = Table(show_lines=False)
-    table.add_column("bundle")
-    table.add_column("check", no_wrap=True)
-    table.add_column("result", overflow="fold")
-    counts: Counter[str] = Counter()
-    for place in places:
-        with clear_errors(), _folder_of(place) as folder:
-            name = folder.resolve().name
-            with console.status(f"checking {name}"):
-                results = verify_bundle(folder)
-        for check, outcome in results.items():
-            counts[outcome.word] += 1
-            table.add_row(name, check, _cell(outcome))
-    console.print(table)
-    rest = f", {counts['not checked']} not checked" if counts["not checked"] else ""
-    if counts["failed"]:
-        console.print(f"[bold red]{counts['failed']} checks failed[/]{rest}")
-        raise typer.Exit(1)
-    console.print(f"[green]all checks passed[/]{rest}")
-
-
 @contextlib.contextmanager
-def _folder_of(place: Path) -> Iterator[Path]:
+def folder_of(place: Path) -> Iterator[Path]:
     """The folder of a bundle; that of a zip for as long as it is looked at.
 
     Raises:
@@ -215,14 +169,6 @@ def _outcome(check: Check, bundle: Path) -> Outcome:
         return Outcome(not_checked=str(reason))
     except Exception as error:  # a broken bundle may raise anything; the rest is still checked
         return Outcome([_explain(error)])
-
-
-def _cell(outcome: Outcome) -> str:
-    if outcome.faults:
-        return f"[red]failed: {escape(chr(10).join(outcome.faults))}[/]"
-    if outcome.not_checked:
-        return f"[yellow]not checked:[/] {escape(outcome.not_checked)}"
-    return "[green]ok[/]"
 
 
 def _explain(error: BaseException) -> str:

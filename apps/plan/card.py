@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mixseg.apps.plan.choices import numbers
-
-if TYPE_CHECKING:
-    from mixseg.apps.plan.writing import Plan
+from mixseg.apps.plan.plan import Plan
 
 __all__ = ["FILL_IN", "data_license", "model_card"]
 

@@ -6,7 +6,6 @@ import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from mixseg.apps.bundle.find import ROOT
 from mixseg.apps.plan.card import FILL_IN, data_license, model_card
 from mixseg.apps.plan.choices import Choice
 from mixseg.apps.plan.measure import DataFacts
+from mixseg.apps.plan.plan import Plan
 from mixseg.configuration.yaml_text import set_knobs
 
-__all__ = ["TEMPLATES", "Plan", "bundle_files", "find_template"]
+__all__ = ["TEMPLATES", "bundle_files", "find_template"]
 
 #: Bundle that each number of dimensions is made from.
 TEMPLATES = {2: "acdc_lv_confkd", 3: "la_confkd"}
@@ -66,29 +66,6 @@ Every process draws batch_full + batch_partial items of its own: halve both on t
 the batch of train.yaml. Each validates its share of the cases; all of them are scored once.
 Nothing of train.yaml is replaced but the device and the bars; lists are appended to.""",
 }
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that the files say.
-
-    Attributes:
-        name: of the bundle and its folder.
-        dimensions: 2 or 3.
-        datalist: absolute path.
-        facts: what the training cases show.
-        choices: knobs, in the order of explanation.
-        value_range: of the image as the network sees it.
-        seconds: rough time of the training on a CPU, None where it is not known.
-    """
-
-    name: str
-    dimensions: int
-    datalist: Path
-    facts: DataFacts
-    choices: Sequence[Choice]
-    value_range: tuple[float, float]
-    seconds: float | None
 
 
 def find_template(dimensions: int) -> Path:

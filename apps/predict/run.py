@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -11,18 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.markup import escape
 from tqdm import tqdm
 
 from mixseg.apps.predict.images import CaseError, InputCase, check_axes, why
 from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, Prediction, root_cause
 from mixseg.apps.predict.preview import plot_prediction
-from mixseg.apps.predict.report import PredictionReport, stamp_of
-from mixseg.cli.console import error_console
+from mixseg.apps.predict.report import PredictionReport, settings_digest, stamp_of
+from mixseg.configuration.loading import load
 from mixseg.data import NativeNiftiWriter
+from mixseg.files.provenance import environment, sha256_of
 from mixseg.files.reading import split_suffix
 
 __all__ = ["PredictionRun", "Wanted"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class PredictionRun:
         if pipeline.device.type == "cuda":
             torch.cuda.empty_cache()
         note = f"out of memory on {pipeline.device}, predicted on the CPU"
-        error_console.print(f"[yellow]note:[/] {escape(f'{case.image}: {note}')}", soft_wrap=True)
+        logger.warning("%s: %s", case.image, note)
         if self._on_cpu is None:
             self._on_cpu = pipeline.on(torch.device("cpu"))
         return self._through(self._on_cpu, case), [note]
@@ -196,4 +199,30 @@ def _facts(
         "ml": millilitres,
         "mean_entropy": None if entropy is None else round(float(entropy.mean()), 6),
         "warnings": warnings,
+    }
+
+
+def run_header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:
+    """What the report says once for all cases."""
+    metadata = load(pipeline.bundle / "configs" / "metadata.json")
+    digest = sha256_of(weights)
+    settings = {
+        "bundle": pipeline.bundle.resolve().name,
+        "version": str(metadata.get("version", "")),
+        "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
+        "weights": digest,
+        "knobs": dict(pipeline.knobs),
+    }
+    surroundings = environment()
+    return {
+        "bundle": settings["bundle"],
+        "version": settings["version"],
+        "configuration": [str(path) for path in pipeline.files],
+        "knobs": settings["knobs"],
+        "weights": str(weights),
+        "weights_sha256": digest,
+        "settings": settings_digest(settings),
+        "classes": pipeline.class_names,
+        "device": str(pipeline.device),
+        **surroundings,
     }

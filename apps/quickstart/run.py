@@ -1,29 +1,21 @@
-"""``mixseg quickstart``: from nothing to a trained student beside its lower bound, in minutes."""
+"""From nothing to a trained student beside its lower bound, in minutes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 import yaml
-from rich.markup import escape
-from rich.rule import Rule
 
 from mixseg.apps.bundle.find import ROOT
-from mixseg.apps.quickstart.report import METHODS, markdown_report, screen_table
-from mixseg.cli.console import clear_errors, console, fail
-from mixseg.configuration.settings import setting_texts
+from mixseg.apps.bundle.run import bundle_command, run_logged, shown
+from mixseg.apps.quickstart.report import METHODS
 from mixseg.data.phantom.dataset import write_phantom
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment
@@ -37,7 +29,7 @@ RUNS: dict[str, dict[str, float]] = {
 _TRAINING = ("train.yaml", "quickstart.yaml")
 _EVALUATION = (*_TRAINING, "evaluate.yaml")
 _STATE_NAME = "state.json"
-_FIGURES = {"cases": "test/cases.png", "curves": "curves.png"}
+FIGURES = {"cases": "test/cases.png", "curves": "curves.png"}
 
 
 def find_repository() -> Path:
@@ -55,61 +47,18 @@ def find_repository() -> Path:
     return root
 
 
-def bundle_command(
-    run_id: str, files: Sequence[str], knobs: Mapping[str, object], configs: Path, python: str
-) -> list[str]:
-    """The ``monai.bundle`` command line that runs ``run_id`` of the configuration ``files``."""
-    paths = ",".join(f"'{(configs / name).as_posix()}'" for name in files)
-    command = [python, "-m", "monai.bundle", "run", run_id, "--config_file", f"[{paths}]"]
-    for name, value in knobs.items():
-        command += [f"--{name}", str(value)]
-    return command
-
-
-def shown(command: Sequence[str]) -> str:
-    """The command as a line to type: arguments that a shell would take apart are quoted."""
-    return " ".join(f'"{word}"' if set(word) & set("'[ ") else word for word in command)
-
-
-def run_logged(command: Sequence[str], log: Path) -> int:
-    """Run a command, show what it prints as it comes and add it to ``log``; returns its status."""
-    variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if sys.stdout.isatty():
-        size = shutil.get_terminal_size()
-        variables |= {"COLUMNS": str(size.columns), "LINES": str(size.lines), "FORCE_COLOR": "1"}
-    else:
-        # Where the bar cannot be drawn over itself, a line every half minute is enough.
-        variables.setdefault("TQDM_MININTERVAL", "30")
-    process = subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
-    )
-    assert process.stdout is not None
-    line = b""
-    try:
-        with log.open("ab") as file:
-            while chunk := process.stdout.read(4096):
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
-                *lines, line = (line + chunk).split(b"\n")
-                for text in lines:
-                    # Of a progress bar, the log keeps the last state.
-                    file.write(text.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
-        return process.wait()
-    except BaseException:
-        # Ctrl-C reached the child as well; anything else must end it.
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(2)
-        process.kill()
-        process.wait()
-        raise
-
-
-class _Quickstart:
+class Quickstart:
     """The steps, and which of them are done: an interrupted quickstart goes on where it stopped."""
 
     def __init__(
-        self, root: Path, output: Path, settings: dict[str, Any], knobs: Mapping[str, str]
+        self,
+        root: Path,
+        output: Path,
+        settings: dict[str, Any],
+        knobs: Mapping[str, str],
+        show: Callable[[str, str], None],
     ) -> None:
+        self.show = show
         self.root = root
         self.output = output
         self.settings = settings
@@ -142,9 +91,9 @@ class _Quickstart:
     def step(self, name: str, work: Callable[[], None]) -> None:
         """Do ``work`` unless it is done; its time adds up over interruptions."""
         if name in self.done:
-            console.print(f"[dim]{name}: done already[/]")
+            self.show(f"{name}: done already", "done")
             return
-        console.print(Rule(f"[bold]{name}", align="left"))
+        self.show(name, "heading")
         started = time.monotonic()
         try:
             work()
@@ -231,10 +180,12 @@ class _Quickstart:
         knobs = knobs | more
         near, python = _near(configs), _near(Path(sys.executable)).as_posix()
         line = shown(bundle_command(run_id, files, knobs, near, python))
-        console.print(f"[cyan]{escape(line)}[/]", soft_wrap=True, highlight=False)
+        self.show(line, "command")
         status = run_logged(bundle_command(run_id, files, knobs, configs, sys.executable), log)
         if status:
-            raise fail(f"{METHODS[run]}, {run_id}: exit status {status}; the log is {log}")
+            raise ChildProcessError(
+                f"{METHODS[run]}, {run_id}: exit status {status}; the log is {log}"
+            )
 
     def _save(self) -> None:
         state = {"settings": self.settings, "seconds": self.seconds, "done": self.done}
@@ -247,7 +198,7 @@ def _near(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def _configuration(configs: Path) -> tuple[dict[str, Any], str]:
+def read_configuration(configs: Path) -> tuple[dict[str, Any], str]:
     """The knobs that there are, and a digest of all the files that decide about a run."""
     knobs: dict[str, Any] = {}
     digest = hashlib.sha256()
@@ -258,55 +209,11 @@ def _configuration(configs: Path) -> tuple[dict[str, Any], str]:
     return knobs, digest.hexdigest()[:16]
 
 
-def _record(root: Path, output: Path) -> None:
+def record_figures(root: Path, output: Path) -> None:
     """Copy what the README shows to where the repository keeps it."""
     results, figures = root / "benchmarks" / "results", root / "docs" / "figures"
     results.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(output / "results.json", results / "quickstart.json")
-    for name, source in _FIGURES.items():
+    for name, source in FIGURES.items():
         shutil.copyfile(output / "kl_ent" / source, figures / f"quickstart_{name}.png")
-    console.print("recorded; now run: python benchmarks/tables.py")
-
-
-def quickstart(
-    context: typer.Context,
-    output: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("quickstart"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of data and training.")] = 0,
-    patients: Annotated[int, typer.Option(min=3, help="Patients of the phantom.")] = 32,
-    force: Annotated[bool, typer.Option("--force", help="Start over in OUTPUT.")] = False,
-    record: Annotated[
-        bool,
-        typer.Option("--record", help="Maintainers: renew the numbers and pictures of the README."),
-    ] = False,
-) -> None:
-    """Make synthetic data, train the lower bound and KL+Ent on it, and compare them.
-
-    Every command that it runs is shown. Interrupt it at any time: the same command goes on.
-    Knobs of the bundle can be added, for example: --max_epochs 3 --num_full 5
-    """
-    with clear_errors():
-        root = find_repository()
-        known, digest = _configuration(root / "bundles" / BUNDLE / "configs")
-        knobs = setting_texts(context.args, known, f"the bundle {BUNDLE}")
-        settings = {"patients": patients, "seed": seed, "knobs": knobs, "configuration": digest}
-        work = _Quickstart(root, output, settings, knobs)
-        work.open(force)
-        try:
-            work.step("phantom", work.phantom)
-            for run, title in METHODS.items():
-                work.step(f"{title}: training", partial(work.train, run))
-                work.step(f"{title}: test", partial(work.evaluate, run))
-        except KeyboardInterrupt:
-            console.print("\n[yellow]interrupted; the same command goes on from here[/]")
-            raise typer.Exit(130) from None
-        results = work.results()
-        write_bytes_atomic(output / "results.json", strict_json(results).encode())
-        write_bytes_atomic(output / "results.md", markdown_report(results).encode())
-    console.print(screen_table(results))
-    for run, title in METHODS.items():
-        places = (output / run / name for name in _FIGURES.values())
-        console.print(f"{title}: {', '.join(map(str, places))}", soft_wrap=True)
-    console.print(f"scores: {output / 'results.json'}, {output / 'results.md'}", soft_wrap=True)
-    if record:
-        _record(root, output)

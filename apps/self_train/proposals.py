@@ -12,7 +12,8 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.apps.bundle.find import bundle_weights, find_bundle, refuse_changed
+from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.apps.predict.images import InputCase, refuse_same_outputs
 from mixseg.apps.predict.report import JSON_NAME, PredictionReport, settings_digest
 from mixseg.apps.predict.run import PredictionRun, Wanted

@@ -6,20 +6,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from rich.markup import escape
-from rich.rule import Rule
 
-from mixseg.apps.quickstart.run import bundle_command, run_logged, shown
+from mixseg.apps.bundle.run import bundle_command, run_logged, shown
 from mixseg.apps.self_train.cases import Selection
 from mixseg.apps.self_train.proposals import Proposals, Trained, propose_masks
-from mixseg.cli.console import console, fail
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import sha256_of
 
@@ -72,6 +69,8 @@ class SelfTraining:
         device: where proposals are predicted.
         keep_scribbles: let stored partial labels replace the predictions.
         progress: show progress bars.
+        show: is given what a user may want to see, and its kind: ``"heading"``, ``"command"``,
+            ``"done"`` or an empty text.
     """
 
     def __init__(
@@ -85,8 +84,10 @@ class SelfTraining:
         device: torch.device,
         keep_scribbles: bool,
         progress: bool,
+        show: Callable[[str, str], None],
     ) -> None:
         self.output = output
+        self.show = show
         self.teacher = teacher
         self.student = student
         self.selection = selection
@@ -128,11 +129,11 @@ class SelfTraining:
         folder = self.folder(number)
         record = folder / _TRAINED
         if record.is_file():
-            console.print(f"[dim]round {number}: trained already[/]")
+            self.show(f"round {number}: trained already", "done")
         else:
-            console.print(Rule(f"[bold]round {number}: proposals", align="left"))
+            self.show(f"round {number}: proposals", "heading")
             proposals = self._propose(number)
-            console.print(Rule(f"[bold]round {number}: training", align="left"))
+            self.show(f"round {number}: training", "heading")
             self._train(number, proposals)
         content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         return {**content, "scores": {"validation": self.score(number, "validation")}}
@@ -142,7 +143,7 @@ class SelfTraining:
         folder = self.folder(number)
         summary = folder / split / "summary.json"
         if not summary.is_file():
-            console.print(Rule(f"[bold]round {number}: {split}", align="left"))
+            self.show(f"round {number}: {split}", "heading")
             knobs = {
                 **self._knobs(number),
                 "split": split,
@@ -172,11 +173,13 @@ class SelfTraining:
         failed = list(proposals.report.failures.values())
         if failed:
             lines = "".join(f"\n  {f['case_id']}: {f['problem']}; {f['mend']}" for f in failed)
-            raise fail(f"round {number}: {len(failed)} cases could not be proposed:{lines}")
+            raise ChildProcessError(
+                f"round {number}: {len(failed)} cases could not be proposed:{lines}"
+            )
         ml = [sum(case["ml"].values()) for case in proposals.cases if case["ml"]]
         mean = f", {sum(ml) / len(ml):.1f} ml on average" if ml else ""
-        console.print(
-            f"{len(proposals.cases)} proposals, {len(proposals.empty)} of them empty{mean}"
+        self.show(
+            f"{len(proposals.cases)} proposals, {len(proposals.empty)} of them empty{mean}", ""
         )
         return proposals
 
@@ -224,7 +227,29 @@ class SelfTraining:
     def _bundle(self, run_id: str, files: list[Path], knobs: Mapping[str, Any], log: Path) -> None:
         names = [path.resolve().as_posix() for path in files]
         command = bundle_command(run_id, names, knobs, Path(), "python")
-        console.print(f"[cyan]{escape(shown(command))}[/]", soft_wrap=True, highlight=False)
+        self.show(shown(command), "command")
         command = bundle_command(run_id, names, knobs, Path(), sys.executable)
         if status := run_logged(command, log):
-            raise fail(f"{log.parent.name}, {run_id}: exit status {status}; the log is {log}")
+            raise ChildProcessError(
+                f"{log.parent.name}, {run_id}: exit status {status}; the log is {log}"
+            )
+
+
+_COUNTS_AS = ("full", "partial")
+
+
+def round_knobs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Knobs of a round's training: its cases have full masks or proposals, all of them.
+
+    Args:
+        given: the student's knobs, of which ``noisy_as`` decides: ``"full"``, the default, puts all
+            cases in one stream, ``"partial"`` leaves the proposals to that of partial labels.
+
+    Raises:
+        ValueError: ``noisy_as`` is something else.
+    """
+    noisy_as = given.get("noisy_as", "full")
+    if noisy_as not in _COUNTS_AS:
+        raise ValueError(f"--noisy_as is {noisy_as!r}: give {' or '.join(_COUNTS_AS)}")
+    knobs = {"noisy_as": noisy_as, "num_partial": 0, "num_unlabeled": 0, "batch_unlabeled": 0}
+    return knobs | ({"batch_partial": 0} if noisy_as == "full" else {})

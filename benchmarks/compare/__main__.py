@@ -1,4 +1,4 @@
-"""``python -m benchmarks.compare``: methods on the same engine, data and scorer, beside the published numbers."""
+"""``python -m benchmarks.compare``: methods on one engine, beside the published numbers."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def run(
 
     python -m benchmarks.compare run benchmarks/experiments/compare_acdc_cpu.yaml --dataset_dir ACDC
 
-    python -m benchmarks.compare run benchmarks/experiments/acdc_gpu.yaml --row set3_kl_ent --seeds 0
+    python -m benchmarks.compare run benchmarks/experiments/acdc_gpu.yaml --row set3_kl_ent
     --dataset_dir ACDC --minutes 60
     """
     with clear_errors():

@@ -11,7 +11,7 @@ from typing import Any
 
 from scipy.stats import wilcoxon
 
-from mixseg.apps.self_train.round_knobs import round_knobs
+from mixseg.apps.self_train.rounds import round_knobs
 
 from .list import Experiment
 

@@ -1,4 +1,4 @@
-"""A toy bundle, a list and a runner that only writes files, for the tests of ``python -m benchmarks.compare``."""
+"""A toy bundle, a list and a runner that only writes files, for the tests of comparisons."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from mixseg.apps.bundle.find import ROOT
+from mixseg.apps.bundle.find import ROOT, is_packed
 from mixseg.apps.bundle.sums import SUMS_NAME
 from mixseg.configuration.loading import load, overlays, strings
 
@@ -53,11 +53,6 @@ _NEUTRAL = ("CopyItemsd",)
 PACKAGE_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 
 _BY_POSITION = re.compile(r"(#|::)\d+(#|::|$|\W)|\[\d+\]")
-
-
-def is_packed(bundle: Path) -> bool:
-    """Whether the folder comes out of a zip of ``mixseg pack``."""
-    return (bundle / SUMS_NAME).is_file() or (bundle / "mixseg").is_dir()
 
 
 def check_files(bundle: Path) -> list[str]:

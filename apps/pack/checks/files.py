@@ -5,10 +5,8 @@ Each check takes the bundle's folder and returns what is wrong, one line a fault
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,8 +14,8 @@ from typing import Any
 from monai.apps.utils import SUPPORTED_HASH_TYPES
 from packaging.version import InvalidVersion, Version
 
+from mixseg.apps.bundle.find import is_packed
 from mixseg.apps.bundle.sums import check_sums
-from mixseg.apps.pack.checks.configs import is_packed
 from mixseg.configuration.loading import load
 from mixseg.files.provenance import sha256_of
 
@@ -25,10 +23,7 @@ from mixseg.files.provenance import sha256_of
 MAX_BYTES = 20 * 2**20
 
 _LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
-# MONAI Label takes bundles with these words for interactive ones, or for other tasks.
-_MEANINGFUL = ("deepedit", "deepgrow", "detection", "classification")
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)[^)]*\)")
-_BLOCK = re.compile(r"<!-- begin:(\w+) -->\n(.*?)<!-- end:\1 -->", re.DOTALL)
 
 
 class NotChecked(Exception):
@@ -40,23 +35,6 @@ def repository_of(bundle: Path) -> Path | None:
     parent = bundle.resolve().parent
     inside = parent.name == "bundles" and (parent.parent / "pyproject.toml").is_file()
     return parent.parent if inside else None
-
-
-def check_name(bundle: Path) -> list[str]:
-    """The folder's name works in a URL, in MONAI's index and in MONAI Label."""
-    name = bundle.resolve().name
-    faults = []
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
-        faults.append(f"the name '{name}' may hold letters, digits and _ alone: rename the folder")
-    if "_v" in name:
-        # monai.bundle.scripts._get_all_bundles_info cuts names at the first "_v" and what follows.
-        faults.append(f"the name '{name}' holds '_v', where MONAI looks for the version")
-    faults += [
-        f"the name '{name}' holds '{word}', to which MONAI Label gives a meaning"
-        for word in _MEANINGFUL
-        if word in name.lower()
-    ]
-    return faults
 
 
 def check_version(bundle: Path) -> list[str]:
@@ -120,51 +98,6 @@ def check_links(bundle: Path) -> list[str]:
     return faults
 
 
-def check_figures(bundle: Path) -> list[str]:
-    """The model card's tables are what ``benchmarks/tables.py`` makes of the result files now.
-
-    The scores of metadata.json occur in these tables, as they are or in percent.
-    """
-    root = repository_of(bundle)
-    if root is None or not (root / "benchmarks" / "tables.py").is_file():
-        raise NotChecked("not in a checkout of mixseg, where the result files are")
-    card = bundle.resolve() / "docs" / "README.md"
-    text = card.read_text(encoding="utf-8")
-    blocks = _BLOCK.findall(text)
-    if not blocks:
-        raise NotChecked("docs/README.md has no table that benchmarks/tables.py writes")
-    try:
-        rendered = _tables(root).render(card)
-    except ValueError as error:
-        return [str(error)]
-    faults = []
-    if rendered != text:
-        now = dict(_BLOCK.findall(rendered))
-        old = [name for name, block in blocks if now.get(name) != block]
-        faults.append(
-            f"docs/README.md: {', '.join(old)} is not what the result files say: run python "
-            "benchmarks/tables.py"
-        )
-    shown = [float(n) for _, block in blocks for n in re.findall(r"(?<![\w.])\d+\.\d+", block)]
-    metrics = load(bundle / "configs" / "metadata.json").get("eval_metrics", {})
-    for name, value in _numbers(metrics):
-        if not any(_rounded_to(value, n) or _rounded_to(100 * value, n) for n in shown):
-            faults.append(f"metadata.json: eval_metrics#{name} {value} is in no table of the card")
-    return faults
-
-
-def check_tests(bundle: Path) -> list[str]:
-    """A bundle of the repository is named in a test."""
-    root, name = repository_of(bundle), bundle.resolve().name
-    if root is None or not (root / "tests").is_dir():
-        raise NotChecked("not in a checkout with tests")
-    named = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
-    for path in sorted((root / "tests").rglob("*.py")):
-        if named.search(path.read_text(encoding="utf-8")):
-            return []
-    return [f"no file below tests/ names {name}: write one that trains it and asserts the result"]
-
-
 def _large_file_faults(bundle: Path, entry: Any) -> Iterator[str]:
     if not isinstance(entry, dict) or not entry.get("path") or not entry.get("url"):
         yield f"{entry!r}: an entry has path, url, hash_val and hash_type"
@@ -183,37 +116,3 @@ def _large_file_faults(bundle: Path, entry: Any) -> Iterator[str]:
         yield f"{name}: hash_val is no SHA-256 in lower-case hexadecimal"
     elif (bundle / name).is_file() and (found := sha256_of(bundle / name)) != value:
         yield f"{name}: the file has another hash (sha256 {found[:12]}… instead of {value[:12]}…)"
-
-
-def _tables(root: Path) -> Any:
-    """The module ``benchmarks/tables.py`` of a checkout."""
-    path = root / "benchmarks" / "tables.py"
-    spec = importlib.util.spec_from_file_location("_mixseg_tables", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    known = set(sys.modules)
-    sys.path.insert(0, str(path.parent))  # as when it is run as a script
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-        # Modules beside it have common names, and another checkout has its own.
-        for name in set(sys.modules) - known:
-            if Path(getattr(sys.modules[name], "__file__", None) or "").parent == path.parent:
-                del sys.modules[name]
-    return module
-
-
-def _numbers(content: Any, place: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from _numbers(value, f"{place}#{key}" if place else str(key))
-    elif isinstance(content, int | float) and not isinstance(content, bool):
-        yield place, float(content)
-
-
-def _rounded_to(value: float, shown: float) -> bool:
-    """Whether ``shown``, which has a digit or more behind the point, is ``value`` rounded."""
-    digits = len(repr(shown).partition(".")[2])
-    return abs(value - shown) <= 0.5 * 10.0**-digits + 1e-9

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from monai.bundle import ConfigWorkflow
 
+from mixseg.apps.bundle.find import is_packed
 from mixseg.apps.bundle.weights import build_network, misfits, read_weights
-from mixseg.apps.pack.checks.configs import is_packed
 from mixseg.apps.pack.checks.files import NotChecked
 from mixseg.apps.pack.export import export_bundle
 from mixseg.configuration.loading import load, strings

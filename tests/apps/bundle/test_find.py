@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from mixseg.apps.bundle.archive import write_zip
-from mixseg.apps.bundle.find import bundle_weights, find_bundle, refuse_changed
+from mixseg.apps.bundle.find import find_bundle, refuse_changed
 from mixseg.apps.bundle.sums import write_sums
+from mixseg.apps.bundle.weights import bundle_weights
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

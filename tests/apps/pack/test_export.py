@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from mixseg.apps.pack import export as module
-from mixseg.apps.pack.export import export
+from mixseg.cli.export import export
 from mixseg.configuration.settings import read_settings
 from mixseg.networks import DualBranchDynUNet, DualBranchUNet, ExportedNetwork
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,16 +12,14 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from mixseg.apps.bundle.find import check_name
 from mixseg.apps.bundle.weights import build_network
 from mixseg.apps.pack.checks import files as bundle_files
 from mixseg.apps.pack.checks.files import (
     NotChecked,
-    check_figures,
     check_large_files,
     check_links,
-    check_name,
     check_sizes,
-    check_tests,
     check_version,
 )
 from mixseg.apps.pack.checks.network import check_torchscript, check_weights
@@ -40,14 +37,12 @@ Spoil = Callable[[Path], object]
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A copy of a bundle in a repository with tests, and without benchmarks."""
+    """A copy of a bundle in a repository."""
     root = tmp_path / "repository"
     path = Path(
         shutil.copytree(SOURCE, root / "bundles" / "acdc_lv_confkd", ignore=WITHOUT_WEIGHTS)
     )
     (root / "pyproject.toml").write_text("")
-    (root / "tests").mkdir()
-    (root / "tests" / "test_toy.py").write_text('BUNDLE = "acdc_lv_confkd"\n')
     return path
 
 
@@ -63,17 +58,6 @@ def put_weights(bundle: Path, name: str = "compact.pt") -> None:
     (bundle / "models").mkdir(exist_ok=True)
     network = build_network(bundle / "configs" / "train.yaml", {"features": [2, 4, 4]})
     torch.save(network.state_dict(), bundle / "models" / name)
-
-
-def test_a_bundle_without_a_test_fails(bundle: Path, outside: Path) -> None:
-    assert check_tests(bundle) == []
-    test = bundle.parents[1] / "tests" / "test_toy.py"
-    test.write_text('BUNDLE = "acdc_lv_confkd_small"\n')  # another bundle's name
-    assert check_tests(bundle) == [
-        "no file below tests/ names acdc_lv_confkd: write one that trains it and asserts the result"
-    ]
-    with pytest.raises(NotChecked, match="not in a checkout with tests"):
-        check_tests(outside)
 
 
 @pytest.mark.parametrize(
@@ -166,54 +150,6 @@ def test_links_of_the_card(bundle: Path) -> None:
     ]
 
 
-TABLES = """
-import re
-from toy_measured import ROW
-def render(page):
-    if "broken" in page.read_text():
-        raise ValueError("results/x.json was made with lr = 1, the list says 2: run it again")
-    block = f"<!-- begin:toy -->\\n| Dice |\\n{ROW}\\n<!-- end:toy -->"
-    return re.sub(r"<!-- begin:toy -->.*<!-- end:toy -->", block, page.read_text(), flags=re.DOTALL)
-"""
-
-
-def test_figures_of_the_card(bundle: Path, outside: Path) -> None:
-    with pytest.raises(NotChecked, match="not in a checkout of mixseg, where the result files"):
-        check_figures(bundle)
-    with pytest.raises(NotChecked, match="not in a checkout of mixseg, where the result files"):
-        check_figures(outside)
-    (bundle.parents[1] / "benchmarks").mkdir()
-    (bundle.parents[1] / "benchmarks" / "tables.py").write_text(TABLES)
-    row = "ROW = '| 91.2 ± 0.4 / 3.25 |'\n"
-    (bundle.parents[1] / "benchmarks" / "toy_measured.py").write_text(row)
-    card = bundle / "docs" / "README.md"
-    card.write_text("# Card\n")
-    with pytest.raises(NotChecked, match=r"no table that benchmarks/tables\.py writes"):
-        check_figures(bundle)
-    card.write_text("<!-- begin:toy -->\n| Dice |\n| 95.0 |\n<!-- end:toy -->\n")
-    assert check_figures(bundle) == [
-        "docs/README.md: toy is not what the result files say: run python benchmarks/tables.py"
-    ]
-    card.write_text("97.0 <!-- begin:toy -->\n| Dice |\n| 91.2 ± 0.4 / 3.25 |\n<!-- end:toy -->\n")
-    assert check_figures(bundle) == []
-    path = bundle / "configs" / "metadata.json"
-    content = json.loads(path.read_text())
-    content["eval_metrics"] = {"student": {"dice": 0.9123, "hd95": 3.249}}
-    path.write_text(json.dumps(content))
-    assert check_figures(bundle) == []  # 91.23 % is 91.2, 3.249 is 3.25
-    content["eval_metrics"] = {"student": {"dice": 0.97, "hd95": 3.2}}  # 97.0 is in no table
-    path.write_text(json.dumps(content))
-    assert check_figures(bundle) == [
-        "metadata.json: eval_metrics#student#dice 0.97 is in no table of the card",
-        "metadata.json: eval_metrics#student#hd95 3.2 is in no table of the card",
-    ]
-    card.write_text(card.read_text() + "broken")
-    assert check_figures(bundle) == [
-        "results/x.json was made with lr = 1, the list says 2: run it again"
-    ]
-    assert "toy_measured" not in sys.modules
-
-
 def test_a_released_version_stays_what_it_was(bundle: Path, outside: Path, tmp_path: Path) -> None:
     with pytest.raises(NotChecked, match=r"no models/model_info\.json of released versions"):
         check_release(bundle)
@@ -269,14 +205,17 @@ def test_the_table_says_why_something_was_not_checked(
     def unlucky(bundle: Path) -> list[str]:
         raise RuntimeError("no such luck")
 
-    checks = {"tests": check_tests, "sizes": check_sizes, "name": check_name, "luck": unlucky}
+    checks = {"released": check_release, "sizes": check_sizes, "name": check_name, "luck": unlucky}
     monkeypatch.setattr("mixseg.apps.pack.verify.FILE_CHECKS", {"checksums": check_name, **checks})
     monkeypatch.setattr("mixseg.apps.pack.verify.RUNNING_CHECKS", {})
     monkeypatch.setenv("COLUMNS", "200")
     result = CliRunner().invoke(app, ["verify", str(outside)])
     assert result.exit_code == 1
     rows = [line for line in result.output.splitlines() if "acdc_lv_confkd" in line]
-    assert cells(rows[1]) == ["tests", "not checked: not in a checkout with tests"]
+    assert cells(rows[1]) == [
+        "released",
+        "not checked: there is no models/model_info.json of released versions",
+    ]
     assert cells(rows[3]) == ["name", "ok"]
     assert cells(rows[4]) == ["luck", "failed: RuntimeError: no such luck"]
     assert "1 checks failed, 2 not checked" in result.output

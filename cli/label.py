@@ -1,0 +1,117 @@
+"""``mixseg label``: a MONAI Label server with a bundle, for a folder of scans."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from mixseg.apps.bundle.find import find_bundle
+from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.apps.label.model import make_model_folder
+from mixseg.apps.label.server import (
+    PATIENT_PATTERN,
+    check_installation,
+    server_command,
+    server_environment,
+    start,
+)
+from mixseg.cli.console import clear_errors, console
+from mixseg.configuration.loading import load
+from mixseg.configuration.settings import read_settings
+
+
+def label(
+    context: typer.Context,
+    studies: Annotated[Path, typer.Argument(help="Folder of scans (NIfTI, NRRD, MHA).")],
+    bundle: Annotated[
+        str, typer.Option("--bundle", "-b", help="Folder, packed zip or name of a bundle.")
+    ],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the model, its trainings and logs [STUDIES/mixseg_label]."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights to begin with instead of the bundle's own.")
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Begin with random weights.")
+    ] = False,
+    scoring: Annotated[
+        bool,
+        typer.Option(help="Score scans by entropy in the background, at start and after training."),
+    ] = True,
+    patient_pattern: Annotated[
+        str,
+        typer.Option(help="Regular expression: its first group in a scan's name is the patient."),
+    ] = PATIENT_PATTERN,
+) -> None:
+    r"""Start a MONAI Label server for the scans in STUDIES.
+
+    Open its address in 3D Slicer (module MONAILabel), draw a few scribbles, press Train.
+    Knobs of the bundle can be added, for weights that were trained with other ones.
+
+    [bold]Examples[/]
+
+      mixseg label SCANS --bundle la_confkd
+
+      mixseg label SCANS --bundle la_confkd_v0.1.0.zip --port 8001
+
+      mixseg label SCANS --bundle my_bundle --from-scratch
+
+      mixseg label SCANS --bundle la_confkd --checkpoint model.pt --features "\[8,16,32,64,128]"
+    """
+    with clear_errors():
+        check_installation()
+        if not studies.is_dir():
+            raise ValueError(f"'{studies}' is not a folder of scans")
+        if checkpoint is not None and from_scratch:
+            raise ValueError("--checkpoint and --from-scratch exclude each other")
+        try:
+            groups = re.compile(patient_pattern).groups
+        except re.error as error:
+            raise ValueError(f"--patient-pattern '{patient_pattern}': {error}") from error
+        if patient_pattern and not groups:
+            raise ValueError(f"--patient-pattern '{patient_pattern}' has no group in parentheses")
+        source = find_bundle(bundle).resolve()
+        known = {
+            **load(source / "configs" / "train.yaml"),
+            **load(source / "configs" / "inference.yaml"),
+        }
+        knobs = read_settings(context.args, known, f"the bundle {source.name}")
+        weights: Path | None = checkpoint
+        overlays: list[Path] = []
+        if checkpoint is None and not from_scratch:
+            try:
+                weights, overlays = bundle_weights(source)
+            except ValueError as error:
+                raise ValueError(f"{error}, or begin with random ones: --from-scratch") from error
+        work = (work or studies / "mixseg_label").resolve()
+        folder = work / "model" / source.name
+        made = make_model_folder(source, folder, weights, overlays, knobs)
+        main = importlib.util.find_spec("mixseg.apps.label.main")
+        if main is None or main.origin is None:
+            raise ValueError(
+                "mixseg.apps.label is missing from this installation: install mixseg again"
+            )
+        shutil.copyfile(main.origin, work / "main.py")
+    console.print(
+        f"model: {folder} ({'made now' if made else 'as it was trained'})\n"
+        f"server: http://{host}:{port} (Ctrl-C ends it)",
+        soft_wrap=True,
+        highlight=False,
+    )
+    conf = {"models": source.name, "patient_pattern": patient_pattern}
+    command = server_command(work, studies.resolve(), conf, host, port)
+    console.print(f"[cyan]{escape(' '.join(command))}[/]", soft_wrap=True, highlight=False)
+    status = start(command, server_environment(work, scoring))
+    raise typer.Exit(status)

@@ -1,0 +1,58 @@
+"""``mixseg verify``: bundles checked against MONAI's rules and this project's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mixseg.apps.pack.verify import Outcome, folder_of, verify_bundle
+from mixseg.cli.console import clear_errors, console, fail
+
+
+def verify(
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders or zips of bundles; default: every folder below ./bundles."),
+    ] = None,
+) -> None:
+    """Check bundles against MONAI's rules and this project's; exit status 1 if any fails.
+
+    Examples: mixseg verify
+
+    mixseg verify dist/acdc_lv_confkd_v0.1.0.zip
+    """
+    places = bundles or sorted(p.parent for p in Path("bundles").glob("*/configs"))
+    if not places:
+        raise fail("no bundle below ./bundles: name the folders to verify")
+    table = Table(show_lines=False)
+    table.add_column("bundle")
+    table.add_column("check", no_wrap=True)
+    table.add_column("result", overflow="fold")
+    counts: Counter[str] = Counter()
+    for place in places:
+        with clear_errors(), folder_of(place) as folder:
+            name = folder.resolve().name
+            with console.status(f"checking {name}"):
+                results = verify_bundle(folder)
+        for check, outcome in results.items():
+            counts[outcome.word] += 1
+            table.add_row(name, check, _cell(outcome))
+    console.print(table)
+    rest = f", {counts['not checked']} not checked" if counts["not checked"] else ""
+    if counts["failed"]:
+        console.print(f"[bold red]{counts['failed']} checks failed[/]{rest}")
+        raise typer.Exit(1)
+    console.print(f"[green]all checks passed[/]{rest}")
+
+
+def _cell(outcome: Outcome) -> str:
+    if outcome.faults:
+        return f"[red]failed: {escape(chr(10).join(outcome.faults))}[/]"
+    if outcome.not_checked:
+        return f"[yellow]not checked:[/] {escape(outcome.not_checked)}"
+    return "[green]ok[/]"
