@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,17 @@ from mixseg.data.datalist import SPLITS, Datalist
 
 console = Console()
 error_console = Console(stderr=True)
+
+
+class _Notes(logging.Handler):
+    """Prints what the rooms below log as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        error_console.print(f"[yellow]note:[/] {escape(record.getMessage())}", soft_wrap=True)
+
+
+logging.getLogger("mixseg.apps").addHandler(_Notes(logging.WARNING))
 
 
 def fail(message: str) -> typer.Exit:

@@ -13,14 +13,9 @@ from rich.markup import escape
 
 from mixseg.apps.bundle.find import find_bundle
 from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.apps.label import server
 from mixseg.apps.label.model import make_model_folder
-from mixseg.apps.label.server import (
-    PATIENT_PATTERN,
-    check_installation,
-    server_command,
-    server_environment,
-    start,
-)
+from mixseg.apps.label.server import PATIENT_PATTERN
 from mixseg.cli.console import clear_errors, console
 from mixseg.configuration.loading import load
 from mixseg.configuration.settings import read_settings
@@ -71,7 +66,7 @@ def label(
       mixseg label SCANS --bundle la_confkd --checkpoint model.pt --features "\[8,16,32,64,128]"
     """
     with clear_errors():
-        check_installation()
+        server.check_installation()
         if not studies.is_dir():
             raise ValueError(f"'{studies}' is not a folder of scans")
         if checkpoint is not None and from_scratch:
@@ -111,7 +106,7 @@ def label(
         highlight=False,
     )
     conf = {"models": source.name, "patient_pattern": patient_pattern}
-    command = server_command(work, studies.resolve(), conf, host, port)
+    command = server.server_command(work, studies.resolve(), conf, host, port)
     console.print(f"[cyan]{escape(' '.join(command))}[/]", soft_wrap=True, highlight=False)
-    status = start(command, server_environment(work, scoring))
+    status = server.start(command, server.server_environment(work, scoring))
     raise typer.Exit(status)

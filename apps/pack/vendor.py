@@ -126,7 +126,13 @@ def needed_requirements(modules: Iterable[str]) -> list[Requirement]:
     """
     chosen = set(modules)
     own, other = set[str](), set[str]()
-    for package in sorted({name.rpartition(".")[0] for name in chosen} | {__package__ or ""}):
+    # What commands import beyond the rest is no bundle's need.
+    rooms = {
+        ".".join((PACKAGE, *marker.parent.relative_to(ROOT).parts))
+        for room in ("apps", "cli")
+        for marker in (ROOT / room).rglob("__init__.py")
+    }
+    for package in sorted({name.rpartition(".")[0] for name in chosen} | rooms):
         for module in _modules_in(package):
             (own if module in chosen else other).update(_foreign_imports(module))
     required = requirements()
@@ -242,9 +248,8 @@ def _license() -> str:
     Raises:
         ValueError: there is none.
     """
-    root = ROOT
-    if (root / "pyproject.toml").is_file():
-        return (root / "LICENSE").read_text(encoding="utf-8")
+    if (ROOT / "pyproject.toml").is_file():
+        return (ROOT / "LICENSE").read_text(encoding="utf-8")
     distribution = metadata.distribution(PACKAGE)
     text = distribution.read_text("licenses/LICENSE") or distribution.read_text("LICENSE")
     if not text:

@@ -110,7 +110,7 @@ def test_a_mistyped_option_ends_before_anything_is_made(tmp_path: Path) -> None:
 def test_an_installation_without_bundles_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quickstart, "__file__", str(tmp_path / "mixseg" / "cli" / "quickstart.py"))
+    monkeypatch.setattr(quickstart, "ROOT", tmp_path / "mixseg")
     result = run("--output", tmp_path / "out")
     assert result.exit_code == 1
     assert "is not beside this installation" in result.output

@@ -53,7 +53,7 @@ def test_modules_are_found_wherever_a_configuration_names_them(tmp_path: Path) -
     found = reached_modules([path])
     assert {"mixseg.losses.entropy", "mixseg.networks.branches"} <= set(found)
     assert {"mixseg.transforms.arrays", "mixseg.losses._common"} <= set(found)
-    assert [name for name in found if name.startswith("mixseg.cli")] == []
+    assert [name for name in found if name.startswith(("mixseg.apps", "mixseg.cli"))] == []
 
 
 def test_imports_in_functions_and_names_in_texts_count(tmp_path: Path) -> None:
@@ -62,13 +62,12 @@ def test_imports_in_functions_and_names_in_texts_count(tmp_path: Path) -> None:
         [config(tmp_path, "a: {_target_: mixseg.apps.pack.verify.check_metadata}\n")]
     )
     assert {
-        "mixseg.cli",
+        "mixseg.apps",
         "mixseg.apps.pack.verify",
         "mixseg.apps.pack.export",
-        "mixseg.cli.console",
     } <= set(found)
     copy_modules(found, tmp_path)
-    assert (tmp_path / "mixseg" / "cli" / "metadata.schema.json").is_file()
+    assert (tmp_path / "mixseg" / "apps" / "pack" / "metadata.schema.json").is_file()
 
 
 def test_every_module_that_python_loads_is_there() -> None:
@@ -86,7 +85,7 @@ def test_every_module_that_python_loads_is_there() -> None:
     for name, modules in found.items():
         assert set(loaded[name]) == set(modules), name
         # What a run of the bundle never needs stays out.
-        assert not any(module.startswith("mixseg.cli") for module in modules), name
+        assert not any(module.startswith(("mixseg.apps", "mixseg.cli")) for module in modules), name
 
 
 def test_a_module_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ class _Exhausted:
 
 
 def test_without_memory_on_the_device_the_cpu_takes_over(
-    predictor: Any, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    predictor: Any, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = tmp_path / "masks"
     output.mkdir()
@@ -321,7 +321,7 @@ def test_without_memory_on_the_device_the_cpu_takes_over(
     run.predict_all(overwrite=False, progress=False)
     (case,) = report.cases.values()
     assert case["warnings"] == ["out of memory on cuda, predicted on the CPU"]
-    assert "a.nii.gz: out of memory on cuda, predicted on the CPU" in capsys.readouterr().err
+    assert "a.nii.gz: out of memory on cuda, predicted on the CPU" in caplog.text
     predictor(images / "a.nii.gz", tmp_path / "alone")
     written, alone = (nib.load(folder / "a_LV.nii.gz") for folder in (output, tmp_path / "alone"))
     np.testing.assert_array_equal(written.get_fdata(), alone.get_fdata())
