@@ -222,3 +222,7 @@ def _read_seeds(text: str | None) -> list[int] | None:
         raise ValueError(
             f"--seeds takes whole numbers with commas, e.g. 0,1, not '{text}'"
         ) from None
+
+
+if __name__ == "__main__":
+    compare_app(prog_name="python -m benchmarks.compare")

@@ -16,11 +16,11 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from compare.__main__ import compare_app
 from compare.complexity import count_parameters, measure_complexity
 from compare.list import experiments
 from compare.results import report_value
 from compare.run import Outcome, Places, Watch, run_experiments, run_step
-from mixseg.cli.main import app
 
 from .compare_toys import CASES, FakeRunner, knobs_of, toy_bundle, write_list
 
@@ -329,6 +329,7 @@ def test_ctrl_c_lets_the_step_end_by_itself(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", parent],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")},
         start_new_session=True,
         stderr=subprocess.PIPE,
         # A shell's background jobs ignore Ctrl-C, and the tests may run in one.
@@ -345,7 +346,7 @@ def test_ctrl_c_lets_the_step_end_by_itself(tmp_path: Path) -> None:
 
 
 def command(*arguments: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "600"}).invoke(app, ["compare", *map(str, arguments)])
+    return CliRunner(env={"COLUMNS": "600"}).invoke(compare_app, list(map(str, arguments)))
 
 
 def test_the_command_names_what_is_wrong(toy: Toy, tmp_path: Path) -> None:

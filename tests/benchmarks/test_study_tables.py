@@ -71,7 +71,7 @@ def table(tmp_path: Path, benchmark_script: Benchmark) -> Callable[[], list[list
             (row, list(read_results(tmp_path / "results", row).values()))
             for row in experiments(path)
         ]
-        text = benchmark_script("study_tables").study_block("toy", read_list(path), rows)
+        text = benchmark_script("compare.study_tables").study_block("toy", read_list(path), rows)
         return [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines()]
 
     return render
@@ -234,7 +234,7 @@ def test_settings_stand_side_by_side(
     found = [
         (row, list(read_results(tmp_path / "results", row).values())) for row in experiments(path)
     ]
-    module = benchmark_script("study_tables")
+    module = benchmark_script("compare.study_tables")
     monkeypatch.setattr(module, "SETTINGS", {"": "as it is", "_turned": "turned"})
     names = ("lower", "kl_ent")
     monkeypatch.setattr(module, "COLUMNS", {name: module.COLUMNS[name] for name in names})

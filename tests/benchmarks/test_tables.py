@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import wilcoxon
 from typer.testing import CliRunner, Result
 
+from compare.__main__ import compare_app
 from compare.list import experiments
 from compare.published import load_published
 from compare.results import (
@@ -26,7 +27,6 @@ from compare.results import (
     scores_of,
 )
 from compare.tables import Measurements, markdown, table_lines
-from mixseg.cli.main import app
 
 from .compare_toys import CASES, case_rows, write_list, write_result
 
@@ -300,7 +300,7 @@ def test_shared_results_fill_the_table(results: Path, tmp_path: Path) -> None:
 
 
 def compare(*arguments: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "600"}).invoke(app, ["compare", *map(str, arguments)])
+    return CliRunner(env={"COLUMNS": "600"}).invoke(compare_app, list(map(str, arguments)))
 
 
 def test_the_command_writes_tables_and_figures_once(results: Path, tmp_path: Path) -> None:
