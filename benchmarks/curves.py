@@ -4,7 +4,8 @@
 
 Writes docs/figures/LIST_curves.png: the Dice of teacher and student on the validation split after
 each validation, one panel a branch, one line a row of the list; the mean over its seeds, and the
-range over them as a band. Rows that nobody ran are left out.
+range over them as a band. Networks of one branch, main, are in the first panel. Rows that nobody
+ran are left out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ DASHES = ("-", "--", ":")
 
 def curve_of(result: Result, branch: str) -> dict[int, float]:
     """Iteration → validation Dice in % of one result; empty for an untrained branch."""
-    rows = csv.DictReader(result["history"])
+    rows = list(csv.DictReader(result["history"]))
+    if branch == "teacher" and any("val_dice_main" in row for row in rows):
+        branch = "main"
     key = f"val_dice_{branch}"
     return {int(row["iteration"]): 100 * float(row[key]) for row in rows if row.get(key)}
 

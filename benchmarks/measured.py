@@ -174,6 +174,76 @@ def noise_block(root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def free_negatives_block(root: Path) -> str:
+    """How far free negatives reach and how often they are wrong, a line a radius."""
+    path = root / "benchmarks" / "results" / "free_negatives.json"
+    if not path.is_file():
+        return f"Free negatives: {NOT_RUN}.\n"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    lines = [
+        "| set | distance | R, voxels | background covered | of it in slices without a seed "
+        "| foreground labeled wrongly |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        radius = f"**{row['radius']:.1f}**" if row["calibrated"] else f"{row['radius']:g}"
+        lines.append(
+            f"| {row['setting']} | {row['distance']} | {radius} | {row['background_covered']:.1%} "
+            f"| {row['background_in_seedless_slices'] / row['background_covered']:.1%} "
+            f"| {row['foreground_wrong']:.3%} |"
+        )
+    scans = {row["setting"].partition(",")[0]: row for row in rows}
+    counts = [
+        f"{name}: {row['full_masks']} full masks, {row['masks']} others"
+        for name, row in scans.items()
+    ]
+    lines += ["", f"**Bold**: calibrated on the full masks. {'; '.join(counts)}."]
+    return "\n".join(lines) + "\n"
+
+
+def augmentation_block(root: Path) -> str:
+    """Time of augmentation by libraries, and its share of a training step."""
+    path = root / "benchmarks" / "results" / "augmentation.json"
+    if not path.is_file():
+        return f"Time of augmentation: {NOT_RUN}.\n"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    batches = result["batches"]
+    heads, rules, steps = [""], ["---"], []
+    for name, one in batches.items():
+        size = " × ".join(str(side) for side in one["shape"][2:])
+        heads += [f"{one['shape'][0]} {name} of {size} [ms]"]
+        heads += [f"of a step, {kind}" for kind in one["step_ms"]]
+        rules += ["---:"] * (1 + len(one["step_ms"]))
+        times = ", ".join(f"{ms:.0f} ms in {kind}" for kind, ms in one["step_ms"].items())
+        steps.append(f"{times} ({name})")
+    lines = [
+        f"| {' | '.join([*heads, 'Lacks or does otherwise'])} |",
+        f"|{'|'.join([*rules, '---'])}|",
+    ]
+    rows = dict.fromkeys(
+        name for one in batches.values() for name in [*one["augmentation"], *one["missing"]]
+    )
+    for library in rows:
+        cells, lacks = [], ""
+        for one in batches.values():
+            row = one["augmentation"].get(library)
+            if row is None:
+                cells += [one["missing"][library], *[""] * len(one["step_ms"])]
+                continue
+            lacks = row["lacks"]
+            cells.append(f"{row['ms']:.1f}")
+            cells += [f"{100 * share:.1f} %" for share in row["share_of_step"].values()]
+        lines.append(f"| {' | '.join([library, *cells, lacks])} |")
+    versions, hardware = result["versions"], result["hardware"]
+    names = ("torch", "monai", "kornia", "torchio")
+    lines += [
+        "",
+        f"Process time of one thread, median. A step takes {'; '.join(steps)}. "
+        f"{hardware['cpu']}; {', '.join(f'{name} {versions[name]}' for name in names)}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 #: What the table of costs calls the methods of benchmarks/training_cost.py.
 COSTS = {
     "supervised": "supervised",

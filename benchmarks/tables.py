@@ -5,9 +5,11 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``weights`` (on a model card), ``compared_settings``, ``table_1`` and so on for the
-journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in their order;
-with ``_frames`` behind it, by frame of the heart's cycle.
+``noise``, ``augmentation``, ``free_negatives``, ``weights`` and
+``shipped_weights`` (on a model card),
+``compared_settings``, ``table_1`` and
+so on for the journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in
+their order; with ``_frames`` behind it, by frame of the heart's cycle.
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cards import shipped_weights_block
 from measured import (
     NOT_RUN,
+    augmentation_block,
     batch_statistics_block,
+    free_negatives_block,
     inference_block,
     measured_block,
     noise_block,
@@ -37,7 +42,7 @@ from compare import pages as compare_pages
 from compare.list import Experiment, SetN, experiments, read_list, set_of
 from compare.published import branch_pairs, load_published
 from compare.results import Result, mean_sd, read_results
-from compare.study_tables import labels_of, settings_block, study_block
+from compare.study_tables import labels_of, own_branch, settings_block, study_block
 from compare.tables import Measurements, participating
 from mixseg.apps.quickstart.report import markdown_report
 
@@ -74,8 +79,12 @@ def class_mean(classes: dict[str, Any], key: str) -> float:
 
 
 def branch_cell(results: list[dict[str, Any]], branch: str, split: str = "test") -> str:
-    """Dice in % / HD95 in voxels of a branch, over the seeds."""
-    scores = [result[split]["scores"].get(branch) for result in results]
+    """Dice in % / HD95 in voxels of a branch, over the seeds; for the teacher, of main too."""
+    others = ("main",) if branch == "teacher" else ()
+    scores = [
+        next((found[name] for name in (branch, *others) if name in found), None)
+        for found in (result[split]["scores"] for result in results)
+    ]
     if not scores or None in scores:
         return ""
     cells = []
@@ -93,15 +102,20 @@ def experiment_block(name: str) -> str:
     wanted = listed.published
     # A study compares its own rows: by validation, with the test split beside it.
     splits = ("test",) if wanted else ("validation", "test")
+    rows = rows_of(name)
     heads = ["Row", "Method", "Labels", "Seeds"]
+    # Networks of one branch stand in the first column.
+    first = "teacher"
+    if any("main" in result["test"]["scores"] for _, results in rows for result in results):
+        first = "teacher or main"
     if wanted:
         settings = load_published().settings[wanted]
-        heads += ["Teacher", "Student", f"*{settings}:* teacher", "student"]
+        heads += [first.capitalize(), "Student", f"*{settings}:* teacher", "student"]
     else:
-        heads += [f"{split.capitalize()}: teacher | student" for split in splits]
+        heads += [f"{split.capitalize()}: {first} | student" for split in splits]
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---:|---:|---:|---:|---:|"]
     hardware: set[str] = set()
-    for row, results in rows_of(name):
+    for row, results in rows:
         for result in results:
             machine = result["test"]["hardware"]
             hardware.add(machine["gpu"] or machine["cpu"])
@@ -139,7 +153,7 @@ def frames_block(name: str) -> str:
     for row, results in rows_of(name):
         if not results:
             continue
-        branch = "student" if "student" in results[0]["test"]["scores"] else "teacher"
+        branch = own_branch(results[0])
         cells = []
         for result in results:
             cases = [case for case in result["cases"] if case["branch"] == branch]
@@ -211,10 +225,16 @@ def render(page: Path) -> str:
             text = tutorial_block(ROOT)
         elif name == "training_cost":
             text = training_cost_block(ROOT)
+        elif name == "augmentation":
+            text = augmentation_block(ROOT)
         elif name == "noise":
             text = noise_block(ROOT)
+        elif name == "free_negatives":
+            text = free_negatives_block(ROOT)
         elif name == "batch_statistics":
             text = batch_statistics_block(ROOT, page)
+        elif name == "shipped_weights":
+            text = shipped_weights_block(ROOT, page)
         elif name == "weights":
             text = weights_block(ROOT, page)
         elif name in COMPARED:

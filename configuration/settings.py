@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = [
     "false_as_text",
     "literal",
     "read_settings",
+    "run_settings",
     "setting_texts",
     "settings_in",
     "suggestion",
@@ -27,6 +29,32 @@ _RUN_OPTIONS = frozenset(inspect.signature(monai.bundle.run).parameters) - {"ove
 _TRACKING_OPTIONS = frozenset(
     {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 )
+
+
+def run_settings(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings of the ``monai.bundle run`` under way: plain values, expressions as written.
+
+    Args:
+        argv: the command line; None for :data:`sys.argv`.
+
+    Returns:
+        Name → value of the entries of each configuration file up to its first component, with
+        those of the command line; empty in another program.
+    """
+    argv = sys.argv if argv is None else argv
+    given = _given(argv[1:])
+    if "config_file" not in given:
+        return {}
+    files = given["config_file"]
+    settings: dict[str, Any] = {}
+    for file in files.split(",") if isinstance(files, str) else files:
+        for name, value in ConfigParser.load_config_file(file).items():
+            if isinstance(value, dict) or "#" in name:
+                break
+            settings[name.removeprefix("+")] = given.get(name, value)
+    places = {"imports", "bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir"}
+    places |= {"checkpoint", "device"}
+    return {name: value for name, value in settings.items() if name not in places}
 
 
 def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:

@@ -54,6 +54,7 @@ def validate_datalist(
             entry.scribble,
             entry.supervision,
             erode=False,
+            complete=bool(entry.complete),
         )
         for split, entry in datalist.resolve(base_dir).items()
         if split in chosen
@@ -130,6 +131,7 @@ def check_cases(
             None,
             item.get("supervision"),
             erode=bool(item.get("erode", False)),
+            complete=bool(item.get("complete", False)),
         )
         for split, items in given.items()
         for item in items or ()

@@ -50,6 +50,9 @@ class Entry(BaseModel):
         patient_id: patient the case belongs to; cases of one patient stay together in every
             split. Defaults to ``case_id``.
         annotated_classes: classes that the annotator looked for; absent means all.
+        complete: of a partial label or a scribble: every slice that holds a class bears a seed of
+            it, so that slices without one are background
+            (:func:`~mixseg.transforms.free_negatives.free_negatives`); absent means not known.
     """
 
     model_config = ConfigDict(extra="forbid", str_min_length=1)
@@ -61,6 +64,7 @@ class Entry(BaseModel):
     case_id: str
     patient_id: str = ""
     annotated_classes: list[int] | None = None
+    complete: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -77,7 +81,7 @@ class Entry(BaseModel):
         return values
 
     @model_validator(mode="after")
-    def _complete(self) -> Entry:
+    def _consistent(self) -> Entry:
         if not self.patient_id:
             self.patient_id = self.case_id
         if self.supervision in ("full", "noisy") and self.label is None:
@@ -86,6 +90,13 @@ class Entry(BaseModel):
             raise ValueError("supervision 'partial' needs a 'label' or a 'scribble'")
         if self.supervision is None and self.label is None:
             self.supervision = "none" if self.scribble is None else "partial"
+        # A full mask may have a scribble beside it, which is used when the case counts as partial.
+        drawn = self.supervision == "full" and self.scribble is not None
+        if self.complete and self.supervision not in ("partial", None) and not drawn:
+            raise ValueError(
+                f"'complete' is about the seeds of a partially labeled case, but supervision is "
+                f"'{self.supervision}'; remove 'complete' or declare supervision 'partial'"
+            )
         return self
 
 
@@ -255,15 +266,18 @@ def data_hash(datalist: Datalist, dataset_dir: str | os.PathLike[str] | None = N
     """SHA-256 of what a run was given, as a hexadecimal string.
 
     Hashed are the classes, the unlabelled value and, sorted by split and case id, each entry's
-    split, case id, patient id, supervision and the size in bytes of each of its files (-1 where
-    missing). Paths do not enter, so that moving a data set keeps its hash; nor do voxel values,
-    so that hashing costs no reading. The sizes of compressed files move with nearly any edit.
+    split, case id, patient id, supervision, the size in bytes of each of its files (-1 where
+    missing) and whether it is complete. Paths do not enter, so that moving a data set keeps its
+    hash; nor do voxel values, so that hashing costs no reading. The sizes of compressed files move
+    with nearly any edit.
     """
     rows: list[list[Any]] = []
     for split, entry in datalist.resolve(dataset_dir).items():
         files = [entry.image, entry.label, entry.scribble]
         sizes = [None if f is None else _size(Path(f)) for f in files]
-        rows.append([split, entry.case_id, entry.patient_id, entry.supervision, *sizes])
+        row = [split, entry.case_id, entry.patient_id, entry.supervision, *sizes]
+        # Only where it is said, so that the hashes of other datalists stay what they were.
+        rows.append([*row, "complete"] if entry.complete else row)
     rows.sort(key=lambda row: (row[0], row[1]))
     content = json.dumps([datalist.classes, datalist.unlabeled, rows], separators=(",", ":"))
     return hashlib.sha256(content.encode("utf-8")).hexdigest()

@@ -48,7 +48,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Case:
-    """A case with absolute paths; ``erode`` marks a full mask that is used as partial."""
+    """A case with absolute paths.
+
+    ``erode`` marks a full mask that is used as partial; ``complete`` is the datalist's.
+    """
 
     split: Split
     case_id: str
@@ -58,6 +61,7 @@ class Case:
     scribble: str | None
     supervision: str | None
     erode: bool
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,6 +272,16 @@ def _examine_supervision(
     elif unknown and case.split != "training":
         finding.faults.append(_unscorable(case, f"has {unknown} unlabelled voxels", path))
     is_partial = case.supervision == "partial" or (case.supervision is None and unknown > 0)
+    if case.complete and not is_partial and case.scribble is None:
+        finding.faults.append(
+            case_fault(
+                case,
+                path,
+                "'complete' is about the seeds of a partially labeled case, but no voxel of the "
+                "label is unlabeled",
+                "remove 'complete' from the entry, or correct the label",
+            )
+        )
     if case.split != "training" or not is_partial:
         return
     if case.erode:

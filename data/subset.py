@@ -53,7 +53,10 @@ def select_cases(
         paths), ``supervision`` (``"full"``, ``"partial"``, ``"noisy"`` or ``"none"``, then without
         ``label``), ``case_id``, ``patient_id`` and ``erode``: True exactly where ``label`` is a
         full mask that a transform must still erode. ``distort`` is there, and True, where it is one
-        that a transform must still make wrong; ``annotated_classes`` where the entry has it.
+        that a transform must still make wrong; ``annotated_classes`` where the entry has it;
+        ``complete``, and True, where the label of a partial case is known to bear a seed of a
+        class in every slice that holds it: the entry says so, or the case is to be eroded, which
+        leaves a seed of every class of every slice.
 
     Raises:
         ValueError: a number is negative, no labelled case is left, or a number exceeds what is
@@ -207,4 +210,6 @@ def _item(
     }
     if entry.annotated_classes is not None:
         item["annotated_classes"] = list(entry.annotated_classes)
+    if erode or (entry.complete and supervision == "partial"):
+        item["complete"] = True
     return item

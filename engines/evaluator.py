@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from torch import nn
+
+from mixseg.engines.precision import autocast_dtype
 
 __all__ = ["MixedSupervisionEvaluator"]
 
@@ -17,23 +19,24 @@ __all__ = ["MixedSupervisionEvaluator"]
 class MixedSupervisionEvaluator(SupervisedEvaluator):
     """Evaluator that leaves each branch's class probabilities in ``engine.state.output``.
 
-    The encoder runs once for both branches. After ``postprocessing`` (usually an ``Invertd`` back
-    to the image's own grid), output items hold ``teacher`` and ``student``, each (C, *spatial)
-    float32 probabilities, where the network has and the caller asks for them. The ensemble is
-    their mean, for :class:`mixseg.handlers.CaseScorer` to take.
+    The encoder runs once for all branches. After ``postprocessing`` (usually an ``Invertd`` back
+    to the image's own grid), output items hold (C, *spatial) float32 probabilities by the names of
+    the branches that were asked for: ``teacher`` and ``student``, or ``main``. The ensemble is the
+    mean of the first two, for :class:`mixseg.handlers.CaseScorer` to take.
 
     Args:
         device: where the network is.
         val_data_loader: batches with ``image`` (1, channels, *spatial), whole volumes.
-        network: takes ``branch=``.
-        branches: branches to compute, ``("teacher", "student")`` or one of them.
+        network: takes ``branch=``, and has ``branch_names``, in the order in which it returns
+            ``"both"``.
+        branches: branches to compute, some of ``network.branch_names``; None for all.
         inferer: volumes → logits, e.g. ``monai.inferers.SliceInferer`` for a 2D network.
         postprocessing: transforms of each item's batch and output dictionary.
         val_handlers: Ignite handlers.
-        amp: bfloat16 autocast on CUDA.
+        amp: see :func:`mixseg.engines.autocast_dtype`.
 
     Raises:
-        ValueError: when no branch or an unknown one is asked for.
+        ValueError: when no branch is asked for, or one that the network does not have.
     """
 
     def __init__(
@@ -42,14 +45,19 @@ class MixedSupervisionEvaluator(SupervisedEvaluator):
         val_data_loader: Any,
         network: nn.Module,
         *,
-        branches: Sequence[str] = ("teacher", "student"),
+        branches: Sequence[str] | None = None,
         inferer: Any = None,
         postprocessing: Any = None,
         val_handlers: Sequence | None = None,
-        amp: bool = False,
+        amp: bool | str = False,
     ) -> None:
-        if not branches or not set(branches) <= {"teacher", "student"}:
-            raise ValueError(f"branches must name teacher, student or both, got {tuple(branches)}")
+        own = _names(network)
+        branches = own if branches is None else branches
+        if not branches or not set(branches) <= set(own):
+            raise ValueError(
+                f"branches must name some of the network's ({', '.join(own)}), got "
+                f"{', '.join(branches) or 'none'}"
+            )
         self.branches = tuple(branches)
         device = torch.device(device)
         super().__init__(
@@ -59,19 +67,28 @@ class MixedSupervisionEvaluator(SupervisedEvaluator):
             inferer=inferer,
             postprocessing=postprocessing,
             val_handlers=val_handlers,
-            amp=amp and device.type == "cuda",
+            amp=autocast_dtype(amp, device) is not None,
         )
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, torch.Tensor]:
         image = batchdata["image"].to(engine.state.device, non_blocking=engine.non_blocking)
-        branch = self.branches[0] if len(self.branches) == 1 else "both"
+        alone = len(self.branches) == 1
+        branch = self.branches[0] if alone else "both"
         with (
             engine.mode(engine.network),
             torch.autocast(engine.state.device.type, torch.bfloat16, enabled=engine.amp),
         ):
             logits = engine.inferer(image, partial(engine.network, branch=branch))
-        pairs = zip(self.branches, (logits,) if branch != "both" else logits, strict=True)
-        engine.state.output = {name: torch.softmax(z.float(), dim=1) for name, z in pairs}
+        found = (
+            {branch: logits} if alone else dict(zip(_names(engine.network), logits, strict=True))
+        )
+        engine.state.output = {
+            name: torch.softmax(found[name].float(), dim=1) for name in self.branches
+        }
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+
+def _names(network: nn.Module) -> tuple[str, ...]:
+    return cast(tuple[str, ...], network.branch_names)

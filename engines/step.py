@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -53,9 +55,9 @@ class ForwardStep(nn.Module):
         by_kind: dict[str, tuple[Tensor, ...]] = dict(zip(branches, parts, strict=True))
         if same:
             return {**by_kind}
-        order = {"teacher": 0, "student": 1}
+        names = cast(tuple[str, ...], network.branch_names)
         return {
-            kind: by_kind[kind] if branch == "both" else by_kind[kind][order[branch]]
+            kind: by_kind[kind] if branch == "both" else by_kind[kind][names.index(branch)]
             for kind, branch in branches.items()
         }
 

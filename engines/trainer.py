@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mixseg.engines.network_set import MAIN, NetworkSet
+from mixseg.engines.precision import autocast_dtype
 from mixseg.engines.step import ForwardStep
 from mixseg.objectives.base import NetworkSpec, Objective
 
 __all__ = ["MixedSupervisionTrainer", "NonFiniteLossError"]
-
-_AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class NonFiniteLossError(RuntimeError):
@@ -46,11 +45,16 @@ class MixedSupervisionTrainer(Trainer):
             a :class:`NetworkSet`, which a method with several networks or with heads needs.
         optimizer: over the network's parameters, or the set's ``trained_parameters()``.
         objective: the method.
-        lr_scheduler: stepped after each epoch; None keeps the rate.
+        lr_scheduler: None keeps the rate.
+        lr_step: what ``lr_scheduler`` is stepped after, ``"epoch"`` or ``"iteration"``.
+        augmentation: random transforms of a whole batch on the device, called before the batch is
+            split; a :class:`mixseg.transforms.BatchAugmentation`, whose generator takes part in
+            checkpoints.
         epoch_length: iterations an epoch, None for the loader's length.
         separate_forward: see :class:`mixseg.engines.ForwardStep`.
-        amp: automatic mixed precision on CUDA; ignored on the CPU.
-        amp_dtype: ``"bfloat16"``, or ``"float16"`` with gradient scaling.
+        amp: automatic mixed precision of the forward pass, see
+            :func:`mixseg.engines.autocast_dtype`; losses stay in float32.
+        amp_dtype: ``"bfloat16"``, or ``"float16"`` with gradient scaling, on CUDA.
         clip_grad_norm: largest 2-norm of the gradient, 0 for no clipping.
         accumulation_steps: batches whose gradients are averaged into one step.
         ema_decay: largest decay of an exponential moving average of the weights and batch
@@ -73,9 +77,11 @@ class MixedSupervisionTrainer(Trainer):
         objective: Objective,
         *,
         lr_scheduler: Any = None,
+        lr_step: Literal["epoch", "iteration"] = "epoch",
+        augmentation: Any = None,
         epoch_length: int | None = None,
         separate_forward: bool = True,
-        amp: bool = False,
+        amp: bool | str = False,
         amp_dtype: str = "bfloat16",
         clip_grad_norm: float = 0.0,
         accumulation_steps: int = 1,
@@ -85,8 +91,8 @@ class MixedSupervisionTrainer(Trainer):
     ) -> None:
         if max_epochs < 1:
             raise ValueError(f"max_epochs must be at least 1, got {max_epochs}")
-        if amp_dtype not in _AMP_DTYPES:
-            raise ValueError(f"amp_dtype must be one of {list(_AMP_DTYPES)}, got {amp_dtype!r}")
+        if lr_step not in ("epoch", "iteration"):
+            raise ValueError(f"lr_step must be 'epoch' or 'iteration', got {lr_step!r}")
         if clip_grad_norm < 0:
             raise ValueError(f"clip_grad_norm must not be negative, got {clip_grad_norm}")
         if accumulation_steps < 1:
@@ -100,7 +106,11 @@ class MixedSupervisionTrainer(Trainer):
         self.objective = objective.to(device)
         _check_stepped(self.networks, optimizer)
         self.lr_scheduler = lr_scheduler
-        self.amp_dtype = _AMP_DTYPES[amp_dtype]
+        self.augmentation = augmentation
+        self.amp_dtype = autocast_dtype(amp, device, amp_dtype)
+        self._amp = str(amp)
+        #: Types of the forward pass so far; more than one where a resumed run changed machines.
+        self.precisions = [self.precision]
         self.clip_grad_norm = clip_grad_norm
         self.accumulation_steps = accumulation_steps
         self.memory_format = torch.contiguous_format
@@ -131,7 +141,7 @@ class MixedSupervisionTrainer(Trainer):
             data_loader=train_data_loader,
             epoch_length=epoch_length,
             non_blocking=True,
-            amp=amp and device.type == "cuda",
+            amp=self.amp_dtype is not None,
             handlers=None,
             decollate=False,
         )
@@ -141,9 +151,18 @@ class MixedSupervisionTrainer(Trainer):
         )
         self.add_event_handler(Events.EPOCH_STARTED, self._set_epoch)
         if lr_scheduler is not None:
-            self.add_event_handler(Events.EPOCH_COMPLETED, lambda: lr_scheduler.step())
+            per_iteration = lr_step == "iteration"
+            event = Events.ITERATION_COMPLETED if per_iteration else Events.EPOCH_COMPLETED
+            self.add_event_handler(event, lambda: lr_scheduler.step())
+        if augmentation is not None:
+            self.register_state("augmentation", augmentation)
         if train_handlers is not None:
             self._register_handlers(train_handlers)
+
+    @property
+    def precision(self) -> str:
+        """Type of the forward pass: ``float32``, ``bfloat16`` or ``float16``."""
+        return str(self.amp_dtype or torch.float32).removeprefix("torch.")
 
     @property
     def inference_network(self) -> nn.Module:
@@ -159,6 +178,7 @@ class MixedSupervisionTrainer(Trainer):
                 "epoch %d of %d is done already", self.state.epoch, self.state.max_epochs
             )
             return
+        self.logger.info("training on %s in %s", self.state.device, self.precision)
         # Ignite opens the first data iterator before the first EPOCH_STARTED.
         self._set_epoch(self, self.state.epoch + 1)
         # Trainer.run would replace the scaler, and its state with it.
@@ -176,6 +196,8 @@ class MixedSupervisionTrainer(Trainer):
             for key, value in batch.items()
             if isinstance(value, Tensor)
         }
+        if self.augmentation is not None:
+            arrays = self.augmentation(arrays)
         groups: dict[str, dict[str, Tensor]] = {}
         for kind in dict.fromkeys(kinds):
             first, count = kinds.index(kind), kinds.count(kind)
@@ -204,6 +226,11 @@ class MixedSupervisionTrainer(Trainer):
             self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.state.device.type, self.amp_dtype, enabled=self.amp):
             terms = self.step_module(groups)
+        if not terms:
+            raise ValueError(
+                f"{type(self.objective).__name__} learns nothing from a batch of "
+                f"{', '.join(groups)}: add cases of another supervision, or give its terms a weight"
+            )
         weights = self.objective.weights
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         if not torch.isfinite(loss):
@@ -267,6 +294,8 @@ class MixedSupervisionTrainer(Trainer):
             "epoch": self.state.epoch,
             "iteration": self.state.iteration,
             "epoch_length": self.state.epoch_length,
+            "amp": self._amp,
+            "precision": ", ".join(self.precisions),
             "random": _random_state(),
         }
         if self.lr_scheduler is not None:
@@ -299,6 +328,21 @@ class MixedSupervisionTrainer(Trainer):
                 f"the checkpoint's epochs have {state['epoch_length']} iterations, this run's "
                 f"{self.state.epoch_length}: resume with the same data, batch and epoch_length"
             )
+        if (before := state.get("amp", self._amp)) != self._amp:
+            raise ValueError(
+                f"the checkpoint was written with amp {before}, this run has {self._amp}: resume "
+                f"with --amp {before}"
+            )
+        precisions = state.get("precision", self.precision).split(", ")
+        if precisions[-1] != self.precision:
+            self.logger.warning(
+                "the run was trained in %s before; this machine trains in %s, so the result will "
+                "differ a little from that of an uninterrupted run",
+                precisions[-1],
+                self.precision,
+            )
+            precisions.append(self.precision)
+        self.precisions = precisions
         self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -1,5 +1,6 @@
 """Ignite handlers of training and evaluation."""
 
+from mixseg.configuration.start import start_command
 from mixseg.files.atomic import ensure_writable
 from mixseg.handlers.checkpoint import FullCheckpoint
 from mixseg.handlers.evaluation_report import EvaluationReport
@@ -7,9 +8,12 @@ from mixseg.handlers.history import History
 from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
 from mixseg.handlers.scoring import CaseScorer
+from mixseg.handlers.standard import evaluation_handlers, standard_handlers
+from mixseg.handlers.start import start_run
 from mixseg.handlers.stop_with_parent import StopWithParent
 from mixseg.handlers.surfaces import SurfaceCollector
 from mixseg.handlers.validation import CaseShare, Validation
+from mixseg.handlers.weights import LoadWeights, find_weights
 
 __all__ = [
     "CaseScorer",
@@ -17,6 +21,7 @@ __all__ = [
     "EvaluationReport",
     "FullCheckpoint",
     "History",
+    "LoadWeights",
     "ProgressBar",
     "Ramp",
     "StopWithParent",
@@ -24,5 +29,10 @@ __all__ = [
     "Validation",
     "WeightRamps",
     "ensure_writable",
+    "evaluation_handlers",
+    "find_weights",
     "ramp_factor",
+    "standard_handlers",
+    "start_command",
+    "start_run",
 ]

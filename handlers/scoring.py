@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,28 @@ from monai.transforms import KeepLargestConnectedComponent
 
 from mixseg.files.geometry import spacing_mm
 from mixseg.metrics import CaseScore, dice_coefficient, score_case
+from mixseg.networks.branches import BRANCH_NAMES
 from mixseg.report.cases import CasePanel, cut_panels
+from mixseg.transforms import KeepMostProbableComponent
 
-__all__ = ["CaseScorer"]
+__all__ = ["CaseScorer", "shown_branch"]
+
+#: Names of branches, in the order in which they are scored.
+_NAMES = [name for names in BRANCH_NAMES.values() for name in names]
+
+
+def shown_branch(branches: Collection[str]) -> str:
+    """Of the branches that predict, the one that pictures are about: a student, or the only one."""
+    return next(name for name in ("student", *_NAMES) if name in branches)
 
 
 class CaseScorer:
     """Score each case of an evaluator and keep what the report and the pictures need.
 
     Reads from each item: ``label`` (1, *spatial) in the file's own grid, the probabilities of
-    the branches in the same grid, ``case_id``, and ``native`` (channels, *spatial), the image as
-    it was read, for the pictures. Where teacher and student are both there, their mean is the
-    ensemble.
+    the branches (``main``, or ``teacher`` and ``student``) in the same grid, ``case_id``, and
+    ``native`` (channels, *spatial), the image as it was read, for the pictures. Where teacher and
+    student are both there, their mean is the ensemble.
 
     After an epoch ``engine.state.metrics`` holds ``val_dice_<branch>`` and, with distances,
     ``val_hd95_<branch>`` (voxels), means over cases and foreground classes; ``rows`` all scores.
@@ -36,11 +46,14 @@ class CaseScorer:
         planes: ``"last"`` pictures the slice along the last array axis that shows most of the
             object; ``"all"`` such an axial, a coronal and a sagittal slice of a 3D volume, turned
             by its affine as radiologists look at them and labelled with anatomical letters.
-        largest_component: keep only the largest connected component of each predicted class, as
-            the inference of a bundle may.
+        largest_component: the same as ``keep_component="largest"``.
+        keep_component: of each predicted class keep one connected component, as the inference of
+            a bundle may: the ``"largest"`` by voxels, or the ``"most_probable"``, that with the
+            largest summed probability
+            (:class:`~mixseg.transforms.components.KeepMostProbableComponent`); None keeps all.
 
     Raises:
-        ValueError: on other planes.
+        ValueError: on other planes or components, or if the two settings of components differ.
     """
 
     def __init__(
@@ -51,16 +64,27 @@ class CaseScorer:
         *,
         planes: str = "last",
         largest_component: bool = False,
+        keep_component: str | None = None,
     ) -> None:
         if planes not in ("last", "all"):
             raise ValueError(f"planes must be 'last' or 'all', got {planes!r}")
+        if keep_component not in (None, "largest", "most_probable"):
+            raise ValueError(
+                f"keep_component must be None, 'largest' or 'most_probable', got {keep_component!r}"
+            )
+        if largest_component and keep_component not in (None, "largest"):
+            raise ValueError(
+                f"keep_component is {keep_component!r}, but largest_component asks for the "
+                "largest one; leave largest_component out"
+            )
         self.class_names = list(class_names)
         self.max_panels = panels
         self.distances = distances
         self.planes = planes
         self.largest_component = largest_component
-        classes = list(range(1, len(self.class_names)))
-        self._filter = KeepLargestConnectedComponent(classes) if largest_component else None
+        self.keep_component = "largest" if largest_component else keep_component
+        self._keep_largest = KeepLargestConnectedComponent(list(range(1, len(self.class_names))))
+        self._keep_most_probable = KeepMostProbableComponent()
         self.rows: list[CaseScore] = []
         self._dice: dict[str, list[float]] = {}
         self.panels: list[CasePanel] = []
@@ -96,17 +120,21 @@ class CaseScorer:
 
     def predictions(self, output: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Label map (*spatial) of every branch in an evaluator's output, and of the ensemble."""
-        names = [name for name in ("teacher", "student") if name in output]
+        names = [name for name in _NAMES if name in output]
         probabilities = {name: torch.as_tensor(output[name]) for name in names}
-        if len(names) == 2:
+        if {"teacher", "student"} <= set(names):
             probabilities["ensemble"] = probabilities["teacher"] + probabilities["student"]
-        labels = {name: p.argmax(dim=0) for name, p in probabilities.items()}
-        if self._filter is not None:
-            labels = {
-                name: torch.as_tensor(self._filter(label[None]))[0]
-                for name, label in labels.items()
-            }
-        return {name: label.numpy() for name, label in labels.items()}
+        return {name: self._labels(p) for name, p in probabilities.items()}
+
+    def _labels(self, probabilities: torch.Tensor) -> np.ndarray:
+        """The label map (*spatial) of probabilities (C, *spatial)."""
+        if self.keep_component == "most_probable":
+            labels = self._keep_most_probable(probabilities)
+        else:
+            labels = probabilities.argmax(dim=0, keepdim=True)
+            if self.keep_component == "largest":
+                labels = self._keep_largest(labels)
+        return torch.as_tensor(labels)[0].numpy()
 
     def _score_branch(
         self,
@@ -146,15 +174,13 @@ class CaseScorer:
         """The rows that picture the case."""
         label = batch["label"]
         affine = torch.as_tensor(label.meta["affine"]).numpy() if self.planes == "all" else None
+        sure = next((name for name in ("student", "main") if name in output), None)
         return cut_panels(
             str(batch["case_id"]),
             torch.as_tensor(batch["native"]).float().numpy(),
             reference=torch.as_tensor(label)[0].numpy(),
-            teacher=predictions.get("teacher"),
-            student=predictions.get("student"),
-            probabilities=torch.as_tensor(output["student"]).numpy()
-            if "student" in output
-            else None,
+            branches={name: predictions[name] for name in _NAMES if name in predictions},
+            probabilities=None if sure is None else torch.as_tensor(output[sure]).numpy(),
             unlabeled=len(self.class_names),
             affine=affine,
             scores=scores,

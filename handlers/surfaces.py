@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from mixseg.files.geometry import spacing_mm
-from mixseg.handlers.scoring import CaseScorer
+from mixseg.handlers.scoring import CaseScorer, shown_branch
 from mixseg.report.surfaces import (
     INSTALL_SURFACES,
     CaseSurface,
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 class SurfaceCollector:
     """Keep the surfaces of the cases that a scorer keeps pictures of, and render them.
 
-    The student's prediction, or the teacher's where there is no student, as meshes: no volume is
-    kept. Whatever fails here is logged and leaves the evaluation alone.
+    Of the student's prediction, or of the only branch's, as meshes: no volume is kept. Whatever
+    fails here is logged and leaves the evaluation alone.
 
     Args:
         scorer: of the same evaluator, attached before.
@@ -67,8 +67,9 @@ class SurfaceCollector:
                     logger.warning("surfaces.png is left out: %s", error)
 
     def _add(self, batch: dict[str, Any], output: dict[str, Any]) -> None:
-        self.branch = "student" if "student" in output else "teacher"
-        predicted = self.scorer.predictions(output)[self.branch]
+        predictions = self.scorer.predictions(output)
+        self.branch = shown_branch(predictions)
+        predicted = predictions[self.branch]
         reference = torch.as_tensor(batch["label"])[0].numpy()
         meta = batch["label"].meta
         spacing = spacing_mm(meta)

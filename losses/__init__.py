@@ -14,8 +14,11 @@ from mixseg.losses.consistency import (
     transformation_consistency,
 )
 from mixseg.losses.dice import (
+    DiceCrossEntropyLoss,
     PartialCrossEntropyDiceLoss,
     PartialDiceLoss,
+    dice_cross_entropy,
+    image_dice_cross_entropy,
     partial_cross_entropy_dice,
     partial_dice,
 )
@@ -63,6 +66,7 @@ from mixseg.losses.soft_targets import (
 __all__ = [
     "ClassConsistencyLoss",
     "CoTrainingLoss",
+    "DiceCrossEntropyLoss",
     "DistillationLoss",
     "FeatureGradientLoss",
     "GatedConsistencyLoss",
@@ -79,6 +83,7 @@ __all__ = [
     "bhattacharyya_distance",
     "certainty_weighted_kl",
     "classes_present",
+    "dice_cross_entropy",
     "distillation",
     "entropy_map",
     "entropy_threshold",
@@ -88,6 +93,7 @@ __all__ = [
     "gradient_map",
     "image_class_cross_entropy",
     "image_cross_entropy",
+    "image_dice_cross_entropy",
     "joint_distribution",
     "kl_divergence",
     "last_layer_gradients",

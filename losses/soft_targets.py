@@ -53,18 +53,20 @@ def linear_refinement(logits: Tensor, ancillary_logits: Tensor, alpha: float) ->
     return ((own + alpha * ancillary) / (1 + alpha)).softmax(dim=1)
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def soft_cross_entropy(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean cross-entropy with distributions as labels, -Σ_c q_c log p_c.
 
     Args:
         logits: (B, C, *spatial), floating point, C >= 2.
         target: probabilities q of the same shape, a fixed target.
+        mask: bool, (B, 1, *spatial) or (B, *spatial), the voxels that count; None for all.
 
     Returns:
-        Scalar >= 0 in nats; float32 for half-precision logits.
+        Scalar >= 0 in nats; float32 for half-precision logits. 0 with zero gradient where no voxel
+        counts.
 
     Raises:
-        TypeError: logits not floating point.
+        TypeError: logits not floating point, or the mask not bool.
         ValueError: shapes do not match.
 
     Examples:
@@ -77,7 +79,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     _check_same_shape(logits, target, ("logits", "target"))
     log_p = prepare_logits(logits).log_softmax(dim=1)
     target = target.as_subclass(Tensor).detach().to(log_p.dtype)
-    return voxel_mean(-(target * log_p).sum(dim=1), logits, None)
+    return voxel_mean(-(target * log_p).sum(dim=1), logits, mask)
 
 
 def certainty_weighted_kl(guide_logits: Tensor, logits: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class CaseScore:
 
     Attributes:
         case_id: name of the case.
-        branch: "teacher", "student" or "ensemble".
+        branch: "main", or "teacher", "student" or "ensemble".
         class_name: name of the foreground class; column `class` of the file.
         dice: Dice coefficient in [0, 1].
         hd95_vox: 95th percentile of the pooled two-sided surface distances, in voxels.

@@ -13,7 +13,7 @@ from mixseg.metrics.scores import CaseScore
 __all__ = ["summarize"]
 
 _METRICS = ("dice", "hd95_vox", "assd_vox", "hd95_mm", "assd_mm", "iou", "precision", "recall")
-_BRANCH_ORDER = ("teacher", "student", "ensemble")
+_BRANCH_ORDER = ("main", "teacher", "student", "ensemble")
 
 
 def summarize(rows: Iterable[CaseScore]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -23,13 +23,13 @@ def summarize(rows: Iterable[CaseScore]) -> dict[str, dict[str, dict[str, Any]]]
         rows: scores of any number of cases, branches and classes.
 
     Returns:
-        ``{branch: {class: summary}}`` with teacher, student and ensemble first and the classes in
-        order of appearance. A summary has ``n``; for each of ``dice``, ``hd95_vox``, ``assd_vox``,
-        ``hd95_mm``, ``assd_mm``, ``iou``, ``precision`` and ``recall`` a mapping ``mean``, ``sd``
-        (n − 1 in the denominator) and ``n``, where an unknown value counts in neither (mean NaN
-        without any, sd NaN below two); ``worst`` with ``case_id`` and ``dice`` of the lowest Dice
-        (the first of equals); and ``empty`` with the number of cases whose ``prediction``,
-        ``reference`` or ``both`` lacked the class.
+        ``{branch: {class: summary}}`` with main, teacher, student and ensemble first and the
+        classes in order of appearance. A summary has ``n``; for each of ``dice``, ``hd95_vox``,
+        ``assd_vox``, ``hd95_mm``, ``assd_mm``, ``iou``, ``precision`` and ``recall`` a mapping
+        ``mean``, ``sd`` (n − 1 in the denominator) and ``n``, where an unknown value counts in
+        neither (mean NaN without any, sd NaN below two); ``worst`` with ``case_id`` and ``dice`` of
+        the lowest Dice (the first of equals); and ``empty`` with the number of cases whose
+        ``prediction``, ``reference`` or ``both`` lacked the class.
     """
     groups: dict[str, dict[str, list[CaseScore]]] = {}
     for row in rows:

@@ -1,6 +1,6 @@
 """Networks with a shared encoder and one decoder a supervision kind, and heads for features."""
 
-from mixseg.networks.branches import BRANCHES, check_branch, ensemble_logits
+from mixseg.networks.branches import BRANCH_NAMES, BRANCHES, check_branch, ensemble_logits
 from mixseg.networks.dual_branch.base import DualBranchNetwork
 from mixseg.networks.dual_branch.deeplab import DualBranchDeepLab
 from mixseg.networks.dual_branch.dynunet import DualBranchDynUNet
@@ -9,9 +9,11 @@ from mixseg.networks.dual_branch.vnet import DualBranchVNet
 from mixseg.networks.exported import ExportedNetwork
 from mixseg.networks.mean_variance import MeanVarianceNetwork
 from mixseg.networks.projection import GlobalProjectionHead, LocalProjectionHead
+from mixseg.networks.single_branch import SingleBranchNetwork
 
 __all__ = [
     "BRANCHES",
+    "BRANCH_NAMES",
     "DualBranchDeepLab",
     "DualBranchDynUNet",
     "DualBranchNetwork",
@@ -21,6 +23,7 @@ __all__ = [
     "GlobalProjectionHead",
     "LocalProjectionHead",
     "MeanVarianceNetwork",
+    "SingleBranchNetwork",
     "check_branch",
     "ensemble_logits",
 ]

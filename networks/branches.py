@@ -1,22 +1,28 @@
-"""Names of the branches of a dual-branch network, and what follows from them."""
+"""Names of the branches of a network, and what follows from them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BRANCHES", "check_branch", "ensemble_logits"]
+__all__ = ["BRANCHES", "BRANCH_NAMES", "check_branch", "ensemble_logits"]
 
-BRANCHES = ("both", "teacher", "student", "ensemble")
+#: Number of branches → their names, in the order in which ``"both"`` returns them.
+BRANCH_NAMES = {1: ("main",), 2: ("teacher", "student")}
+#: Number of branches → what a network can be asked for.
+BRANCHES = {1: ("main",), 2: ("both", "teacher", "student", "ensemble")}
 
 
-def check_branch(branch: str) -> None:
-    """Raise ValueError when ``branch`` is not one of :data:`BRANCHES`."""
-    if branch not in BRANCHES:
-        raise ValueError(f"branch must be one of {', '.join(BRANCHES)}, got {branch!r}")
+def check_branch(branch: str, choices: Sequence[str]) -> None:
+    """Raise ValueError when ``branch`` is not one of the network's choices."""
+    if branch not in choices:
+        one_of = f"one of {', '.join(choices)}"
+        allowed = one_of if len(choices) > 1 else f"{choices[0]}, the network's only one"
+        raise ValueError(f"branch must be {allowed}, got {branch!r}")
 
 
 def ensemble_logits(*logits: Tensor) -> Tensor:

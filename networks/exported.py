@@ -60,6 +60,11 @@ class ExportedNetwork(nn.Module):
         else:
             raise ValueError(f"an exported network ends in .ts or .onnx, got '{self.path}'")
 
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """Name of the branch that the file holds."""
+        return (self.branch,)
+
     def forward(self, image: Tensor, branch: str | None = None) -> Tensor:
         """Logits of the exported branch.
 

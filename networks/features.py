@@ -37,10 +37,10 @@ def forward_with_features(
         >>> from mixseg.networks import DualBranchUNet
         >>> network = DualBranchUNet(features=(4, 8, 16), branches=1)
         >>> logits, features = forward_with_features(
-        ...     network, ["encoder.centre", "teacher.blocks.1"], torch.zeros(2, 1, 16, 16)
+        ...     network, ["encoder.centre", "main.blocks.1"], torch.zeros(2, 1, 16, 16)
         ... )
         >>> {name: tuple(value.shape) for name, value in features.items()}
-        {'encoder.centre': (2, 16, 4, 4), 'teacher.blocks.1': (2, 4, 16, 16)}
+        {'encoder.centre': (2, 16, 4, 4), 'main.blocks.1': (2, 4, 16, 16)}
     """
     output, calls = _forward_with_calls(network, names, *args, **kwargs)
     return output, {name: returned for name, (_, returned) in calls.items()}
@@ -59,8 +59,8 @@ def forward_with_inputs(
         >>> from mixseg.networks import DualBranchUNet
         >>> network = DualBranchUNet(features=(4, 8, 16), branches=1)
         >>> image = torch.zeros(2, 1, 16, 16)
-        >>> logits, inputs = forward_with_inputs(network, ["teacher.head"], image)
-        >>> bool((network.teacher.head(inputs["teacher.head"]) == logits).all())
+        >>> logits, inputs = forward_with_inputs(network, ["main.head"], image)
+        >>> bool((network.main.head(inputs["main.head"]) == logits).all())
         True
     """
     output, calls = _forward_with_calls(network, names, *args, **kwargs)

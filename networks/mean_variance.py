@@ -8,12 +8,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mixseg.networks.branches import check_branch
 from mixseg.networks.dual_branch.base import DualBranchNetwork
 from mixseg.networks.features import forward_with_features
 
 __all__ = ["MeanVarianceNetwork"]
 
-_BRANCHES = ("teacher", "heads")
+_BRANCHES = ("main", "heads")
 
 
 class MeanVarianceNetwork(nn.Module):
@@ -25,7 +26,7 @@ class MeanVarianceNetwork(nn.Module):
     Beside the backbone of C outputs that is one more 1×1 output for each class and 2C (F + 1)
     parameters for the image, F its channels.
 
-    It stands wherever a :class:`DualBranchNetwork` of one branch does: ``branch="teacher"`` gives
+    It stands wherever a :class:`DualBranchNetwork` of one branch does: ``branch="main"`` gives
     logits, the means.
 
     Variances are logarithms within ± ``log_variance_limit``, by L tanh(s/L): unlike a clipped one,
@@ -39,7 +40,7 @@ class MeanVarianceNetwork(nn.Module):
             downwards, whose outputs ``"heads"`` gives.
         class_layer: module of the backbone at the encoder's end, which the image's head reads.
         class_channels: channels F of that module's output.
-        refine: add log softmax(μ_c) to the logits of ``"teacher"``, so that the probability of a
+        refine: add log softmax(μ_c) to the logits of ``"main"``, so that the probability of a
             class at a pixel is multiplied by that of the class in the image and normalised.
         branch: what ``forward`` returns when it is not told otherwise.
         log_variance_limit: L > 0; 5 keeps σ within 0.08 and 12.2.
@@ -75,7 +76,7 @@ class MeanVarianceNetwork(nn.Module):
         class_layer: str,
         class_channels: int,
         refine: bool = False,
-        branch: str = "teacher",
+        branch: str = "main",
         log_variance_limit: float = 5.0,
     ) -> None:
         super().__init__()
@@ -132,6 +133,11 @@ class MeanVarianceNetwork(nn.Module):
         return self.backbone.branches
 
     @property
+    def branch_names(self) -> tuple[str, ...]:
+        """Name of the one branch."""
+        return self.backbone.branch_names
+
+    @property
     def size_divisor(self) -> int | tuple[int, ...]:
         """Every spatial side must be a multiple of this; one per axis where the axes differ."""
         return self.backbone.size_divisor
@@ -151,17 +157,17 @@ class MeanVarianceNetwork(nn.Module):
 
         Args:
             image: (B, in_channels, *spatial), float.
-            branch: ``"teacher"`` or ``"heads"``, see the class; None takes the constructor's.
+            branch: ``"main"`` or ``"heads"``, see the class; None takes the constructor's.
 
         Returns:
             Logits (B, C, *spatial), or a tuple of tensors.
         """
         branch = self.branch if branch is None else _checked(branch)
-        if branch == "teacher" and not self.refine:
-            return cast(Tensor, self.backbone(image, branch="teacher"))[:, : self.num_classes]
+        if branch == "main" and not self.refine:
+            return cast(Tensor, self.backbone(image, branch="main"))[:, : self.num_classes]
         encoder = self.encoder_layers if branch == "heads" else ()
         outputs, features = forward_with_features(
-            self.backbone, (*encoder, self.class_layer), image, branch="teacher"
+            self.backbone, (*encoder, self.class_layer), image, branch="main"
         )
         mean, log_variance = outputs.chunk(2, dim=1)
         class_mean, class_log_variance = self._classify(features[self.class_layer])
@@ -187,6 +193,5 @@ class MeanVarianceNetwork(nn.Module):
 
 
 def _checked(branch: str) -> str:
-    if branch not in _BRANCHES:
-        raise ValueError(f"branch must be one of {', '.join(_BRANCHES)}, got {branch!r}")
+    check_branch(branch, _BRANCHES)
     return branch

@@ -7,6 +7,7 @@ from mixseg.objectives.base import (
     Objective,
     Outputs,
     SingleBranchObjective,
+    supervised_term,
 )
 from mixseg.objectives.confkd import ConfKD
 from mixseg.objectives.dcr.objective import DynamicCoRegularization
@@ -15,6 +16,7 @@ from mixseg.objectives.entropy_minimization import EntropyMinimization
 from mixseg.objectives.ficklenet import FickleNet
 from mixseg.objectives.glmi import GLMI
 from mixseg.objectives.macro_micro import MacroMicro
+from mixseg.objectives.mixed_supervision import MixedSupervision
 from mixseg.objectives.self_correcting import SelfCorrecting
 from mixseg.objectives.ssco import SSCO
 from mixseg.objectives.uamt import UAMT
@@ -30,10 +32,12 @@ __all__ = [
     "FickleNet",
     "InstanceWeights",
     "MacroMicro",
+    "MixedSupervision",
     "NetworkSpec",
     "Networks",
     "Objective",
     "Outputs",
     "SelfCorrecting",
     "SingleBranchObjective",
+    "supervised_term",
 ]

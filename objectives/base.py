@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
+
+from mixseg.losses import (
+    dice_cross_entropy,
+    image_cross_entropy,
+    image_dice_cross_entropy,
+    partial_cross_entropy,
+)
 
 __all__ = [
     "Batch",
@@ -18,6 +25,7 @@ __all__ = [
     "SingleBranchObjective",
     "active",
     "refuse_negative",
+    "supervised_term",
 ]
 
 #: One forwarded batch a supervision kind: ``{"full": {"image": …, "label": …}, "partial": …}``.
@@ -111,7 +119,7 @@ class Objective(nn.Module, ABC):
 
 
 class SingleBranchObjective(Objective):
-    """A method whose networks have one branch, which is called ``teacher`` there.
+    """A method whose networks have one branch, which is called ``main``.
 
     With several networks it is that of the first one, the network itself.
     """
@@ -119,12 +127,12 @@ class SingleBranchObjective(Objective):
     @property
     def trained_branches(self) -> tuple[str, ...]:
         """The only one."""
-        return ("teacher",)
+        return ("main",)
 
     @property
     def inference_branch(self) -> str:
         """The only one, of the network itself and not of an average of it."""
-        return "teacher"
+        return "main"
 
 
 def active(**weights: float) -> dict[str, float]:
@@ -137,3 +145,42 @@ def refuse_negative(**weights: float) -> None:
     for name, weight in weights.items():
         if not weight >= 0:
             raise ValueError(f"{name} must not be negative, got {weight}")
+
+
+#: Name → loss of a batch, and of each of its images.
+_SUPERVISED_LOSSES = {
+    "cross_entropy": (partial_cross_entropy, image_cross_entropy),
+    "dice_cross_entropy": (dice_cross_entropy, image_dice_cross_entropy),
+}
+
+
+def supervised_term(name: str, *, by_image: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss with which a method learns from labels: its setting ``supervised_loss``.
+
+    Terms keep their names (``ce_full``, …) whichever it is.
+
+    Args:
+        name: ``"cross_entropy"`` over the labeled voxels, which most papers have, or
+            ``"dice_cross_entropy"``, the cross-entropy + soft Dice of
+            :func:`mixseg.losses.dice_cross_entropy`.
+        by_image: a value for each image instead of one for the batch, for methods that weight
+            images.
+
+    Returns:
+        A function of logits (B, C, *spatial) and label (B, 1, *spatial), 0…C−1 and C = unlabeled,
+        that returns a scalar, or (B,) with ``by_image``.
+
+    Raises:
+        ValueError: on another name.
+
+    Examples:
+        >>> supervised_term("dice_cross_entropy").__name__
+        'dice_cross_entropy'
+        >>> supervised_term("cross_entropy", by_image=True).__name__
+        'image_cross_entropy'
+    """
+    if name not in _SUPERVISED_LOSSES:
+        raise ValueError(
+            f"supervised_loss must be one of {', '.join(_SUPERVISED_LOSSES)}, got {name!r}"
+        )
+    return _SUPERVISED_LOSSES[name][by_image]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mixseg.losses import distillation, partial_cross_entropy, shannon_entropy
-from mixseg.objectives.base import Batch, Networks, Objective, Outputs, active, refuse_negative
+from mixseg.objectives.base import (
+    Batch,
+    Networks,
+    Objective,
+    Outputs,
+    active,
+    refuse_negative,
+    supervised_term,
+)
 
 __all__ = ["ConfKD"]
 
@@ -42,7 +51,8 @@ class ConfKD(Objective):
             as IPMI's eq. 2 and the journal's text have it.
         entropy_on: images of the entropy, ``"partial"`` (both papers' eq. 4) or ``"all"``.
         weak_branch: branch that learns from partial labels and the entropy. ``"teacher"`` with
-            ``lambda_kd=0`` is the papers' Single (+ Ent): one branch for both kinds.
+            ``lambda_kd=0`` is the papers' Single (+ Ent): one branch for both kinds; so is
+            ``"main"``, for a network that has this branch alone.
         weak_normalization: divisor of the partial cross-entropy, ``"labeled"`` pixels (a mean) or
             ``"all"`` pixels, which keeps the ratios of the papers' sums over pixels.
         divergence: ``"kl"``, ``"bhattacharyya"`` or ``"tsallis"``.
@@ -51,6 +61,9 @@ class ConfKD(Objective):
         detach_teacher: stop the gradient of ``kd`` into the teacher branch.
         inference_branch: branch that selects the weights and predicts, ``"student"`` (§4.1) or
             ``"teacher"``, as where Luo and Yang's weak branch learns from proxy masks.
+        supervised_loss: of ``ce_full`` and ``ce_weak``, ``"cross_entropy"`` (papers) or
+            ``"dice_cross_entropy"``, see :func:`mixseg.objectives.supervised_term`. Each term has
+            a Dice of its own, also where one branch learns from both.
 
     Kinds that a batch lacks are left out, so that data without any partial case still train.
 
@@ -89,23 +102,31 @@ class ConfKD(Objective):
         smooth: bool = True,
         detach_teacher: bool = True,
         inference_branch: Literal["student", "teacher"] = "student",
+        supervised_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         refuse_negative(lambda_w=lambda_w, lambda_kd=lambda_kd, lambda_ent=lambda_ent)
         for name, choice, allowed in (
             ("weak_on", weak_on, _RANGES),
             ("entropy_on", entropy_on, _RANGES),
-            ("weak_branch", weak_branch, ("student", "teacher")),
+            ("weak_branch", weak_branch, ("student", "teacher", "main")),
             ("weak_normalization", weak_normalization, ("labeled", "all")),
             ("divergence", divergence, ("kl", "bhattacharyya", "tsallis")),
             ("inference_branch", inference_branch, ("student", "teacher")),
         ):
             if choice not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
-        if weak_branch == "teacher" and lambda_kd > 0:
+        if weak_branch != "student" and lambda_kd > 0:
             raise ValueError(
-                "weak_branch='teacher' leaves the student without labels of its own: "
-                "it is the single-branch baseline, set lambda_kd to 0"
+                f"weak_branch={weak_branch!r} is the single-branch baseline, which trains no "
+                "student: set lambda_kd to 0"
+            )
+        self.supervised_loss = supervised_loss
+        self._supervised = self._weak = supervised_term(supervised_loss)
+        if weak_normalization == "all" and supervised_loss != "cross_entropy":
+            raise ValueError(
+                "weak_normalization='all' divides the cross-entropy alone: set supervised_loss to "
+                "cross_entropy, or weak_normalization to labeled"
             )
         self.lambda_w = float(lambda_w)
         self.lambda_kd = float(lambda_kd)
@@ -113,6 +134,9 @@ class ConfKD(Objective):
         self.weak_on = weak_on
         self.entropy_on = entropy_on
         self.weak_branch = weak_branch
+        self._full_branch = "main" if weak_branch == "main" else "teacher"
+        if weak_normalization == "all":
+            self._weak = partial(partial_cross_entropy, normalization="all")
         self.weak_normalization = weak_normalization
         self.divergence = divergence
         self.alpha = alpha
@@ -128,21 +152,21 @@ class ConfKD(Objective):
             self.lambda_ent > 0 and self.entropy_on == "all"
         )
         student_on_full = self.lambda_kd > 0 or (weak_on_full and self.weak_branch == "student")
-        needed = {"full": "both" if student_on_full else "teacher"}
+        needed = {"full": "both" if student_on_full else self._full_branch}
         if weak:
             needed["partial"] = self.weak_branch
         return needed
 
     @property
     def trained_branches(self) -> tuple[str, ...]:
-        """The teacher always, the student where a term reaches it."""
+        """The teacher always, the student where a term reaches it; or the only branch."""
         used = self.branches.values()
-        return ("teacher", "student") if {"both", "student"} & set(used) else ("teacher",)
+        return ("teacher", "student") if {"both", "student"} & set(used) else (self._full_branch,)
 
     @property
     def inference_branch(self) -> str:
-        """The one asked for, or the teacher where nothing trains a student."""
-        return self._inference_branch if "student" in self.trained_branches else "teacher"
+        """The one asked for, or the teacher or the only one where nothing trains a student."""
+        return self._inference_branch if "student" in self.trained_branches else self._full_branch
 
     @property
     def weights(self) -> dict[str, float]:
@@ -162,8 +186,8 @@ class ConfKD(Objective):
         terms: dict[str, Tensor] = {}
         logits = {kind: _named(outputs[kind], self.branches[kind]) for kind in outputs}
         if "full" in logits:
-            teacher = logits["full"]["teacher"]
-            terms["ce_full"] = partial_cross_entropy(teacher, batch["full"]["label"])
+            teacher = logits["full"][self._full_branch]
+            terms["ce_full"] = self._supervised(teacher, batch["full"]["label"])
             if "kd" in active:
                 terms["kd"] = distillation(
                     teacher,
@@ -176,10 +200,8 @@ class ConfKD(Objective):
         if "ce_weak" in active and (kinds := _present(logits, self.weak_on)):
             # The eroded copy of a full mask is its weak label; a partial label is one already.
             labels = [batch[k]["weak_label" if k == "full" else "label"] for k in kinds]
-            terms["ce_weak"] = partial_cross_entropy(
-                torch.cat([logits[k][self.weak_branch] for k in kinds]),
-                torch.cat(labels),
-                normalization=self.weak_normalization,
+            terms["ce_weak"] = self._weak(
+                torch.cat([logits[k][self.weak_branch] for k in kinds]), torch.cat(labels)
             )
         if "entropy" in active and (kinds := _present(logits, self.entropy_on)):
             terms["entropy"] = shannon_entropy(

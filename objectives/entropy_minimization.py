@@ -11,7 +11,6 @@ from mixseg.losses import (
     FeatureGradientLoss,
     SharpeningLoss,
     image_class_cross_entropy,
-    partial_cross_entropy,
     sample_logits,
 )
 from mixseg.losses.feature_gradients import Levels, Operator, Reduction, Resizing
@@ -22,6 +21,7 @@ from mixseg.objectives.base import (
     SingleBranchObjective,
     active,
     refuse_negative,
+    supervised_term,
 )
 
 __all__ = ["EntropyMinimization"]
@@ -65,6 +65,8 @@ class EntropyMinimization(SingleBranchObjective):
         class_threshold: β of :func:`mixseg.losses.low_confidence_consistency`; None is 1/C.
         samples: noise samples whose probabilities are averaged, see
             :func:`mixseg.losses.sample_logits`; 1 in the paper.
+        supervised_loss: of ``ce_segmentation``, ``"cross_entropy"`` (paper) or
+            ``"dice_cross_entropy"``, see :func:`mixseg.objectives.supervised_term`.
 
     Kinds that a batch lacks are left out.
 
@@ -95,6 +97,7 @@ class EntropyMinimization(SingleBranchObjective):
         gradient_sum: Levels = "through",
         class_threshold: float | None = None,
         samples: int = 1,
+        supervised_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         refuse_negative(
@@ -113,6 +116,8 @@ class EntropyMinimization(SingleBranchObjective):
             )
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
+        self.supervised_loss = supervised_loss
+        self._supervised = supervised_term(supervised_loss)
         self.lambda_unsup = float(lambda_unsup)
         self.lambda_grad = float(lambda_grad)
         self.lambda_sharpen = float(lambda_sharpen)
@@ -153,7 +158,7 @@ class EntropyMinimization(SingleBranchObjective):
             label = batch["full"]["label"]
             pixels = sample_logits(mean, log_variance, samples=self.samples)
             image = sample_logits(class_mean, class_log_variance, samples=self.samples)
-            terms["ce_segmentation"] = partial_cross_entropy(pixels, label)
+            terms["ce_segmentation"] = self._supervised(pixels, label)
             terms["ce_class"] = image_class_cross_entropy(image, label)
         if "none" in outputs:
             active = self.weights

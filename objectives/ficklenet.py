@@ -18,6 +18,7 @@ from mixseg.objectives.base import (
     SingleBranchObjective,
     active,
     refuse_negative,
+    supervised_term,
 )
 
 __all__ = ["FickleNet", "StochasticClassHead", "seeds_from_maps"]
@@ -154,6 +155,8 @@ class FickleNet(SingleBranchObjective):
         threshold: of a map's largest value, in (0, 1): seeds of a class above it.
         background: of the mean map's largest value, in [0, 1): seeds of the background below it.
         spatial_dims: 2 or 3.
+        supervised_loss: of ``ce_full``, ``"cross_entropy"`` (paper) or
+            ``"dice_cross_entropy"``, see :func:`mixseg.objectives.supervised_term`.
 
     Kinds that a batch lacks are left out.
 
@@ -182,6 +185,7 @@ class FickleNet(SingleBranchObjective):
         threshold: float = 0.35,
         background: float = 0.1,
         spatial_dims: int = 2,
+        supervised_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         refuse_negative(lambda_class=lambda_class, lambda_seed=lambda_seed)
@@ -197,6 +201,8 @@ class FickleNet(SingleBranchObjective):
                 raise ValueError(f"{name} must lie in [0, 1), got {share}")
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+        self.supervised_loss = supervised_loss
+        self._supervised = supervised_term(supervised_loss)
         self.lambda_class = float(lambda_class)
         self.lambda_seed = float(lambda_seed)
         self.layer = layer
@@ -210,7 +216,7 @@ class FickleNet(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """Full masks; noisy images pass together with the head's features, by this objective."""
-        return {"full": "teacher"}
+        return {"full": "main"}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -222,14 +228,14 @@ class FickleNet(SingleBranchObjective):
         active = self.weights
         terms: dict[str, Tensor] = {}
         if "full" in outputs:
-            terms["ce_full"] = partial_cross_entropy(
+            terms["ce_full"] = self._supervised(
                 cast(Tensor, outputs["full"]), batch["full"]["label"]
             )
         if "noisy" not in batch or active.keys() == {"ce_full"}:
             return terms
         image, label = batch["noisy"]["image"], batch["noisy"]["label"]
         logits, read = forward_with_features(
-            networks["network"], [self.layer], image, branch="teacher"
+            networks["network"], [self.layer], image, branch="main"
         )
         features = read[self.layer]
         if features.shape[1] != self.channels:

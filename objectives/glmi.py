@@ -8,11 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mixseg.losses import (
-    negative_mutual_information,
-    partial_cross_entropy,
-    transformation_consistency,
-)
+from mixseg.losses import negative_mutual_information, transformation_consistency
 from mixseg.networks import GlobalProjectionHead, LocalProjectionHead
 from mixseg.networks.features import forward_with_features
 from mixseg.objectives.base import (
@@ -22,6 +18,7 @@ from mixseg.objectives.base import (
     SingleBranchObjective,
     active,
     refuse_negative,
+    supervised_term,
 )
 from mixseg.objectives.motion import RandomMotion
 
@@ -76,6 +73,8 @@ class GLMI(SingleBranchObjective):
         spatial_dims: 2 or 3.
         max_angle: of the rotation, in degrees within [0, 180]; 0 for none.
         flip_probability: of each flip; the authors' is 0.8.
+        supervised_loss: of ``ce_full``, ``"cross_entropy"`` (paper) or
+            ``"dice_cross_entropy"``, see :func:`mixseg.objectives.supervised_term`.
 
     Kinds that a batch lacks are left out.
 
@@ -84,7 +83,7 @@ class GLMI(SingleBranchObjective):
             while training, where a module is missing or has other channels.
 
     Examples:
-        >>> method = GLMI(layers={"encoder.centre": 16, "teacher.blocks.1": 4}, importance=[1, 1],
+        >>> method = GLMI(layers={"encoder.centre": 16, "main.blocks.1": 4}, importance=[1, 1],
         ...               padding=[1])
         >>> method.weights
         {'ce_full': 1.0, 'global': 1.0, 'local': 0.1, 'consistency': 10.0}
@@ -106,6 +105,7 @@ class GLMI(SingleBranchObjective):
         spatial_dims: int = 2,
         max_angle: float = 45.0,
         flip_probability: float = 0.8,
+        supervised_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         refuse_negative(
@@ -134,6 +134,8 @@ class GLMI(SingleBranchObjective):
             raise ValueError(f"max_angle must lie in [0, 180] degrees, got {max_angle}")
         if not 0 <= flip_probability <= 1:
             raise ValueError(f"flip_probability must lie in [0, 1], got {flip_probability}")
+        self.supervised_loss = supervised_loss
+        self._supervised = supervised_term(supervised_loss)
         self.lambda_global = float(lambda_global)
         self.lambda_local = float(lambda_local)
         self.lambda_con = float(lambda_con)
@@ -152,7 +154,7 @@ class GLMI(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """Full masks; unlabelled images pass together with their transforms, by this objective."""
-        return {"full": "teacher"}
+        return {"full": "main"}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -166,7 +168,7 @@ class GLMI(SingleBranchObjective):
         terms: dict[str, Tensor] = {}
         if "full" in outputs:
             logits = cast(Tensor, outputs["full"])
-            terms["ce_full"] = partial_cross_entropy(logits, batch["full"]["label"])
+            terms["ce_full"] = self._supervised(logits, batch["full"]["label"])
         if "none" not in batch or active.keys() == {"ce_full"}:
             return terms
         image = batch["none"]["image"]
@@ -175,7 +177,7 @@ class GLMI(SingleBranchObjective):
             name for i, name in enumerate(self.layers) if ("local" if i else "global") in active
         ]
         logits, features = forward_with_features(
-            networks["network"], read, torch.cat([image, motion(image)]), branch="teacher"
+            networks["network"], read, torch.cat([image, motion(image)]), branch="main"
         )
         if "global" in active:
             terms["global"] = self._global(features[self.layers[0]])

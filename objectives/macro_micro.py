@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from mixseg.losses import certainty_weighted_kl, partial_cross_entropy
+from mixseg.losses import certainty_weighted_kl
 from mixseg.objectives.base import (
     Batch,
     Networks,
@@ -16,6 +16,7 @@ from mixseg.objectives.base import (
     SingleBranchObjective,
     active,
     refuse_negative,
+    supervised_term,
 )
 
 __all__ = ["MacroMicro"]
@@ -52,6 +53,8 @@ class MacroMicro(SingleBranchObjective):
         lambda_guide: weight of ``guidance`` (1).
         lambda_feed: weight of ``feeding`` (1).
         decay: largest decay of the average, at iteration t (from 0) min(1 - 1/(t+1), ``decay``).
+        supervised_loss: of ``ce_micro`` and ``ce_macro``, ``"cross_entropy"`` (paper) or
+            ``"dice_cross_entropy"``, see :func:`mixseg.objectives.supervised_term`.
 
     Kinds that a batch lacks are left out.
 
@@ -66,10 +69,17 @@ class MacroMicro(SingleBranchObjective):
     """
 
     def __init__(
-        self, lambda_guide: float = 1.0, lambda_feed: float = 1.0, *, decay: float = 0.99
+        self,
+        lambda_guide: float = 1.0,
+        lambda_feed: float = 1.0,
+        *,
+        decay: float = 0.99,
+        supervised_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         refuse_negative(lambda_guide=lambda_guide, lambda_feed=lambda_feed)
+        self.supervised_loss = supervised_loss
+        self._supervised = supervised_term(supervised_loss)
         self.lambda_guide = float(lambda_guide)
         self.lambda_feed = float(lambda_feed)
         self._networks = {
@@ -80,9 +90,9 @@ class MacroMicro(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """The micro network's passes: noisy images only where the two teach each other."""
-        needed = {"full": "teacher"}
+        needed = {"full": "main"}
         if self.lambda_guide > 0 or self.lambda_feed > 0:
-            needed["noisy"] = "teacher"
+            needed["noisy"] = "main"
         return needed
 
     @property
@@ -101,18 +111,18 @@ class MacroMicro(SingleBranchObjective):
         active = self.weights
         terms: dict[str, Tensor] = {}
         if "full" in outputs:
-            terms["ce_micro"] = partial_cross_entropy(
+            terms["ce_micro"] = self._supervised(
                 cast(Tensor, outputs["full"]), batch["full"]["label"]
             )
         if "noisy" not in batch:
             return terms
         image, label = batch["noisy"]["image"], batch["noisy"]["label"]
-        macro: Tensor = networks["macro"](image, branch="teacher")
-        terms["ce_macro"] = partial_cross_entropy(macro, label)
+        macro: Tensor = networks["macro"](image, branch="main")
+        terms["ce_macro"] = self._supervised(macro, label)
         if "guidance" in active:
             terms["guidance"] = certainty_weighted_kl(cast(Tensor, outputs["noisy"]), macro)
         if "feeding" in active:
             with torch.no_grad():
-                mean = networks["macro_mean"](image, branch="teacher")
+                mean = networks["macro_mean"](image, branch="main")
             terms["feeding"] = certainty_weighted_kl(mean, cast(Tensor, outputs["noisy"]))
         return terms

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixseg.losses import linear_refinement, partial_cross_entropy, soft_cross_entropy
+from mixseg.losses import linear_refinement, soft_cross_entropy
 from mixseg.objectives.base import (
     Batch,
     Networks,
@@ -16,6 +16,7 @@ from mixseg.objectives.base import (
     SingleBranchObjective,
     active,
     refuse_negative,
+    supervised_term,
 )
 
 __all__ = ["SelfCorrecting"]
@@ -52,6 +53,8 @@ class SelfCorrecting(SingleBranchObjective):
             predicting.
         lambda_weak: weight λ of ``ce_refined`` (1).
         alpha: last α >= 0, ramped from a large one.
+        supervised_loss: of ``ce_full`` and ``ce_ancillary``, ``"cross_entropy"`` (paper) or
+            ``"dice_cross_entropy"``, see :func:`mixseg.objectives.supervised_term`.
 
     A batch's group ``full`` also holds ``weak_label`` (B, 1, *spatial), a noisy mask made as those
     of the group ``noisy`` are. Kinds that a batch lacks are left out.
@@ -65,14 +68,21 @@ class SelfCorrecting(SingleBranchObjective):
         >>> SelfCorrecting(ancillary).weights
         {'ce_full': 1.0, 'ce_ancillary': 1.0, 'ce_refined': 1.0}
         >>> SelfCorrecting(ancillary, lambda_weak=0).branches
-        {'full': 'teacher'}
+        {'full': 'main'}
     """
 
     def __init__(
-        self, ancillary: nn.Module, lambda_weak: float = 1.0, *, alpha: float = 0.5
+        self,
+        ancillary: nn.Module,
+        lambda_weak: float = 1.0,
+        *,
+        alpha: float = 0.5,
+        supervised_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         refuse_negative(lambda_weak=lambda_weak, alpha=alpha)
+        self.supervised_loss = supervised_loss
+        self._supervised = supervised_term(supervised_loss)
         self.ancillary = ancillary
         self.lambda_weak = float(lambda_weak)
         self.alpha = float(alpha)
@@ -80,9 +90,9 @@ class SelfCorrecting(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """The single branch, on noisy images only where their labels count."""
-        needed = {"full": "teacher"}
+        needed = {"full": "main"}
         if self.lambda_weak > 0:
-            needed["noisy"] = "teacher"
+            needed["noisy"] = "main"
         return needed
 
     @property
@@ -95,10 +105,10 @@ class SelfCorrecting(SingleBranchObjective):
         terms: dict[str, Tensor] = {}
         if "full" in outputs:
             logits, group = cast(Tensor, outputs["full"]), batch["full"]
-            terms["ce_full"] = partial_cross_entropy(logits, group["label"])
+            terms["ce_full"] = self._supervised(logits, group["label"])
             inputs = _with_mask(group["image"], group["weak_label"], logits.shape[1])
-            mended = self.ancillary(inputs, branch="teacher")
-            terms["ce_ancillary"] = partial_cross_entropy(mended, group["label"])
+            mended = self.ancillary(inputs, branch="main")
+            terms["ce_ancillary"] = self._supervised(mended, group["label"])
         if "ce_refined" in self.weights and "noisy" in outputs:
             logits, group = cast(Tensor, outputs["noisy"]), batch["noisy"]
             proposed = self._ask(_with_mask(group["image"], group["label"], logits.shape[1]))
@@ -112,7 +122,7 @@ class SelfCorrecting(SingleBranchObjective):
         training = self.ancillary.training
         self.ancillary.eval()
         try:
-            return cast(Tensor, self.ancillary(inputs, branch="teacher"))
+            return cast(Tensor, self.ancillary(inputs, branch="main"))
         finally:
             self.ancillary.train(training)
 

@@ -7,12 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from mixseg.losses import (
-    generalized_jensen_shannon,
-    partial_cross_entropy,
-    self_paced_weights,
-    softmax_mse,
-)
+from mixseg.losses import generalized_jensen_shannon, self_paced_weights, softmax_mse
 from mixseg.objectives.base import (
     Batch,
     Networks,
@@ -21,6 +16,7 @@ from mixseg.objectives.base import (
     SingleBranchObjective,
     active,
     refuse_negative,
+    supervised_term,
 )
 from mixseg.objectives.motion import draw_quarter_turns, turn
 
@@ -71,6 +67,8 @@ class SSCO(SingleBranchObjective):
         unconfident_weight: weight of all students at a voxel without a target, in [0, 1].
         rotation: ``"own"`` or ``"shared"``, see above.
         decay: largest decay of the teachers, in epoch e (from 0) min(1 - 1/(e+1), ``decay``).
+        supervised_loss: of ``ce_full``, ``"cross_entropy"`` (paper) or
+            ``"dice_cross_entropy"``, see :func:`mixseg.objectives.supervised_term`.
 
     Kinds that a batch lacks are left out. Images that are not square are turned by half turns only.
 
@@ -97,6 +95,7 @@ class SSCO(SingleBranchObjective):
         unconfident_weight: float = 0.0,
         rotation: str = "own",
         decay: float = 0.999,
+        supervised_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         refuse_negative(lambda_co=lambda_co, lambda_sc=lambda_sc)
@@ -111,6 +110,8 @@ class SSCO(SingleBranchObjective):
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
         if rotation not in _ROTATIONS:
             raise ValueError(f"rotation must be one of {', '.join(_ROTATIONS)}, got {rotation!r}")
+        self.supervised_loss = supervised_loss
+        self._supervised = supervised_term(supervised_loss)
         self.lambda_co = float(lambda_co)
         self.lambda_sc = float(lambda_sc)
         self.gamma = float(gamma)
@@ -130,7 +131,7 @@ class SSCO(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """The first student's pass over full masks; this objective makes all others."""
-        return {"full": "teacher"}
+        return {"full": "main"}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -149,8 +150,8 @@ class SSCO(SingleBranchObjective):
         if "full" in outputs:
             image, label = batch["full"]["image"], batch["full"]["label"]
             logits = [cast(Tensor, outputs["full"])]
-            logits += [networks[name](image, branch="teacher") for name in self.students[1:]]
-            terms["ce_full"] = _mean([partial_cross_entropy(z, label) for z in logits])
+            logits += [networks[name](image, branch="main") for name in self.students[1:]]
+            terms["ce_full"] = _mean([self._supervised(z, label) for z in logits])
         if "none" not in batch or not {"co_training", "self_consistency"} & set(active):
             return terms
         image = batch["none"]["image"]
@@ -165,7 +166,7 @@ class SSCO(SingleBranchObjective):
             terms["co_training"] = generalized_jensen_shannon(students, weights, alpha=self.alpha)
         if "self_consistency" in active:
             with torch.no_grad():
-                teachers = [networks[name](image, branch="teacher") for name in self.teachers]
+                teachers = [networks[name](image, branch="main") for name in self.teachers]
             pairs = zip(students, teachers, strict=True)
             terms["self_consistency"] = _mean([softmax_mse(z, target) for z, target in pairs])
         return terms
@@ -177,7 +178,7 @@ class SSCO(SingleBranchObjective):
         for i, name in enumerate(self.students):
             if i and self.rotation == "own":
                 turns = draw_quarter_turns(image)
-            turned: Tensor = networks[name](turn(image, turns), branch="teacher")
+            turned: Tensor = networks[name](turn(image, turns), branch="main")
             logits.append(turn(turned, turns, back=True))
         return logits
 

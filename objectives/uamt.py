@@ -22,6 +22,7 @@ from mixseg.objectives.base import (
     SingleBranchObjective,
     active,
     refuse_negative,
+    supervised_term,
 )
 
 __all__ = ["UAMT"]
@@ -60,6 +61,9 @@ class UAMT(SingleBranchObjective):
     Args:
         lambda_con: weight of ``consistency`` (0.1).
         supervised: ``"ce_dice"`` (UA-MT) or ``"ce"``.
+        supervised_loss: in place of ``supervised``, the setting that all methods share:
+            ``"cross_entropy"`` or ``"dice_cross_entropy"``, see
+            :func:`mixseg.objectives.supervised_term`. None leaves it to ``supervised``.
         passes: stochastic passes T of the teacher.
         noise_sd: standard deviation of the Gaussian noise on the teacher's images, in their units.
         noise_limit: the noise is clipped to ± this.
@@ -73,11 +77,11 @@ class UAMT(SingleBranchObjective):
 
     Examples:
         >>> UAMT().branches, UAMT().weights
-        ({'full': 'teacher', 'none': 'teacher'}, {'supervised': 1.0, 'consistency': 0.1})
+        ({'full': 'main', 'none': 'main'}, {'supervised': 1.0, 'consistency': 0.1})
         >>> UAMT().networks["ema"].average_of
         'network'
         >>> UAMT(lambda_con=0).branches  # the lower bound
-        {'full': 'teacher'}
+        {'full': 'main'}
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class UAMT(SingleBranchObjective):
         lambda_con: float = 0.1,
         *,
         supervised: str = "ce_dice",
+        supervised_loss: str | None = None,
         passes: int = 8,
         noise_sd: float = 0.1,
         noise_limit: float = 0.2,
@@ -103,6 +108,10 @@ class UAMT(SingleBranchObjective):
             raise ValueError(f"certainty must lie in [0, 1], got {certainty}")
         self.lambda_con = float(lambda_con)
         self.supervised = supervised
+        self.supervised_loss = supervised_loss
+        self._supervised = (
+            _SUPERVISED[supervised] if supervised_loss is None else supervised_term(supervised_loss)
+        )
         self.passes = passes
         self.noise_sd = float(noise_sd)
         self.noise_limit = float(noise_limit)
@@ -112,9 +121,9 @@ class UAMT(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """The single branch, on unlabelled images only where the consistency is active."""
-        needed = {"full": "teacher"}
+        needed = {"full": "main"}
         if self.lambda_con > 0:
-            needed["none"] = "teacher"
+            needed["none"] = "main"
         return needed
 
     @property
@@ -131,8 +140,9 @@ class UAMT(SingleBranchObjective):
         """Unweighted terms, see :class:`mixseg.objectives.Objective`."""
         terms: dict[str, Tensor] = {}
         if "full" in outputs:
-            loss = _SUPERVISED[self.supervised]
-            terms["supervised"] = loss(cast(Tensor, outputs["full"]), batch["full"]["label"])
+            terms["supervised"] = self._supervised(
+                cast(Tensor, outputs["full"]), batch["full"]["label"]
+            )
         if "consistency" in self.weights and "none" in outputs:
             target, uncertainty = self._ask(networks["ema"], batch["none"]["image"])
             terms["consistency"] = gated_consistency(
@@ -143,9 +153,9 @@ class UAMT(SingleBranchObjective):
     @torch.no_grad()
     def _ask(self, teacher: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's logits (B, C, *spatial) and its uncertainty (B, *spatial)."""
-        target: Tensor = teacher(self._noisy(image), branch="teacher")
+        target: Tensor = teacher(self._noisy(image), branch="main")
         # A generator: one pass is in memory at a time.
-        passes = (teacher(self._noisy(image), branch="teacher") for _ in range(self.passes))
+        passes = (teacher(self._noisy(image), branch="main") for _ in range(self.passes))
         return target, predictive_entropy(passes)
 
     def _noisy(self, image: Tensor) -> Tensor:

@@ -16,7 +16,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mixseg.files.atomic import write_bytes_atomic
 
-BRANCH_COLORS = {"teacher": "#0072B2", "student": "#D55E00", "ensemble": "#009E73"}
+BRANCH_COLORS = {
+    "main": "#D55E00",  # the student's: no figure has both
+    "teacher": "#0072B2",
+    "student": "#D55E00",
+    "ensemble": "#009E73",
+}
 INK, MUTED, GRID = "#222222", "#6B6B6B", "#E3E3E3"
 LEGEND_COLUMNS = 5
 _LEGEND_ROW = 14.0  # points

@@ -1,4 +1,4 @@
-"""Pictures of cases with both branches side by side."""
+"""Pictures of cases with the branches side by side."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ _HEADINGS = {
     "student": "Student",
     "entropy": "Student's entropy",
 }
+_SINGLE_HEADINGS = {
+    "image": "Image",
+    "reference": "Reference",
+    "main": "Prediction",
+    "entropy": "Entropy",
+}
+_MASKS = ("reference", "teacher", "student", "main")
 _EDGES = ((0.0, 0.5), (1.0, 0.5), (0.5, 1.0), (0.5, 0.0))  # left, right, top, bottom
 
 
@@ -47,11 +54,13 @@ class CasePanel:
         reference: integer labels 0…C−1, with C for unlabelled; None if there is none.
         teacher: the teacher's integer labels; None if it was not trained.
         student: the student's integer labels; None if it was not trained.
-        entropy: Shannon entropy of the student's probabilities in nats, 0…ln C; None if unknown.
-        scores: Dice in [0, 1] by branch, for the titles "teacher" and "student".
+        entropy: Shannon entropy of the student's probabilities, or of the only branch's, in nats,
+            0…ln C; None if unknown.
+        scores: Dice in [0, 1] by branch, for the titles of the masks.
         spacing: size of a pixel along the two axes, in one unit.
         view: what is written left of the row, e.g. "axial, slice 45 of 88"; may be empty.
         edges: anatomical letters at the left, right, top and bottom, e.g. "RLAP"; may be empty.
+        main: integer labels of a network of one branch; None if it has two.
     """
 
     case_id: str
@@ -64,6 +73,7 @@ class CasePanel:
     spacing: tuple[float, float] = (1.0, 1.0)
     view: str = ""
     edges: str = ""
+    main: NDArray[Any] | None = None
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -77,8 +87,7 @@ def cut_panels(
     image: ArrayLike,
     *,
     reference: NDArray[Any] | None = None,
-    teacher: NDArray[Any] | None = None,
-    student: NDArray[Any] | None = None,
+    branches: Mapping[str, NDArray[Any]],
     probabilities: NDArray[Any] | None = None,
     entropy: NDArray[Any] | None = None,
     unlabeled: int | None = None,
@@ -92,9 +101,9 @@ def cut_panels(
         case_id: name of the case.
         image: (channels, *spatial); see :func:`mixseg.report.planes.shown_channels`.
         reference: integer labels (*spatial), or None.
-        teacher: integer labels (*spatial), or None.
-        student: integer labels (*spatial), or None.
-        probabilities: of the student, (classes, *spatial): their entropy is shown; or None.
+        branches: integer labels (*spatial) by branch: ``teacher`` and ``student``, or ``main``.
+        probabilities: of the student or the only branch, (classes, *spatial): their entropy is
+            shown; or None.
         entropy: the same, known already: (*spatial), in nats.
         unlabeled: label that is no object, when the cut that shows most is looked for.
         affine: of the voxels, (4, 4): an axial, a coronal and a sagittal cut of a volume are
@@ -106,20 +115,29 @@ def cut_panels(
         One row, or three.
     """
     shown = shown_channels(image)
-    arrays = (reference, teacher, student)
-    masks = [mask for mask in (reference, student, teacher) if mask is not None]
+    decisive = next(branches[name] for name in ("student", "main", "teacher") if name in branches)
+    masks = [decisive] if reference is None else [reference, decisive]
 
     def panel(cut: Callable[[Any], NDArray[Any]], **options: Any) -> CasePanel:
         nats = None if entropy is None else cut(entropy)
         if probabilities is not None:
             nats = _entropy(cut(probabilities))
-        labels = [None if array is None else cut(array) for array in arrays]
-        return CasePanel(case_id, cut(shown), labels[0], labels[1], labels[2], nats, **options)
+        labels = {name: cut(mask) for name, mask in branches.items()}
+        return CasePanel(
+            case_id,
+            cut(shown),
+            None if reference is None else cut(reference),
+            teacher=labels.get("teacher"),
+            student=labels.get("student"),
+            main=labels.get("main"),
+            entropy=nats,
+            **options,
+        )
 
     if masks[0].ndim == 2:
         return [panel(np.asarray, scores=scores)]
     if affine is None:
-        where = select_slice(*masks[:2], unlabeled=unlabeled)
+        where = select_slice(*masks, unlabeled=unlabeled)
         options: dict[str, Any] = {"scores": scores}
         if spacing is not None:
             options |= {"view": f"slice {where + 1} of {masks[0].shape[2]}", "spacing": spacing}
@@ -132,7 +150,7 @@ def cut_panels(
             view=f"{plane.name}\nslice {plane.index + 1} of {plane.size}",
             edges=plane.edges,
         )
-        for index, plane in enumerate(standard_planes(affine, *masks[:2], unlabeled=unlabeled))
+        for index, plane in enumerate(standard_planes(affine, *masks, unlabeled=unlabeled))
     ]
 
 
@@ -140,22 +158,23 @@ def plot_cases(
     panels: Sequence[CasePanel],
     path: str | os.PathLike[str],
     class_names: Sequence[str],
-    headings: Mapping[str, str] = MappingProxyType(_HEADINGS),
+    headings: Mapping[str, str] | None = None,
 ) -> None:
     """Draw one row per panel: image, reference, teacher, student and the student's entropy.
 
-    Masks lie over the image as transparent colours with an outline; the reference's outline is
-    repeated in white over both predictions. With one foreground class a mask has its branch's
-    colour, with more each class has its own. Arrays are shown with axis 0 to the right and axis 1
-    down. Intensities run from the 1st to the 99th percentile; of a picture in colour that of its
-    three channels together, so that grey stays grey.
+    Of a network of one branch: image, reference, prediction and its entropy. Masks lie over the
+    image as transparent colours with an outline; the reference's outline is repeated in white over
+    the predictions. With one foreground class a mask has its branch's colour, with more each class
+    has its own. Arrays are shown with axis 0 to the right and axis 1 down. Intensities run from the
+    1st to the 99th percentile; of a picture in colour that of its three channels together, so that
+    grey stays grey.
 
     Args:
         panels: at least one.
         path: PNG file to write.
         class_names: C names, background first; the entropy's scale ends at ln C.
         headings: heading of each cell that is wanted, by the panel's attribute, in their order;
-            ``image`` is the first.
+            ``image`` is the first. None for those above.
 
     Raises:
         ValueError: if there is no panel, fewer than two classes, an image of another shape, an
@@ -169,6 +188,9 @@ def plot_cases(
         raise ValueError(f"expected the background and at least one class, got {list(class_names)}")
     for panel in panels:
         _check_panel(panel)
+    if headings is None:
+        single = any(panel.main is not None for panel in panels)
+        headings = _SINGLE_HEADINGS if single else _HEADINGS
     heights = list(_heights(panels))
     inches = sum(_SIDE * height + (_GAP if first else 0.1) for height, first in heights)
     figure = new_figure(len(headings) * _SIDE + 1.2, inches + 0.85)
@@ -208,7 +230,7 @@ def _check_panel(panel: CasePanel) -> None:
             f"{panel.case_id}: image must have the shape (H, W) or (3, H, W), got {shape}"
         )
     shape = shape[-2:]
-    for name in ("reference", "teacher", "student", "entropy"):
+    for name in (*_MASKS, "entropy"):
         array = getattr(panel, name)
         if array is not None and array.shape != shape:
             raise ValueError(f"{panel.case_id}: {name} has shape {array.shape}, the image {shape}")
@@ -249,7 +271,7 @@ def _draw_case(row: Mapping[str, Axes], panel: CasePanel, num_classes: int) -> A
             letter, (x, y), inward, "axes fraction", "offset points", fontsize=8, color="white",
             ha="center", va="center", path_effects=halo,
         )  # fmt: skip
-    for name in ("reference", "teacher", "student"):
+    for name in _MASKS:
         if name not in row:
             continue
         labels = getattr(panel, name)
@@ -316,8 +338,9 @@ def _legend(
         for name, color in zip(class_names[1:], _class_colors(count, ""), strict=True):
             handles.append(Patch(color=color, label=name))
     else:
-        for name, color in (("reference", _REFERENCE_COLOR), *list(BRANCH_COLORS.items())[:2]):
+        for name in _MASKS:
             if name in headings:
+                color = BRANCH_COLORS.get(name, _REFERENCE_COLOR)
                 label = f"{class_names[1]}, {headings[name].lower()}"
                 handles.append(Patch(color=color, label=label))
     if any(panel.reference is not None and (panel.reference == count).any() for panel in panels):

@@ -15,7 +15,7 @@ from mixseg.metrics.summary import summarize
 __all__ = ["markdown_table", "mean_and_sd", "score_table"]
 
 
-_STYLES = {"teacher": "blue", "student": "red", "ensemble": "green"}
+_STYLES = {"main": "red", "teacher": "blue", "student": "red", "ensemble": "green"}
 
 
 def score_table(rows: Iterable[CaseScore]) -> Table:

@@ -202,6 +202,22 @@ def test_tables_give_mean_and_spread_over_seeds(tables: ModuleType, tmp_path: Pa
     assert "machine: a processor." in text
 
 
+def test_networks_of_one_branch_stand_beside_teachers(tables: ModuleType, tmp_path: Path) -> None:
+    write_result(tmp_path, "best", 0, 0.8, 2.0, lr=0.5)
+    write_result(tmp_path, "low", 0, 0.5, 6.0, lr=0.5)
+    path = tmp_path / "benchmarks" / "results" / "toy" / "low_seed0.json"
+    result = json.loads(path.read_text())
+    for split in ("validation", "test"):
+        result[split]["scores"] = {"main": result[split]["scores"]["teacher"]}
+    path.write_text(json.dumps(result))
+    lines = tables.render(tmp_path / "README.md").splitlines()
+    heads = [cell.strip() for cell in lines[2].split("|")[5:7]]
+    assert heads == ["Teacher or main", "Student"]
+    assert [line for line in lines if line.startswith("| `low`")] == [
+        "| `low` | Lower bound | 3 full | 1 | 50.0 / 6.0 |  | 54.66 / 80.05 |  |"
+    ]
+
+
 def test_a_study_compares_its_rows_by_validation(tables: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "benchmarks" / "experiments" / "toy.yaml"
     path.write_text(path.read_text().replace("published: acdc\n", ""))
@@ -244,6 +260,7 @@ def test_method_names_follow_the_weights(tables: ModuleType) -> None:
     }
     for name, knobs in cases.items():
         assert method_of({**common, **knobs}) == name
+    assert method_of({**common, **no_kd, "weak_branch": "main"}) == "Single"
     methods = {"KL": {3: ("1 / 2", "3 / 4")}, "Upper bound": {3: ("5 / 6", "")}}
     assert tables.published_of(methods, "Upper bound", {"num_full": 18}) == ("5 / 6", "")
     assert tables.published_of(methods, "KL", {"num_full": 3}) == ("1 / 2", "3 / 4")

@@ -1,7 +1,19 @@
-"""Transforms for mixed supervision: label conventions, scribbles by erosion, other weak labels."""
+"""Transforms for mixed supervision: label conventions, weak labels, augmentation of batches."""
 
 from __future__ import annotations
 
+from mixseg.transforms.augmentation import BatchAugmentation
+from mixseg.transforms.components import (
+    KeepMostProbableComponent,
+    KeepMostProbableComponentd,
+)
+from mixseg.transforms.free_negatives import (
+    FreeNegatives,
+    FreeNegativesd,
+    calibrate_radius,
+    free_negatives,
+    negative_radius,
+)
 from mixseg.transforms.images import (
     AddDepth,
     AddDepthd,
@@ -29,6 +41,8 @@ from mixseg.transforms.point_labels import (
     RandPointLabel,
     RandPointLabeld,
 )
+from mixseg.transforms.preprocessing import SlicePreprocessing, VolumePreprocessing
+from mixseg.transforms.resampling import ResizeLabel, ResizeToSized, ResizeToSpacingd
 from mixseg.transforms.scribbles import (
     ScribbleByErosion,
     ScribbleByErosiond,
@@ -47,6 +61,7 @@ from mixseg.transforms.weak_labels import (
 __all__ = [
     "AddDepth",
     "AddDepthd",
+    "BatchAugmentation",
     "BoxLabel",
     "BoxLabeld",
     "CentroidLabel",
@@ -55,6 +70,10 @@ __all__ = [
     "ConvertUnlabeledd",
     "EllipseLabel",
     "EllipseLabeld",
+    "FreeNegatives",
+    "FreeNegativesd",
+    "KeepMostProbableComponent",
+    "KeepMostProbableComponentd",
     "MaskUnannotatedClasses",
     "MaskUnannotatedClassesd",
     "NoisyInstance",
@@ -66,12 +85,20 @@ __all__ = [
     "RandPointLabeld",
     "RescaleIntensity",
     "RescaleIntensityd",
+    "ResizeLabel",
+    "ResizeToSized",
+    "ResizeToSpacingd",
     "ScribbleByErosion",
     "ScribbleByErosiond",
     "SelectClasses",
     "SelectClassesd",
+    "SlicePreprocessing",
     "SupervisionFromLabeld",
+    "VolumePreprocessing",
+    "calibrate_radius",
     "erode_to_core",
+    "free_negatives",
     "label_kind",
+    "negative_radius",
     "scribble_by_erosion",
 ]

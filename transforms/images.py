@@ -9,11 +9,16 @@ from typing import Any
 from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
-from monai.transforms import NormalizeIntensity, ScaleIntensity, ScaleIntensityRange
+from monai.transforms import (
+    ClipIntensityPercentiles,
+    NormalizeIntensity,
+    ScaleIntensity,
+    ScaleIntensityRange,
+)
 from monai.transforms.transform import MapTransform, Transform
 from monai.utils.enums import MetaKeys, TransformBackends
 
-NORMALIZATIONS = ("minmax", "zscore", "fixed")
+NORMALIZATIONS = ("minmax", "zscore", "percentile", "fixed")
 
 _UNITS = "xyzt_units"
 _UNKNOWN = 0  # NIfTI-1 code
@@ -65,6 +70,8 @@ class RescaleIntensity(Transform):
     Args:
         rule: ``"minmax"`` scales each image to 0…1 by its own minimum and maximum, all channels
             together; ``"zscore"`` gives each channel of each image mean 0 and variance 1;
+            ``"percentile"`` does so after clipping the channel at its 0.5 and 99.5 percentiles, so
+            that a few bright voxels do not decide;
             ``"fixed"`` does the same to every image: clip to ``clip``, subtract ``mean``, divide
             by ``sd`` (for CT and for pictures, whose values mean the same everywhere).
         clip: lowest and highest grey value of ``"fixed"``.
@@ -92,6 +99,7 @@ class RescaleIntensity(Transform):
             raise ValueError(f"sd must be positive, got {sd}")
         self.rule = rule
         self.minmax = ScaleIntensity()
+        self.clip_outliers = ClipIntensityPercentiles(0.5, 99.5, channel_wise=True)
         low, high = clip
         self.fixed = ScaleIntensityRange(
             low, high, b_min=(low - mean) / sd, b_max=(high - mean) / sd, clip=True
@@ -110,6 +118,8 @@ class RescaleIntensity(Transform):
             return self.minmax(image)
         if self.rule == "fixed":
             return self.fixed(image)
+        if self.rule == "percentile":
+            image = self.clip_outliers(image)
         if len(image) == 1:
             return NormalizeIntensity()(image)
         # By channel, MONAI writes into the array that it is given.

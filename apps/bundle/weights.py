@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mixseg.configuration.loading import cause_of, load
 from mixseg.files.provenance import hash_of
+from mixseg.networks.dual_branch.base import present_names
 
 __all__ = ["Precision", "build_network", "convert", "misfits", "read_weights"]
 
@@ -78,7 +79,7 @@ def misfits(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     Returns:
         One line for each kind of fault; empty where all fits. Another floating type fits.
     """
-    own = network.state_dict()
+    own, weights = network.state_dict(), present_names(network, weights)
     groups = {
         "the network lacks": [name for name in weights if name not in own],
         "the weights lack": [name for name in own if name not in weights],

@@ -28,6 +28,7 @@ from mixseg.apps.pack.vendor import (
 from mixseg.configuration.loading import load, overlays
 from mixseg.configuration.yaml_text import set_knobs
 from mixseg.files.atomic import write_bytes_atomic
+from mixseg.networks.dual_branch.base import present_names
 
 #: The overlay whose knobs a packed bundle has, where there is one and no other is named.
 COMPACT = "compact.yaml"
@@ -193,12 +194,9 @@ def _build(bundle: Path, folder: Path, overlay: Path | None, version: str | None
 
 def _add_weights(folder: Path, source: Path, precision: Precision) -> None:
     """Put weights into models/model.pt if they fit strictly."""
-    weights = convert(read_weights(source), precision)
-    faults = [
-        f"{name}: {fault}"
-        for name in _COMPLETE
-        for fault in misfits(build_network(folder / "configs" / name, {}), weights)
-    ]
+    networks = {name: build_network(folder / "configs" / name, {}) for name in _COMPLETE}
+    weights = present_names(networks["inference.yaml"], convert(read_weights(source), precision))
+    faults = [f"{name}: {fault}" for name in networks for fault in misfits(networks[name], weights)]
     if faults:
         raise ValueError(
             f"the weights '{source}' do not fit the packed configuration; name the overlay that "

@@ -17,7 +17,7 @@ from mixseg.report.cases import cut_panels, plot_cases
 
 __all__ = ["plot_prediction"]
 
-_HEADINGS = {"image": "Image", "student": "Prediction", "entropy": "Entropy"}
+_HEADINGS = {"image": "Image", "main": "Prediction", "entropy": "Entropy"}
 
 
 def plot_prediction(
@@ -47,7 +47,7 @@ def plot_prediction(
     panels = cut_panels(
         case.case_id,
         image,
-        student=mask,
+        branches={"main": mask},
         entropy=None if entropy is None else entropy * math.log(len(class_names)),
         affine=prediction.meta["affine"] if planes and mask.ndim == 3 else None,
         spacing=(along[0], along[1]),

@@ -13,7 +13,7 @@ from mixseg.report.tables import mean_and_sd
 METHODS = {"lower_bound": "lower bound", "kl_ent": "KL+Ent"}
 HEADER = ("Method", "Branch", "Cases", "Dice [%]", "HD95 [voxels]", "HD95 [mm]")
 _COLUMNS = (("dice", 100.0, 1), ("hd95_vox", 1.0, 1), ("hd95_mm", 1.0, 1))
-_STYLES = {"teacher": "blue", "student": "red", "ensemble": "green"}
+_STYLES = {"main": "red", "teacher": "blue", "student": "red", "ensemble": "green"}
 
 
 def score_lines(results: Mapping[str, Any]) -> list[list[str]]:

@@ -87,7 +87,8 @@ class ExperimentList(_Model):
 
     Attributes:
         bundle: of the rows that name none.
-        overlays: configuration files of the bundles, passed after train.yaml.
+        overlays: configuration files, passed after train.yaml: names in the bundle's ``configs/``,
+            or paths from the list's folder.
         data: data set, by which the tables find the rows; default: a bundle name's first word.
         published: which settings of the papers the tables show beside.
         scores: what the list's own table shows of the test split, in the place of Dice and HD95
@@ -268,7 +269,7 @@ def _experiment(path: Path, listed: ExperimentList, name: str) -> Experiment:
         data=listed.data or short.partition("_")[0],
         set=row.set or set_of(knobs, method),
         bundle=bundle,
-        overlays=tuple(listed.overlays),
+        overlays=tuple(_overlay(path, name) for name in listed.overlays),
         knobs=knobs,
         seeds=tuple(row.seeds or listed.seeds),
         profile=row.profile or listed.profile,
@@ -276,6 +277,12 @@ def _experiment(path: Path, listed: ExperimentList, name: str) -> Experiment:
         start_from=row.start_from,
         rounds=row.rounds or 1,
     )
+
+
+def _overlay(path: Path, name: str) -> str:
+    """An overlay beside the list as an absolute path, one of the bundle by its name."""
+    beside = path.parent / name
+    return str(beside.resolve()) if beside.is_file() else name
 
 
 def _shared(path: Path, listed: ExperimentList, name: str) -> Experiment:
@@ -321,7 +328,7 @@ def method_of(knobs: Mapping[str, Any]) -> str:
     weak, distilled, entropy = (bool(knobs.get(name, True)) for name in names)
     if not (weak or distilled or entropy):
         return "Lower bound"
-    single = knobs.get("weak_branch") == "teacher"
+    single = knobs.get("weak_branch") in ("teacher", "main")
     base = "Single" if single else "KL" if distilled else "Decoupled"
     return f"{base}+Ent" if entropy else base
 

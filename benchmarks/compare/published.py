@@ -14,7 +14,7 @@ from .list import SetN
 __all__ = ["Complexity", "PublishedRow", "PublishedTable", "branch_pairs", "load_published"]
 
 FOLDER = Path(__file__).with_name("published")
-BRANCHES = ("teacher", "student", "ensemble")
+BRANCHES = ("main", "teacher", "student", "ensemble")
 #: The paper's names of knobs that are called otherwise here.
 _SYMBOLS = {"lambda_con": "λ_c", "lambda_co": "λ_1", "lambda_sc": "λ_2"}
 
@@ -29,7 +29,7 @@ class PublishedRow(_Model):
     Attributes:
         method: the papers' name, as rows of experiment lists give it.
         label: what the table calls the row; default: the method or the variant.
-        branch: that of scores that are a list alone.
+        branch: that of scores that are a list alone; default: the only one.
         variant: knobs that set the row apart from others of the method.
         scores: Set-N → branch → [Dice in %, HD95] or [Dice in %].
         marks: Set-N → name of a note.
@@ -37,7 +37,7 @@ class PublishedRow(_Model):
 
     method: str
     label: str = ""
-    branch: str = "teacher"
+    branch: str = "main"
     variant: dict[str, Any] = Field(default_factory=dict)
     scores: dict[SetN, dict[str, list[float]]]
     marks: dict[SetN, str] = Field(default_factory=dict)
@@ -45,7 +45,7 @@ class PublishedRow(_Model):
     @model_validator(mode="before")
     @classmethod
     def _spread(cls, values: dict[str, Any]) -> dict[str, Any]:
-        branch = values.get("branch", "teacher")
+        branch = values.get("branch", "main")
         scores = {
             name: {branch: score} if isinstance(score, list) else score
             for name, score in values["scores"].items()
@@ -112,6 +112,8 @@ def load_published() -> Published:
 def branch_pairs(data: str) -> dict[str, dict[SetN, tuple[str, str]]]:
     """Method → Set-N → "Dice / HD95" of teacher and student, of the rows without a variant.
 
+    Of a method of one branch, those of the network alone, as if of a teacher.
+
     Args:
         data: data set, e.g. ``acdc``.
     """
@@ -121,7 +123,8 @@ def branch_pairs(data: str) -> dict[str, dict[SetN, tuple[str, str]]]:
             if table.data != data or row.variant or row.label != row.method:
                 continue
             for name, branches in row.scores.items():
-                teacher, student = (cell(branches.get(branch)) for branch in BRANCHES[:2])
+                teacher = cell(branches.get("teacher", branches.get("main")))
+                student = cell(branches.get("student"))
                 # A table that repeats a row may give fewer of its branches.
                 old = pairs.setdefault(row.method, {}).get(name, ("", ""))
                 pairs[row.method][name] = (old[0] or teacher, old[1] or student)

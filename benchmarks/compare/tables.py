@@ -150,7 +150,7 @@ def table_lines(table: PublishedTable, measurements: Measurements) -> list[Line]
         Line(
             name,
             row.label,
-            "" if branch == "teacher" and len(row.scores[name]) == 1 else branch,
+            "" if branch == "main" else branch,
             row.scores[name][branch],
             row.marks.get(name, ""),
         )

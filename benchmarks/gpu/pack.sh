@@ -18,10 +18,11 @@ python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-pack() { # NAME FOLDER: image/, label/ and split.json
+pack() { # NAME FOLDER: image/, label/, scribble/ where there is one, and split.json
   if [ -e ".gpu/$1.1.tar.xz" ] && [ -e ".gpu/$1.2.tar.xz" ]; then return; fi
   mkdir "$work/$1"
   cp -r "$2"/{image,label,split.json} "$work/$1"
+  if [ -d "$2/scribble" ]; then cp -r "$2/scribble" "$work/$1"; fi
   # One xz stream over the raw voxels is a quarter smaller than the gzipped files.
   find "$work/$1" -name '*.gz' -exec gunzip {} +
   python3 - "$work/$1" <<'PY'
@@ -31,7 +32,8 @@ split = json.loads((root / "split.json").read_text())
 parts = {1: split["train"][:18] + split["val"] + split["test"], 2: split["train"][18:]}
 for number, names in parts.items():
     # A case is one file, or a patient's several frames.
-    files = [p for n in names for k in ("image", "label") for p in sorted((root / k).glob(f"{n}[._]*"))]
+    files = [p for n in names for k in ("image", "label", "scribble")
+             for p in sorted((root / k).glob(f"{n}[._]*"))]
     lines = ["split.json"] * (number == 1) + [str(p.relative_to(root)) for p in files]
     (root / f"part{number}").write_text("\n".join(lines) + "\n")
 PY

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Run the next unfilled rows of the experiment list on a GPU machine without network:
+# Run the next unfilled rows of an experiment list on a GPU machine without network. The recipe's rows
+# come first (acdc_lv_recipe_gpu), then the papers' (acdc_gpu, la_gpu):
 #
-#   benchmarks/gpu/run.sh [MINUTES=9] [LIST=acdc_gpu]
+#   benchmarks/gpu/run.sh [MINUTES=9] [LIST=acdc_lv_recipe_gpu]
 #
 # Installs the wheels of .gpu/ (see pack.sh), unpacks the data (that of the list's first word, acdc or
 # la, as far as its archives are there), runs rows whose result file is not in
@@ -11,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 minutes=${1:-9}
-list=${2:-acdc_gpu}
+list=${2:-acdc_lv_recipe_gpu}
 site=${MIXSEG_GPU_SITE:-/tmp/mixseg-site}
 name=${list%%_*}
 data=${MIXSEG_GPU_DATA:-/tmp/mixseg-$name}

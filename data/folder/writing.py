@@ -112,7 +112,8 @@ def _entry(case: FolderCase, copies: Mapping[tuple[str, str], Path]) -> Entry:
         files[role] = None if path is None or case.kind == "none" else str(path)
     return Entry(
         image=str(pair.image),
-        **files,
+        label=files["label"],
+        scribble=files["scribble"],
         supervision="partial" if case.kind == "classes" else case.kind,
         case_id=pair.case_id,
         patient_id=case.patient,

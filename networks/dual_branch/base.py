@@ -1,18 +1,18 @@
-"""What the dual-branch networks have in common: arguments, checks of images, choice of branch."""
+"""What the networks have in common: arguments, checks of images, choice of branch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from monai.networks.layers.factories import Dropout
 from torch import Tensor, nn
 
-from mixseg.networks.branches import check_branch, ensemble_logits
+from mixseg.networks.branches import BRANCH_NAMES, BRANCHES, check_branch, ensemble_logits
 
-__all__ = ["NORMS", "DualBranchNetwork", "dropout_layer", "norm_name"]
+__all__ = ["NORMS", "DualBranchNetwork", "dropout_layer", "norm_name", "present_names"]
 
 #: Normalisations that :func:`norm_name` knows.
 NORMS = ("batch", "instance", "group", "none")
@@ -45,11 +45,12 @@ def dropout_layer(spatial_dims: int, probability: float) -> nn.Module:
 
 
 class DualBranchNetwork(nn.Module):
-    """A network with a shared encoder and two decoders, teacher and student.
+    """A network with a shared encoder and two decoders, teacher and student, or one, main.
 
-    A subclass builds ``encoder`` (image → (deepest features, skips)), ``teacher`` and, with
-    ``branches=2``, ``student`` (both: deepest features, skips → logits). Weights of training
-    then fit every choice of ``branch`` strictly.
+    A subclass builds ``encoder`` (image → (deepest features, skips)) and calls
+    :meth:`_build_decoders`. Weights of training then fit every choice of ``branch`` strictly.
+    A single-branch network also loads weights of before its branch was called ``main``, whose
+    names begin with ``teacher``.
 
     Args:
         spatial_dims: 2 or 3.
@@ -60,7 +61,7 @@ class DualBranchNetwork(nn.Module):
         norm: one of ``norms``.
         norms: normalisations that the subclass can build.
         levels: smallest number of ``features``.
-        branches: decoders to build, 2 (teacher and student) or 1 (the teacher alone).
+        branches: decoders to build, 2 (teacher and student) or 1 (main).
         branch: what ``forward`` returns when it is not told otherwise.
 
     Raises:
@@ -69,6 +70,7 @@ class DualBranchNetwork(nn.Module):
     """
 
     encoder: nn.Module
+    main: nn.Module
     teacher: nn.Module
     student: nn.Module
 
@@ -108,7 +110,7 @@ class DualBranchNetwork(nn.Module):
         if branches not in (1, 2):
             raise ValueError(f"branches must be 1 or 2, got {branches}")
         if branches == 1 and branch == "both":
-            branch = "teacher"
+            branch = "main"
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -117,10 +119,29 @@ class DualBranchNetwork(nn.Module):
         self.branches = branches
         self.branch = self._checked(branch)
 
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """Names of the decoders, in the order in which ``"both"`` returns their logits."""
+        return BRANCH_NAMES[self.branches]
+
+    def _build_decoders(self, decoder: Callable[[], nn.Module]) -> None:
+        """Give each branch a decoder of its own, made anew."""
+        for name in self.branch_names:
+            setattr(self, name, decoder())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self._rename(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _rename(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Give weights of before the only branch was called main their present names."""
+        if self.branches == 1:
+            for name in [name for name in state_dict if name.startswith(f"{prefix}teacher.")]:
+                now = f"{prefix}main.{name.removeprefix(f'{prefix}teacher.')}"
+                state_dict[now] = state_dict.pop(name)
+
     def _checked(self, branch: str) -> str:
-        check_branch(branch)
-        if self.branches == 1 and branch != "teacher":
-            raise ValueError(f"branch {branch!r} needs branches=2; this network has only a teacher")
+        check_branch(branch, BRANCHES[self.branches])
         return branch
 
     @property
@@ -160,7 +181,8 @@ class DualBranchNetwork(nn.Module):
             image: (B, in_channels, H, W[, D]), float.
             branch: ``"both"`` returns ``(teacher, student)``; ``"teacher"`` and ``"student"``
                 run one decoder only; ``"ensemble"`` returns the logarithm of the mean of the
-                two softmax outputs (its softmax is that mean). None takes the constructor's.
+                two softmax outputs (its softmax is that mean). A network of one branch has
+                ``"main"`` alone. None takes the constructor's.
 
         Returns:
             Logits (B, C, H, W[, D]), or a pair of them.
@@ -171,10 +193,8 @@ class DualBranchNetwork(nn.Module):
         if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
             self._check_input(image)
         x, skips = self.encoder(image)
-        if branch == "teacher":
-            return self._decode(self.teacher, x, skips, image)
-        if branch == "student":
-            return self._decode(self.student, x, skips, image)
+        if branch in self.branch_names:
+            return self._decode(getattr(self, branch), x, skips, image)
         teacher = self._decode(self.teacher, x, skips, image)
         student = self._decode(self.student, x, skips, image)
         return (teacher, student) if branch == "both" else ensemble_logits(teacher, student)
@@ -182,3 +202,17 @@ class DualBranchNetwork(nn.Module):
     def _decode(self, decoder: nn.Module, x: Tensor, skips: list[Tensor], image: Tensor) -> Tensor:
         """Logits of the image's size; a subclass whose decoders return another size resizes."""
         return cast(Tensor, decoder(x, skips))
+
+
+def present_names(network: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights by the names that the network has now, as ``load_state_dict`` takes them.
+
+    Args:
+        network: any module.
+        weights: a state dict of it, which may be older than the name ``main``.
+    """
+    found = dict(weights)
+    for place, module in network.named_modules():
+        if isinstance(module, DualBranchNetwork):
+            module._rename(found, f"{place}." if place else "")
+    return found

@@ -138,7 +138,7 @@ class DualBranchDeepLab(DualBranchNetwork):
         norm: ``"batch"`` (paper), ``"instance"``, ``"group"`` (16 groups, or the most below 16
             that divide all widths) or ``"none"``; with scale and shift. The image's mean stays
             without normalisation where ``"instance"`` would see one value.
-        branches: decoders to build, 2 (teacher and student) or 1 (the teacher alone).
+        branches: decoders to build, 2 (teacher and student) or 1 (main).
         branch: what ``forward`` returns when it is not told otherwise.
         encoder_weights: file with a ResNet's state dict in torchvision's naming, e.g. of ImageNet;
             None draws all weights. It needs ``spatial_dims=2``, ``norm="batch"``, the file's
@@ -219,9 +219,7 @@ class DualBranchDeepLab(DualBranchNetwork):
                 spatial_dims, low_inputs, low_channels, channels, out_channels, name, drop
             )
 
-        self.teacher = decoder()
-        if branches == 2:
-            self.student = decoder()
+        self._build_decoders(decoder)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

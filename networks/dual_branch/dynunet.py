@@ -73,7 +73,7 @@ class DualBranchDynUNet(DualBranchNetwork):
             below the first level. For thick slices nnU-Net gives the upper levels a stride and a
             kernel of 1 on their axis.
         res_block: residual blocks in the encoder.
-        branches: decoders to build, 2 (teacher and student) or 1 (the teacher alone).
+        branches: decoders to build, 2 (teacher and student) or 1 (main).
         branch: what ``forward`` returns when it is not told otherwise.
 
     Shapes:
@@ -149,9 +149,11 @@ class DualBranchDynUNet(DualBranchNetwork):
             res_block=res_block,
         )
         self.encoder = _Encoder(net, dropout_layer(spatial_dims, dropout))
-        self.teacher = _Decoder(net, dropout_layer(spatial_dims, dropout))
-        if branches == 2:
-            self.student = _Decoder(net, dropout_layer(spatial_dims, dropout))
+        self._build_decoders(lambda: _Decoder(net, dropout_layer(spatial_dims, dropout)))
+
+    def reset_parameters(self) -> None:
+        """Draw the convolutions anew, as MONAI's DynUNet does; normalization is torch's own."""
+        self.apply(DynUNet.initialize_weights)
 
     def _per_axis(self, name: str, sizes: _Sizes) -> list[tuple[int, ...]]:
         dims = self.spatial_dims

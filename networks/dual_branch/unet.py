@@ -129,7 +129,7 @@ class DualBranchUNet(DualBranchNetwork):
         dropout: probability at the end of the last encoder level, in [0, 1); 0.5 in the papers.
         norm: normalisation with affine parameters, ``"batch"`` (papers) or ``"instance"``.
         padded: see above.
-        branches: decoders to build, 2 (teacher and student) or 1 (the teacher alone).
+        branches: decoders to build, 2 (teacher and student) or 1 (main).
         branch: what ``forward`` returns when it is not told otherwise.
 
     Shapes:
@@ -179,9 +179,7 @@ class DualBranchUNet(DualBranchNetwork):
         )
         self.padded = padded
         self.encoder = _Encoder(spatial_dims, in_channels, features, norm, dropout, padded)
-        self.teacher = _Decoder(spatial_dims, features, out_channels, norm, padded)
-        if branches == 2:
-            self.student = _Decoder(spatial_dims, features, out_channels, norm, padded)
+        self._build_decoders(lambda: _Decoder(spatial_dims, features, out_channels, norm, padded))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

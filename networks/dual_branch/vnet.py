@@ -124,7 +124,7 @@ class DualBranchVNet(DualBranchNetwork):
             [0, 1); 0.5 in UA-MT.
         norm: ``"batch"`` (UA-MT), ``"instance"``, ``"group"`` (16 groups, or the most below 16
             that divide all features) or ``"none"``; with scale and shift.
-        branches: decoders to build, 2 (teacher and student) or 1 (the teacher alone).
+        branches: decoders to build, 2 (teacher and student) or 1 (main).
         branch: what ``forward`` returns when it is not told otherwise.
 
     Shapes:
@@ -168,6 +168,4 @@ class DualBranchVNet(DualBranchNetwork):
         )
         name = norm_name(norm, features)
         self.encoder = _Encoder(spatial_dims, in_channels, features, name, dropout)
-        self.teacher = _Decoder(spatial_dims, features, out_channels, name, dropout)
-        if branches == 2:
-            self.student = _Decoder(spatial_dims, features, out_channels, name, dropout)
+        self._build_decoders(lambda: _Decoder(spatial_dims, features, out_channels, name, dropout))

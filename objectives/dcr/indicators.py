@@ -101,7 +101,7 @@ class InstanceIndicators:
         batch_strong: int = 16,
         batch_size: int = 16,
         class_balanced: bool = False,
-        feature_layer: str = "teacher.head",
+        feature_layer: str = "main.head",
         class_names: Sequence[str] | None = None,
         seed: int = 0,
         progress: bool = True,

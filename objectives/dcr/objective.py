@@ -17,6 +17,7 @@ from mixseg.objectives.base import (
     SingleBranchObjective,
     active,
     refuse_negative,
+    supervised_term,
 )
 from mixseg.objectives.dcr.weights import InstanceWeights
 
@@ -69,6 +70,10 @@ class DynamicCoRegularization(SingleBranchObjective):
         regularization: ``"ce"`` (eq. 5) or ``"kl"``.
         indicator_lr: rate of Adam on γ (0.1).
         indicator_init: γ at the start (0.5).
+        supervised_loss: ℓ of ``ce_primary`` and ``ce_auxiliary``, ``"cross_entropy"`` (paper) or
+            ``"dice_cross_entropy"``, see :func:`mixseg.objectives.supervised_term`. γ weights
+            images, so that the Dice is that of each image by itself
+            (:func:`mixseg.losses.image_dice_cross_entropy`) and not of the batch.
 
     Raises:
         ValueError: on an option out of range, a kind without labels, or indicators without a full
@@ -98,6 +103,7 @@ class DynamicCoRegularization(SingleBranchObjective):
         regularization: str = "ce",
         indicator_lr: float = 0.1,
         indicator_init: float = 0.5,
+        supervised_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         refuse_negative(lambda_reg=lambda_reg)
@@ -116,6 +122,8 @@ class DynamicCoRegularization(SingleBranchObjective):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        self.supervised_loss = supervised_loss
+        self._supervised = supervised_term(supervised_loss, by_image=True)
         self.lambda_reg = float(lambda_reg)
         self.peer = peer
         self.mixing = mixing
@@ -129,7 +137,7 @@ class DynamicCoRegularization(SingleBranchObjective):
     @property
     def branches(self) -> dict[str, str]:
         """The network's pass over the primary images; this objective makes all others."""
-        return {"primary": "teacher"}
+        return {"primary": "main"}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -165,7 +173,7 @@ class DynamicCoRegularization(SingleBranchObjective):
         """Unweighted terms, see :class:`mixseg.objectives.Objective`."""
         first = batch["primary"]
         gamma_i, own_i = self.instances(first["index"]), cast(Tensor, outputs["primary"])
-        terms = {"ce_primary": (gamma_i * image_cross_entropy(own_i, first["label"])).mean()}
+        terms = {"ce_primary": (gamma_i * self._supervised(own_i, first["label"])).mean()}
         if not self.peer:
             return terms
         if "auxiliary" not in batch or len(batch["auxiliary"]["image"]) != len(first["image"]):
@@ -175,18 +183,18 @@ class DynamicCoRegularization(SingleBranchObjective):
             )
         second = batch["auxiliary"]
         gamma_j = self.instances(second["index"])
-        peer_j: Tensor = networks["auxiliary"](second["image"], branch="teacher")
-        terms["ce_auxiliary"] = (gamma_j * image_cross_entropy(peer_j, second["label"])).mean()
+        peer_j: Tensor = networks["auxiliary"](second["image"], branch="main")
+        terms["ce_auxiliary"] = (gamma_j * self._supervised(peer_j, second["label"])).mean()
         if "regularization" in self.weights:
             pasted = self._pasted(first["label"], own_i.shape[1])
             mixed = torch.where(pasted, first["image"], second["image"])
             with torch.no_grad():
-                own_j = networks["network"](second["image"], branch="teacher")
-                peer_i = networks["auxiliary"](first["image"], branch="teacher")
+                own_j = networks["network"](second["image"], branch="main")
+                peer_i = networks["auxiliary"](first["image"], branch="main")
                 own_target = self._target(pasted, own_i, own_j)
                 peer_target = self._target(pasted, peer_i, peer_j)
-            own: Tensor = networks["network"](mixed, branch="teacher")
-            peer: Tensor = networks["auxiliary"](mixed, branch="teacher")
+            own: Tensor = networks["network"](mixed, branch="main")
+            peer: Tensor = networks["auxiliary"](mixed, branch="main")
             r = self._distance(own, peer_target) + self._distance(peer, own_target)
             terms["regularization"] = (0.5 * (gamma_i + gamma_j) * r).mean()
         return terms

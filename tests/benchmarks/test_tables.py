@@ -175,6 +175,19 @@ def test_a_table_has_both_values_and_the_test(measurements: Measurements) -> Non
     ]  # fmt: skip
 
 
+def test_a_method_of_one_branch_is_found_by_either_name(
+    results: Path, tmp_path: Path, measurements: Measurements
+) -> None:
+    """It may have been run in a network of one branch, or in one of two whose teacher learned."""
+    before = line_of(markdown("1", measurements), "Set-3", "Lower bound", "")
+    for path in (results / "toy").glob("low_seed*.json"):
+        path.write_text(path.read_text().replace('"teacher"', '"main"'))
+    path = tmp_path / "toy.yaml"
+    after = line_of(markdown("1", Measurements([path], results)), "Set-3", "Lower bound", "")
+    assert after == before
+    assert after[4].startswith("82.5 ± 7.1")
+
+
 def json_family(measurements: Measurements) -> dict[tuple[str, str], tuple[float, float]]:
     """Uncorrected p and mean difference of each measured line of Table 1, by SciPy alone."""
     rows = {experiment.row: found for experiment, found in measurements.rows}

@@ -73,7 +73,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ficklenet": {"maps": 2, "ramps": {"lambda_seed": {"begin": 2, "length": 0}}},
 }
 #: Small networks have fewer levels.
-LAYERS = {"layers": ["encoder.centre", "teacher.blocks.0", "teacher.blocks.1"]}
+LAYERS = {"layers": ["encoder.centre", "main.blocks.0", "main.blocks.1"]}
 
 
 @dataclass(frozen=True)
@@ -211,10 +211,12 @@ def test_training_leaves_weights_and_the_terms_of_the_method(made: Made) -> None
     terms = TERMS.get(made.name, TERMS[made.method])
     joint = sum(weight * float(row[name]) for name, weight in terms.items())
     assert float(row["loss"]) == pytest.approx(joint, rel=1e-5)
-    branches = {"teacher", "student"} if made.method == "decoupled" else {"teacher"}
+    branches = {"teacher", "student"} if made.method == "decoupled" else {"main"}
     scored = {name for name in row if name.startswith("val_dice_")}
     assert scored >= {f"val_dice_{branch}" for branch in branches}
-    assert ("val_dice_student" in scored) == ("student" in branches)
+    assert {"val_dice_main", "val_dice_student"} & scored == {
+        f"val_dice_{branch}" for branch in branches - {"teacher"}
+    }
     for name in ("curves.png", "cases.png"):
         assert (made.output / name).read_bytes().startswith(b"\x89PNG")
 
@@ -280,7 +282,7 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
     run(made.name, "evaluating", "train.yaml", "evaluate.yaml", **knobs)
     rows = {(row["branch"], row["class"]): row for row in read_csv(scores / "metrics.csv")}
     dual = made.method == "decoupled"
-    branches = ("teacher", "student", "ensemble") if dual else ("teacher",)
+    branches = ("teacher", "student", "ensemble") if dual else ("main",)
     classes = FOREGROUND[made.dataset]
     assert set(rows) == {(branch, name) for branch in branches for name in classes}
     stated = json.loads((scores / "summary.json").read_text())["configuration"]
@@ -297,13 +299,13 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
     mask = read_mask(path)
     (reference,) = (read_mask(file) for file in (made.data / "label").glob("c7.*"))
     assert mask.shape == reference.shape
-    branch = "student" if dual and made.dataset != "wbc" else "teacher"
+    branch = ("teacher" if made.dataset == "wbc" else "student") if dual else "main"
     for index, (name, value) in enumerate(classes.items(), start=1):
         one, other = mask == index, reference == value
         dice = 2 * (one & other).sum() / (one.sum() + other.sum())
         assert float(rows[branch, name]["dice"]) == pytest.approx(dice, abs=1e-6)
 
-    # mixseg predict runs the same pipeline, also where the only branch is the teacher.
+    # mixseg predict runs the same pipeline.
     words = ["predict", str(BUNDLES / made.name), "-i", str(source), "-o", str(tmp_path / "cli")]
     words += ["--checkpoint", str(made.models / "model.pt"), "--device", "cpu", "--quiet"]
     for name, setting in NETWORK[made.dataset].items():
@@ -314,9 +316,9 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
     if not dual:
         result = CliRunner(env={"COLUMNS": "400"}).invoke(app, [*words, "--branch", "student"])
         assert result.exit_code == 1
-        message = "branch 'student' needs branches=2; this network has only a teacher"
+        message = "branch must be main, the network's only one, got 'student'"
         if made.method == "entmin":
-            message = "branch must be one of teacher, heads, got 'student'"
+            message = "branch must be one of main, heads, got 'student'"
         assert message in result.output
 
 

@@ -216,7 +216,8 @@ def test_inference(first: str, sister: str) -> None:
     ignored = ["branch", "network_def" if heads else "network_def#branches"]
     assert without(one, *ignored) == without(other, *ignored, *heads)
     single = method(sister) != "decoupled"
-    assert other["branch"] == ("teacher" if single or sister == "wbc_decoupled" else "student")
+    dual = "teacher" if sister == "wbc_decoupled" else "student"
+    assert other["branch"] == ("main" if single else dual)
     for name in ("train.yaml", "inference.yaml"):
         assert branches_of(read(sister, name)["network_def"]) == (1 if single else 2), name
 
@@ -230,7 +231,7 @@ def test_evaluation(first: str, sister: str) -> None:
         copied = yaml.safe_load(yaml.safe_dump(content))
         if method(sister) == "dcr":  # whose objective needs the training data
             branches = copied.pop("evaluated_branches")
-            assert branches == ["teacher"] or name == first
+            assert branches == ["main"] or name == first
         report = next(h for h in copied["validate#handlers"] if "configuration" in h)
         stated = report.pop("configuration")
         assert all(value == f"@{key}" for key, value in stated.items())

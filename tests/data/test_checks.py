@@ -255,6 +255,29 @@ def test_check_cases_counts_only_the_trained_classes_of_masks_to_erode(
         check_cases(cases, classes=3, foreground=[2])
 
 
+@pytest.mark.parametrize("partial", [False, True])
+def test_complete_needs_unlabeled_voxels_where_the_label_decides(
+    partial: bool, tmp_path: Path, make_case: Make
+) -> None:
+    """The entry does not say what it is; its label may be full after all."""
+    label = np.full(SHAPE, 2 if partial else 0, np.uint8)
+    label[2:4, 2:4] = 1
+    entry = make_case("a", label=label, supervision=None, complete=True)
+    if partial:
+        datalist = built(tmp_path, [make_case("good"), entry], [make_case("val")])
+        assert check_datalist(datalist) == []
+        cases = select_cases(datalist, None, 1, 1)
+        assert [case.get("complete") for case in cases] == [None, True]
+        assert check_cases(cases, classes=2) == []
+    else:
+        fault = only_fault(tmp_path, make_case, entry)
+        assert fault.file == str(tmp_path / "a_gt.nii.gz")
+        assert "no voxel of the label is unlabeled" in fault.problem
+        item = {"image": fault.file, "label": fault.file, "case_id": "a", "supervision": "full"}
+        with pytest.raises(DatalistError, match="'complete' is about the seeds"):
+            check_cases([item | {"complete": True}], classes=2)
+
+
 def test_check_cases_checks_the_splits_that_are_given(make_case: Make, tmp_path: Path) -> None:
     item = {"image": str(tmp_path / make_case("a")["image"]), "case_id": "a", "supervision": "none"}
     assert check_cases([item], classes=["background", "LV"]) == []

@@ -58,6 +58,42 @@ def test_annotated_classes_must_exist() -> None:
         as_datalist(training=[entry])
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"supervision": "full", "label": "b"},
+        {"supervision": "noisy", "label": "b"},
+        {"supervision": "noisy", "label": "b", "scribble": "s"},
+        {"supervision": "none"},
+        {"supervision": "none", "scribble": "s"},
+        {},
+    ],
+)
+def test_complete_is_refused_where_nothing_is_partially_labeled(entry: dict[str, Any]) -> None:
+    entry = {"image": "a", "case_id": "c7", **entry}
+    kind = entry.get("supervision", "none")
+    message = f"'complete' is about the seeds .*'{kind}'; remove 'complete' or declare"
+    with pytest.raises(ValidationError, match=message):
+        as_datalist(training=[entry | {"complete": True}])
+    for harmless in (False, None):
+        assert not as_datalist(training=[entry | {"complete": harmless}]).training[0].complete
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"supervision": "partial", "label": "b"},
+        {"supervision": "full", "label": "b", "scribble": "s"},
+        {"scribble": "s"},
+        {"label": "b"},  # what it is, its values say
+    ],
+)
+def test_complete_survives_saving(entry: dict[str, Any], tmp_path: Path) -> None:
+    entry = {"image": "a", "case_id": "c7", "complete": True, **entry}
+    as_datalist(training=[entry]).save(tmp_path / "datalist.json")
+    assert Datalist.load(tmp_path / "datalist.json").training[0].complete is True
+
+
 def test_saved_and_loaded_datalists_are_equal_and_stable(tmp_path: Path) -> None:
     entry = {"image": "a", "label": "b", "supervision": "full", "case_id": "Ä1"}
     datalist = as_datalist(training=[entry], unlabeled=255)
@@ -183,5 +219,13 @@ def test_data_hash_follows_cases_and_sizes_but_not_place_or_order(tmp_path: Path
     assert data_hash(as_datalist(training=entries[::-1]), tmp_path / "one") == reference
     moved = as_datalist(training=entries[:1], test=entries[1:])
     assert data_hash(moved, tmp_path / "one") != reference
+    partial = [entry | {"label": entry["image"], "supervision": "partial"} for entry in entries]
+    said, unsaid = (
+        as_datalist(training=[entry | {"complete": complete} for entry in partial])
+        for complete in (True, False)
+    )
+    absent = data_hash(as_datalist(training=partial), tmp_path / "one")
+    assert data_hash(unsaid, tmp_path / "one") == absent
+    assert data_hash(said, tmp_path / "one") != absent
     (tmp_path / "one" / "a.nii").write_bytes(b"a" * 11)
     assert data_hash(datalist, tmp_path / "one") != reference

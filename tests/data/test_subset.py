@@ -162,6 +162,31 @@ def test_noisy_cases_count_as_told(counted: Any) -> None:
     assert set(kinds(alone).values()) == {counted}
 
 
+def complete_of(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    return {case["case_id"]: case.get("complete") for case in cases}
+
+
+def test_complete_goes_along_with_partial_labels_and_eroded_masks() -> None:
+    said = [entry | {"complete": True} for entry in frames("said", "partial", scribble=False)]
+    unsaid = frames("unsaid", "partial", scribble=False)
+    whole = [
+        frames("whole")[0] | {"complete": True},  # of its scribble
+        frames("whole")[1] | {"complete": False},
+    ]
+    datalist = built(said, unsaid, whole)
+    partial = {"said_1": True, "said_2": True, "unsaid_1": None, "unsaid_2": None}
+    # Erosion leaves a seed wherever there is a class; of drawn scribbles the datalist must say it.
+    eroded = select_cases(datalist, "/data", 0, 3)
+    assert complete_of(eroded) == partial | {"whole_1": True, "whole_2": True}
+    drawn = select_cases(datalist, "/data", 0, 3, "drawn")
+    assert complete_of(drawn) == partial | {"whole_1": True, "whole_2": None}
+    # What is not used as partial has no seeds to speak of.
+    full = select_cases(datalist, "/data", 1, 0)
+    assert complete_of(full) == {"whole_1": None, "whole_2": None}
+    unlabeled = select_cases(datalist, "/data", 1, 0, num_unlabeled=2)
+    assert set(complete_of(unlabeled).values()) == {None}
+
+
 def test_annotated_classes_go_along() -> None:
     entry = frames("p")[0] | {"annotated_classes": [1]}
     assert select_cases(built([entry]), "/data")[0]["annotated_classes"] == [1]

@@ -158,6 +158,8 @@ def meaning(config: Path, knobs: dict[str, str]) -> dict[str, Any]:
     if not found["num_partial"]:  # without such a case its terms are never computed
         weights = {name: weight for name, weight in weights.items() if name == "ce_full"}
         branches = {"full": branches["full"]}
+    # A network of one branch does with main what one of two does with the teacher alone.
+    branches = {kind: {"main": "teacher"}.get(b, b) for kind, b in branches.items()}
     return {**found, "weights": weights, "branches": branches}
 
 

@@ -78,7 +78,7 @@ def test_peers_have_the_network_s_own_initialisation() -> None:
 
 def test_peers_of_trained_networks_start_without_what_those_have_seen() -> None:
     network = unet().train()
-    network(torch.randn(2, 1, 8, 8), branch="teacher")
+    network(torch.randn(2, 1, 8, 8), branch="main")
     fresh = fresh_copy(network)
     assert network.encoder.centre[1].num_batches_tracked.item() == 1
     assert fresh.encoder.centre[1].num_batches_tracked.item() == 0
@@ -168,7 +168,7 @@ def test_averages_of_peers_follow_their_peers() -> None:
     objective = SSCO(students=3)
     networks = NetworkSet(unet(), objective)
     for student in objective.students:
-        networks[student].teacher.head.bias.data += 1
+        networks[student].main.head.bias.data += 1
     networks.update_averages(epoch=1)
     for student, teacher in zip(objective.students, objective.teachers, strict=True):
         assert equal(parameters(networks[student]), parameters(networks[teacher]))
@@ -181,7 +181,7 @@ def test_trained_parameters_are_those_of_students_and_heads() -> None:
     assert len(trained) == 3 * one
     followed = {id(p) for name in networks if "ema" in name for p in networks[name].parameters()}
     assert not followed & {id(p) for p in trained}
-    layers = {"encoder.centre": 4, "teacher.blocks.0": 2}
+    layers = {"encoder.centre": 4, "main.blocks.0": 2}
     objective = GLMI(layers=layers, importance=[1, 1], padding=[1])
     assert len(NetworkSet(unet(), objective).trained_parameters()) == one + 4
 
@@ -221,7 +221,7 @@ METHODS: dict[str, tuple[Callable[[], Objective], dict[str, Any]]] = {
     ),
     "glmi": (
         lambda: GLMI(
-            layers={"encoder.centre": 4, "teacher.blocks.0": 2},
+            layers={"encoder.centre": 4, "main.blocks.0": 2},
             clusters=3,
             heads=2,
             importance=[1, 1],

@@ -102,7 +102,9 @@ def evaluate() -> Any:
     def run(*handlers: Any, branches: tuple[str, ...] = ("teacher", "student")) -> Engine:
         def step(engine: Engine, batch: Any) -> Any:
             (output,) = outputs[engine.state.iteration - 1]
-            return [{name: output[name] for name in branches}]
+            # The only branch of a network predicts what the student does.
+            known = {**output, "main": output["student"]}
+            return [{name: known[name] for name in branches}]
 
         engine = Engine(step)
         engine.data_loader = batches  # type: ignore[attr-defined]
@@ -175,6 +177,23 @@ def test_one_branch_has_no_ensemble(evaluate: Any) -> None:
     evaluate(scorer, branches=("teacher",))
     assert {row.branch for row in scorer.rows} == {"teacher"}
     assert all(panel.student is None and panel.entropy is None for panel in scorer.panels)
+
+
+def test_the_only_branch_is_called_main(evaluate: Any) -> None:
+    """Its scores and pictures are those of a student of the same probabilities."""
+    scorer, other = (CaseScorer(["background", "LV"]) for _ in range(2))
+    metrics = evaluate(scorer, branches=("main",)).state.metrics
+    student = evaluate(other, branches=("student",)).state.metrics
+    assert {row.branch for row in scorer.rows} == {"main"}
+    for name in ("dice", "hd95"):
+        assert metrics[f"val_{name}_main"] == student[f"val_{name}_student"]
+        assert not {f"val_{name}_{b}" for b in ("teacher", "student", "ensemble")} & set(metrics)
+    for panel, expected in zip(scorer.panels, other.panels, strict=True):
+        assert panel.teacher is None
+        assert panel.student is None
+        np.testing.assert_array_equal(panel.main, expected.student)
+        np.testing.assert_array_equal(panel.entropy, expected.entropy)
+        np.testing.assert_array_equal(panel.image, expected.image)
 
 
 def test_a_second_run_starts_anew(evaluate: Any) -> None:
@@ -277,6 +296,33 @@ def test_largest_component(largest_component: bool, dice: float, voxels: int) ->
     np.testing.assert_array_equal(
         panel.student, (reference if largest_component else predicted)[..., 1]
     )
+
+
+def test_keep_component() -> None:
+    """A mask of four voxels of 0.9; elsewhere six of 0.55, more in number, less in sum."""
+    reference, wide = box((1, 3), (1, 3), (1, 2)), box((5, 6), (0, 3), (1, 3))
+    student = probabilities(reference)
+    student[1][torch.from_numpy(wide == 1)] = 0.55
+    student[0] = 1 - student[1]
+    found = {}
+    for keep in (None, "largest", "most_probable"):
+        scorer = CaseScorer(["background", "LV"], keep_component=keep)
+        score_one(scorer, item("a", reference, 1.0, 2), student)
+        found[keep] = (scorer.rows[0].dice, scorer.rows[0].prediction_voxels)
+    assert found == {
+        None: (pytest.approx(2 * 4 / (4 + 10), rel=1e-12), 10),
+        "largest": (0.0, 6),
+        "most_probable": (1.0, 4),
+    }
+
+
+def test_unknown_or_contradicting_components_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^keep_component must be None, .* got 'nearest'$"):
+        CaseScorer(["background", "LV"], keep_component="nearest")
+    with pytest.raises(ValueError, match=r"^keep_component is 'most_probable', but largest_"):
+        CaseScorer(["background", "LV"], largest_component=True, keep_component="most_probable")
+    scorer = CaseScorer(["background", "LV"], largest_component=True, keep_component="largest")
+    assert scorer.keep_component == "largest"
 
 
 def score_one(scorer: CaseScorer, batch: dict[str, Any], student: torch.Tensor) -> None:

@@ -98,6 +98,8 @@ def test_share_refusals() -> None:
 class Constant(nn.Module):
     """Both branches predict the class of the foreground for a positive bias."""
 
+    branch_names = ("teacher", "student")
+
     def __init__(self, bias: float) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.tensor(bias))

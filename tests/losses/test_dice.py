@@ -1,4 +1,4 @@
-"""Soft Dice on labelled voxels and its mean with the cross-entropy: UA-MT's supervised loss."""
+"""Soft Dice on labeled voxels, and with the cross-entropy: UA-MT's mean, and the sum."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ from scipy.special import softmax
 from torch import Tensor
 
 from mixseg.losses import (
+    DiceCrossEntropyLoss,
     PartialCrossEntropyDiceLoss,
     PartialDiceLoss,
+    dice_cross_entropy,
+    image_dice_cross_entropy,
     partial_cross_entropy,
     partial_cross_entropy_dice,
     partial_dice,
 )
 
 Term = Callable[[Tensor, Tensor], Tensor]
+
+
+def image_mean(logits: Tensor, label: Tensor) -> Tensor:
+    return image_dice_cross_entropy(logits, label).sum() / max(len(logits), 1)
+
+
+EVERY = [partial_dice, partial_cross_entropy_dice, dice_cross_entropy, image_mean]
 
 EPS = 1e-5
 # p = (¼, ¾) at each of four pixels.
@@ -83,7 +93,7 @@ def test_equals_the_formula_in_numpy(shape: tuple[int, ...]) -> None:
         assert both.dtype == torch.float64
 
 
-@pytest.mark.parametrize("function", [partial_dice, partial_cross_entropy_dice])
+@pytest.mark.parametrize("function", EVERY)
 @pytest.mark.parametrize("shape", [(2, 2, 3, 2), (1, 4, 2, 2, 2)])
 def test_gradcheck(function: Term, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -92,7 +102,7 @@ def test_gradcheck(function: Term, shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(lambda z: function(z, label), (logits,))
 
 
-@pytest.mark.parametrize("function", [partial_dice, partial_cross_entropy_dice])
+@pytest.mark.parametrize("function", EVERY)
 @pytest.mark.parametrize("classes", [2, 4])
 def test_unlabelled_voxels_change_neither_value_nor_gradient(function: Term, classes: int) -> None:
     generator = torch.Generator().manual_seed(2)
@@ -110,7 +120,7 @@ def test_unlabelled_voxels_change_neither_value_nor_gradient(function: Term, cla
     assert torch.count_nonzero(results[0][1][~unlabelled]) == (~unlabelled).sum()
 
 
-@pytest.mark.parametrize("function", [partial_dice, partial_cross_entropy_dice])
+@pytest.mark.parametrize("function", EVERY)
 @pytest.mark.parametrize("batch", [0, 2])
 def test_nothing_labelled_gives_zero_with_zero_gradient(function: Term, batch: int) -> None:
     logits = torch.randn(batch, 3, 4, 4, 4, requires_grad=True)
@@ -171,7 +181,8 @@ def test_half_precision_metatensors_and_memory_format(dtype: torch.dtype) -> Non
 
 def test_no_tensor_value_is_read_on_the_host() -> None:
     logits, label = torch.zeros(2, 3, 4, 4, device="meta"), torch.zeros(2, 4, 4, device="meta")
-    assert partial_cross_entropy_dice(logits, label).shape == ()
+    for function in EVERY:
+        assert function(logits, label).shape == ()
 
 
 def test_half_of_the_sum() -> None:
@@ -182,6 +193,105 @@ def test_half_of_the_sum() -> None:
     assert partial_cross_entropy(LOGITS, label).item() == pytest.approx(cross)
     value = partial_cross_entropy_dice(LOGITS, label).item()
     assert value == pytest.approx((cross + dice) / 2, rel=1e-7)
+
+
+def sum_transcribed(logits: NDArray[np.float64], label: NDArray[np.int64]) -> float:
+    """Cross-entropy + Dice without squares, on the labeled voxels cut out one by one."""
+    classes = logits.shape[1]
+    p = np.moveaxis(softmax(logits, axis=1), 1, -1)[label < classes]
+    y = np.eye(classes)[label[label < classes]]
+    dice = [
+        1 - (2 * (p[:, c] * y[:, c]).sum() + EPS) / (p[:, c].sum() + y[:, c].sum() + EPS)
+        for c in range(1, classes)
+        if y[:, c].any()
+    ]
+    return float(-(y * np.log(p)).sum() / len(y)) + float(np.mean(dice) if dice else 0)
+
+
+@pytest.mark.parametrize("absent", [(), (2,), (1, 3), (1, 2, 3)])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 4), (2, 4, 3, 5, 4)])
+def test_sum_equals_the_formula_in_numpy(shape: tuple[int, ...], absent: tuple[int, ...]) -> None:
+    """Of four classes, of which some are labeled nowhere."""
+    rng = np.random.default_rng(5)
+    logits = rng.normal(scale=2, size=shape)
+    label = rng.integers(0, 5, size=(shape[0], *shape[2:]))
+    label[np.isin(label, absent)] = 4
+    tensors = torch.from_numpy(logits), torch.from_numpy(label)
+    value = DiceCrossEntropyLoss()(*tensors)
+    assert value.dtype == torch.float64
+    # MONAI sums the labels in float32, whatever the logits are.
+    assert value.item() == pytest.approx(sum_transcribed(logits, label), rel=1e-7)
+    by_image = [sum_transcribed(logits[[i]], label[[i]]) for i in range(shape[0])]
+    assert image_dice_cross_entropy(*tensors).tolist() == pytest.approx(by_image, rel=1e-7)
+
+
+def test_sum_by_hand() -> None:
+    # Σpy = 9/4, Σp = 3, Σy = 3; the other pixels' probabilities are ¼ and ¾.
+    cross = (math.log(4) + 3 * math.log(4 / 3)) / 4
+    value = dice_cross_entropy(LOGITS, torch.tensor([[[0, 1], [1, 1]]]))
+    assert value.item() == pytest.approx(cross + 1 - (4.5 + EPS) / (6 + EPS), rel=1e-7)
+
+
+def test_images_without_a_class_do_not_decide() -> None:
+    """The Dice is that of all labeled voxels together, however they are spread over images."""
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(4, 3, 4, 6, generator=generator, dtype=torch.float64)
+    label = torch.randint(0, 4, (4, 1, 4, 6), generator=generator)
+    label[1:] = torch.where(label[1:] == 2, 0, label[1:])  # class 2 in the first image alone
+    joined = [torch.cat(list(x), dim=1).unsqueeze(0) for x in (logits, label)]
+    torch.testing.assert_close(dice_cross_entropy(logits, label), dice_cross_entropy(*joined))
+
+
+@pytest.mark.parametrize("value", [-8.0, 0.0, 8.0])
+def test_a_class_without_a_label_costs_cross_entropy_alone(value: float) -> None:
+    """Whatever is predicted of class 2; that of UA-MT's Dice is near 1 where it is."""
+    logits = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
+    logits[:, 2] = value
+    logits.requires_grad_()
+    label = torch.tensor([[[0, 1], [1, 3]]])
+    sum_ = dice_cross_entropy(logits, label)
+    # Σpy = 2p and Σp = 3p of class 1, p its probability anywhere.
+    p = 1 / (2 + math.exp(value))
+    dice = 1 - (4 * p + EPS) / (3 * p + 2 + EPS)
+    assert sum_.item() == pytest.approx(-math.log(p) + dice, rel=1e-7)
+    # Without any labeled foreground the cross-entropy is all that there is, gradient included.
+    background = torch.tensor([[[0, 0], [3, 3]]])
+    for function in (dice_cross_entropy, partial_cross_entropy):
+        found = function(logits, background)
+        assert found.item() == pytest.approx(-math.log(p))
+    gradients = [
+        torch.autograd.grad(function(logits, background), logits)[0]
+        for function in (dice_cross_entropy, partial_cross_entropy)
+    ]
+    assert torch.equal(*gradients)
+
+
+def test_an_image_counts_as_if_it_were_alone() -> None:
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(3, 3, 4, 6, generator=generator)
+    label = torch.randint(0, 4, (3, 1, 4, 6), generator=generator)
+    label[1] = 3  # nothing is labeled
+    alone = [dice_cross_entropy(logits[[i]], label[[i]]) for i in range(3)]
+    torch.testing.assert_close(image_dice_cross_entropy(logits, label), torch.stack(alone))
+
+
+@pytest.mark.parametrize("function", [dice_cross_entropy, image_mean])
+def test_sum_in_half_precision(function: Term) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(2, 3, 6, 6, generator=generator).bfloat16()
+    label = torch.randint(0, 4, (2, 1, 6, 6), generator=generator)
+    expected = function(logits.double(), label).item()
+    last = logits.contiguous(memory_format=torch.channels_last)
+    for z, y in ((logits, label), (last, label.float()), (MetaTensor(logits), MetaTensor(label))):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = function(z, y)
+        assert type(value) is Tensor
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(expected, rel=2e-6)
+    huge = (1e4 * logits.float()).bfloat16().requires_grad_()
+    function(huge, label).backward()
+    assert huge.grad is not None
+    assert huge.grad.isfinite().all()
 
 
 def test_errors() -> None:

@@ -19,6 +19,7 @@ def test_public_names() -> None:
     assert mixseg.losses.__all__ == [
         "ClassConsistencyLoss",
         "CoTrainingLoss",
+        "DiceCrossEntropyLoss",
         "DistillationLoss",
         "FeatureGradientLoss",
         "GatedConsistencyLoss",
@@ -35,6 +36,7 @@ def test_public_names() -> None:
         "bhattacharyya_distance",
         "certainty_weighted_kl",
         "classes_present",
+        "dice_cross_entropy",
         "distillation",
         "entropy_map",
         "entropy_threshold",
@@ -44,6 +46,7 @@ def test_public_names() -> None:
         "gradient_map",
         "image_class_cross_entropy",
         "image_cross_entropy",
+        "image_dice_cross_entropy",
         "joint_distribution",
         "kl_divergence",
         "last_layer_gradients",

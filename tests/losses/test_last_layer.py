@@ -72,12 +72,14 @@ def class_means(values: Tensor, label: Tensor) -> Tensor:
     return torch.stack(means).mean() if means else 0 * values.sum()
 
 
-def by_autograd(network: nn.Module, image: Tensor, label: Tensor, balanced: bool) -> Tensor:
-    """Per-sample gradients of the head: a forward and a backward pass an image."""
-    head = network.get_submodule("teacher.head")
+def by_autograd(
+    network: nn.Module, branch: str, image: Tensor, label: Tensor, balanced: bool
+) -> Tensor:
+    """Per-sample gradients of a branch's head: a forward and a backward pass an image."""
+    head = network.get_submodule(f"{branch}.head")
     rows = []
     for k in range(len(image)):
-        logits = network(image[k : k + 1], branch="teacher")
+        logits = network(image[k : k + 1], branch=branch)
         known = label[k] != CLASSES
         values = F.cross_entropy(logits, label[k].clamp(max=CLASSES - 1).long(), reduction="none")
         loss = (values * known).sum() / known.sum().clamp(min=1)
@@ -113,16 +115,17 @@ def test_equals_per_sample_gradients_of_autograd(
 ) -> None:
     torch.manual_seed(1)
     network = kind(out_channels=CLASSES, branches=branches, **options).eval()
+    branch = "main" if branches == 1 else "teacher"
     image, label = torch.randn(4, 1, *size), labels((4, 1, *size))
     label[1][label[1] == 1] = 0  # a class is missing
     label[2][label[2] == 2] = 0
     with torch.no_grad():
-        logits, given = forward_with_inputs(network, ["teacher.head"], image, branch="teacher")
-    features = given["teacher.head"]
+        logits, given = forward_with_inputs(network, [f"{branch}.head"], image, branch=branch)
+    features = given[f"{branch}.head"]
     resized = features.shape[2:] != logits.shape[2:]
     assert resized == (kind is DualBranchDeepLab or not options.get("padded", True))
     found = last_layer_gradients(features, logits, label, class_balanced=balanced)
-    expected = by_autograd(network, image, label, balanced)
+    expected = by_autograd(network, branch, image, label, balanced)
     assert found.shape == (4, CLASSES, features.shape[1] + 1)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())

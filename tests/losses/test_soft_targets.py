@@ -58,6 +58,24 @@ def test_soft_cross_entropy(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_soft_cross_entropy_of_some_voxels(shape: tuple[int, ...]) -> None:
+    """The mean over those selected; the others have neither a part in it nor a gradient."""
+    logits, target = draw(shape, 0).requires_grad_(), draw(shape, 1).softmax(dim=1)
+    mask = draw((shape[0], *shape[2:]), 2) > 0
+    by_voxel = -(target.numpy() * log_softmax(logits.detach().numpy(), axis=1)).sum(axis=1)
+    for given in (mask, mask[:, None]):
+        value = soft_cross_entropy(logits, target, given)
+        assert value.item() == pytest.approx(by_voxel[mask.numpy()].mean(), rel=1e-12)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert not gradient.movedim(1, -1)[~mask].any()
+    assert gradient.movedim(1, -1)[mask].abs().sum(-1).all()
+    nothing = soft_cross_entropy(logits, target, torch.zeros_like(mask))
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert nothing.item() == 0
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_certainty_weighted_kl(shape: tuple[int, ...]) -> None:
     guide, logits = draw(shape, 0), draw(shape, 1)
     p, q = softmax(guide.numpy(), axis=1), softmax(logits.numpy(), axis=1)

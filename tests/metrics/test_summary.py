@@ -75,9 +75,10 @@ def test_branches_and_classes_are_kept_apart_and_ordered() -> None:
         _row(1, "ensemble"),
         _row(2, "student"),
         _row(3, "teacher"),
+        _row(1, "main"),
     ]
     summary = summarize(rows)
-    assert list(summary) == ["teacher", "student", "ensemble", "ema"]
+    assert list(summary) == ["main", "teacher", "student", "ensemble", "ema"]
     assert list(summary["ensemble"]) == ["RV", "LV"]
     assert summary["ensemble"]["RV"]["dice"]["mean"] == 0.91
     assert summarize([]) == {}

@@ -94,8 +94,8 @@ def test_refusals(name: str, arguments: dict[str, int], message: str) -> None:
             (16, 24),
             {
                 "encoder.centre": (2, 16, 4, 6),
-                "teacher.blocks.0": (2, 8, 8, 12),
-                "teacher.blocks.1": (2, 4, 16, 24),
+                "main.blocks.0": (2, 8, 8, 12),
+                "main.blocks.1": (2, 4, 16, 24),
             },
         ),
         (
@@ -103,8 +103,8 @@ def test_refusals(name: str, arguments: dict[str, int], message: str) -> None:
             (8, 8, 16),
             {
                 "encoder.blocks.2": (2, 16, 2, 2, 4),
-                "teacher.blocks.0": (2, 8, 4, 4, 8),
-                "teacher.blocks.1": (2, 4, 8, 8, 16),
+                "main.blocks.0": (2, 8, 4, 4, 8),
+                "main.blocks.1": (2, 4, 8, 8, 16),
             },
         ),
         (
@@ -112,8 +112,8 @@ def test_refusals(name: str, arguments: dict[str, int], message: str) -> None:
             (8, 8, 16),
             {
                 "encoder.blocks.2": (2, 16, 2, 2, 4),
-                "teacher.blocks.0": (2, 8, 4, 4, 8),
-                "teacher.blocks.1": (2, 4, 8, 8, 16),
+                "main.blocks.0": (2, 8, 4, 4, 8),
+                "main.blocks.1": (2, 4, 8, 8, 16),
             },
         ),
     ],
@@ -124,7 +124,7 @@ def test_layers_of_the_networks(
     """The names and channels that GLMI's configurations hold."""
     network = kind(spatial_dims=len(size), features=(4, 8, 16), branches=1, dropout=0.0)
     image = torch.randn(2, 1, *size)
-    logits, features = forward_with_features(network, shapes, image, branch="teacher")
+    logits, features = forward_with_features(network, shapes, image, branch="main")
     assert {name: tuple(value.shape) for name, value in features.items()} == shapes
     # Nothing that comes later changes them in place.
     kept = {name: value.clone() for name, value in features.items()}

@@ -14,6 +14,9 @@ from torch import nn
 from mixseg.networks import DualBranchDynUNet, DualBranchNetwork, DualBranchUNet, DualBranchVNet
 
 SMALL = (4, 8, 8)
+every_network = pytest.mark.parametrize(
+    "network", [DualBranchUNet, DualBranchVNet, DualBranchDynUNet]
+)
 both_networks = pytest.mark.parametrize("network", [DualBranchVNet, DualBranchDynUNet])
 NORMS = ("batch", "instance", "group", "none")
 
@@ -111,6 +114,32 @@ def test_weights_of_one_branch_are_a_part_of_those_of_two(
     assert torch.equal(single(image), dual(image, "teacher"))
     with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "student\.'):
         single.load_state_dict(dual.state_dict(), strict=True)
+
+
+@every_network
+def test_weights_of_before_the_only_branch_was_called_main(
+    network: type[DualBranchNetwork],
+) -> None:
+    """They are loaded as they were written, by the network itself and inside another module."""
+    torch.manual_seed(0)
+    arguments = {"spatial_dims": 2, "features": SMALL, "branches": 1}
+    trained, found, held = (network(**arguments).eval() for _ in range(3))
+    state = trained.state_dict()
+    assert {name.partition(".")[0] for name in state} == {"encoder", "main"}
+    old = {re.sub("^main", "teacher", name): value for name, value in state.items()}
+    names = list(old)
+    image = torch.randn(2, 1, 16, 16)
+    assert not torch.equal(found(image), trained(image))
+    found.load_state_dict(old, strict=True)
+    assert torch.equal(found(image), trained(image))
+    assert list(old) == names  # what was read is left as it is
+    outer = nn.ModuleDict({"network": held})
+    outer.load_state_dict({f"network.{name}": value for name, value in old.items()}, strict=True)
+    assert torch.equal(held(image), trained(image))
+    # Two branches are what they were.
+    dual = network(**arguments | {"branches": 2})
+    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "main\.'):
+        dual.load_state_dict(state, strict=True)
 
 
 @both_networks
@@ -320,7 +349,7 @@ def test_one_value_a_channel_cannot_be_normalised(network: type[DualBranchNetwor
         ({"norm": "layer"}, "norm must be 'batch', 'instance', 'group' or 'none', got 'layer'"),
         ({"branches": 3}, "branches must be 1 or 2, got 3"),
         ({"branch": "top"}, "branch must be one of both, teacher, student, ensemble, got 'top'"),
-        ({"branches": 1, "branch": "student"}, "branch 'student' needs branches=2"),
+        ({"branches": 1, "branch": "student"}, "branch must be main, the network's only one"),
     ],
 )
 def test_options_out_of_range(
@@ -337,6 +366,8 @@ def test_a_branch_that_was_not_built_is_refused_in_forward(
     net = network(features=SMALL, branches=1)
     image = torch.zeros(1, 1, 8, 8, 8)
     assert net(image).shape == (1, 2, 8, 8, 8)
-    for branch in ("both", "student", "ensemble"):
-        with pytest.raises(ValueError, match=f"branch '{branch}' needs branches=2"):
+    for branch in ("both", "teacher", "student", "ensemble"):
+        with pytest.raises(
+            ValueError, match=f"branch must be main, the network's only one, got '{branch}'"
+        ):
             net(image, branch)

@@ -56,11 +56,11 @@ def test_heads_are_the_backbones_outputs(dims: int) -> None:
     network = build(dims).eval()
     image = torch.randn(2, 1, *(8, 12, 16)[:dims])
     mean, log_variance, class_mean, class_log_variance, *features = network(image, branch="heads")
-    raw = network.backbone(image, branch="teacher")
+    raw = network.backbone(image, branch="main")
     assert torch.equal(mean, raw[:, :C])
     torch.testing.assert_close(log_variance, 5 * torch.tanh(raw[:, C:] / 5))
     assert torch.equal(network(image), mean)
-    assert torch.equal(network(image, branch="teacher"), mean)
+    assert torch.equal(network(image, branch="main"), mean)
     sides = [(8, 12, 16)[:dims], (4, 6, 8)[:dims], (2, 3, 4)[:dims]]
     shapes = [(2, f, *s) for f, s in zip((4, 6, 8), sides, strict=True)]
     assert [tuple(e.shape) for e in features] == shapes
@@ -115,9 +115,7 @@ def test_refined_probabilities_are_products() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("refine", [False, True])
 @pytest.mark.parametrize("kind", ["ts", pytest.param("onnx", marks=pytest.mark.slow)])
-def test_exports_compute_the_teacher_at_other_sizes(
-    kind: str, refine: bool, tmp_path: Path
-) -> None:
+def test_exports_compute_the_logits_at_other_sizes(kind: str, refine: bool, tmp_path: Path) -> None:
     network = build(refine=refine).eval()
     example = [torch.rand(2, 1, 8, 12)]
     path = tmp_path / f"model.{kind}"
@@ -170,7 +168,7 @@ def test_copies_and_peers() -> None:
     copied = copy.deepcopy(network)
     peer = fresh_copy(network)
     assert peer.state_dict().keys() == network.state_dict().keys()
-    for name in ("class_head.weight", "backbone.teacher.head.weight"):
+    for name in ("class_head.weight", "backbone.main.head.weight"):
         assert not torch.equal(peer.get_parameter(name), network.get_parameter(name))
     nn.init.zeros_(network.class_head.weight)
     assert torch.equal(copied(image, branch="heads")[2], before[2])
@@ -200,7 +198,7 @@ def test_bfloat16_trains() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"branch": "student"}, "branch must be one of teacher, heads, got 'student'"),
+        ({"branch": "student"}, "branch must be one of main, heads, got 'student'"),
         ({"encoder_layers": []}, "encoder_layers must name at least one module"),
         ({"encoder_layers": ["encoder.top"]}, "DualBranchUNet has no module 'encoder.top'"),
         ({"class_layer": "end"}, "DualBranchUNet has no module 'end'"),
@@ -228,7 +226,7 @@ def test_backbones_that_do_not_fit() -> None:
 
 def test_calls_that_do_not_fit() -> None:
     image = torch.zeros(1, 1, 8, 8)
-    with pytest.raises(ValueError, match="branch must be one of teacher, heads, got 'both'"):
+    with pytest.raises(ValueError, match="branch must be one of main, heads, got 'both'"):
         build()(image, branch="both")
     message = "class_layer 'encoder.centre' has 8 channels, class_channels is 5"
     with pytest.raises(ValueError, match=re.escape(message)):

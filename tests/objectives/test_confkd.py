@@ -74,7 +74,9 @@ def as_outputs(objective: ConfKD, z: dict[str, np.ndarray]) -> dict[str, Any]:
     outputs: dict[str, Any] = {}
     for kind, branch in objective.branches.items():
         pair = tuple(torch.from_numpy(z[f"{b}_{kind}"]) for b in ("teacher", "student"))
-        outputs[kind] = {"both": pair, "teacher": pair[0], "student": pair[1]}[branch]
+        # The single branch has the teacher's logits.
+        named = {"both": pair, "teacher": pair[0], "student": pair[1], "main": pair[0]}
+        outputs[kind] = named[branch]
     return outputs
 
 
@@ -86,7 +88,10 @@ def as_batch(labels: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, Te
     ("weak_on", "entropy_on", "weak_branch", "normalization"),
     list(
         itertools.product(
-            ("partial", "all"), ("partial", "all"), ("student", "teacher"), ("labeled", "all")
+            ("partial", "all"),
+            ("partial", "all"),
+            ("student", "teacher", "main"),
+            ("labeled", "all"),
         )
     ),
 )
@@ -105,13 +110,14 @@ def test_terms_equal_transcription(
     )
     terms = objective(as_outputs(objective, z), as_batch(labels))
 
-    weak_z, weak_label = z[f"{weak_branch}_partial"], labels["partial"]["label"]
+    weak = "student" if weak_branch == "student" else "teacher"
+    weak_z, weak_label = z[f"{weak}_partial"], labels["partial"]["label"]
     if weak_on == "all":
-        weak_z = np.concatenate([z[f"{weak_branch}_full"], weak_z])
+        weak_z = np.concatenate([z[f"{weak}_full"], weak_z])
         weak_label = np.concatenate([labels["full"]["weak_label"], weak_label])
-    entropy_z = z[f"{weak_branch}_partial"]
+    entropy_z = z[f"{weak}_partial"]
     if entropy_on == "all":
-        entropy_z = np.concatenate([z[f"{weak_branch}_full"], entropy_z])
+        entropy_z = np.concatenate([z[f"{weak}_full"], entropy_z])
     expected = {
         "ce_full": cross_entropy(z["teacher_full"], labels["full"]["label"]),
         "ce_weak": cross_entropy(weak_z, weak_label, normalization),
@@ -193,6 +199,14 @@ TABLE: list[tuple[tuple[float, float, float], dict[str, str], dict, tuple, set]]
         ("teacher",),
         {"ce_full", "ce_weak", "entropy"},
     ),
+    (
+        (0.001, 0, 1),
+        {"weak_branch": "main", "weak_on": "all", "entropy_on": "all"},
+        {"full": "main", "partial": "main"},
+        ("main",),
+        {"ce_full", "ce_weak", "entropy"},
+    ),
+    ((0, 0, 0), {"weak_branch": "main"}, {"full": "main"}, ("main",), {"ce_full"}),
 ]
 
 
@@ -345,7 +359,7 @@ def test_partial_batch_without_labelled_voxel_gives_zero() -> None:
         ({"entropy_on": "none"}, "entropy_on must be one of partial, all, got 'none'"),
         (
             {"weak_branch": "both"},
-            "weak_branch must be one of student, teacher, got 'both'",
+            "weak_branch must be one of student, teacher, main, got 'both'",
         ),
         (
             {"weak_normalization": "mean"},
@@ -357,8 +371,13 @@ def test_partial_batch_without_labelled_voxel_gives_zero() -> None:
         ),
         (
             {"weak_branch": "teacher"},
-            "weak_branch='teacher' leaves the student without labels of its own: "
-            "it is the single-branch baseline, set lambda_kd to 0",
+            "weak_branch='teacher' is the single-branch baseline, which trains no student: "
+            "set lambda_kd to 0",
+        ),
+        (
+            {"weak_branch": "main"},
+            "weak_branch='main' is the single-branch baseline, which trains no student: "
+            "set lambda_kd to 0",
         ),
     ],
 )

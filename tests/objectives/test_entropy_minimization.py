@@ -144,7 +144,7 @@ def test_several_samples_average_probabilities() -> None:
 def test_branches_weights_and_ablations() -> None:
     objective = EntropyMinimization(lambda_grad=2.0, lambda_class=0.5)
     assert objective.branches == {"full": "heads", "none": "heads"}
-    assert (objective.trained_branches, objective.inference_branch) == (("teacher",), "teacher")
+    assert (objective.trained_branches, objective.inference_branch) == (("main",), "main")
     assert objective.weights == pytest.approx(
         {"ce_segmentation": 1, "ce_class": 1}
         | {"gradient": 0.2, "sharpening": 0.1, "class_consistency": 0.05}
@@ -237,11 +237,11 @@ def unet_step(objective: EntropyMinimization, **options: Any) -> tuple[ForwardSt
 
 #: Parts of the network that each term trains.
 TRAINED = {
-    "ce_segmentation": ({"encoder", "teacher"}, False),
+    "ce_segmentation": ({"encoder", "main"}, False),
     "ce_class": ({"encoder"}, True),
     "gradient": ({"encoder"}, False),
-    "sharpening": ({"encoder", "teacher"}, False),
-    "class_consistency": ({"encoder", "teacher"}, True),
+    "sharpening": ({"encoder", "main"}, False),
+    "class_consistency": ({"encoder", "main"}, True),
 }
 
 
@@ -258,7 +258,7 @@ def test_what_each_term_trains(term: str) -> None:
     parts, head = TRAINED[term]
     assert moved == parts | ({"class_head"} if head else set())
     # Without labels nothing moves the log-variances; with them the sampled logits do.
-    last = network.get_parameter("backbone.teacher.head.weight").grad
+    last = network.get_parameter("backbone.main.head.weight").grad
     if term == "ce_segmentation":
         assert last is not None
         assert last[C:].any()

@@ -32,7 +32,7 @@ class Tiny(nn.Module):
         self.double()
 
     def forward(self, image: Tensor, branch: str) -> Tensor:
-        assert branch == "teacher"
+        assert branch == "main"
         return F.interpolate(self.head(self.encoder(image)), scale_factor=2)
 
 
@@ -105,7 +105,7 @@ def test_terms_equal_transcription(maps: int, dropout: float, limits: tuple[floa
         maps=maps, dropout=dropout, threshold=limits[0], background=limits[1]
     )
     network, batch = Tiny(), make_batch()
-    outputs = {"full": network(batch["full"]["image"], branch="teacher")}
+    outputs = {"full": network(batch["full"]["image"], branch="main")}
     torch.manual_seed(5)
     terms = objective(outputs, batch, {"network": network})
 
@@ -126,7 +126,7 @@ def test_terms_equal_transcription(maps: int, dropout: float, limits: tuple[floa
     assert set(np.unique(seeds[0])) == {0, 1, 2, 3}
     assert 2 not in seeds[1]
     assert (seeds[2] == 0).all()
-    z = network(batch["noisy"]["image"], branch="teacher").detach().numpy()
+    z = network(batch["noisy"]["image"], branch="main").detach().numpy()
     known = seeds < CLASSES
     index = np.minimum(seeds, CLASSES - 1)[:, None]
     expected = -np.take_along_axis(log_softmax(z, axis=1), index, 1)[:, 0][known].mean()
@@ -170,7 +170,7 @@ def test_gradients_go_where_they_should() -> None:
     def reached(name: str) -> set[str]:
         for module in (network, objective):
             module.zero_grad(set_to_none=True)
-        outputs = {"full": network(batch["full"]["image"], branch="teacher")}
+        outputs = {"full": network(batch["full"]["image"], branch="main")}
         objective(outputs, batch, {"network": network})[name].backward()
         parts = {"encoder": network.encoder, "head": network.head, "classes": objective.head.layer}
         return {key for key, part in parts.items() if part.weight.grad is not None}
@@ -202,7 +202,7 @@ def test_units_are_dropped_one_by_one_and_maps_differ() -> None:
 
 def test_missing_kinds_and_weights() -> None:
     network, batch = Tiny(), make_batch()
-    outputs = {"full": network(batch["full"]["image"], branch="teacher")}
+    outputs = {"full": network(batch["full"]["image"], branch="main")}
     networks = {"network": network}
 
     def terms(objective: FickleNet, *kinds: str) -> set[str]:
@@ -214,7 +214,7 @@ def test_missing_kinds_and_weights() -> None:
     assert terms(make_objective(), "noisy") == {"bce_class", "ce_seeds"}
     assert terms(make_objective(lambda_seed=0), "full", "noisy") == {"ce_full", "bce_class"}
     assert terms(make_objective(lambda_class=0), "noisy") == {"ce_seeds"}
-    assert make_objective().branches == {"full": "teacher"}
+    assert make_objective().branches == {"full": "main"}
 
 
 def test_one_step_of_a_network_trains_all_and_is_stored() -> None:

@@ -34,7 +34,7 @@ class Layered(nn.Module):
         self.calls = 0
 
     def forward(self, image: Tensor, branch: str) -> Tensor:
-        assert branch == "teacher"
+        assert branch == "main"
         self.calls += 1
         maps = [self.fine(image)]
         for module in (self.middle, self.deep):
@@ -74,7 +74,7 @@ def make_batch(size: tuple[int, ...], seed: int = 0) -> dict[str, dict[str, Tens
 
 
 def run(objective: GLMI, batch: dict[str, Any], network: nn.Module, seed: int) -> dict[str, Tensor]:
-    outputs = {"full": network(batch["full"]["image"], branch="teacher")}
+    outputs = {"full": network(batch["full"]["image"], branch="main")}
     torch.manual_seed(seed)
     return objective(outputs, batch, {"network": network})
 
@@ -172,7 +172,7 @@ def expected_terms(
     label = batch["full"]["label"].numpy()
     with torch.no_grad():
         logits = {
-            name: network(torch.from_numpy(x), branch="teacher").numpy()
+            name: network(torch.from_numpy(x), branch="main").numpy()
             for name, x in (("full", batch["full"]["image"].numpy()), ("x", image), ("tx", moved))
         }
     picked = np.take_along_axis(softmax(logits["full"]), np.minimum(label, CLASSES - 1), 1)
@@ -265,15 +265,15 @@ def test_zero_weights_skip_terms_heads_and_passes(
 
 def test_branches() -> None:
     objective = make_objective()
-    assert objective.branches == {"full": "teacher"}
-    assert objective.trained_branches == ("teacher",)
-    assert objective.inference_branch == "teacher"
+    assert objective.branches == {"full": "main"}
+    assert objective.trained_branches == ("main",)
+    assert objective.inference_branch == "main"
     assert objective.networks == {}
 
 
 def test_missing_kinds_are_left_out() -> None:
     batch, network, objective = make_batch((8, 8)), Layered(), make_objective()
-    logits = network(batch["full"]["image"], branch="teacher")
+    logits = network(batch["full"]["image"], branch="main")
     networks = {"network": network}
     assert set(objective({"full": logits}, {"full": batch["full"]}, networks)) == {"ce_full"}
     terms = objective({}, {"none": batch["none"]}, networks)

@@ -14,7 +14,7 @@ from mixseg.networks import DualBranchUNet, DualBranchVNet
 from mixseg.objectives import GLMI
 
 CLASSES = 3
-UNET = {"encoder.centre": 16, "teacher.blocks.0": 8, "teacher.blocks.1": 4}
+UNET = {"encoder.centre": 16, "main.blocks.0": 8, "main.blocks.1": 4}
 
 
 def unet_step(**options: Any) -> tuple[ForwardStep, dict[str, dict[str, Tensor]]]:
@@ -46,8 +46,8 @@ def test_gradient_routing(term: str, reached: set[str]) -> None:
     network = step.networks["network"]
     parts = {
         "encoder": network.encoder,
-        "decoder": network.teacher.blocks,
-        "head": network.teacher.head,
+        "decoder": network.main.blocks,
+        "head": network.main.head,
         "global_head": step.objective.global_head,
         "local_heads": step.objective.local_heads,
     }
@@ -83,7 +83,7 @@ def test_half_precision() -> None:
 def test_volumes() -> None:
     torch.manual_seed(0)
     network = DualBranchVNet(features=(2, 4, 8), out_channels=CLASSES, branches=1)
-    layers = {"encoder.blocks.2": 8, "teacher.blocks.0": 4, "teacher.blocks.1": 2}
+    layers = {"encoder.blocks.2": 8, "main.blocks.0": 4, "main.blocks.1": 2}
     objective = GLMI(layers=layers, clusters=3, heads=2, padding=(1, 1), spatial_dims=3)
     terms = objective({}, {"none": {"image": torch.randn(2, 1, 8, 12, 4)}}, {"network": network})
     assert set(terms) == {"global", "local", "consistency"}
@@ -142,10 +142,10 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
 
 
 def test_layers_that_do_not_fit_the_network() -> None:
-    step, groups = unet_step(layers={**UNET, "teacher.blocks.1": 5})
+    step, groups = unet_step(layers={**UNET, "main.blocks.1": 5})
     with pytest.raises(ValueError, match=r"^expected features of shape \(B, 5, H, W\), got \(6, 4"):
         step(groups)
-    wrong = {"encoder.center": 16, "teacher.blocks.1": 4}
+    wrong = {"encoder.center": 16, "main.blocks.1": 4}
     step, groups = unet_step(layers=wrong, padding=[1], importance=[1, 1])
     with pytest.raises(ValueError, match=r"^DualBranchUNet has no module 'encoder\.center'"):
         step(groups)
@@ -153,7 +153,7 @@ def test_layers_that_do_not_fit_the_network() -> None:
 
 def test_parameters_of_table_8() -> None:
     """Table 8 counts the network; the heads are 100 · (1024 + 1 + 128 + 1 + 64 + 1) on top."""
-    layers = {"encoder.centre": 1024, "teacher.blocks.2": 128, "teacher.blocks.3": 64}
+    layers = {"encoder.centre": 1024, "main.blocks.2": 128, "main.blocks.3": 64}
     with torch.device("meta"):
         objective = GLMI(layers=layers)
         networks = NetworkSet(DualBranchUNet(branches=1), objective)

@@ -30,7 +30,7 @@ class Pointwise(nn.Module):
         self.calls = 0
 
     def forward(self, image: Tensor, branch: str) -> Tensor:
-        assert branch == "teacher"
+        assert branch == "main"
         self.calls += 1
         return self.scale * torch.tanh(3 * image) + self.map
 
@@ -58,7 +58,7 @@ def run(
     objective: MacroMicro, networks: dict[str, Pointwise], batch: dict[str, dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     outputs = {
-        kind: networks["network"](batch[kind]["image"], branch="teacher")
+        kind: networks["network"](batch[kind]["image"], branch="main")
         for kind in objective.branches
         if kind in batch
     }
@@ -135,9 +135,9 @@ def test_missing_kinds_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("options", "branches", "calls"),
     [
-        ({"lambda_guide": 0}, {"full": "teacher", "noisy": "teacher"}, (2, 1, 1)),
-        ({"lambda_feed": 0}, {"full": "teacher", "noisy": "teacher"}, (2, 1, 0)),
-        ({"lambda_guide": 0, "lambda_feed": 0}, {"full": "teacher"}, (1, 1, 0)),
+        ({"lambda_guide": 0}, {"full": "main", "noisy": "main"}, (2, 1, 1)),
+        ({"lambda_feed": 0}, {"full": "main", "noisy": "main"}, (2, 1, 0)),
+        ({"lambda_guide": 0, "lambda_feed": 0}, {"full": "main"}, (1, 1, 0)),
     ],
 )
 def test_terms_without_weight_cost_no_pass(
@@ -155,7 +155,7 @@ def test_the_average_follows_the_macro_network() -> None:
     network = DualBranchUNet(out_channels=CLASSES, features=(2, 4), branches=1)
     networks = NetworkSet(network, MacroMicro())
     assert sorted(networks) == ["macro", "macro_mean", "network"]
-    head = {name: networks[name].teacher.head.weight for name in networks}
+    head = {name: networks[name].main.head.weight for name in networks}
     assert not torch.isclose(head["network"], head["macro"]).any()
     step = ForwardStep(networks, MacroMicro()).train()
     groups = {

@@ -30,7 +30,7 @@ class Linear(nn.Module):
         self.modes: list[bool] = []
 
     def forward(self, image: Tensor, branch: str) -> Tensor:
-        assert branch == "teacher"
+        assert branch == "main"
         self.modes.append(self.training)
         return torch.einsum("ck,bkhw->bchw", self.weight, image) + self.map
 
@@ -73,7 +73,7 @@ def cross_entropy(z: np.ndarray, label: np.ndarray) -> float:
 def test_terms_equal_transcription(alpha: float) -> None:
     objective = SelfCorrecting(Linear(2, 2 + CLASSES), alpha=alpha)
     network, batch = Linear(1, 2), make_batch()
-    outputs = {k: network(batch[k]["image"], branch="teacher") for k in batch}
+    outputs = {k: network(batch[k]["image"], branch="main") for k in batch}
     terms = objective(outputs, batch, {"network": network})
 
     full, noisy = ({k: v.numpy() for k, v in batch[kind].items()} for kind in batch)
@@ -94,7 +94,7 @@ def test_gradients_go_where_they_should() -> None:
     network, batch = Linear(1, 2), make_batch()
 
     def reached(name: str) -> set[str]:
-        outputs = {k: network(batch[k]["image"], branch="teacher") for k in batch}
+        outputs = {k: network(batch[k]["image"], branch="main") for k in batch}
         for module in (network, objective):
             module.zero_grad(set_to_none=True)
         objective(outputs, batch, {"network": network})[name].backward()
@@ -105,7 +105,7 @@ def test_gradients_go_where_they_should() -> None:
     assert reached("ce_ancillary") == {"ancillary"}
     assert reached("ce_refined") == {"network"}
     # The target is fixed: the gradient of a logit is (p - q) / voxels.
-    z = network(batch["noisy"]["image"], branch="teacher").detach().requires_grad_()
+    z = network(batch["noisy"]["image"], branch="main").detach().requires_grad_()
     term = objective({"noisy": z}, batch, {})["ce_refined"]
     (gradient,) = torch.autograd.grad(term, z)
     label = batch["noisy"]["label"].numpy()
@@ -118,7 +118,7 @@ def test_gradients_go_where_they_should() -> None:
 def test_the_ancillary_is_asked_in_evaluation_and_trained_in_training() -> None:
     objective = SelfCorrecting(Linear(2, 2 + CLASSES)).train()
     network, batch = Linear(1, 2), make_batch()
-    outputs = {k: network(batch[k]["image"], branch="teacher") for k in batch}
+    outputs = {k: network(batch[k]["image"], branch="main") for k in batch}
     objective(outputs, batch, {})
     assert objective.ancillary.modes == [True, False]
     assert objective.ancillary.training
@@ -127,17 +127,17 @@ def test_the_ancillary_is_asked_in_evaluation_and_trained_in_training() -> None:
 def test_missing_kinds_are_left_out() -> None:
     objective = SelfCorrecting(Linear(2, 2 + CLASSES))
     network, batch = Linear(1, 2), make_batch()
-    outputs = {k: network(batch[k]["image"], branch="teacher") for k in batch}
+    outputs = {k: network(batch[k]["image"], branch="main") for k in batch}
     names = {kind: set(objective({kind: outputs[kind]}, {kind: batch[kind]}, {})) for kind in batch}
     assert names == {"full": {"ce_full", "ce_ancillary"}, "noisy": {"ce_refined"}}
 
 
 def test_without_weight_noisy_images_take_no_part() -> None:
     objective = SelfCorrecting(Linear(2, 2 + CLASSES), lambda_weak=0)
-    assert objective.branches == {"full": "teacher"}
+    assert objective.branches == {"full": "main"}
     assert objective.weights == {"ce_full": 1.0, "ce_ancillary": 1.0}
     network, batch = Linear(1, 2), make_batch()
-    outputs = {"full": network(batch["full"]["image"], branch="teacher")}
+    outputs = {"full": network(batch["full"]["image"], branch="main")}
     assert set(objective(outputs, batch, {})) == {"ce_full", "ce_ancillary"}
 
 

@@ -31,7 +31,7 @@ class Pointwise(nn.Module):
         self.calls = 0
 
     def forward(self, image: Tensor, branch: str) -> Tensor:
-        assert branch == "teacher"
+        assert branch == "main"
         self.calls += 1
         return self.scale * torch.tanh(3 * image) + self.map
 
@@ -65,7 +65,7 @@ def make_batch(size: tuple[int, ...], seed: int = 0) -> dict[str, dict[str, Tens
 def run(
     objective: SSCO, batch: dict[str, dict[str, Tensor]], networks: dict[str, Pointwise], seed: int
 ) -> dict[str, Tensor]:
-    outputs = {"full": networks["network"](batch["full"]["image"], branch="teacher")}
+    outputs = {"full": networks["network"](batch["full"]["image"], branch="main")}
     torch.manual_seed(seed)
     return objective(outputs, batch, networks)
 
@@ -215,9 +215,9 @@ def test_zero_weights_forward_nothing(
 
 def test_networks_and_branches() -> None:
     objective = SSCO(students=3)
-    assert objective.branches == {"full": "teacher"}
-    assert objective.trained_branches == ("teacher",)
-    assert objective.inference_branch == "teacher"
+    assert objective.branches == {"full": "main"}
+    assert objective.trained_branches == ("main",)
+    assert objective.inference_branch == "main"
     assert objective.networks == {
         "peer_2": NetworkSpec(),
         "peer_3": NetworkSpec(),
@@ -230,7 +230,7 @@ def test_networks_and_branches() -> None:
 def test_missing_kinds_are_left_out() -> None:
     batch, networks = make_batch((4, 4)), make_networks(2, (4, 4))
     objective = SSCO(students=2)
-    logits = networks["network"](batch["full"]["image"], branch="teacher")
+    logits = networks["network"](batch["full"]["image"], branch="main")
     assert set(objective({"full": logits}, {"full": batch["full"]}, networks)) == {"ce_full"}
     assert set(objective({}, {"none": batch["none"]}, networks)) == {
         "co_training",

@@ -31,7 +31,7 @@ class Pointwise(nn.Module):
         self.calls = 0
 
     def forward(self, image: Tensor, branch: str) -> Tensor:
-        assert branch == "teacher"
+        assert branch == "main"
         self.calls += 1
         return self.scale * torch.tanh(3 * image) + self.map
 
@@ -99,7 +99,7 @@ def test_terms_equal_transcription(rule: str, certainty: float, options: dict[st
     objective = UAMT(supervised=rule, certainty=certainty, **options)
     networks = {"network": Pointwise(1), "ema": Pointwise(2)}
     batch = make_batch()
-    outputs = {k: networks["network"](batch[k]["image"], branch="teacher") for k in batch}
+    outputs = {k: networks["network"](batch[k]["image"], branch="main") for k in batch}
     torch.manual_seed(7)
     terms = objective(outputs, batch, networks)
 
@@ -134,7 +134,7 @@ def test_equals_the_authors_code() -> None:
     label = torch.from_numpy(rng.integers(0, 2, (2, 1, *size)))
     networks = {"network": Pointwise(1, 2, size).float(), "ema": Pointwise(2, 2, size).float()}
     batch = {"full": {"image": image[:2], "label": label}, "none": {"image": image[2:]}}
-    outputs = {k: networks["network"](batch[k]["image"], branch="teacher") for k in batch}
+    outputs = {k: networks["network"](batch[k]["image"], branch="main") for k in batch}
     torch.manual_seed(11)
     terms = UAMT(certainty=math.exp(-5))(outputs, batch, networks)
     assert terms["supervised"].item() == pytest.approx(AUTHORS["supervised"], rel=1e-5)
@@ -147,20 +147,20 @@ AUTHORS = {"supervised": 0.6981920003890991, "consistency": 0.2813471853733063}
 
 def test_zero_weight_asks_no_teacher() -> None:
     objective = UAMT(lambda_con=0)
-    assert objective.branches == {"full": "teacher"}
+    assert objective.branches == {"full": "main"}
     assert objective.weights == {"supervised": 1.0}
     networks = {"network": Pointwise(1), "ema": Pointwise(2)}
     batch = make_batch()
-    outputs = {"full": networks["network"](batch["full"]["image"], branch="teacher")}
+    outputs = {"full": networks["network"](batch["full"]["image"], branch="main")}
     assert set(objective(outputs, batch, networks)) == {"supervised"}
     assert networks["ema"].calls == 0
 
 
 def test_branches_and_weights() -> None:
     objective = UAMT(0.25)
-    assert objective.branches == {"full": "teacher", "none": "teacher"}
-    assert objective.trained_branches == ("teacher",)
-    assert objective.inference_branch == "teacher"
+    assert objective.branches == {"full": "main", "none": "main"}
+    assert objective.trained_branches == ("main",)
+    assert objective.inference_branch == "main"
     assert objective.weights == {"supervised": 1.0, "consistency": 0.25}
     (spec,) = objective.networks.values()
     assert (spec.average_of, spec.decay, spec.per, spec.buffers) == (
@@ -191,7 +191,7 @@ def test_ramps_of_ua_mt() -> None:
 def test_missing_kinds_are_left_out() -> None:
     networks = {"network": Pointwise(1), "ema": Pointwise(2)}
     batch = make_batch()
-    outputs = {k: networks["network"](batch[k]["image"], branch="teacher") for k in batch}
+    outputs = {k: networks["network"](batch[k]["image"], branch="main") for k in batch}
     for kind, name in (("full", "supervised"), ("none", "consistency")):
         terms = UAMT()({kind: outputs[kind]}, {kind: batch[kind]}, networks)
         assert set(terms) == {name}
@@ -220,7 +220,7 @@ def test_batch_is_the_mean_of_its_images() -> None:
     objective = UAMT(noise_sd=0)
     values = [
         objective(
-            {"none": networks["network"](part, branch="teacher")},
+            {"none": networks["network"](part, branch="main")},
             {"none": {"image": part}},
             networks,
         )["consistency"].item()

@@ -84,6 +84,32 @@ def test_case_row(drawn: list[Figure]) -> None:
     assert entropy.images[0].get_array().shape == (4, 5)
 
 
+def test_a_network_of_one_branch_has_one_prediction(drawn: list[Figure]) -> None:
+    student = _panel().student
+    plot_cases([_panel(student=None, main=student, scores={"main": 0.5})], "unused.png", NAMES)
+    axes = drawn[0].axes
+    headings = [cell.texts[0] for cell in axes[:4]]
+    assert [text.get_text() for text in headings] == [
+        "Image",
+        "Reference",
+        "Prediction",
+        "Entropy",
+    ]
+    image, reference, prediction, entropy = axes[4:8]
+    assert image.get_title() == "case7"
+    assert len(reference.collections) == 1
+    assert prediction.get_title() == "Dice 50.0 %"
+    picture = np.asarray(prediction.images[0].get_array())
+    np.testing.assert_allclose(picture[1, 1], 0.45 * np.array(to_rgb(BRANCH_COLORS["main"])))
+    assert entropy.images[0].get_array().shape == (4, 5)
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "LV, reference",
+        "LV, prediction",
+        "outline of the reference",
+    ]
+
+
 def test_colours_are_shown_as_colours(drawn: list[Figure]) -> None:
     """A picture of 5 × 4 pixels: red at (3, 1), grey at (0, 2), else black."""
     image = np.zeros((3, 5, 4))

@@ -191,7 +191,7 @@ def test_a_caption_each() -> None:
         plot_surfaces([], "unused.png", captions=["a"])
 
 
-def evaluate(*handlers: Any, ndim: int = 3, cases: int = 2, student: bool = True) -> None:
+def evaluate(*handlers: Any, ndim: int = 3, cases: int = 2, branch: str = "student") -> None:
     """Cases of a moved box with voxels of 0.5 mm; the second has nothing predicted."""
     reference, moved = box((4, 20), (6, 12), (3, 13)), box((4, 20), (9, 15), (3, 13))
     if ndim == 2:
@@ -203,7 +203,7 @@ def evaluate(*handlers: Any, ndim: int = 3, cases: int = 2, student: bool = True
         batches.append([{"label": label, "native": label.clone(), "case_id": f"case{number}"}])
         foreground = torch.from_numpy(predicted.astype(np.float32))
         probabilities = torch.stack([1 - foreground, foreground])
-        outputs.append([{"student" if student else "teacher": probabilities}])
+        outputs.append([{branch: probabilities}])
     engine = Engine(lambda engine, batch: outputs[engine.state.iteration - 1])
     engine.data_loader = batches  # type: ignore[attr-defined]
     for handler in handlers:
@@ -212,9 +212,9 @@ def evaluate(*handlers: Any, ndim: int = 3, cases: int = 2, student: bool = True
 
 
 @pytest.mark.usefixtures("rendering")
-@pytest.mark.parametrize("student", [True, False])
+@pytest.mark.parametrize("branch", ["student", "teacher", "main"])
 def test_an_evaluation_leaves_a_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, student: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, branch: str
 ) -> None:
     captions: list[str] = []
     original = plot_surfaces
@@ -226,7 +226,7 @@ def test_an_evaluation_leaves_a_picture(
     monkeypatch.setattr(collecting, "plot_surfaces", plot)
     scorer = CaseScorer(["background", "LA"])
     collector = SurfaceCollector(scorer)
-    evaluate(scorer, collector, student=student)
+    evaluate(scorer, collector, branch=branch)
     assert collector.render(tmp_path / "surfaces.png")
     # Half of the box overlaps. The moved box's surface is 3 voxels of 0.5 mm from the reference's.
     # Nothing predicted: the diagonal of 24 × 20 × 16 voxels.
@@ -234,7 +234,7 @@ def test_an_evaluation_leaves_a_picture(
     assert captions == [
         "case0   Dice 50.0 %   HD95 1.5 mm",
         f"case1   Dice 0.0 %   HD95 {diagonal:.1f} mm",
-        "student" if student else "teacher",
+        branch,
     ]
     picture = imread(tmp_path / "surfaces.png")
     assert picture.shape[1] > 1000

@@ -86,16 +86,37 @@ def test_fixed_is_the_same_for_every_image() -> None:
 
 def test_metadata_stay() -> None:
     image = MetaTensor(IMAGE, affine=torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0])))
-    for rule in ("minmax", "zscore", "fixed"):
+    for rule in ("minmax", "zscore", "percentile", "fixed"):
         result = RescaleIntensity(rule)(image)
         assert torch.equal(result.affine, image.affine)
         assert result.dtype == torch.float32
 
 
+def test_percentiles_are_those_of_each_channel() -> None:
+    """Clipped at 0.5 and 99.5 %, then mean 0 and variance 1; a few bright voxels do not decide."""
+    rng = np.random.default_rng(0)
+    image = rng.normal([[[100]], [[-3]]], [[[20]], [[0.5]]], (2, 40, 50)).astype(np.float32)
+    image[:, :2, :3] += 1e4
+    given = image.copy()
+    clipped = np.stack([c.clip(*np.percentile(c, [0.5, 99.5])) for c in image.astype(np.float64)])
+    expected = clipped - clipped.mean((1, 2), keepdims=True)
+    expected /= clipped.std((1, 2), keepdims=True)
+    for kind in (np.asarray, torch.from_numpy, MetaTensor):
+        found = RescaleIntensity("percentile")(kind(given))
+        np.testing.assert_allclose(np.asarray(found), expected, atol=1e-4)
+        np.testing.assert_array_equal(given, image)  # what is given is not written to
+    assert found.dtype == torch.float32
+    constant = RescaleIntensity("percentile")(torch.full((1, 4, 4), 7.0))
+    assert not constant.any()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "zscor"}, r"rule must be one of \('minmax', 'zscore', 'fixed'\), got 'zscor'"),
+        (
+            {"rule": "zscor"},
+            r"rule must be one of \('minmax', 'zscore', 'percentile', 'fixed'\), got 'zscor'",
+        ),
         ({"clip": (1, 1)}, r"clip needs a lower and a higher value, got \[1, 1\]"),
         ({"clip": (1, 2, 3)}, r"clip needs a lower and a higher value"),
         ({"sd": 0}, "sd must be positive, got 0"),

@@ -31,6 +31,18 @@ def test_result_meets_the_promise() -> None:
     assert result["rules"]["kervadec"]["ratio"] >= 5
 
 
+def test_free_negatives_cover_more_and_err_more_the_smaller_the_radius() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "free_negatives.json").read_text())
+    for setting in {row["setting"] for row in result["rows"]}:
+        rows = [row for row in result["rows"] if row["setting"] == setting]
+        rows.sort(key=lambda row: row["radius"])
+        # The full masks allow no smaller radius than theirs.
+        assert [row["calibrated"] for row in rows] == [False] * (len(rows) - 1) + [True]
+        for key in ("background_covered", "foreground_wrong", "negatives_wrong"):
+            values = [row[key] for row in rows]
+            assert values == sorted(values, reverse=True)
+
+
 def test_noisy_masks_are_worse_the_more_they_are_distorted() -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "noise.json").read_text())
     for kind in ("ellipse", "stroke", "box", "mixed"):

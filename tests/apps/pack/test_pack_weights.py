@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from mixseg.apps.bundle.weights import Precision, convert, misfits, read_weights
+from mixseg.networks import DualBranchUNet, MeanVarianceNetwork
 
 
 def network() -> torch.nn.Module:
@@ -27,6 +29,30 @@ def test_what_does_not_fit_is_named() -> None:
         "other shapes 0.weight (4, 2) instead of (3, 2)",
         "values that are not finite in 0.bias",
     ]
+
+
+def test_weights_of_before_the_only_branch_was_called_main_fit() -> None:
+    new = DualBranchUNet(features=(2, 4), branches=1)
+    old = {re.sub("^main", "teacher", name): value for name, value in new.state_dict().items()}
+    assert misfits(new, old) == []
+    heads = MeanVarianceNetwork(
+        DualBranchUNet(out_channels=4, features=(2, 4), branches=1),
+        num_classes=2,
+        encoder_layers=["encoder.centre"],
+        class_layer="encoder.centre",
+        class_channels=4,
+    )
+    inside = {
+        re.sub("^backbone.main", "backbone.teacher", name): value
+        for name, value in heads.state_dict().items()
+    }
+    assert any(name.startswith("backbone.teacher.") for name in inside)
+    assert misfits(heads, inside) == []
+    heads.load_state_dict(inside, strict=True)
+    two = DualBranchUNet(features=(2, 4))
+    first, second = misfits(two, new.state_dict())
+    assert first.startswith("the network lacks main.")
+    assert second.startswith("the weights lack teacher.")
 
 
 def test_long_lists_of_names_are_cut() -> None:

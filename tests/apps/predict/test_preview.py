@@ -44,7 +44,7 @@ def test_pictures_keep_their_colours(
     (panel,) = panels
     # Rows, columns, colours of the file are axes 2, 1 and 0 of the panel.
     np.testing.assert_array_equal(panel.image, pixels[..., :3].transpose(2, 1, 0))
-    np.testing.assert_array_equal(panel.student, mask.reshape(24, 20))
+    np.testing.assert_array_equal(panel.main, mask.reshape(24, 20))
 
 
 def test_grey_pictures_stay_flat(tmp_path: Path, panels: list[CasePanel]) -> None:

@@ -90,7 +90,7 @@ def test_parameters(encoder: str, known: int, output_stride: int) -> None:
     if encoder == "resnet50":
         assert count(single) == 40_347_298  # the docstring's
         names = single.state_dict()
-        assert names["teacher.head.weight"].shape == (2, 256, 1, 1)
+        assert names["main.head.weight"].shape == (2, 256, 1, 1)
         assert names["encoder.resnet.conv1.weight"].shape == (64, 3, 7, 7)
 
 
@@ -201,14 +201,16 @@ def test_weights_of_training_fit_one_branch_strictly() -> None:
     shared = {k: v for k, v in dual.state_dict().items() if not k.startswith("student.")}
     single.load_state_dict(shared, strict=True)
     assert torch.equal(single(image), dual(image, "teacher"))
-    with pytest.raises(ValueError, match="branch 'student' needs branches=2"):
+    with pytest.raises(
+        ValueError, match="branch must be main, the network's only one, got 'student'"
+    ):
         single(image, "student")
 
 
 def test_dropout_of_whole_channels_after_the_pyramid_and_before_the_head() -> None:
     net = small(features=(32, 32, 64, 64), dropout=0.5, branches=1)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, part in (("encoder", net.encoder), ("head", net.teacher)):
+    for name, part in (("encoder", net.encoder), ("head", net.main)):
         part.dropout.register_forward_hook(lambda m, x, y, n=name: seen.update({n: (x[0], y)}))
     net(torch.randn(2, 1, 32, 32))
     for before, after in seen.values():

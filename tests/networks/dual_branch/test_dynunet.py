@@ -7,6 +7,7 @@ import torch
 from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 
+from mixseg.engines.network_set import fresh_copy
 from mixseg.networks import DualBranchDynUNet
 
 MONAI_NORM = {
@@ -114,6 +115,19 @@ def test_both_decoders_are_initialised_as_monai_does() -> None:
         assert weight.std().item() == pytest.approx((2 / (1.0001 * 64 * 27)) ** 0.5, rel=0.02)
         assert torch.equal(decoder.head.conv.conv.bias, torch.zeros(2))
     assert not torch.equal(net.teacher.head.conv.conv.weight, net.student.head.conv.conv.weight)
+
+
+def test_a_peer_is_initialized_as_monai_does() -> None:
+    """Drawn anew by the same rule, where torch's own would have sd √(1 / (3 · inputs))."""
+    net = DualBranchDynUNet(2, features=(8, 32, 64))
+    peer = fresh_copy(net)
+    pairs = zip(net.named_parameters(), peer.parameters(), strict=True)
+    for (name, one), other in pairs:
+        if one.ndim == 4:
+            assert not torch.isclose(one, other).any(), name
+            scale = (one.std() / other.std()).item()
+            assert scale == pytest.approx(1, abs=4 / one.numel() ** 0.5), name
+    assert torch.equal(peer.teacher.head.conv.conv.bias, torch.zeros(2))
 
 
 def test_anisotropic_strides_have_a_divisor_for_each_axis() -> None:

@@ -119,7 +119,7 @@ def test_a_peer_has_the_files_encoder_and_another_decoder(tmp_path: Path) -> Non
     peer = fresh_copy(net)
     for key, value in peer.encoder.resnet.state_dict().items():
         assert torch.equal(value, torchvision_state()[key])
-    for part in ("encoder.aspp.project.conv", "teacher.blocks.1.conv", "teacher.head"):
+    for part in ("encoder.aspp.project.conv", "main.blocks.1.conv", "main.head"):
         ours, theirs = (n.get_submodule(part).weight for n in (net, peer))
         assert not torch.allclose(ours, theirs, rtol=0.1)
 

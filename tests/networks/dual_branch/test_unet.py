@@ -156,7 +156,7 @@ def test_trace_gives_the_student_alone() -> None:
         ({"norm": "group"}, "norm must be 'batch' or 'instance', got 'group'"),
         ({"branches": 3}, "branches must be 1 or 2, got 3"),
         ({"branch": "top"}, "branch must be one of both, teacher, student, ensemble, got 'top'"),
-        ({"branches": 1, "branch": "student"}, "branch 'student' needs branches=2"),
+        ({"branches": 1, "branch": "student"}, "branch must be main, the network's only one"),
     ],
 )
 def test_options_out_of_range(arguments: dict, message: str) -> None:

@@ -101,7 +101,7 @@ def transcription(
         return activated(conv(x, w, b, stride=2), name, 1)
 
     def up(x: Tensor, i: int) -> Tensor:
-        name = f"teacher.ups.{i}"
+        name = f"main.ups.{i}"
         w, b = weights[f"{name}.0.weight"], weights[f"{name}.0.bias"]
         return activated(transposed(x, w, b, stride=2), name, 1)
 
@@ -110,11 +110,11 @@ def transcription(
     x3 = block(down(x2, 1), "encoder.blocks.2", 3)
     x4 = block(down(x3, 2), "encoder.blocks.3", 3)
     x5 = block(down(x4, 3), "encoder.blocks.4", 3)
-    x6 = block(up(x5, 0) + x4, "teacher.blocks.0", 3)
-    x7 = block(up(x6, 1) + x3, "teacher.blocks.1", 3)
-    x8 = block(up(x7, 2) + x2, "teacher.blocks.2", 2)
-    x9 = block(up(x8, 3) + x1, "teacher.blocks.3", 1)
-    return conv(x9, weights["teacher.head.weight"], weights["teacher.head.bias"])
+    x6 = block(up(x5, 0) + x4, "main.blocks.0", 3)
+    x7 = block(up(x6, 1) + x3, "main.blocks.1", 3)
+    x8 = block(up(x7, 2) + x2, "main.blocks.2", 2)
+    x9 = block(up(x8, 3) + x1, "main.blocks.3", 1)
+    return conv(x9, weights["main.head.weight"], weights["main.head.bias"])
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -34,7 +34,7 @@ def by_autograd(
     found = []
     for i in items:
         item = dataset[int(i)]
-        logits = network(item["image"][None], branch="teacher")
+        logits = network(item["image"][None], branch="main")
         label = item["label"][None]
         loss = partial_cross_entropy(logits, label)
         if balanced and (shown := [c for c in range(CLASSES) if (label == c).any()]):
@@ -44,7 +44,7 @@ def by_autograd(
             torch.cat(
                 [
                     g.flatten()
-                    for g in torch.autograd.grad(loss, list(network.teacher.head.parameters()))
+                    for g in torch.autograd.grad(loss, list(network.main.head.parameters()))
                 ]
             )
         )
@@ -195,14 +195,14 @@ def test_nothing_happens_without_learned_weights(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"picture_seconds": -1}, "picture_seconds must not be negative, got -1"),
         (
-            {"feature_layer": "teacher.blocks.0"},
-            "feature_layer 'teacher.blocks.0' is no 1×1 convolution with a bias in DualBranchUNet; "
-            "its heads are teacher.head",
+            {"feature_layer": "main.blocks.0"},
+            "feature_layer 'main.blocks.0' is no 1×1 convolution with a bias in DualBranchUNet; "
+            "its heads are main.head",
         ),
         (
             {"feature_layer": "head"},
             "feature_layer 'head' is no 1×1 convolution with a bias in DualBranchUNet; its heads "
-            "are teacher.head",
+            "are main.head",
         ),
     ],
 )
@@ -225,9 +225,7 @@ def test_a_network_that_does_more_than_resize_is_refused(tmp_path: Path) -> None
 
     handler = make_trainer(tmp_path, make_dataset(make_pictures(1, 1))).handler
     network = Scaled(spatial_dims=2, out_channels=CLASSES, features=(4, 8), branches=1)
-    with pytest.raises(
-        ValueError, match=r"the logits of Scaled are not the output of teacher\.head"
-    ):
+    with pytest.raises(ValueError, match=r"the logits of Scaled are not the output of main\.head"):
         handler.agreement(network, 1)
 
 

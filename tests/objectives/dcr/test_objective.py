@@ -30,7 +30,7 @@ class Pointwise(nn.Module):
         self.calls = 0
 
     def forward(self, image: Tensor, branch: str) -> Tensor:
-        assert branch == "teacher"
+        assert branch == "main"
         self.calls += 1
         return self.scale * torch.tanh(3 * image) + self.map
 
@@ -86,7 +86,7 @@ def run(
     objective: DynamicCoRegularization, networks: dict[str, Pointwise], seed: int = 7
 ) -> dict[str, Tensor]:
     batch = make_batch()
-    outputs = {"primary": networks["network"](batch["primary"]["image"], branch="teacher")}
+    outputs = {"primary": networks["network"](batch["primary"]["image"], branch="main")}
     torch.manual_seed(seed)
     return objective(outputs, batch, networks)
 
@@ -168,9 +168,9 @@ def test_terms_equal_transcription(mixing: str, regularization: str, indicators:
 
 def test_weights_networks_and_branches() -> None:
     objective = make()
-    assert objective.branches == {"primary": "teacher"}
-    assert objective.trained_branches == ("teacher",)
-    assert objective.inference_branch == "teacher"
+    assert objective.branches == {"primary": "main"}
+    assert objective.trained_branches == ("main",)
+    assert objective.inference_branch == "main"
     assert objective.weights == {"ce_primary": 1.0, "ce_auxiliary": 1.0, "regularization": 4.0}
     assert {name: spec.average_of for name, spec in objective.networks.items()} == {
         "auxiliary": None
@@ -217,7 +217,7 @@ def test_an_image_of_weight_zero_does_not_matter(mixing: str) -> None:
         batch = make_batch()
         for name, rows in (("primary", [1, 3]), ("auxiliary", [1, 3])):
             batch[name]["image"][rows] += shift
-        outputs = {"primary": networks["network"](batch["primary"]["image"], branch="teacher")}
+        outputs = {"primary": networks["network"](batch["primary"]["image"], branch="main")}
         torch.manual_seed(7)
         terms = objective(outputs, batch, networks)
         values.append([term.item() for term in terms.values()])
@@ -230,7 +230,7 @@ def test_an_image_of_weight_zero_does_not_matter(mixing: str) -> None:
 def test_unlabelled_pixels_do_not_matter() -> None:
     objective, batch, networks = make(lambda_reg=0), make_batch(), make_networks()
     unknown = batch["primary"]["label"] == CLASSES
-    z = networks["network"](batch["primary"]["image"], branch="teacher")
+    z = networks["network"](batch["primary"]["image"], branch="main")
     found = []
     for shift in (0.0, 5.0):
         leaf = (
@@ -380,7 +380,7 @@ def test_noisy_masks_alone_need_no_indicators() -> None:
 
 def test_a_missing_stream_is_named() -> None:
     networks, batch = make_networks(), make_batch()
-    outputs = {"primary": networks["network"](batch["primary"]["image"], branch="teacher")}
+    outputs = {"primary": networks["network"](batch["primary"]["image"], branch="main")}
     del batch["auxiliary"]
     with pytest.raises(ValueError, match="set auxiliary of the TutorialDataLoader to true, or"):
         make()(outputs, batch, networks)

@@ -1,0 +1,82 @@
+"""What a flagship's model card says of the weights that ship with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["shipped_weights_block"]
+
+#: Groups of disease in the official numbering of ACDC's training patients, twenty each.
+_ACDC_GROUPS = (
+    "dilated cardiomyopathy",
+    "hypertrophic cardiomyopathy",
+    "infarction",
+    "healthy",
+    "abnormal right ventricle",
+)
+_WORST = 3
+
+
+def shipped_weights_block(root: Path, page: Path) -> str:
+    """Test scores of the weights that ship with the bundle whose card the page is."""
+    bundle = page.parents[1].name
+    origin_path = root / "benchmarks" / "results" / "weights" / f"{bundle}.json"
+    origin = json.loads(origin_path.read_text(encoding="utf-8"))
+    result = json.loads(
+        (root / "benchmarks" / "results" / origin["result"]).read_text(encoding="utf-8")
+    )
+    cases = pd.DataFrame(result["cases"])
+    numbers = ["dice", "hd95_vox", "assd_vox", "reference_voxels", "prediction_voxels"]
+    cases[numbers] = cases[numbers].astype(float)
+    cases["dice"] *= 100
+    cases["volume"] = 100 * (cases["prediction_voxels"] / cases["reference_voxels"] - 1)
+    lines = [
+        "| | Cases | Dice [%] | HD95 [voxels] | ASSD [voxels] | Volume error [%] |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, part in _parts(cases, result["data"]):
+        cells = [str(part["case_id"].nunique())]
+        for column, digits in (("dice", 1), ("hd95_vox", 1), ("assd_vox", 2), ("volume", 0)):
+            sign = "+" if column == "volume" else ""
+            mean, sd = part[column].mean(), part[column].std()
+            cells.append(f"{mean:{sign}.{digits}f} ± {sd:.{digits}f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    worst = cases.groupby("case_id")["dice"].mean().nsmallest(_WORST)
+    used, minutes = result["test"]["configuration"], result["seconds"]["training"] / 60
+    lines += [
+        "",
+        f"Test split, scored once, mean ± sd over cases. Worst cases: "
+        f"{', '.join(f'{case} ({dice:.1f})' for case, dice in worst.items())}. "
+        f"Trained on {used['num_full']} full masks and {used['num_partial']} scribbled cases, "
+        f"{used['max_epochs'] * used['epoch_length']:,} steps, seed {result['seed']}, "
+        f"{minutes:.0f} minutes on one core ({result['test']['hardware']['cpu']}). The volume "
+        "error is predicted minus reference, in percent of the reference.",
+        "",
+        f"`models/model.pt`: {origin['megabytes']:.1f} MB, sha256 `{origin['sha256'][:16]}…`, "
+        f"from `benchmarks/results/{origin['result']}`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _parts(cases: pd.DataFrame, data: str) -> Iterable[tuple[str, pd.DataFrame]]:
+    """Name and rows of each line: classes, and for ACDC phases and groups of disease."""
+    for name, part in cases.groupby("class", sort=False):
+        yield str(name), part
+    if data != "acdc":
+        return
+    patient = cases["case_id"].str.extract(r"patient(\d+)")[0].astype(int)
+    frame = cases["case_id"].str.extract(r"frame(\d+)")[0].astype(int)
+    # The first of a patient's two frames is the end of the diastole.
+    first = frame == frame.groupby(patient).transform("min")
+    what = "mean of the classes, " if cases["class"].nunique() > 1 else ""
+    yield f"{what}end-diastole", cases[first]
+    yield f"{what}end-systole", cases[~first]
+    group: Callable[[Any], Any] = patient.sub(1).floordiv(20).eq
+    for number, name in enumerate(_ACDC_GROUPS):
+        if group(number).any():
+            yield f"{what}{name}", cases[group(number)]

@@ -1,0 +1,154 @@
+"""The one way from a prepared image to a mask: passes of the network, then the image's own grid."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.engines import SupervisedEvaluator
+from monai.inferers import SliceInferer
+from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd, SaveImaged
+from torch import Tensor, nn
+
+from mixseg.engines.precision import autocast_dtype
+from mixseg.transforms import KeepMostProbableComponentd
+
+__all__ = ["MirroredSliceInferer", "Predictor", "mask_postprocessing"]
+
+
+class MirroredSliceInferer(SliceInferer):
+    """MONAI's ``SliceInferer`` that averages the predictions of mirrored slices.
+
+    Args:
+        roi_size: (height, width) of a window in a slice.
+        mirror_axes: axes of the slice to mirror along, 0 and 1; every combination of them is a
+            pass. Empty for one pass.
+        sw_batch_size: slices a forward pass, each mirrored pass by itself.
+    """
+
+    def __init__(
+        self, roi_size: Sequence[int], mirror_axes: Sequence[int] = (), sw_batch_size: int = 24
+    ) -> None:
+        super().__init__(roi_size=tuple(roi_size), spatial_dim=2, sw_batch_size=sw_batch_size)
+        if not set(mirror_axes) <= {0, 1}:
+            raise ValueError(f"mirror_axes holds axes of a slice, 0 and 1, got {mirror_axes}")
+        axes = [axis + 2 for axis in mirror_axes]
+        self._passes = [
+            flipped
+            for count in range(len(axes) + 1)
+            for flipped in itertools.combinations(axes, count)
+        ]
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Logits of volumes.
+
+        Args:
+            inputs: (B, channels, H, W, D).
+            network: slices (n, channels, H, W) → logits (n, C, H, W), or a tuple of them.
+            args: passed to ``network``.
+            kwargs: passed to ``network``.
+
+        Returns:
+            Logarithms (B, C, H, W, D), float32, of the mean of the passes' probabilities, or a
+            tuple of them.
+        """
+        return super().__call__(inputs, partial(self._averaged, network), *args, **kwargs)
+
+    def _averaged(
+        self, network: Callable[..., Any], slices: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        total: list[Tensor] = []
+        single = True
+        for axes in self._passes:
+            output = network(slices.flip(axes), *args, **kwargs)
+            single = isinstance(output, Tensor)
+            logits = (output,) if single else output
+            passed = [F.log_softmax(z.float(), dim=1).flip(axes) for z in logits]
+            if total:
+                passed = [torch.logaddexp(a, b) for a, b in zip(total, passed, strict=True)]
+            total = passed
+        means = tuple(z - math.log(len(self._passes)) for z in total)
+        return means[0] if single else means
+
+
+def mask_postprocessing(
+    preprocessing: Compose,
+    *,
+    output_dir: str | os.PathLike[str],
+    output_postfix: str,
+    output_ext: str = ".nii.gz",
+    keep_component: str | None = None,
+) -> Compose:
+    """From logits under ``pred`` to a mask file in the grid of the image's file.
+
+    Args:
+        preprocessing: transforms that the image went through, which are undone.
+        output_dir: folder of the masks.
+        output_postfix: of the masks' names, ``<image>_<postfix><ext>``.
+        output_ext: of the masks' files; ``".png"`` for pictures.
+        keep_component: ``"most_probable"`` keeps of each class one component, see
+            :class:`mixseg.transforms.KeepMostProbableComponent`; None keeps all.
+
+    Raises:
+        ValueError: another ``keep_component``.
+    """
+    if keep_component not in (None, "most_probable"):
+        raise ValueError(f"keep_component must be most_probable or null, got {keep_component!r}")
+    writer = "PILWriter" if output_ext == ".png" else "mixseg.data.NativeNiftiWriter"
+    return Compose(
+        [
+            Activationsd("pred", softmax=True),
+            Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False),
+            *([KeepMostProbableComponentd("pred", "probabilities")] if keep_component else []),
+            AsDiscreted("pred", argmax=True),
+            SaveImaged(
+                "pred",
+                output_dir=output_dir,
+                output_postfix=output_postfix,
+                output_ext=output_ext,
+                output_dtype="uint8",
+                resample=False,
+                separate_folder=False,
+                writer=writer,
+            ),
+        ]
+    )
+
+
+class Predictor(SupervisedEvaluator):
+    """MONAI's evaluator for images without a label, in mixed precision on the CPU, too.
+
+    Args:
+        device: where the network runs.
+        val_data_loader: batches with ``image``.
+        network: the network.
+        amp: see :func:`mixseg.engines.autocast_dtype`.
+        options: further arguments of ``monai.engines.SupervisedEvaluator``.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        val_data_loader: Any,
+        network: nn.Module,
+        *,
+        amp: bool | str = False,
+        **options: Any,
+    ) -> None:
+        device = torch.device(device)
+        self._dtype = autocast_dtype(amp, device)
+        super().__init__(device=device, val_data_loader=val_data_loader, network=network, **options)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+        kind = engine.state.device.type
+        with torch.autocast(kind, self._dtype, enabled=self._dtype is not None):
+            output: dict[str, Any] = super()._iteration(engine, batchdata)
+        return output

@@ -1,0 +1,38 @@
+"""What a bundle does before it trains, scores or segments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from monai.utils import set_determinism
+
+from mixseg.data import check_cases
+from mixseg.files.atomic import ensure_writable
+
+__all__ = ["start_run"]
+
+
+def start_run(
+    folders: Iterable[str | os.PathLike[str]], *, seed: int | None = None, **cases: Any
+) -> None:
+    """Refuse folders that cannot be written and faulty cases; set the seed.
+
+    Bundles call :func:`mixseg.handlers.start_command` before it: what this function is given is
+    made first, and a folder of data that is not there may be a mistyped setting's fault.
+
+    Args:
+        folders: to write to, created where missing.
+        seed: of all random generators; None leaves them alone.
+        cases: arguments of :func:`mixseg.data.check_cases`; none checks no case.
+
+    Raises:
+        OSError: a folder that cannot be written.
+        DatalistError: lists every fault of the cases.
+    """
+    ensure_writable(folders)
+    if cases:
+        check_cases(**cases)
+    if seed is not None:
+        set_determinism(seed)

@@ -1,0 +1,79 @@
+"""The learning rate of one cycle against its formula."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mixseg.engines import OneCycleLR
+
+
+def make(total: int, warmup: float = 0.05, lr: float = 2e-3) -> tuple[Any, OneCycleLR]:
+    optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters(), lr=lr)
+    return optimizer, OneCycleLR(optimizer, total, warmup)
+
+
+def rates(optimizer: Any, schedule: OneCycleLR, steps: int) -> list[float]:
+    """The rate of each step."""
+    used = []
+    for _ in range(steps):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return used
+
+
+def one_cycle(step: int, total: int, warmup: int, lr: float) -> float:
+    """Smith, 2018: linearly up in ``warmup`` steps, then half a cosine down to lr / 10,000."""
+    if step < warmup:
+        return lr * (step + 1) / (warmup + 1)
+    angle = math.pi * min(step - warmup, total - warmup) / (total - warmup)
+    return lr * 1e-4 + (lr - lr * 1e-4) * (1 + math.cos(angle)) / 2
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(100, 0.05), (60, 0.25), (8, 0.0)])
+def test_the_rate_of_every_step(total: int, warmup: float) -> None:
+    found = rates(*make(total, warmup), total + 5)
+    expected = [one_cycle(k, total, round(warmup * total), 2e-3) for k in range(total + 5)]
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert max(found) == found[round(warmup * total)] == 2e-3
+    assert found[-1] == pytest.approx(2e-7)
+
+
+def test_a_training_of_one_step() -> None:
+    assert 0 < rates(*make(1), 1)[0] <= 2e-3
+
+
+def test_a_longer_training_resumes_on_its_own_cycle() -> None:
+    """The state holds the steps done and not the length."""
+    optimizer, schedule = make(40)
+    rates(optimizer, schedule, 30)
+    buffer = io.BytesIO()
+    torch.save([optimizer.state_dict(), schedule.state_dict()], buffer)
+    buffer.seek(0)
+    states = torch.load(buffer, weights_only=True)
+
+    resumed, longer = make(80)
+    resumed.load_state_dict(states[0])
+    longer.load_state_dict(states[1])
+    whole = rates(*make(80), 80)
+    # The rate of the first step is still that of the shorter cycle's end.
+    assert rates(resumed, longer, 50)[1:] == pytest.approx(whole[31:])
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "message"),
+    [
+        (0, 0.05, "total_steps must be at least 1, got 0"),
+        (10, 1.0, r"warmup must lie in \[0, 1\), got 1.0"),
+        (10, -0.1, r"warmup must lie in \[0, 1\), got -0.1"),
+    ],
+)
+def test_refused(total: int, warmup: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(total, warmup)

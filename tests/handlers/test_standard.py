@@ -1,0 +1,179 @@
+"""The handlers that every training and every evaluation has, in an order that works."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from mixseg.handlers import (
+    FullCheckpoint,
+    History,
+    ProgressBar,
+    Validation,
+    WeightRamps,
+    evaluation_handlers,
+    standard_handlers,
+)
+from mixseg.objectives import ConfKD
+
+Factory = Callable[..., Any]
+
+
+class Counter:
+    """A further handler with a state of its own."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def attach(self, engine: Any) -> None:
+        engine.register_state("counter", self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._add)
+
+    def _add(self) -> None:
+        self.count += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+def train(make_trainer: Factory, handlers: Sequence[Any], epochs: int = 3) -> Any:
+    trainer = make_trainer(max_epochs=epochs)
+    for handler in handlers:
+        handler.attach(trainer)
+    trainer.run()
+    return trainer
+
+
+def settings(folder: Path, **more: Any) -> dict[str, Any]:
+    return {"objective": ConfKD(), "output_dir": folder, "progress": False, **more}
+
+
+def test_a_training_with_validation(
+    make_trainer: Factory, fake_evaluator: Any, tmp_path: Path
+) -> None:
+    """The weights of the best validation are kept, and full states at their interval."""
+    evaluator, counter = fake_evaluator([0.5, 0.9, 0.7]), Counter()
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def copy(engine: Any) -> None:
+        kept.append({k: v.clone() for k, v in engine.inference_network.state_dict().items()})
+
+    handlers = standard_handlers(
+        **settings(tmp_path),
+        evaluator=evaluator,
+        key_metric="val_dice_student",
+        val_interval=2,
+        checkpoint_interval=4,
+        extra=[SimpleNamespace(attach=lambda e: e.add_event_handler(Events.EPOCH_COMPLETED, copy)),
+               counter],
+    )  # fmt: skip
+    train(make_trainer, handlers, 6)
+    assert evaluator.epochs == [2, 4, 6]
+    model = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert model.keys() == kept[3].keys()
+    assert all(torch.equal(value, kept[3][name]) for name, value in model.items())
+    full = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert (full["epoch"], full["handlers"]["counter"]) == (6, {"count": 6})
+    assert full["handlers"]["selection"] == {"best": 0.9, "best_epoch": 4}
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    column = rows[0].split(",").index("val_dice_student")
+    assert [row.split(",")[column] for row in rows[1:]] == ["", "0.5", "", "0.9", "", "0.7"]
+
+
+def test_a_training_without_validation(
+    make_trainer: Factory, fake_evaluator: Any, tmp_path: Path
+) -> None:
+    """The evaluator is there and not asked; the latest weights count."""
+    evaluator = fake_evaluator([])
+    handlers = standard_handlers(
+        **settings(tmp_path, ckpt_dir=tmp_path / "elsewhere"),
+        evaluator=evaluator,
+        scorer=object(),
+        key_metric="val_dice_student",
+        validate=False,
+    )
+    assert not any(isinstance(handler, Validation) for handler in handlers)
+    trainer = train(make_trainer, handlers)
+    assert evaluator.epochs == []
+    model = torch.load(tmp_path / "elsewhere" / "model.pt", weights_only=True)
+    last = trainer.inference_network.state_dict()
+    assert all(torch.equal(value, last[name]) for name, value in model.items())
+
+
+def test_a_resumed_training_takes_up_further_handlers(
+    make_trainer: Factory, tmp_path: Path
+) -> None:
+    counters = [Counter(), Counter()]
+    for epochs, resume, counter in ((2, False, counters[0]), (5, True, counters[1])):
+        handlers = standard_handlers(
+            **settings(tmp_path), validate=False, resume=resume, extra=[counter]
+        )
+        train(make_trainer, handlers, epochs)
+    assert [counter.count for counter in counters] == [2, 5]
+
+
+def test_patience_and_ramps(make_trainer: Factory, fake_evaluator: Any, tmp_path: Path) -> None:
+    objective = ConfKD(lambda_ent=2.0)
+    handlers = standard_handlers(
+        **settings(tmp_path) | {"objective": objective},
+        evaluator=fake_evaluator([0.9, 0.8, 0.7, 0.6]),
+        key_metric="val_dice_student",
+        patience=2,
+        ramps={"lambda_ent": {"length": 100, "begin": 50}},
+        ramp_shape="cosine",
+    )
+    trainer = train(make_trainer, handlers, 9)
+    assert trainer.state.epoch == 3
+    assert objective.lambda_ent == 0
+
+
+def test_every_handler_is_there_in_its_order(tmp_path: Path) -> None:
+    """Ramps before the step, results before what writes them, checkpoints after all states."""
+    extra = Counter()
+    kinds = [WeightRamps, ProgressBar, Validation, History, Counter, FullCheckpoint]
+    handlers = standard_handlers(**settings(tmp_path), evaluator=Engine(lambda e, b: None),
+                                 extra=[extra])  # fmt: skip
+    assert [type(handler) for handler in handlers] == kinds
+
+
+def test_evaluation_loads_the_runs_weights_and_records_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = torch.nn.Linear(1, 1)
+    (tmp_path / "run" / "models").mkdir(parents=True)
+    torch.save(
+        {"weight": torch.tensor([[4.0]]), "bias": torch.zeros(1)},
+        tmp_path / "run" / "models" / "model.pt",
+    )
+    (tmp_path / "train.yaml").write_text("lr: 0.1\nsplit: validation\n")
+    monkeypatch.setattr("sys.argv", ["x", "--config_file", str(tmp_path / "train.yaml")])
+    scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
+    scorer.attach = lambda engine: None
+    handlers = evaluation_handlers(
+        network=network,
+        bundle_root=tmp_path,
+        ckpt_dir=tmp_path / "run" / "models",
+        scorer=scorer,
+        output_dir=tmp_path / "run",
+        seed=3,
+        data_hash="abc",
+        progress=False,
+    )
+    report = handlers[-1]
+    assert report.configuration == {"lr": 0.1, "split": "validation"}
+    assert (report.seed, report.data_hash) == (3, "abc")
+    engine = Engine(lambda engine, batch: None)
+    handlers[0].attach(engine)
+    engine.run([0])
+    assert network.weight.item() == 4
+    assert json.dumps(report.configuration)

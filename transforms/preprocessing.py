@@ -1,0 +1,321 @@
+"""From files to what a network sees: one preparation for slices, one for volumes.
+
+Training, validation and inference take the same steps from the same object, so they cannot differ:
+``training`` moves image and labels together, ``evaluation`` and ``inference`` move the image alone.
+Predictions are brought back to the file's own grid, where the label stays, and are scored there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from monai.transforms import (
+    Compose,
+    CopyItemsd,
+    LoadImaged,
+    Orientationd,
+    ResizeWithPadOrCropd,
+)
+
+from mixseg.transforms.free_negatives import FreeNegativesd, negative_radius
+from mixseg.transforms.images import AddDepthd, RescaleIntensityd
+from mixseg.transforms.labels import (
+    ConvertUnlabeledd,
+    MaskUnannotatedClassesd,
+    SelectClassesd,
+    SupervisionFromLabeld,
+)
+from mixseg.transforms.resampling import ResizeToSized, ResizeToSpacingd
+from mixseg.transforms.scribbles import ScribbleByErosiond
+
+__all__ = ["SlicePreprocessing", "VolumePreprocessing"]
+
+
+class _Preprocessing:
+    """What slices and volumes have in common; see the subclasses."""
+
+    #: Axis across which slices lie.
+    slice_axis: int | None = 2
+    #: Whether free negatives are far from the seeds of their slice or of the volume.
+    distance: Literal["slice", "volume"] = "slice"
+
+    def __init__(
+        self,
+        *,
+        source_classes: Sequence[str],
+        target_classes: Sequence[int | Sequence[int]] | None,
+        unlabeled_value: int | None,
+        orientation: str | None,
+        normalization: str,
+        intensity_range: Sequence[float],
+        intensity_mean: float,
+        intensity_sd: float,
+        erosion_rule: str,
+        free_negatives: float | Literal["auto"] | None,
+        weak_label: bool,
+    ) -> None:
+        self.num_source_classes = len(source_classes)
+        self.target_classes = list(target_classes or range(1, self.num_source_classes))
+        #: C of the prepared label maps, background included.
+        self.num_classes = 1 + len(self.target_classes)
+        self.unlabeled_value = unlabeled_value
+        self.orientation = orientation
+        self.erosion_rule = erosion_rule
+        self.free_negatives = free_negatives
+        self.weak_label = weak_label
+        self.rescale = RescaleIntensityd(
+            "image",
+            rule=normalization,
+            clip=intensity_range,
+            mean=intensity_mean,
+            sd=intensity_sd,
+        )
+
+    def _load(self, *keys: str) -> list[Any]:
+        return [
+            LoadImaged(keys, ensure_channel_first=True, allow_missing_keys=True),
+            AddDepthd(keys, allow_missing_keys=True),
+        ]
+
+    def _orient(self, *keys: str) -> list[Any]:
+        if self.orientation is None:
+            return []
+        return [Orientationd(keys, axcodes=self.orientation, labels=None, allow_missing_keys=True)]
+
+    def _label_classes(self) -> list[Any]:
+        """A file's label values as 0…C−1 and C for unlabeled, of the classes to segment."""
+        known = {"num_classes": self.num_source_classes, "allow_missing_keys": True}
+        return [
+            ConvertUnlabeledd("label", unlabeled_value=self.unlabeled_value, **known),
+            MaskUnannotatedClassesd("label", **known),
+            SelectClassesd("label", classes=self.target_classes, **known),
+        ]
+
+    def _weak_labels(self, radius: float | None) -> list[Any]:
+        """Scribbles in the place of the masks of cases that are used as partially labeled."""
+        erosion = {
+            "num_classes": self.num_classes,
+            "rule": self.erosion_rule,
+            "slice_axis": self.slice_axis,
+            "allow_missing_keys": True,
+        }
+        negatives = FreeNegativesd(
+            self._label_keys(),
+            num_classes=self.num_classes,
+            radius=radius,
+            slice_axis=self.slice_axis,
+            distance=self.distance,
+            classes=self.target_classes,
+            # The weak labels of full cases, too; full labels have nothing to fill.
+            when=["full", "partial"],
+            allow_missing_keys=True,
+        )
+        eroded = ScribbleByErosiond("label", when=["partial"], **erosion)
+        if not self.weak_label:
+            return [eroded, negatives]
+        return [
+            CopyItemsd("label", names="weak_label", allow_missing_keys=True),
+            eroded,
+            ScribbleByErosiond("weak_label", when=["full", "partial"], **erosion),
+            negatives,
+        ]
+
+    def _weak_grid(self) -> list[Any]:
+        """Image and label on the grid in which masks become scribbles."""
+        return []
+
+    def _to_grid(self, *label_keys: str) -> list[Any]:
+        """The image, and label maps with it, on the grid that the network sees."""
+        raise NotImplementedError
+
+    def _label_keys(self) -> tuple[str, ...]:
+        return ("label", "weak_label") if self.weak_label else ("label",)
+
+    @cached_property
+    def inference(self) -> Compose:
+        """Transforms of an item with ``image``, a path."""
+        return Compose([*self._load("image"), *self._orient("image"), self.rescale,
+                        *self._to_grid()])  # fmt: skip
+
+    @cached_property
+    def evaluation(self) -> Compose:
+        """Those of ``inference``; ``label`` and ``native``, the image as read, keep their grid."""
+        return Compose(
+            [
+                *self._load("image", "label"),
+                *self._label_classes(),
+                CopyItemsd("image", names="native"),
+                *self._orient("image"),
+                self.rescale,
+                *self._to_grid(),
+            ]
+        )
+
+    def training(self, data: Sequence[Mapping[str, Any]] = ()) -> Compose:
+        """Transforms of an item with ``image``, ``label`` (absent without one) and ``supervision``.
+
+        Args:
+            data: the training items, see :func:`mixseg.data.select_cases`. Their full masks say
+                how far from seeds the background begins, see
+                :func:`mixseg.transforms.negative_radius`.
+        """
+        keys = ("image", "label")
+        masks = [*self._load(*keys), *self._orient(*keys), *self._label_classes()]
+        radius = None
+        if self.weak_label or any(item.get("supervision") in ("partial", None) for item in data):
+            radius = negative_radius(
+                data,
+                Compose([*masks, *self._weak_grid()]),
+                self.free_negatives,
+                num_classes=self.num_classes,
+                rule=self.erosion_rule,
+                slice_axis=self.slice_axis,
+                distance=self.distance,
+            )
+        return Compose(
+            [
+                *masks,
+                SupervisionFromLabeld("label", num_classes=self.num_classes),
+                self.rescale,
+                *self._weak_grid(),
+                *self._weak_labels(radius),
+                *self._to_grid(*self._label_keys()),
+            ]
+        )
+
+
+class SlicePreprocessing(_Preprocessing):
+    """Volumes and pictures → slices of one size, for a network in 2D.
+
+    A volume is turned (``orientation``), its intensities are rescaled, its slices resized to
+    ``slice_size``, cropped or padded around their centers to ``crop_size`` and resized to
+    ``spatial_size``. Masks are eroded into scribbles at ``slice_size``, so that the rule means the
+    same for all scanners.
+
+    Args:
+        source_classes: names of what label files hold, background first.
+        target_classes: classes to segment, out of these: an entry is a class or a list of classes
+            that become one; None for each of them.
+        unlabeled_value: of unlabeled voxels in label files; None for the number of classes.
+        orientation: axes that volumes are turned to, e.g. ``"RAS"``; slices lie across the last.
+            None keeps the file's axes.
+        normalization: see :class:`mixseg.transforms.RescaleIntensity`.
+        intensity_range: for ``"fixed"``, see there.
+        intensity_mean: for ``"fixed"``, see there.
+        intensity_sd: for ``"fixed"``, see there.
+        slice_size: pixels; see :class:`mixseg.transforms.ResizeToSized`.
+        crop_size: (height, width) of the central crop; what a slice lacks repeats its edge, and is
+            unlabeled.
+        spatial_size: (height, width) that the network sees.
+        erosion_rule: see :class:`mixseg.transforms.ScribbleByErosion`.
+        free_negatives: of seeds without background strokes: pixels at ``slice_size`` from every
+            seed beyond which a slice is background, see :class:`mixseg.transforms.FreeNegatives`;
+            ``"auto"`` finds it on the full masks, None does without.
+        weak_label: give full and partial cases a ``weak_label``, the eroded mask, beside ``label``.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_classes: Sequence[str],
+        slice_size: int | Sequence[int],
+        crop_size: Sequence[int],
+        spatial_size: Sequence[int],
+        target_classes: Sequence[int | Sequence[int]] | None = None,
+        unlabeled_value: int | None = None,
+        orientation: str | None = None,
+        normalization: str = "percentile",
+        intensity_range: Sequence[float] = (0.0, 1.0),
+        intensity_mean: float = 0.0,
+        intensity_sd: float = 1.0,
+        erosion_rule: str = "kervadec",
+        free_negatives: float | Literal["auto"] | None = "auto",
+        weak_label: bool = False,
+    ) -> None:
+        super().__init__(
+            source_classes=source_classes,
+            target_classes=target_classes,
+            unlabeled_value=unlabeled_value,
+            orientation=orientation,
+            normalization=normalization,
+            intensity_range=intensity_range,
+            intensity_mean=intensity_mean,
+            intensity_sd=intensity_sd,
+            erosion_rule=erosion_rule,
+            free_negatives=free_negatives,
+            weak_label=weak_label,
+        )
+        self.slice_size = slice_size
+        self.crop_size = tuple(crop_size)
+        self.spatial_size = tuple(spatial_size)
+
+    def _resized(self, size: int | Sequence[int], label_keys: Sequence[str]) -> Any:
+        return ResizeToSized("image", size, label_keys, self.num_classes)
+
+    def _weak_grid(self) -> list[Any]:
+        return [self._resized(self.slice_size, ["label"])]
+
+    def _to_grid(self, *label_keys: str) -> list[Any]:
+        crop = (*self.crop_size, -1)
+        steps: list[Any] = [] if label_keys else [self._resized(self.slice_size, ())]
+        steps.append(ResizeWithPadOrCropd("image", crop, mode="edge"))
+        if label_keys:
+            steps.append(
+                ResizeWithPadOrCropd(
+                    label_keys, crop, constant_values=self.num_classes, allow_missing_keys=True
+                )
+            )
+        return [*steps, self._resized(self.spatial_size, label_keys)]
+
+
+class VolumePreprocessing(_Preprocessing):
+    """Volumes with voxels of one size, for a network in 3D.
+
+    A volume is turned to ``orientation``, its intensities are rescaled, and it is resized to
+    ``spacing``. Masks are eroded into scribbles in the file's own grid.
+
+    Args:
+        source_classes: see :class:`SlicePreprocessing`, as the other arguments that it has, too.
+        spacing: (x, y, z) voxel size in mm.
+        erosion_axis: slices across this axis are eroded; None erodes in 3D.
+        free_negatives: see there, but in voxels of the file's own grid, and in 3D.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_classes: Sequence[str],
+        spacing: Sequence[float],
+        target_classes: Sequence[int | Sequence[int]] | None = None,
+        unlabeled_value: int | None = None,
+        orientation: str | None = "RAS",
+        normalization: str = "zscore",
+        intensity_range: Sequence[float] = (0.0, 1.0),
+        intensity_mean: float = 0.0,
+        intensity_sd: float = 1.0,
+        erosion_rule: str = "kervadec",
+        erosion_axis: int | None = 2,
+        free_negatives: float | Literal["auto"] | None = "auto",
+        weak_label: bool = False,
+    ) -> None:
+        super().__init__(
+            source_classes=source_classes,
+            target_classes=target_classes,
+            unlabeled_value=unlabeled_value,
+            orientation=orientation,
+            normalization=normalization,
+            intensity_range=intensity_range,
+            intensity_mean=intensity_mean,
+            intensity_sd=intensity_sd,
+            erosion_rule=erosion_rule,
+            free_negatives=free_negatives,
+            weak_label=weak_label,
+        )
+        self.slice_axis = erosion_axis
+        self.distance = "volume"
+        self.spacing = tuple(spacing)
+
+    def _to_grid(self, *label_keys: str) -> list[Any]:
+        return [ResizeToSpacingd("image", self.spacing, label_keys, self.num_classes)]
