@@ -2,7 +2,7 @@
 
     python benchmarks/ship_weights.py benchmarks/experiments/acdc_lv_recipe.yaml
 
-The run is the row ``weights`` of the list, which ``python -m benchmarks.compare run`` has trained, selected on
+The run is the row ``weights`` of the list, which ``benchmarks.compare`` has trained, selected on
 the validation split and scored. Writes benchmarks/results/weights/BUNDLE.json, which says where
 the weights come from.
 """

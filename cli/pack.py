@@ -23,7 +23,10 @@ def pack(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Weights; default: models/compact.pt with the overlay, else model.pt."),
+        typer.Option(
+            help="Weights; default: models/compact.pt with the overlay, else those of a training "
+            "in the bundle's folder, eval/models/model.pt, or models/model.pt."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder of the zip.")] = Path("dist"),
     version: Annotated[

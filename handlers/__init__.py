@@ -8,7 +8,7 @@ from mixseg.handlers.history import History
 from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
 from mixseg.handlers.scoring import CaseScorer
-from mixseg.handlers.standard import evaluation_handlers, standard_handlers
+from mixseg.handlers.standard import HandlerGroup, evaluation_handlers, standard_handlers
 from mixseg.handlers.start import start_run
 from mixseg.handlers.stop_with_parent import StopWithParent
 from mixseg.handlers.surfaces import SurfaceCollector
@@ -20,6 +20,7 @@ __all__ = [
     "CaseShare",
     "EvaluationReport",
     "FullCheckpoint",
+    "HandlerGroup",
     "History",
     "LoadWeights",
     "ProgressBar",

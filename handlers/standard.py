@@ -19,7 +19,23 @@ from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import Validation
 from mixseg.handlers.weights import LoadWeights
 
-__all__ = ["evaluation_handlers", "standard_handlers"]
+__all__ = ["HandlerGroup", "evaluation_handlers", "standard_handlers"]
+
+
+class HandlerGroup:
+    """Handlers that are attached one after the other, as one entry of a bundle's list of handlers.
+
+    Args:
+        handlers: each with ``attach``.
+    """
+
+    def __init__(self, handlers: Sequence[Any]) -> None:
+        self.handlers = list(handlers)
+
+    def attach(self, engine: Any) -> None:
+        """Attach each of them."""
+        for handler in self.handlers:
+            handler.attach(engine)
 
 
 def standard_handlers(
@@ -39,7 +55,7 @@ def standard_handlers(
     progress: bool = True,
     extra: Sequence[Any] = (),
     validate: bool = True,
-) -> list[Any]:
+) -> HandlerGroup:
     """Ramps, progress bar, validation, history and checkpoints, in the order that they need.
 
     Args:
@@ -65,7 +81,7 @@ def standard_handlers(
     if not validate:
         evaluator = scorer = None
     ckpt_dir = Path(output_dir) / "models" if ckpt_dir is None else ckpt_dir
-    return [
+    handlers = [
         WeightRamps(objective, ramps or {}, ramp_shape),
         ProgressBar(evaluator=evaluator, key=key_metric, enabled=progress),
         *([Validation(evaluator, val_interval)] if validate else []),
@@ -81,6 +97,7 @@ def standard_handlers(
             resume=resume,
         ),
     ]
+    return HandlerGroup(handlers)
 
 
 def evaluation_handlers(
@@ -94,7 +111,7 @@ def evaluation_handlers(
     seed: int,
     data_hash: str,
     progress: bool = True,
-) -> list[Any]:
+) -> HandlerGroup:
     """Load trained weights, score every case, and write scores and pictures.
 
     Args:
@@ -111,7 +128,7 @@ def evaluation_handlers(
     Returns:
         Handlers for :class:`mixseg.engines.MixedSupervisionEvaluator`.
     """
-    return [
+    handlers = [
         LoadWeights(network, bundle_root, checkpoint, ckpt_dir),
         ProgressBar(enabled=progress),
         scorer,
@@ -119,3 +136,4 @@ def evaluation_handlers(
             output_dir, scorer, configuration=run_settings(), seed=seed, data_hash=data_hash
         ),
     ]
+    return HandlerGroup(handlers)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mixseg.configuration.loading import cause_of, load
 from mixseg.files.provenance import hash_of
+from mixseg.handlers.weights import PLACES
 from mixseg.networks.dual_branch.base import present_names
 
 __all__ = ["Precision", "build_network", "convert", "misfits", "read_weights"]
@@ -119,7 +120,7 @@ def convert(weights: Mapping[str, Tensor], precision: Precision) -> dict[str, Te
 #: Weights that a bundle may hold, in the order in which they are looked for, and the overlay in
 #: configs/ that describes their network.
 _WEIGHTS: dict[str, tuple[str, ...]] = {
-    "models/model.pt": (),
+    **dict.fromkeys(PLACES, ()),
     "models/compact.pt": ("compact.yaml",),
 }
 
@@ -130,9 +131,10 @@ _LARGE_FILES = ("large_files.yml", "large_files.yaml")
 def bundle_weights(folder: Path) -> tuple[Path, list[Path]]:
     """The weights of a bundle, and the overlays to pass after ``inference.yaml`` with them.
 
-    models/model.pt is taken where it is, else models/compact.pt with configs/compact.yaml, else
-    what ``large_files.yml`` names is fetched. A file that ``large_files.yml`` names must have the
-    hash that it states there, whether it was fetched or found.
+    eval/models/model.pt, which a training in the bundle's folder writes, is taken where it is,
+    else models/model.pt, else models/compact.pt with configs/compact.yaml, else what
+    ``large_files.yml`` names is fetched. A file that ``large_files.yml`` names must have the hash
+    that it states there, whether it was fetched or found.
 
     Raises:
         ValueError: there are no weights, they cannot be fetched, or have another hash.

@@ -28,6 +28,7 @@ from mixseg.apps.pack.vendor import (
 from mixseg.configuration.loading import load, overlays
 from mixseg.configuration.yaml_text import set_knobs
 from mixseg.files.atomic import write_bytes_atomic
+from mixseg.handlers.weights import PLACES
 from mixseg.networks.dual_branch.base import present_names
 
 #: The overlay whose knobs a packed bundle has, where there is one and no other is named.
@@ -61,6 +62,9 @@ def pack_bundle(
     chosen = _find_overlay(bundle, overlay)
     if weights is None:
         weights = bundle / "models" / (f"{chosen.stem}.pt" if chosen else "model.pt")
+        own = bundle / PLACES[0]
+        if not chosen and own.is_file():
+            weights = own
         if not weights.is_file():
             raise ValueError(
                 f"there is no '{weights}': train it, or name other weights with --weights FILE "
