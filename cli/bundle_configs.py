@@ -45,7 +45,9 @@ PACKED_FILES = (f"configs/{SCHEMA_NAME}", "models/model.pt", "mixseg/__init__.py
 # Ids that MONAI's workflows look up by themselves.
 _WORKFLOW_IDS = frozenset({"imports", "initialize", "run", "finalize"})
 # What train.yaml and inference.yaml may each say in their own way (network_def is compared).
-_OWN_WORDS = _WORKFLOW_IDS | {"handlers", "network"}
+_OWN_WORDS = _WORKFLOW_IDS | {"handlers", "network", "output_dir"}
+# Arguments of the shared preparation that decide about labels alone.
+_OF_LABELS = ("unlabeled_value", "erosion_rule", "erosion_axis", "free_negatives", "weak_label")
 # Transforms that leave the image itself as it is.
 _NEUTRAL = ("CopyItemsd",)
 #: metadata.json's names of the packages that have keys of their own.
@@ -171,7 +173,8 @@ def check_shared(bundle: Path) -> list[str]:
     """What train.yaml and inference.yaml both say is the same.
 
     Knobs of both, the network (its ``branch`` apart), the inferer, and every step that the image
-    goes through before the network, in training, validation and inference.
+    goes through before the network, in training, validation and inference; of a ``preparation``
+    that all of them share, its arguments.
     """
     train, inference = (
         load(bundle / "configs" / name) for name in ("train.yaml", "inference.yaml")
@@ -187,6 +190,9 @@ def check_shared(bundle: Path) -> list[str]:
     networks = [_without(config["network_def"], "branch") for config in (train, inference)]
     faults += _differences("network_def", *networks)
     faults += _differences("inferer", train["validate"]["inferer"], inference["inferer"])
+    if "preparation" in train:
+        one, other = (_without(c["preparation"], *_OF_LABELS) for c in (train, inference))
+        return faults + _differences("preparation", one, other)
     wanted = _image_steps(inference["preprocessing"])
     for part in ("train", "validate"):
         steps = _image_steps(train[part]["preprocessing"])

@@ -19,6 +19,7 @@ __all__ = ["bundle_weights", "configurations", "find_bundle", "refuse_changed"]
 #: Weights that a bundle may hold, in the order in which they are looked for, and the overlay in
 #: configs/ that describes their network.
 _WEIGHTS: dict[str, tuple[str, ...]] = {
+    "eval/models/model.pt": (),  # of a training in the bundle's folder
     "models/model.pt": (),
     "models/compact.pt": ("compact.yaml",),
 }
@@ -63,8 +64,9 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
 def bundle_weights(folder: Path) -> tuple[Path, list[Path]]:
     """The weights of a bundle, and the overlays to pass after ``inference.yaml`` with them.
 
-    models/model.pt is taken where it is, else models/compact.pt with configs/compact.yaml, else
-    what ``large_files.yml`` names is fetched. A file that ``large_files.yml`` names must have the
+    eval/models/model.pt, which a training has left, is taken where it is, else models/model.pt,
+    else models/compact.pt with configs/compact.yaml, else what ``large_files.yml`` names is
+    fetched. A file that ``large_files.yml`` names must have the
     hash that it states there, whether it was fetched or found.
 
     Raises:
