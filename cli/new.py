@@ -30,6 +30,7 @@ from mixseg.metrics import write_bytes_atomic
 class Method(str, Enum):
     """The values of ``--from``."""
 
+    MIXED = "mixed"
     CONFKD = "confkd"
 
 
@@ -46,7 +47,13 @@ def new(
     datalist: Annotated[
         Path, typer.Option(help="The datalist JSON, see 'mixseg prepare folder' and docs/data.md.")
     ],
-    method: Annotated[Method, typer.Option("--from", help="Method of the bundle.")] = Method.CONFKD,
+    method: Annotated[
+        Method,
+        typer.Option(
+            "--from",
+            help="Method: mixed learns from whatever labels there are; confkd is the papers'.",
+        ),
+    ] = Method.MIXED,
     output: Annotated[
         Path, typer.Option(help="Folder that the bundle's folder is made in.")
     ] = Path("."),
@@ -56,12 +63,12 @@ def new(
     ] = None,
     num_full: Annotated[
         int | None,
-        typer.Option(min=1, help="Patients that keep their full masks; default: all that can."),
+        typer.Option(min=0, help="Patients that keep their full masks; default: all that can."),
     ] = None,
     num_partial: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Further patients, partially labelled: their scribbles, or eroded masks."
+            min=0, help="Further patients, partially labeled: their scribbles, or eroded masks."
         ),
     ] = None,
     device: Annotated[
@@ -83,7 +90,7 @@ def new(
     """Write a bundle for your own data, ready to train.
 
     Classes, image channels, sizes, spacing and intensities are measured on the training cases
-    (never on validation or test cases, nor on masks of cases that count as unlabelled); sizes,
+    (never on validation or test cases, nor on masks of cases that count as unlabeled); sizes,
     batches and the network are fitted to the memory at hand. Each choice is explained where it
     stands, in configs/train.yaml.
 
@@ -94,15 +101,19 @@ def new(
     mixseg new heart --datalist heart.json --dimensions 3 --device cuda --memory 24
 
     mixseg new cells --datalist cells.json --num-full 10 --num-partial 50 --minutes 10
+
+    mixseg new cells --datalist cells.json --from confkd
     """
     with clear_errors():
         folder = output / name
         _check_folder(folder, force)
         loaded = Datalist.load(datalist)
-        drawn, facts = _measure(loaded, datalist, num_full, num_partial, progress=not quiet)
+        drawn, facts = _measure(
+            loaded, datalist, method.value, num_full, num_partial, progress=not quiet
+        )
         dims, why = choose_dimensions(facts, dimensions)
         machine = this_machine(device.value, memory, minutes)
-        plan, notes = _plan(name, dims, datalist, facts, machine, drawn)
+        plan, notes = _plan(name, method.value, dims, datalist, facts, machine, drawn)
         files = bundle_files(plan)
         for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +121,7 @@ def new(
     kind = "pictures" if facts.pictures else {2: "slices (2D)", 3: "volumes (3D)"}[dims]
     console.print(f"{method.value} on {kind}: {why}; for a {machine}", soft_wrap=True)
     console.print(_table(plan))
-    for note in (*_data_notes(facts, folder), *notes):
+    for note in (*_data_notes(facts, folder, method.value), *notes):
         error_console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     console.print(f"wrote {folder}; now fill in docs/data_license.txt there, and train:")
     console.print(
@@ -140,6 +151,7 @@ def _check_folder(folder: Path, force: bool) -> None:
 def _measure(
     datalist: Datalist,
     path: Path,
+    method: str,
     num_full: int | None,
     num_partial: int | None,
     progress: bool,
@@ -147,7 +159,7 @@ def _measure(
     """Whether scribbles are drawn by hand, and what the training cases show.
 
     Raises:
-        ValueError: no training case has a full mask, or the validation split is empty.
+        ValueError: the validation split is empty, or the method cannot learn from these labels.
     """
     if not datalist.validation:
         raise ValueError(
@@ -155,11 +167,9 @@ def _measure(
             "cases with full masks to 'validation'"
         )
     kinds = [entry.supervision for entry in datalist.training]
-    if not datalist.training or all(kind in ("partial", "none", "noisy") for kind in kinds):
-        raise ValueError(
-            f"{path}: no training case has a full mask, and the teacher learns from these alone; "
-            "annotate a few cases in full, and give them supervision 'full'"
-        )
+    usable = ("full", None) if method == "confkd" else ("full", "partial", None)
+    if not any(kind in usable for kind in kinds):
+        raise ValueError(f"{path}: {_NOTHING[method]}")
     # Scribbles are taken where every case that is to be partial has one.
     weak: WeakLabel = "erosion"
     items = select_cases(datalist, None, num_full, num_partial, weak)
@@ -168,31 +178,49 @@ def _measure(
     if eroded and all(entries[item["case_id"]].scribble for item in eroded):
         weak = "drawn"
         items = select_cases(datalist, None, num_full, num_partial, weak)
-    if not any(item["supervision"] == "full" for item in items):
+    masks = any(item["supervision"] == "full" for item in items)
+    if method == "confkd" and not masks:
+        raise ValueError(f"{path}: {_NOTHING[method]}")
+    facts = measure(items, datalist.classes, datalist.unlabeled, progress)
+    if not masks and not facts.background_drawn:
         raise ValueError(
-            f"{path}: no training case has a full mask, and the teacher learns from these alone; "
-            "annotate a few cases in full"
+            f"{path}: no training case has a full mask and no stroke marks background, so nothing "
+            "would teach the network what is none of the classes; annotate one case in full, or "
+            "add strokes of background"
         )
-    return weak == "drawn", measure(items, datalist.classes, datalist.unlabeled, progress)
+    return weak == "drawn", facts
+
+
+_NOTHING = {
+    "mixed": "no training case has a label; annotate a few cases",
+    "confkd": "no training case has a full mask, and the teacher learns from these alone; annotate "
+    "a few cases in full, or leave out --from",
+}
 
 
 def _plan(
-    name: str, dims: int, datalist: Path, facts: DataFacts, machine: Machine, drawn: bool
+    name: str,
+    method: str,
+    dims: int,
+    datalist: Path,
+    facts: DataFacts,
+    machine: Machine,
+    drawn: bool,
 ) -> tuple[Plan, tuple[str, ...]]:
-    sizes = (slice_sizes if dims == 2 else volume_sizes)(facts, machine)
-    intensities, value_range = normalization_choices(facts)
+    sizes = (slice_sizes if dims == 2 else volume_sizes)(facts, machine, method)
+    intensities, value_range = normalization_choices(facts, method, dims)
     choices = [
-        *data_choices(facts, dims),
+        *data_choices(facts, method, dims),
         *intensities,
         *sizes.choices,
-        *supervision_choices(facts, drawn, sizes.schedule),
+        *supervision_choices(facts, method, drawn, sizes.schedule),
     ]
     path = datalist.resolve()
-    plan = Plan(name, dims, path, facts, choices, value_range, sizes.seconds)
+    plan = Plan(name, method, dims, path, facts, choices, value_range, sizes.seconds)
     return plan, sizes.notes
 
 
-def _data_notes(facts: DataFacts, folder: Path) -> list[str]:
+def _data_notes(facts: DataFacts, folder: Path, method: str) -> list[str]:
     notes = []
     if facts.unseen:
         notes.append(
@@ -200,19 +228,21 @@ def _data_notes(facts: DataFacts, folder: Path) -> list[str]:
             "never sees; check the datalist's 'classes' and the labels"
         )
     if not facts.partial:
+        alone = " (the teacher alone, batch_partial 0)" if method == "confkd" else ""
         notes.append(
-            "no training case is partially labelled: the bundle trains the lower bound (the "
-            "teacher alone, batch_partial 0). Scribble on more cases, or try the method on the "
-            "masks that you have with --num-full and --num-partial"
+            f"no training case is partially labeled: the bundle trains the lower bound{alone}. "
+            "Scribble on more cases, or try the method on the masks that you have with --num-full "
+            "and --num-partial"
         )
-    if (folder / "models" / "model.pt").is_file():
-        notes.append(f"{folder / 'models' / 'model.pt'} is of the earlier files: train again")
+    for weights in (folder / "eval" / "models" / "model.pt", folder / "models" / "model.pt"):
+        if weights.is_file():
+            notes.append(f"{weights} is of the earlier files: train again")
     return notes
 
 
 def _table(plan: Plan) -> Table:
     table = Table(title=f"{plan.name}: what was chosen", title_justify="left")
-    table.add_column("knob")
+    table.add_column("setting")
     table.add_column("value", overflow="fold")
     table.add_column("why", overflow="fold")
     for choice in plan.choices:
