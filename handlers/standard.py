@@ -22,6 +22,14 @@ from mixseg.handlers.weights import LoadWeights
 __all__ = ["evaluation_handlers", "standard_handlers"]
 
 
+class _Together(list[Any]):
+    """Handlers that are attached in their order, as one item of a configuration's list."""
+
+    def attach(self, engine: Any) -> None:
+        for handler in self:
+            handler.attach(engine)
+
+
 def standard_handlers(
     *,
     objective: Any,
@@ -60,27 +68,30 @@ def standard_handlers(
         validate: False trains without a validation and keeps the latest weights.
 
     Returns:
-        Handlers for :class:`mixseg.engines.MixedSupervisionTrainer`.
+        Handlers for :class:`mixseg.engines.MixedSupervisionTrainer`; the list can be attached like
+        one of them, because MONAI's tools look for handlers one by one in ``train#handlers``.
     """
     if not validate:
         evaluator = scorer = None
     ckpt_dir = Path(output_dir) / "models" if ckpt_dir is None else ckpt_dir
-    return [
-        WeightRamps(objective, ramps or {}, ramp_shape),
-        ProgressBar(evaluator=evaluator, key=key_metric, enabled=progress),
-        *([Validation(evaluator, val_interval)] if validate else []),
-        History(output_dir, evaluator=evaluator, scorer=scorer),
-        *extra,
-        FullCheckpoint(
-            output_dir,
-            ckpt_dir,
-            evaluator=evaluator,
-            key=key_metric,
-            interval=checkpoint_interval,
-            patience=patience,
-            resume=resume,
-        ),
-    ]
+    return _Together(
+        [
+            WeightRamps(objective, ramps or {}, ramp_shape),
+            ProgressBar(evaluator=evaluator, key=key_metric, enabled=progress),
+            *([Validation(evaluator, val_interval)] if validate else []),
+            History(output_dir, evaluator=evaluator, scorer=scorer),
+            *extra,
+            FullCheckpoint(
+                output_dir,
+                ckpt_dir,
+                evaluator=evaluator,
+                key=key_metric,
+                interval=checkpoint_interval,
+                patience=patience,
+                resume=resume,
+            ),
+        ]
+    )
 
 
 def evaluation_handlers(
