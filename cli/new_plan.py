@@ -101,6 +101,11 @@ def data_choices(facts: DataFacts, method: str, dimensions: int) -> list[Choice]
             Choice("source_classes", list(facts.classes), "what the label files hold"),
             Choice("target_classes", list(range(1, count)), "all of them are segmented"),
         ]
+    if method == "mixed":
+        keep = ("most_probable", "full masks show one connected object a class")
+        if not facts.single:
+            keep = (None, "a class may be several objects")
+        choices.append(Choice("keep_component", *keep))
     if facts.unlabeled != count:
         choices.append(Choice("unlabeled_value", facts.unlabeled, "as the datalist declares"))
     return choices

@@ -122,6 +122,23 @@ def test_intensities_of_images_and_of_objects(tmp_path: Path) -> None:
     assert seen.objects[2:] == pytest.approx((55, math.sqrt((6 * 25 + 2 * 225) / 8)))
 
 
+@pytest.mark.parametrize(
+    ("specks", "single"),
+    [([], True), ([(0, 0, 0)], True), ([(0, y, 0) for y in range(8)], False)],
+)
+def test_one_object_a_class(tmp_path: Path, specks: list[Any], single: bool) -> None:
+    image = np.zeros((12, 12, 6), np.int16)
+    label = np.zeros(image.shape, np.uint8)
+    # 50 voxels that meet at a corner, as one object may: one speck is 2 %, eight are 14 %.
+    label[2:5, 2:5, 1:3], label[5:9, 5:9, 3:5] = 1, 1
+    for place in specks:
+        label[place] = 1
+    entry = {"case_id": "a", "supervision": "full", "erode": False, "patient_id": "a"}
+    entry |= {"image": save(tmp_path / "a.nii", image)}
+    entry |= {"label": save(tmp_path / "l.nii", label)}
+    assert measure([entry], ["background", "a"], 2).single == single
+
+
 def test_nothing_but_training_labels_is_opened(tmp_path: Path) -> None:
     bad = {"image": garbage(tmp_path, "x.nii.gz"), "label": garbage(tmp_path, "y.nii.gz")}
     datalist = write(
@@ -213,7 +230,7 @@ def test_knobs_change_and_comments_stay(simple: Path) -> None:
         name = line.partition(":")[0]
         # Chosen as they were, with another reason.
         again = {"dataset_dir", "in_channels", "normalization", "batch_full", "batch_partial"}
-        again |= {"free_negatives", "features", "epoch_length", "max_epochs"}
+        again |= {"free_negatives", "features", "epoch_length", "max_epochs", "keep_component"}
         if name not in changed | again:
             assert f"\n{line}\n" in own, line
     assert re.search(r"^num_partial: 1 {6,}# further cases, with the labels that the", own, re.M)

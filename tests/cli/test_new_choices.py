@@ -36,6 +36,7 @@ FACTS = DataFacts(
     sizes=(("full", (200, 240, 12)),) * 2 + (("partial", (200, 240, 12)),) * 10,
     seen=frozenset({0, 1, 2}),
     background_drawn=False,
+    single=True,
     intensities=GREY,
 )
 CPU = Machine(cuda=False, memory=8e9, cores=2, host_memory=8e9)
@@ -125,6 +126,8 @@ def test_pictures_of_bytes_by_all_images() -> None:
 @pytest.mark.parametrize(("method", "dims"), [("mixed", 2), ("mixed", 3), ("confkd", 2)])
 def test_classes_of_slices_and_of_volumes(method: str, dims: int) -> None:
     found = values(data_choices(replace(FACTS, channels=3, unlabeled=255), method, dims))
+    if method == "mixed":
+        assert found.pop("keep_component") == "most_probable"
     assert found == {
         "class_names": ["background", "a", "b"],
         "source_classes": ["background", "a", "b"],
@@ -133,6 +136,10 @@ def test_classes_of_slices_and_of_volumes(method: str, dims: int) -> None:
         "unlabeled_value": 255,
     }
     assert set(values(data_choices(FACTS, "confkd", 3))) == {"class_names", "in_channels"}
+
+
+def test_several_objects_of_a_class_are_kept() -> None:
+    assert values(data_choices(replace(FACTS, single=False), "mixed", 2))["keep_component"] is None
 
 
 @pytest.mark.parametrize("method", ["mixed", "confkd"])
