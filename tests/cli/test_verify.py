@@ -99,8 +99,8 @@ Spoil = Callable[[Path], None]
         ),
         (
             check_overlays,
-            lambda b: replace(b / "configs/quickstart.yaml", "num_full:", "num_ful:"),
-            "quickstart.yaml: 'num_ful' is not in train.yaml and nothing reads it",
+            lambda b: (b / "configs/small.yaml").write_text("num_ful: 3\n"),
+            "small.yaml: 'num_ful' is not in train.yaml and nothing reads it",
         ),
         (
             check_style,
