@@ -67,7 +67,7 @@ def _parts(cases: pd.DataFrame, data: str) -> Iterable[tuple[str, pd.DataFrame]]
     """Name and rows of each line: classes, and for ACDC phases and groups of disease."""
     for name, part in cases.groupby("class", sort=False):
         yield str(name), part
-    if data != "acdc":
+    if not data.startswith("acdc"):
         return
     patient = cases["case_id"].str.extract(r"patient(\d+)")[0].astype(int)
     frame = cases["case_id"].str.extract(r"frame(\d+)")[0].astype(int)

@@ -54,7 +54,7 @@ def main() -> None:
         text = path.read_text(encoding="utf-8")
         result = json.loads(text)
         # The lists of ConfKD alone do not name their bundle, whose networks have two branches.
-        if "bundle" not in result or not is_single(result["bundle"]):
+        if "test" not in result or "bundle" not in result or not is_single(result["bundle"]):
             continue
         convert(result)
         converted = json.dumps(result, indent=1) + "\n"

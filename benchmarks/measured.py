@@ -244,6 +244,48 @@ def augmentation_block(root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def seconds_to(curve: list[dict[str, Any]], dice: float) -> float | None:
+    """Training time of the first snapshot whose validation Dice is at least ``dice``, if any."""
+    return next((point["seconds"] for point in curve if point["dice"] >= dice), None)
+
+
+def nnunet_block(root: Path) -> str:
+    """nnU-Net beside the flagship, a line a run; scores of nnU-Net with one component, too."""
+    paths = sorted((root / "benchmarks" / "results" / "nnunet").glob("*.json"))
+    if not paths:
+        return f"nnU-Net beside the flagship: {NOT_RUN}.\n"
+    levels = (0.80, 0.85, 0.90)
+    heads = ["Run", "Cores", "Iterations", "Training [s]", *(f"to {x:.2f} [s]" for x in levels)]
+    heads += ["Peak memory [GB]", "Validation: Dice / HD95", "Test: Dice / HD95"]
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    machines, shared = {}, []
+    for path in paths:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        times = [seconds_to(run["curve"], level) for level in levels]
+        gpu = run.get("peak_gpu_memory_mb")
+        cells = [str(run["cores"]), f"{run['iterations']:,}", f"{run['seconds']:,.0f}"]
+        cells += ["not reached" if t is None else f"{t:,.0f}" for t in times]
+        memory = f"{run['peak_memory_mb'] / 1024:.1f}"
+        cells += [memory + (f" + {gpu / 1024:.1f} of the GPU" if gpu else "")]
+        for branch in run["scores"]["test"]:
+            scores = []
+            for split in ("validation", "test"):
+                (item,) = run["scores"][split][branch].values()
+                dice, distance = item["dice"]["mean"], item["hd95_vox"]["mean"]
+                scores.append(f"{100 * dice:.1f} / {distance:.1f}")
+            name = "" if branch == "main" else f", {branch.partition(', ')[2] or 'as it predicts'}"
+            lines.append(f"| `{path.stem}`{name} | {' | '.join(cells + scores)} |")
+            cells = [""] * len(cells)
+        hardware = run["hardware"]
+        machines[f"{hardware['gpu'] or hardware['cpu']}"] = None
+        if run["load_before"] > 0.5:
+            shared.append(f"`{path.stem}`")
+    lines += ["", f"Dice in %, pooled HD95 in voxels; one seed. Machine: {', '.join(machines)}."]
+    if shared:
+        lines[-1] += f" Beside other work, which slows it: {', '.join(shared)}."
+    return "\n".join(lines) + "\n"
+
+
 #: What the table of costs calls the methods of benchmarks/training_cost.py.
 COSTS = {
     "supervised": "supervised",

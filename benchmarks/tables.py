@@ -5,11 +5,10 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``augmentation``, ``free_negatives``, ``weights`` and
-``shipped_weights`` (on a model card),
-``compared_settings``, ``table_1`` and
-so on for the journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in
-their order; with ``_frames`` behind it, by frame of the heart's cycle.
+``noise``, ``augmentation``, ``free_negatives``, ``nnunet``, ``weights`` and ``shipped_weights``
+(on a model card), ``compared_settings``, ``table_1`` and so on for the journal's tables, or that of
+a list in benchmarks/experiments/, whose rows it shows in their order; with ``_frames`` behind it,
+by frame of the heart's cycle.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from measured import (
     free_negatives_block,
     inference_block,
     measured_block,
+    nnunet_block,
     noise_block,
     training_cost_block,
     tutorial_block,
@@ -47,7 +47,7 @@ from mixseg.cli.compare_tables import Measurements, participating
 from mixseg.cli.quickstart_report import markdown_report
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/*.md", "bundles/*/docs/README.md")
+PAGES = ("README.md", "docs/*.md", "bundles/*/docs/README.md", "benchmarks/*/README.md")
 FIGURES = Path("docs", "figures", "compare")
 #: Block of a page → table of the papers: table_1, table_A1, table_others.
 COMPARED = {f"table_{number.replace('.', '')}": number for number in compare_pages.names()}
@@ -231,6 +231,8 @@ def render(page: Path) -> str:
             text = noise_block(ROOT)
         elif name == "free_negatives":
             text = free_negatives_block(ROOT)
+        elif name == "nnunet":
+            text = nnunet_block(ROOT)
         elif name == "batch_statistics":
             text = batch_statistics_block(ROOT, page)
         elif name == "shipped_weights":

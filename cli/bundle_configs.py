@@ -44,10 +44,8 @@ PACKED_FILES = (f"configs/{SCHEMA_NAME}", "models/model.pt", "mixseg/__init__.py
 
 # Ids that MONAI's workflows look up by themselves.
 _WORKFLOW_IDS = frozenset({"imports", "initialize", "run", "finalize"})
-# What train.yaml and inference.yaml may each say in their own way (network_def is compared).
+# What train.yaml and inference.yaml may each say in their own way; network_def is compared.
 _OWN_WORDS = _WORKFLOW_IDS | {"handlers", "network", "output_dir"}
-# Arguments of the shared preparation that decide about labels alone.
-_OF_LABELS = ("unlabeled_value", "erosion_rule", "erosion_axis", "free_negatives", "weak_label")
 # Transforms that leave the image itself as it is.
 _NEUTRAL = ("CopyItemsd",)
 #: metadata.json's names of the packages that have keys of their own.
@@ -172,9 +170,9 @@ def check_style(bundle: Path) -> list[str]:
 def check_shared(bundle: Path) -> list[str]:
     """What train.yaml and inference.yaml both say is the same.
 
-    Knobs of both, the network (its ``branch`` apart), the inferer, and every step that the image
-    goes through before the network, in training, validation and inference; of a ``preparation``
-    that all of them share, its arguments.
+    Knobs of both, the network (its ``branch`` apart), the inferer, and what the image goes through
+    before the network: the arguments of ``preparation`` that both have, or, where each lists its
+    transforms, every step in training, validation and inference.
     """
     train, inference = (
         load(bundle / "configs" / name) for name in ("train.yaml", "inference.yaml")
@@ -190,9 +188,8 @@ def check_shared(bundle: Path) -> list[str]:
     networks = [_without(config["network_def"], "branch") for config in (train, inference)]
     faults += _differences("network_def", *networks)
     faults += _differences("inferer", train["validate"]["inferer"], inference["inferer"])
-    if "preparation" in train:
-        one, other = (_without(c["preparation"], *_OF_LABELS) for c in (train, inference))
-        return faults + _differences("preparation", one, other)
+    if "preparation" in inference:
+        return faults + _preparation_faults(train, inference)
     wanted = _image_steps(inference["preprocessing"])
     for part in ("train", "validate"):
         steps = _image_steps(train[part]["preprocessing"])
@@ -204,6 +201,27 @@ def check_shared(bundle: Path) -> list[str]:
             continue
         for one, other in zip(steps, wanted, strict=True):
             faults += _differences(f"{part}#preprocessing, {one['_target_']}", one, other)
+    return faults
+
+
+def _preparation_faults(train: dict[str, Any], inference: dict[str, Any]) -> list[str]:
+    """Where the shared preprocessing is not the same object in training and inference."""
+    one, other = (config.get("preparation", {}) for config in (train, inference))
+    shared = [{k: part[k] for k in part if k in one and k in other} for part in (one, other)]
+    faults = _differences("preparation", *shared)
+    faults += [
+        f"preparation: {name} is in inference.yaml and not in train.yaml"
+        for name in other
+        if name not in one
+    ]
+    wanted = {
+        "train.yaml: train#preprocessing": (train["train"], "$@preparation.training("),
+        "train.yaml: validate#preprocessing": (train["validate"], "$@preparation.evaluation"),
+        "inference.yaml: preprocessing": (inference, "$@preparation.inference"),
+    }
+    for place, (part, text) in wanted.items():
+        if not str(part["preprocessing"]).startswith(text):
+            faults.append(f"{place} is {part['preprocessing']!r}, not {text}…")
     return faults
 
 

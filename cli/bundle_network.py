@@ -73,9 +73,10 @@ def check_properties(bundle: Path) -> list[str]:
             _make_up_data(Path(folder), classes, config.get("in_channels", 1))
             overrides = {k: v for k, v in _TINY.items() if k in config} | _narrow(config)
             if "checkpoint" in config:
-                # A bundle may have no weights yet; nothing reads these.
-                overrides["checkpoint"] = str(Path(folder) / "weights.pt")
-                Path(folder, "weights.pt").touch()
+                # What loads them may ask for the file when it is built.
+                weights = build_network(bundle / "configs" / name, _narrow(config)).state_dict()
+                torch.save(weights, Path(folder) / "model.pt")
+                overrides["checkpoint"] = str(Path(folder) / "model.pt")
             workflow = ConfigWorkflow(
                 config_file=str(bundle / "configs" / name),
                 workflow_type=kind,
@@ -96,7 +97,8 @@ def check_network(bundle: Path) -> list[str]:
     leaves out, is compared here, for two sizes and every output of both configurations.
     """
     configs = bundle / "configs"
-    for_n = range(1, 3)
+    # Of some networks the smallest multiple leaves the deepest level one value to normalize.
+    for_n = range(2, 4)
     for n in for_n:
         monai.bundle.verify_net_in_out(
             net_id="network_def",

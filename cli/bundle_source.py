@@ -13,14 +13,14 @@ from monai.apps.utils import SUPPORTED_HASH_TYPES, HashCheckError, download_url
 
 from mixseg.cli.archive import unpack
 from mixseg.cli.checksums import SUMS_NAME, check_sums, sha256_of
+from mixseg.handlers.weights import PLACES
 
 __all__ = ["bundle_weights", "configurations", "find_bundle", "refuse_changed"]
 
 #: Weights that a bundle may hold, in the order in which they are looked for, and the overlay in
 #: configs/ that describes their network.
 _WEIGHTS: dict[str, tuple[str, ...]] = {
-    "eval/models/model.pt": (),  # of a training in the bundle's folder
-    "models/model.pt": (),
+    **dict.fromkeys(PLACES, ()),
     "models/compact.pt": ("compact.yaml",),
 }
 _LARGE_FILES = ("large_files.yml", "large_files.yaml")
@@ -64,10 +64,10 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
 def bundle_weights(folder: Path) -> tuple[Path, list[Path]]:
     """The weights of a bundle, and the overlays to pass after ``inference.yaml`` with them.
 
-    eval/models/model.pt, which a training has left, is taken where it is, else models/model.pt,
-    else models/compact.pt with configs/compact.yaml, else what ``large_files.yml`` names is
-    fetched. A file that ``large_files.yml`` names must have the
-    hash that it states there, whether it was fetched or found.
+    eval/models/model.pt, which a training in the bundle's folder writes, is taken where it is,
+    else models/model.pt, else models/compact.pt with configs/compact.yaml, else what
+    ``large_files.yml`` names is fetched. A file that ``large_files.yml`` names must have the hash
+    that it states there, whether it was fetched or found.
 
     Raises:
         ValueError: there are no weights, they cannot be fetched, or have another hash.

@@ -309,13 +309,13 @@ def others_table(measurements: Measurements) -> str:
     rows = [heads, ["---"] * 4 + ["---:"] * 2]
     compared: list[tuple[Experiment, str, Measured | None]] = []
     for experiment, results in measurements.rows:
-        if (experiment.list_name, experiment.row) in measurements.used:
+        if not results or (experiment.list_name, experiment.row) in measurements.used:
             continue
         found = list(results.values())
         reference = measurements.find(
             experiment.data, str(experiment.profile), experiment.set, REFERENCE[0], {}
         )
-        names = list(found[0]["test"]["scores"]) if found else [""]
+        names = list(found[0]["test"]["scores"])
         compared += [(experiment, b, _compare(found, b, reference)) for b in names]
     tested = corrected([one for _, _, one in compared])
     for (experiment, branch, _), one in zip(compared, tested, strict=True):

@@ -30,6 +30,7 @@ from mixseg.cli.knob_text import set_knobs
 from mixseg.cli.packed_texts import packed_card, packed_config, packed_metadata
 from mixseg.cli.vendor import copy_modules, needed_requirements, reached_modules, write_version
 from mixseg.cli.weights import Precision, build_network, convert, misfits, read_weights
+from mixseg.handlers.weights import PLACES
 from mixseg.metrics import write_bytes_atomic
 from mixseg.networks.base import present_names
 
@@ -53,7 +54,10 @@ def pack(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Weights; default: models/compact.pt with the overlay, else model.pt."),
+        typer.Option(
+            help="Weights; default: models/compact.pt with the overlay, else those of a training "
+            "in the bundle's folder, eval/models/model.pt, or models/model.pt."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder of the zip.")] = Path("dist"),
     version: Annotated[
@@ -111,6 +115,9 @@ def pack_bundle(
     chosen = _find_overlay(bundle, overlay)
     if weights is None:
         weights = bundle / "models" / (f"{chosen.stem}.pt" if chosen else "model.pt")
+        own = bundle / PLACES[0]
+        if not chosen and own.is_file():
+            weights = own
         if not weights.is_file():
             raise ValueError(
                 f"there is no '{weights}': train it, or name other weights with --weights FILE "

@@ -13,7 +13,7 @@ from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
 from mixseg.handlers.report import EvaluationReport
 from mixseg.handlers.scoring import CaseScorer, spacing_mm
-from mixseg.handlers.standard import evaluation_handlers, standard_handlers
+from mixseg.handlers.standard import HandlerGroup, evaluation_handlers, standard_handlers
 from mixseg.handlers.start import start_run
 from mixseg.handlers.surfaces import (
     CaseSurface,
@@ -31,6 +31,7 @@ __all__ = [
     "CaseSurface",
     "EvaluationReport",
     "FullCheckpoint",
+    "HandlerGroup",
     "History",
     "InstanceIndicators",
     "InstancePanel",

@@ -19,14 +19,22 @@ from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import Validation
 from mixseg.handlers.weights import LoadWeights
 
-__all__ = ["evaluation_handlers", "standard_handlers"]
+__all__ = ["HandlerGroup", "evaluation_handlers", "standard_handlers"]
 
 
-class _Together(list[Any]):
-    """Handlers that are attached in their order, as one item of a configuration's list."""
+class HandlerGroup:
+    """Handlers that are attached one after the other, as one entry of a bundle's list of handlers.
+
+    Args:
+        handlers: each with ``attach``.
+    """
+
+    def __init__(self, handlers: Sequence[Any]) -> None:
+        self.handlers = list(handlers)
 
     def attach(self, engine: Any) -> None:
-        for handler in self:
+        """Attach each of them."""
+        for handler in self.handlers:
             handler.attach(engine)
 
 
@@ -47,7 +55,7 @@ def standard_handlers(
     progress: bool = True,
     extra: Sequence[Any] = (),
     validate: bool = True,
-) -> list[Any]:
+) -> HandlerGroup:
     """Ramps, progress bar, validation, history and checkpoints, in the order that they need.
 
     Args:
@@ -68,30 +76,28 @@ def standard_handlers(
         validate: False trains without a validation and keeps the latest weights.
 
     Returns:
-        Handlers for :class:`mixseg.engines.MixedSupervisionTrainer`; the list can be attached like
-        one of them, because MONAI's tools look for handlers one by one in ``train#handlers``.
+        Handlers for :class:`mixseg.engines.MixedSupervisionTrainer`.
     """
     if not validate:
         evaluator = scorer = None
     ckpt_dir = Path(output_dir) / "models" if ckpt_dir is None else ckpt_dir
-    return _Together(
-        [
-            WeightRamps(objective, ramps or {}, ramp_shape),
-            ProgressBar(evaluator=evaluator, key=key_metric, enabled=progress),
-            *([Validation(evaluator, val_interval)] if validate else []),
-            History(output_dir, evaluator=evaluator, scorer=scorer),
-            *extra,
-            FullCheckpoint(
-                output_dir,
-                ckpt_dir,
-                evaluator=evaluator,
-                key=key_metric,
-                interval=checkpoint_interval,
-                patience=patience,
-                resume=resume,
-            ),
-        ]
-    )
+    handlers = [
+        WeightRamps(objective, ramps or {}, ramp_shape),
+        ProgressBar(evaluator=evaluator, key=key_metric, enabled=progress),
+        *([Validation(evaluator, val_interval)] if validate else []),
+        History(output_dir, evaluator=evaluator, scorer=scorer),
+        *extra,
+        FullCheckpoint(
+            output_dir,
+            ckpt_dir,
+            evaluator=evaluator,
+            key=key_metric,
+            interval=checkpoint_interval,
+            patience=patience,
+            resume=resume,
+        ),
+    ]
+    return HandlerGroup(handlers)
 
 
 def evaluation_handlers(
@@ -105,7 +111,7 @@ def evaluation_handlers(
     seed: int,
     data_hash: str,
     progress: bool = True,
-) -> list[Any]:
+) -> HandlerGroup:
     """Load trained weights, score every case, and write scores and pictures.
 
     Args:
@@ -128,7 +134,7 @@ def evaluation_handlers(
     if ckpt_dir is not None and Path(ckpt_dir) == output / "models":
         places = [output / "models", output.resolve().parent / "models"]
         ckpt_dir = next((place for place in places if (place / "model.pt").is_file()), None)
-    return [
+    handlers = [
         LoadWeights(network, bundle_root, checkpoint, ckpt_dir),
         ProgressBar(enabled=progress),
         scorer,
@@ -136,3 +142,4 @@ def evaluation_handlers(
             output_dir, scorer, configuration=run_settings(), seed=seed, data_hash=data_hash
         ),
     ]
+    return HandlerGroup(handlers)

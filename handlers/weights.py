@@ -13,6 +13,9 @@ __all__ = ["LoadWeights", "find_weights"]
 
 logger = logging.getLogger(__name__)
 
+#: Weights in a bundle's folder: those of a training there, then those that it came with.
+PLACES = ("eval/models/model.pt", "models/model.pt")
+
 
 def find_weights(
     bundle_root: str | os.PathLike[str],
@@ -23,10 +26,11 @@ def find_weights(
 
     Args:
         bundle_root: the bundle's folder.
-        checkpoint: a file that is asked for; None looks for ``model.pt`` in ``ckpt_dir``, then for
-            the weights that the bundle came with, ``models/model.pt`` in its folder.
-        ckpt_dir: where a training left its weights; None for ``eval/models`` in the bundle's
-            folder. Another folder is the only one to be looked into.
+        checkpoint: a file that is asked for; None looks for ``eval/models/model.pt``, which a
+            training in the bundle's folder writes, then for ``models/model.pt``, which the bundle
+            came with.
+        ckpt_dir: another folder with a training's ``model.pt``, the only place to look then; None
+            and the folders of these two files are the same.
 
     Raises:
         ValueError: there is none; says how to get one.
@@ -36,18 +40,19 @@ def find_weights(
         if not Path(checkpoint).is_file():
             raise ValueError(f"there is no '{checkpoint}': give the weights with --checkpoint")
         return Path(checkpoint)
-    own = root / "eval" / "models"
-    places = [own, root / "models"]
-    if ckpt_dir is not None and Path(ckpt_dir).resolve() != own.resolve():
-        places = [Path(ckpt_dir)]
-    for path in (place / "model.pt" for place in places):
+    places = [root / place for place in PLACES]
+    if ckpt_dir is not None:
+        other = Path(ckpt_dir) / places[0].name
+        if other.resolve() not in [path.resolve() for path in places]:
+            if other.is_file():
+                return other
+            raise ValueError(
+                f"there is no '{other}': give the folder that a training wrote to with "
+                "--ckpt_dir, or a file of weights with --checkpoint"
+            )
+    for path in places:
         if path.is_file():
             return path
-    if places[0] != own:
-        raise ValueError(
-            f"there is no '{places[0] / 'model.pt'}': give the folder that a training wrote to "
-            "with --ckpt_dir, or a file of weights with --checkpoint"
-        )
     raise ValueError(
         f"'{root.resolve().name}' has no trained weights: train it in its folder with 'python -m "
         "monai.bundle run training --config_file configs/train.yaml --dataset_dir DATA', or use "

@@ -242,8 +242,10 @@ def training_overrides(
         handlers = [h for h in handlers if not _is(h, "Validation")]
         for handler in handlers:
             handler.update({name: None for name in ("evaluator", "scorer") if name in handler})
+            if _is(handler, "standard_handlers"):
+                handler["validate"] = False
         for step in initialize:
-            if _is(step, "check_cases"):
+            if _is(step, "check_cases") or _is(step, "start_run"):
                 step.pop("validation", None)
     if settings.pretrained and not resuming:
         handlers.insert(
@@ -262,8 +264,11 @@ def training_overrides(
         "evaluator": evaluator,
         "key": "@validate#key_metric",
     }
-    place = next(i for i, h in enumerate(handlers) if _is(h, "FullCheckpoint"))
-    handlers.insert(place, status)
+    if standard := [h for h in handlers if _is(h, "standard_handlers")]:
+        standard[0]["extra"] = [*standard[0].get("extra", ()), status]
+    else:
+        place = next(i for i, h in enumerate(handlers) if _is(h, "FullCheckpoint"))
+        handlers.insert(place, status)
     if SERVER_VARIABLE in os.environ:
         # The server may be gone before the first iteration: it says itself who it is.
         parent = int(os.environ[SERVER_VARIABLE])

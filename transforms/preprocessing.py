@@ -82,7 +82,7 @@ class _Preprocessing:
 
     def _label_classes(self) -> list[Any]:
         """A file's label values as 0…C−1 and C for unlabeled, of the classes to segment."""
-        known = {"num_classes": self.num_source_classes, "allow_missing_keys": True}
+        known: dict[str, Any] = {"num_classes": self.num_source_classes, "allow_missing_keys": True}
         return [
             ConvertUnlabeledd("label", unlabeled_value=self.unlabeled_value, **known),
             MaskUnannotatedClassesd("label", **known),
@@ -91,7 +91,7 @@ class _Preprocessing:
 
     def _weak_labels(self, radius: float | None) -> list[Any]:
         """Scribbles in the place of the masks of cases that are used as partially labeled."""
-        erosion = {
+        erosion: dict[str, Any] = {
             "num_classes": self.num_classes,
             "rule": self.erosion_rule,
             "slice_axis": self.slice_axis,

@@ -62,7 +62,8 @@ class ResizeLabel(Transform):
                 shares = _average(shares, axis, size)
             # Where classes cover equal parts, the lowest and the highest of them win in turn: a
             # fixed order would shrink every object, or grow it, by half a voxel.
-            turn = sum(torch.meshgrid(*map(torch.arange, spatial_size), indexing="ij")) % 2
+            places = torch.meshgrid(*map(torch.arange, spatial_size), indexing="ij")
+            turn = torch.stack(places).sum(dim=0) % 2
             shares *= 1 + _TIE / self.num_classes * (2 * turn - 1).to(shares) * classes
             best, index = shares.max(dim=0, keepdim=True)
             out = torch.where(best > 0, index, self.num_classes).to(torch.uint8)

@@ -11,10 +11,17 @@ cd "$(dirname "$0")/../.."
 acdc=${1:?usage: benchmarks/gpu/pack.sh ACDC_FOLDER [LA_FOLDER]}
 la=${2:-}
 mkdir -p .gpu/wheels
-python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
-  --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
-  --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-  --dest .gpu/wheels --requirement benchmarks/gpu/requirements.txt
+wheels() { # what is after it: requirements
+  python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+    --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
+    --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest .gpu/wheels "$@"
+}
+wheels --requirement benchmarks/gpu/requirements.txt
+# For nnunet.sh; acvl-utils, which is Python alone, comes without a wheel.
+wheels --requirement <(grep -v ^acvl-utils benchmarks/nnunet/requirements.txt) \
+  --requirement <(grep ^scikit-image requirements.txt) imageio lazy-loader tifffile
+python3 -m pip wheel --quiet --no-deps --wheel-dir .gpu/wheels \
+  "$(grep ^acvl-utils benchmarks/nnunet/requirements.txt)"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

@@ -43,7 +43,7 @@ PARAMETERS = {
 OF_THE_OBJECTIVE = {"wbc_selfcorrecting": 31_043_651 + 3 * 64 * 9, "wbc_ficklenet": 2 * 1025}
 SMALL_NETWORK = {"features": [4, 8, 16], "slice_size": [32, 32]}
 COMMON = {"device": "cpu", "progress": False}
-WBC = sorted(path.name for path in BUNDLES.glob("wbc_*"))
+WBC = sorted(path.parents[1].name for path in BUNDLES.glob("wbc_*/configs/deeplab.yaml"))
 
 
 def parsed(name: str, *overlays: str, **overrides: Any) -> ConfigParser:

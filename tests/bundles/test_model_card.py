@@ -13,6 +13,8 @@ from mixseg.handlers.command_line import unknown_options
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(p.name for p in BUNDLES.iterdir() if (p / "configs").is_dir())
+FLAGSHIP = [name for name in NAMES if name.endswith("_mixed")]
+PAPERS = [name for name in NAMES if name not in FLAGSHIP]
 #: Start of a bundle's name → commands on its card that run it.
 COMMANDS = {"acdc_lv": 7, "la": 8, "wbc": 6}
 #: Bundles whose card has tables of results, and the lists that these come from.
@@ -33,8 +35,10 @@ def card(bundle: Path) -> str:
 def test_every_knob_is_listed_with_its_default(card: str, bundle: Path) -> None:
     content = yaml.safe_load((bundle / "configs" / "train.yaml").read_text(encoding="utf-8"))
     names = list(content)
-    knobs = names[names.index("bundle_root") : names.index("datalist_content")]
-    table = card[card.index("## Knobs") : card.index("## Results")]
+    flagship = bundle.name in FLAGSHIP
+    end, heading = ("num_classes", "## Settings") if flagship else ("datalist_content", "## Knobs")
+    knobs = names[names.index("bundle_root") : names.index(end)]
+    table = card[card.index(heading) : card.index("## Results")]
     listed = re.findall(r"^\| `(\w+)` \| `(.+?)` \| \S", table, re.MULTILINE)
     # A default that is quoted for YAML's sake stands without the quotes.
     assert [(name, yaml.safe_load(value)) for name, value in listed] == [
@@ -49,7 +53,7 @@ def test_every_command_names_known_knobs_and_files(
     blocks = re.findall(r"```bash\n(.*?)```", card, re.DOTALL)
     commands = "".join(blocks).replace("\\\n", " ").splitlines()
     runs = [line for line in commands if "monai.bundle run" in line]
-    assert len(runs) >= COMMANDS[bundle.name.rpartition("_")[0]]
+    assert len(runs) >= (3 if bundle.name in FLAGSHIP else COMMANDS[bundle.name.rpartition("_")[0]])
     for line in runs:
         words = shlex.split(line)
         assert unknown_options(words[words.index("monai.bundle") + 1 :]) == {}, line
@@ -76,10 +80,18 @@ def test_the_papers_rows_are_those_of_the_family(name: str) -> None:
         assert "| Row | Method |" in block
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in TABLES])
+@pytest.mark.parametrize("name", [name for name in PAPERS if name not in TABLES])
 def test_a_card_without_results_says_so(name: str) -> None:
     card = (BUNDLES / name / "docs" / "README.md").read_text(encoding="utf-8")
     results = card[card.index("## Results") : card.index("## Known limits")]
     assert results.startswith("## Results\n\nNot run yet with the settings of this bundle.")
     assert "**No weights are shipped**" in card
     assert not list((BUNDLES / name).glob("models/*"))
+
+
+@pytest.mark.parametrize("name", FLAGSHIP)
+def test_a_flagships_card_says_whether_weights_ship(name: str) -> None:
+    card = (BUNDLES / name / "docs" / "README.md").read_text(encoding="utf-8")
+    ship = (BUNDLES / name / "models" / "model.pt").is_file()
+    assert ("<!-- begin:shipped_weights -->" in card) == ship
+    assert ("**No weights are shipped**" in card) == (not ship)

@@ -192,15 +192,21 @@ def test_sisters_arrive_infer_and_train(dataset: str, tmp_path: Path) -> None:
     ]
     for at, name in zip(folders, names, strict=True):
         assert len(list((at / "masks").iterdir())) == 5, name
+        # A flagship's training leaves the weights of the bundle alone and writes into its run.
+        trained = "run" if name.endswith("_mixed") else name
         before, after = (
-            read_weights(at / path) for path in ("packed.pt", f"{name}/models/model.pt")
+            read_weights(at / path) for path in ("packed.pt", f"{trained}/models/model.pt")
         )
         assert misfits(build_network(at / name / "configs" / "train.yaml", {}), after) == [], name
         assert any(not torch.equal(after[key].to(v.dtype), v) for key, v in before.items()), name
         assert (at / "run" / "checkpoint.pt").is_file(), name
         # Nothing else of the folder was touched, and nothing left in it.
-        (fault,) = check_sums(at / name)
-        assert fault.startswith("models/model.pt is not the file that was packed"), name
+        faults = check_sums(at / name)
+        if trained == "run":
+            assert faults == [], name
+        else:
+            (fault,) = faults
+            assert fault.startswith("models/model.pt is not the file that was packed"), name
 
 
 def test_the_release_on_github(

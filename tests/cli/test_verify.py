@@ -143,6 +143,41 @@ def test_a_spoilt_bundle_is_named(
     assert message in " ".join(faults)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        (
+            "inference",
+            "crop_size: '@crop_size'",
+            "crop_size: '@spatial_size'",
+            "preparation: crop_size is '@crop_size' in train.yaml and '@spatial_size' in inference",
+        ),
+        (
+            "inference",
+            "  slice_size: '@slice_size'",
+            "  slice_size: '@slice_size'\n  erosion_rule: kervadec",
+            "preparation: erosion_rule is in inference.yaml and not in train.yaml",
+        ),
+        (
+            "train",
+            "preprocessing: $@preparation.evaluation",
+            "preprocessing: $@preparation.training([])",
+            "validate#preprocessing is '$@preparation.training([])', not $@preparation.evaluation",
+        ),
+        ("inference", "slice_size: 256", "slice_size: 250", "slice_size is 256 in train.yaml and"),
+        ("train", "norm: '@norm'", "norm: batch", "network_def: norm is 'batch' in train.yaml"),
+    ],
+    ids=["argument", "further argument", "another side of it", "setting", "network"],
+)
+def test_shared_preprocessing_is_compared(
+    tmp_path: Path, name: str, old: str, new: str, message: str
+) -> None:
+    copy = Path(shutil.copytree(BUNDLE.with_name("acdc_lv_mixed"), tmp_path / "spoilt"))
+    assert check_shared(copy) == []
+    replace(copy / "configs" / f"{name}.yaml", old, new)
+    assert message in " ".join(check_shared(copy))
+
+
 def test_a_failed_check_ends_the_command_with_an_error(copy: Path) -> None:
     metadata = json.loads((copy / "configs" / "metadata.json").read_text())
     del metadata["network_data_format"]

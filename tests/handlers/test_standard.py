@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 
 from mixseg.handlers import (
     FullCheckpoint,
+    HandlerGroup,
     History,
     ProgressBar,
     Validation,
@@ -46,10 +47,9 @@ class Counter:
         self.count = state["count"]
 
 
-def train(make_trainer: Factory, handlers: Sequence[Any], epochs: int = 3) -> Any:
+def train(make_trainer: Factory, handlers: HandlerGroup, epochs: int = 3) -> Any:
     trainer = make_trainer(max_epochs=epochs)
-    for handler in handlers:
-        handler.attach(trainer)
+    handlers.attach(trainer)
     trainer.run()
     return trainer
 
@@ -102,7 +102,7 @@ def test_a_training_without_validation(
         key_metric="val_dice_student",
         validate=False,
     )
-    assert not any(isinstance(handler, Validation) for handler in handlers)
+    assert not any(isinstance(handler, Validation) for handler in handlers.handlers)
     trainer = train(make_trainer, handlers)
     assert evaluator.epochs == []
     model = torch.load(tmp_path / "elsewhere" / "model.pt", weights_only=True)
@@ -143,7 +143,7 @@ def test_every_handler_is_there_in_its_order(tmp_path: Path) -> None:
     kinds = [WeightRamps, ProgressBar, Validation, History, Counter, FullCheckpoint]
     handlers = standard_handlers(**settings(tmp_path), evaluator=Engine(lambda e, b: None),
                                  extra=[extra])  # fmt: skip
-    assert [type(handler) for handler in handlers] == kinds
+    assert [type(handler) for handler in handlers.handlers] == kinds
 
 
 def test_evaluation_loads_the_runs_weights_and_records_the_settings(
@@ -169,11 +169,11 @@ def test_evaluation_loads_the_runs_weights_and_records_the_settings(
         data_hash="abc",
         progress=False,
     )
-    report = handlers[-1]
+    *_, report = handlers.handlers
     assert report.configuration == {"lr": 0.1, "split": "validation"}
     assert (report.seed, report.data_hash) == (3, "abc")
     engine = Engine(lambda engine, batch: None)
-    handlers[0].attach(engine)
+    handlers.handlers[0].attach(engine)
     engine.run([0])
     assert network.weight.item() == 4
     assert json.dumps(report.configuration)
@@ -196,7 +196,7 @@ def test_weights_of_the_run_around_the_folder_of_scores(tmp_path: Path) -> None:
             progress=False,
         )
         engine = Engine(lambda engine, batch: None)
-        handlers[0].attach(engine)
+        handlers.handlers[0].attach(engine)
         engine.run([0])
         return float(network.weight.item())
 

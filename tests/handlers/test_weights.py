@@ -26,6 +26,7 @@ def test_the_order_of_places(tmp_path: Path) -> None:
     own = weights(tmp_path / "eval" / "models" / "model.pt", 2)
     assert find_weights(tmp_path) == own
     assert find_weights(tmp_path, ckpt_dir=f"{tmp_path}/./eval/models") == own
+    assert find_weights(tmp_path, ckpt_dir=tmp_path / "models") == own
     other = weights(tmp_path / "run" / "models" / "model.pt", 3)
     assert find_weights(tmp_path, ckpt_dir=other.parent) == other
     assert find_weights(tmp_path, other, tmp_path) == other

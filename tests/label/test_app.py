@@ -60,6 +60,8 @@ def test_a_label_survives_another_process_that_writes_the_datastore(tmp_path: Pa
     [
         ("acdc_lv_confkd", {"features": [2, 4, 8], "slice_size": [32, 32]}),
         ("la_confkd", {"features": [2, 4, 8], "crop_size": [16, 16, 16], "spacing": [1, 1, 2]}),
+        ("acdc_lv_mixed", {"features": [2, 4, 4], "crop_size": [32, 32], "spatial_size": [16, 16]}),
+        ("la_mixed", {"features": [2, 4, 4], "crop_size": [16, 16, 16], "spacing": [1, 1, 2]}),
     ],
 )
 def test_the_mask_is_the_scan_s_grid_and_the_entropy_a_share(

@@ -26,7 +26,10 @@ TINY: dict[str, Any] = {
     "batch_partial": 2,
     "val_interval": 1,
 }
-Make = Callable[[str], tuple[Path, Path]]
+FLAGSHIP = BUNDLE.with_name("acdc_lv_mixed")
+#: Knobs of its own in place of those of TINY.
+FLAGSHIP_TINY = {**TINY, "features": [4, 8, 8], "crop_size": [32, 32], "spatial_size": [32, 32]}
+Make = Callable[..., tuple[Path, Path]]
 
 
 def settings(**options: Any) -> Any:
@@ -68,9 +71,10 @@ def scribble() -> np.ndarray:
 def make(tmp_path: Path) -> Make:
     """A model and a folder of studies: one complete mask, one scribble, one scan without."""
 
-    def build(name: str) -> tuple[Path, Path]:
+    def build(name: str, bundle: Path = BUNDLE) -> tuple[Path, Path]:
         folder, studies = tmp_path / name / "model", tmp_path / name / "studies"
-        model_folder.make_model_folder(BUNDLE, folder, None, (), TINY)
+        knobs = TINY if bundle == BUNDLE else FLAGSHIP_TINY
+        model_folder.make_model_folder(bundle, folder, None, (), knobs)
         submit(studies, {"a": scan(0)[1], "b": scribble(), "c": None})
         return folder, studies
 
@@ -90,18 +94,20 @@ def differ(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list
     return [name for name in one if not torch.equal(one[name], other[name])]
 
 
+@pytest.mark.parametrize("bundle", [BUNDLE, FLAGSHIP], ids=lambda path: path.name)
 def test_a_killed_training_goes_on_to_the_same_weights(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
-    whole, studies = make("whole")
+    whole, studies = make("whole", bundle)
     before = weights(whole)
     run = training.train_model(whole, studies, settings(), "")
     status = training.read_status(whole)
     assert (status["status"], status["epoch"], status["total_epochs"]) == ("done", 4, 4)
     assert epochs(run) == [1, 2, 3, 4]
-    assert "student" in "".join(differ(before, weights(whole)))
+    trained = "student" if bundle == BUNDLE else "main"
+    assert trained in "".join(differ(before, weights(whole)))
 
-    cut, studies = make("cut")
+    cut, studies = make("cut", bundle)
     monkeypatch.setenv(training.SERVER_VARIABLE, "1")
 
     def gone(self: StopWithParent, engine: Any) -> None:
@@ -146,17 +152,19 @@ def test_from_random_weights_where_pretrained_is_off(make: Make) -> None:
     assert any(v.is_floating_point() and v.abs().max() > 0.01 for v in state.values())
 
 
-def test_complete_cases_validate_and_the_best_weights_are_kept(make: Make) -> None:
-    folder, studies = make("m")
+@pytest.mark.parametrize("bundle", [BUNDLE, FLAGSHIP], ids=lambda path: path.name)
+def test_complete_cases_validate_and_the_best_weights_are_kept(make: Make, bundle: Path) -> None:
+    folder, studies = make("m", bundle)
+    metric = "val_dice_student" if bundle == BUNDLE else "val_dice_main"
     labels: dict[str, np.ndarray | None] = {f"f{i}": scan(i)[1] for i in range(5)}
     submit(studies, {**labels, "s": scribble()})
     run = training.train_model(folder, studies, settings(max_epochs=2), "")
     datalist = json.loads((run / "datalist.json").read_text())
     assert [len(datalist[name]) for name in ("training", "validation")] == [5, 1]
     status = training.read_status(folder)
-    assert status["eval"]["key_metric_name"] == "val_dice_student"
+    assert status["eval"]["key_metric_name"] == metric
     with (run / "history.csv").open() as file:
-        dice = [float(row["val_dice_student"]) for row in csv.DictReader(file)]
+        dice = [float(row[metric]) for row in csv.DictReader(file)]
     assert len(dice) == 2
     assert status["best_metric"] == pytest.approx(max(dice))
     best = torch.load(run / "checkpoint.pt", weights_only=True)["handlers"]["selection"]

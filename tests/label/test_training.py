@@ -16,6 +16,7 @@ from mixseg.label_app import training
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ("acdc_lv_confkd", "la_confkd")
+FLAGSHIPS = ("acdc_lv_mixed", "la_mixed")
 
 
 def train_yaml(bundle: str) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def test_what_slicer_sends_is_understood() -> None:
         training.settings_of({"max_epochs": "4"}, train, "cpu")
 
 
-@pytest.mark.parametrize("bundle", BUNDLES)
+@pytest.mark.parametrize("bundle", [*BUNDLES, *FLAGSHIPS])
 def test_weights_of_now_are_loaded_first_and_strictly(bundle: str, tmp_path: Path) -> None:
     handlers = overrides(bundle, tmp_path)["train#handlers"]
     assert handlers[0] == {
@@ -95,6 +96,24 @@ def test_the_status_is_known_before_it_is_checkpointed(
     monkeypatch.setenv("MIXSEG_LABEL_SERVER", "77")
     last = overrides(bundle, tmp_path)["train#handlers"][-1]
     assert last == {"_target_": "mixseg.handlers.label_server.StopWithParent", "parent": 77}
+
+
+@pytest.mark.parametrize("bundle", FLAGSHIPS)
+def test_the_block_of_standard_handlers_is_told(bundle: str, tmp_path: Path) -> None:
+    """What the flagship's bundles list as one entry takes the status, and leaves validation out."""
+    some, none = (overrides(bundle, tmp_path, validates=v)["train#handlers"] for v in (True, False))
+    for handlers, evaluator in ((some, "@validate#evaluator"), (none, None)):
+        assert names(handlers) == ["CheckpointLoader", "standard_handlers"]
+        (status,) = handlers[1]["extra"]
+        assert names([status]) == ["TrainingStatus"]
+        assert status["evaluator"] == handlers[1]["evaluator"] == evaluator
+        assert handlers[1].get("validate", True) == (evaluator is not None)
+    assert "@validate#evaluator" not in json.dumps(none)
+    assert "@validate#scorer" not in json.dumps(none)
+    steps = overrides(bundle, tmp_path, validates=False)["initialize"]
+    assert names(steps) == ["start_command", "start_run"]
+    assert "training" in steps[1]
+    assert "validation" not in steps[1]
 
 
 def test_folders_and_knobs(tmp_path: Path) -> None:
