@@ -154,8 +154,8 @@ def test_a_spoilt_bundle_is_named(
         ),
         (
             "inference",
-            "  slice_size: '@slice_size'",
-            "  slice_size: '@slice_size'\n  erosion_rule: kervadec",
+            "slice_size: '@slice_size',",
+            "slice_size: '@slice_size', erosion_rule: kervadec,",
             "preparation: erosion_rule is in inference.yaml and not in train.yaml",
         ),
         (
