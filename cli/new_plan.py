@@ -102,10 +102,9 @@ def data_choices(facts: DataFacts, method: str, dimensions: int) -> list[Choice]
             Choice("target_classes", list(range(1, count)), "all of them are segmented"),
         ]
     if method == "mixed":
-        keep = ("most_probable", "full masks show one connected object a class")
-        if not facts.single:
-            keep = (None, "a class may be several objects")
-        choices.append(Choice("keep_component", *keep))
+        single = Choice("keep_component", "most_probable", "full masks show one object a class")
+        several = Choice("keep_component", None, "a class may be several objects: all are kept")
+        choices.append(single if facts.single else several)
     if facts.unlabeled != count:
         choices.append(Choice("unlabeled_value", facts.unlabeled, "as the datalist declares"))
     return choices
