@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from mixseg.cli.weights import build_network
+from mixseg.apps.bundle.weights import build_network
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_VENTRICLE = 3

@@ -32,7 +32,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from trainer_overhead import timed
 
-from mixseg.metrics import environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
 from mixseg.networks import DualBranchDynUNet
 from mixseg.transforms import BatchAugmentation
 

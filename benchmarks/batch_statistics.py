@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
-from mixseg.metrics import environment
+from mixseg.files.provenance import environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mixseg.metrics import write_bytes_atomic
+from mixseg.files.atomic import write_bytes_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -18,8 +18,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mixseg.cli.compare_list import Experiment, experiments
-from mixseg.cli.compare_results import Result, read_results
+from compare.list import Experiment, experiments
+from compare.results import Result, read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 # Okabe and Ito's colours, then the same again with other dashes.

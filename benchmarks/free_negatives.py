@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from mixseg.data import find_datalist, select_cases
-from mixseg.data.reading import open_volume
-from mixseg.metrics import environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
+from mixseg.files.reading import open_volume
 from mixseg.transforms import (
     SelectClasses,
     free_negatives,

@@ -22,14 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from mixseg.metrics import (
-    dice_coefficient,
-    environment,
-    hd95_pooled,
-    strict_json,
-    surface_voxels,
-    write_bytes_atomic,
-)
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
+from mixseg.metrics import dice_coefficient, hd95_pooled, surface_voxels
 
 SHAPE = (180, 140, 88)
 TARGET_SECONDS = 0.2

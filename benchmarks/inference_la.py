@@ -42,10 +42,12 @@ from monai.data import MetaTensor
 from monai.transforms import Invertd, LoadImage
 from torch import Tensor, nn
 
-from mixseg.cli.export import read_knobs
+from mixseg.configuration.settings import read_settings
 from mixseg.data import find_datalist, split_cases
 from mixseg.engines import VolumeInferer
-from mixseg.metrics import dice_coefficient, environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
+from mixseg.metrics import dice_coefficient
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW, STRIDE = (112, 112, 80), (18, 18, 4)
@@ -108,7 +110,7 @@ def read_config(arguments: argparse.Namespace) -> ConfigParser:
     """The bundle's configuration at the scale that is asked for, with the user's knobs."""
     parser = ConfigParser()
     parser.read_config(arguments.config)
-    knobs = read_knobs(arguments.knobs, parser.get())
+    knobs = read_settings(arguments.knobs, parser.get())
     parser.update({"device": "cpu", **knobs})
     spacing = parser.get_parsed_content("spacing")
     parser.update({"spacing": [side / arguments.scale for side in spacing]})

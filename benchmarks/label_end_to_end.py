@@ -35,7 +35,8 @@ from label_server import Case, Log, Server, check, is_locked, load, sha256, wait
 from monai.bundle import ConfigParser
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from mixseg.metrics import environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SCANS = 6

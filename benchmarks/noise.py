@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from monai.data.image_reader import PILReader
 
-from mixseg.metrics import dice_coefficient, environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
+from mixseg.metrics import dice_coefficient
 from mixseg.transforms import NoisyLabel
 from mixseg.transforms.noisy_labels import KINDS
 

@@ -24,8 +24,9 @@ import matplotlib
 import nibabel as nib
 import numpy as np
 
-from mixseg.data.datalist import data_hash, find_datalist
-from mixseg.data.phantom import phantom_patient
+from mixseg.data.datalist import data_hash
+from mixseg.data.find import find_datalist
+from mixseg.data.phantom.dataset import phantom_patient
 from mixseg.data.subset import split_cases
 
 matplotlib.use("Agg")

@@ -34,7 +34,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mixseg.metrics import environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SLICES = 32, 4

@@ -2,7 +2,7 @@
 
     python benchmarks/ship_weights.py benchmarks/experiments/acdc_lv_recipe.yaml
 
-The run is the row ``weights`` of the list, which ``mixseg compare run`` has trained, selected on
+The run is the row ``weights`` of the list, which ``benchmarks.compare`` has trained, selected on
 the validation split and scored. Writes benchmarks/results/weights/BUNDLE.json, which says where
 the weights come from.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from mixseg.cli.weights import build_network, read_weights
-from mixseg.metrics import write_bytes_atomic
+from mixseg.apps.bundle.weights import build_network, read_weights
+from mixseg.files.atomic import write_bytes_atomic
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROW = "weights"

@@ -1,6 +1,7 @@
 r"""Dice of the networks that SSCO trains side by side, one by one and as means.
 
-    mixseg compare run benchmarks/experiments/compare_acdc_cpu.yaml --row ssco --keep \
+    python -m benchmarks.compare run benchmarks/experiments/compare_acdc_cpu.yaml --row ssco \
+        --keep \
       --dataset_dir ACDC --work runs
     python benchmarks/ssco_prediction.py --dataset_dir ACDC --work runs
 
@@ -19,11 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixseg.cli.bundle_configs import read_parser
-from mixseg.cli.bundle_source import find_bundle
-from mixseg.cli.compare_list import Experiment, experiments
-from mixseg.cli.compare_steps import outputs
-from mixseg.metrics import environment, strict_json, write_bytes_atomic
+from compare.list import Experiment, experiments
+from compare.steps import outputs
+from mixseg.apps.bundle.find import find_bundle
+from mixseg.configuration.loading import read_parser
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
 from mixseg.networks import ensemble_logits
 
 ROOT = Path(__file__).resolve().parents[1]

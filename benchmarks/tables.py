@@ -37,14 +37,14 @@ from measured import (
     tutorial_block,
     weights_block,
 )
-from study_tables import labels_of, own_branch, settings_block, study_block
 
-from mixseg.cli import compare_pages
-from mixseg.cli.compare_list import Experiment, SetN, experiments, read_list, set_of
-from mixseg.cli.compare_published import branch_pairs, load_published
-from mixseg.cli.compare_results import Result, mean_sd, read_results
-from mixseg.cli.compare_tables import Measurements, participating
-from mixseg.cli.quickstart_report import markdown_report
+from compare import pages as compare_pages
+from compare.list import Experiment, SetN, experiments, read_list, set_of
+from compare.published import branch_pairs, load_published
+from compare.results import Result, mean_sd, read_results
+from compare.study_tables import labels_of, own_branch, settings_block, study_block
+from compare.tables import Measurements, participating
+from mixseg.apps.quickstart.report import markdown_report
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/*.md", "bundles/*/docs/README.md", "benchmarks/*/README.md")

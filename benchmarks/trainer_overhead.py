@@ -28,8 +28,9 @@ import torch
 from ignite.engine import Events
 
 from mixseg.engines import MixedSupervisionTrainer
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
 from mixseg.handlers import History, ProgressBar, WeightRamps
-from mixseg.metrics import environment, strict_json, write_bytes_atomic
 from mixseg.networks import DualBranchUNet, DualBranchVNet
 from mixseg.objectives import ConfKD
 

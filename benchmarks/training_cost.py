@@ -26,8 +26,9 @@ from typing import Any
 import torch
 from trainer_overhead import timed
 
-from mixseg.cli.bundle_configs import read_parser
-from mixseg.metrics import environment, strict_json, write_bytes_atomic
+from mixseg.configuration.loading import read_parser
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Name → bundle and knobs; the first one is the reference.

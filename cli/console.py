@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.rule import Rule
 from rich.table import Table
 
 from mixseg.data.datalist import SPLITS, Datalist
@@ -17,11 +19,34 @@ console = Console()
 error_console = Console(stderr=True)
 
 
+class _Notes(logging.Handler):
+    """Prints what the rooms below log as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        error_console.print(f"[yellow]note:[/] {escape(record.getMessage())}", soft_wrap=True)
+
+
+logging.getLogger("mixseg.apps").addHandler(_Notes(logging.WARNING))
+
+
 def fail(message: str) -> typer.Exit:
     """Print an error and return the exception that ends the command with exit status 1."""
     # Not wrapped: paths in messages stay in one piece, also where there is no terminal.
     error_console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     return typer.Exit(1)
+
+
+def show(text: str, kind: str = "") -> None:
+    """Print what a long work says of itself; ``kind`` is heading, command, done or nothing."""
+    if kind == "heading":
+        console.print(Rule(f"[bold]{escape(text)}", align="left"))
+    elif kind == "command":
+        console.print(f"[cyan]{escape(text)}[/]", soft_wrap=True, highlight=False)
+    elif kind == "done":
+        console.print(f"[dim]{escape(text)}[/]")
+    else:
+        console.print(escape(text))
 
 
 @contextmanager
@@ -60,40 +85,3 @@ def datalist_table(datalist: Datalist, title: str) -> Table:
             str(sum(entry.scribble is not None for entry in entries)),
         )
     return table
-
-
-def knob_texts(arguments: Sequence[str], known: Collection[str], owner: str) -> dict[str, str]:
-    """``--name value`` and ``--name=value`` pairs that a command takes beyond its own options.
-
-    Args:
-        arguments: what the command line has beyond the command's own options.
-        known: names of the knobs that there are.
-        owner: what has these knobs, for the message.
-
-    Raises:
-        ValueError: a name that is no knob, or a name without a value.
-    """
-    knobs: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        name, separator, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or name[2:] not in known:
-            raise ValueError(f"'{name}' is neither an option nor a knob of {owner}")
-        if not separator:
-            if not rest:
-                raise ValueError(f"'{name}' needs a value")
-            value = rest.pop(0)
-        knobs[name[2:]] = value
-    return knobs
-
-
-def refuse_own(knobs: Iterable[str], own: Mapping[str, str]) -> None:
-    """Raise ValueError for a knob that the command sets by itself.
-
-    Args:
-        knobs: names that were given.
-        own: knob → what gives it here.
-    """
-    for name in knobs:
-        if name in own:
-            raise ValueError(f"'--{name}' is given by {own[name]} here")

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import math
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import monai.bundle
-import torch
 import typer
-from monai.bundle import ConfigParser
-from monai.utils import ensure_tuple_rep
-from torch import nn
 
-from mixseg.cli.bundle_configs import load
-from mixseg.cli.bundle_source import bundle_weights, find_bundle, refuse_changed
-from mixseg.cli.console import clear_errors, console, fail, knob_texts
-from mixseg.handlers.command_line import cause_of, literal
-from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
-
-#: Largest difference of the logits, relative to the largest logit where that is above one.
-TOLERANCE = 1e-4
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.apps.pack.export import export_bundle
+from mixseg.cli.console import clear_errors, console, fail
+from mixseg.configuration.loading import load
+from mixseg.configuration.settings import read_settings
 
 
 class Format(str, Enum):
@@ -64,7 +47,7 @@ def export(
         folder = find_bundle(bundle)
         refuse_changed(folder)
         known = load(folder / "configs" / "inference.yaml")
-        knobs = read_knobs(context.args, known)
+        knobs = read_settings(context.args, known)
         if checkpoint is None:
             checkpoint, overlays = bundle_weights(folder)
             given = {name: value for path in overlays for name, value in load(path).items()}
@@ -81,131 +64,3 @@ def export(
         f"in {flipped:,} of {voxels:,} voxels",
         soft_wrap=True,
     )
-
-
-def export_bundle(
-    bundle: Path, format: str, checkpoint: Path, output: Path, knobs: dict[str, Any]
-) -> tuple[float, int, int]:
-    """Write the file where it agrees with the network; see :func:`max_difference`.
-
-    Raises:
-        ValueError: for weights that do not fit, several branches, packages that are missing, or
-            a file that differs from the network by more than :data:`TOLERANCE`; ``output`` is
-            then left as it was.
-    """
-    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
-    if format == "onnx" and missing:
-        raise ValueError(f"ONNX files need {', '.join(missing)}: pip install 'mixseg[onnx]'")
-    config = bundle / "configs" / "inference.yaml"
-    metadata = bundle / "configs" / "metadata.json"
-    image = load(metadata)["network_data_format"]["inputs"]["image"]
-    network, key = _load_network(config, checkpoint, knobs)
-    with torch.no_grad():
-        shapes = _shapes(network, image["num_channels"], len(image["spatial_shape"]))
-        logits = network(torch.randn(*shapes[0]))
-    if not isinstance(logits, torch.Tensor):
-        raise ValueError("the network returns both branches; add --branch student")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
-        file = Path(folder) / output.name
-        options: dict[str, Any] = {
-            "net_id": "network_def",
-            "filepath": str(file),
-            "ckpt_file": str(checkpoint),
-            "meta_file": str(metadata),
-            "config_file": str(config),
-            "key_in_ckpt": key,
-            "use_trace": True,  # the type that forward returns depends on the branch
-            "input_shape": shapes[0],
-            **knobs,
-        }
-        with _silence():
-            if format == "ts":
-                monai.bundle.ckpt_export(**options)
-            else:
-                free = onnx_options(len(image["spatial_shape"]))
-                monai.bundle.onnx_export(**options, converter_kwargs=free)
-        exported = ExportedNetwork(file)
-        found = max_difference(network, exported, shapes)
-        allowed = TOLERANCE * max(1.0, float(logits.abs().max()))
-        if not found[0] <= allowed:
-            raise ValueError(
-                f"the exported network differs from the bundle's by up to {found[0]:g}, more than "
-                f"{allowed:g}: nothing was written"
-            )
-        os.replace(file, output)
-    return found
-
-
-def _load_network(config: Path, checkpoint: Path, knobs: dict[str, Any]) -> tuple[nn.Module, str]:
-    """The network with its weights, and the key that holds them in the checkpoint ("" for none)."""
-    parser = ConfigParser(load(config))
-    parser.update(knobs)
-    try:
-        network: nn.Module = parser.get_parsed_content("network_def")
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(str(cause_of(error))) from error
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    key = "model" if "model" in content else ""
-    try:
-        network.load_state_dict(content[key] if key else content)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the weights '{checkpoint}' do not fit the network of {config}; give the knobs that "
-            "they were trained with, for example --features"
-        ) from error
-    return network.eval(), key
-
-
-def _shapes(network: nn.Module, channels: int, spatial_dims: int) -> list[list[int]]:
-    """Images to export and to compare with: other batches and sides than the first one's.
-
-    The last one has the sides of a training crop: for a divisor of 16, 112×112×80.
-    """
-    # One for all axes, or one each where the strides differ.
-    divisors = ensure_tuple_rep(getattr(network, "size_divisor", 1), spatial_dims)
-    smallest = 0 if getattr(network, "padded", True) else int(network.minimum_size)  # type: ignore[arg-type]
-    batches_and_sides = [(2, (2, 3, 4)), (3, (4, 2, 3)), (1, (7, 7, 5))]
-    return [
-        [
-            batch,
-            channels,
-            *(
-                d * (math.ceil(smallest / d) + side)
-                for d, side in zip(divisors, sides, strict=False)
-            ),
-        ]
-        for batch, sides in batches_and_sides
-    ]
-
-
-def read_knobs(arguments: Sequence[str], known: dict[str, Any]) -> dict[str, Any]:
-    """``--name value`` pairs, the values as Python literals where they are some.
-
-    Switches take ``true`` and ``false`` in lower case too: as texts both would count as true.
-
-    Raises:
-        ValueError: for a name that is no knob, or one without a value.
-    """
-    texts = knob_texts(arguments, known, "inference.yaml")
-    return {
-        name: literal(text.capitalize() if isinstance(known[name], bool) else text)
-        for name, text in texts.items()
-    }
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep MONAI's summaries and the exporter's notices off the screen."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

@@ -1,95 +1,24 @@
-"""``mixseg label``: a MONAI Label server for a folder of scans, one command, offline."""
+"""``mixseg label``: a MONAI Label server with a bundle, for a folder of scans."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from packaging.version import Version
 from rich.markup import escape
 
-from mixseg.cli.bundle_configs import load
-from mixseg.cli.bundle_source import bundle_weights, find_bundle
-from mixseg.cli.console import clear_errors, console, fail, knob_texts
-from mixseg.cli.model_folder import make_model_folder
-from mixseg.handlers.command_line import literal
-
-INSTALL = (
-    'pip install "monailabel==0.8.5" "pydicom<3" "dicomweb-client<0.60"'
-    " (docs/monai_label.md has a way that fetches less)"
-)
-#: Files of a folder of studies that the server takes for scans.
-EXTENSIONS = '["*.nii.gz", "*.nii", "*.nrrd", "*.mha"]'
-#: ``patient001_frame12`` is a frame of ``patient001``.
-PATIENT_PATTERN = r"^(.+?)_frame\d+$"
-
-
-def check_installation() -> None:
-    """Refuse an environment in which the server would not start.
-
-    Raises:
-        ValueError: says what to install.
-    """
-    if importlib.util.find_spec("monailabel") is None:
-        raise ValueError(f"MONAI Label is not installed; install it with: {INSTALL}")
-    for package, limit in (("pydicom", "3"), ("dicomweb-client", "0.60")):
-        try:
-            found = version(package)
-        except PackageNotFoundError as error:
-            raise ValueError(f"{package} is not installed; install it with: {INSTALL}") from error
-        if Version(found) >= Version(limit):
-            raise ValueError(
-                f"{package} {found} is installed, with which MONAI Label 0.8.5 does not start; "
-                f'install: pip install "{package}<{limit}"'
-            )
-
-
-def server_command(
-    work: Path, studies: Path, conf: Mapping[str, str], host: str, port: int
-) -> list[str]:
-    """The command line that starts the server."""
-    command = [sys.executable, "-m", "monailabel.main", "start_server"]
-    command += ["--app", str(work), "--studies", str(studies)]
-    command += ["--host", host, "--port", str(port)]
-    for name, value in conf.items():
-        command += ["--conf", name, value]
-    return command
-
-
-def server_environment(work: Path, scoring: bool) -> dict[str, str]:
-    """Variables that make the server work offline and score only where asked to."""
-    return {
-        **os.environ,
-        # Modules are not thrown away between requests: classes stay what they are.
-        "MONAI_LABEL_RELOAD_APP_LIB": "false",
-        "MONAI_LABEL_AUTO_UPDATE_SCORING": str(scoring).lower(),
-        "MONAI_LABEL_TRACKING_ENABLED": "false",
-        "MONAI_LABEL_DATASTORE_FILE_EXT": EXTENSIONS,
-        "MONAI_LABEL_SESSION_PATH": str(work / "sessions"),
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def start(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Become the server, so that ending this process ends it; returns its status elsewhere."""
-    if os.name == "posix":
-        os.execve(command[0], list(command), dict(environment))
-    return subprocess.run(command, env=dict(environment), check=False).returncode
-
-
-def _knobs(bundle: Path, arguments: Sequence[str]) -> dict[str, Any]:
-    known = {**load(bundle / "configs" / "train.yaml"), **load(bundle / "configs/inference.yaml")}
-    texts = knob_texts(arguments, known, f"the bundle {bundle.name}")
-    return {name: literal(text) for name, text in texts.items()}
+from mixseg.apps.bundle.find import find_bundle
+from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.apps.label import server
+from mixseg.apps.label.model import make_model_folder
+from mixseg.apps.label.server import PATIENT_PATTERN
+from mixseg.cli.console import clear_errors, console
+from mixseg.configuration.loading import load
+from mixseg.configuration.settings import read_settings
 
 
 def label(
@@ -137,7 +66,7 @@ def label(
       mixseg label SCANS --bundle la_confkd --checkpoint model.pt --features "\[8,16,32,64,128]"
     """
     with clear_errors():
-        check_installation()
+        server.check_installation()
         if not studies.is_dir():
             raise ValueError(f"'{studies}' is not a folder of scans")
         if checkpoint is not None and from_scratch:
@@ -149,7 +78,11 @@ def label(
         if patient_pattern and not groups:
             raise ValueError(f"--patient-pattern '{patient_pattern}' has no group in parentheses")
         source = find_bundle(bundle).resolve()
-        knobs = _knobs(source, context.args)
+        known = {
+            **load(source / "configs" / "train.yaml"),
+            **load(source / "configs" / "inference.yaml"),
+        }
+        knobs = read_settings(context.args, known, f"the bundle {source.name}")
         weights: Path | None = checkpoint
         overlays: list[Path] = []
         if checkpoint is None and not from_scratch:
@@ -160,9 +93,11 @@ def label(
         work = (work or studies / "mixseg_label").resolve()
         folder = work / "model" / source.name
         made = make_model_folder(source, folder, weights, overlays, knobs)
-        main = importlib.util.find_spec("mixseg.label_app.main")
+        main = importlib.util.find_spec("mixseg.apps.label.main")
         if main is None or main.origin is None:
-            raise fail("mixseg.label_app is missing from this installation: install mixseg again")
+            raise ValueError(
+                "mixseg.apps.label is missing from this installation: install mixseg again"
+            )
         shutil.copyfile(main.origin, work / "main.py")
     console.print(
         f"model: {folder} ({'made now' if made else 'as it was trained'})\n"
@@ -171,7 +106,7 @@ def label(
         highlight=False,
     )
     conf = {"models": source.name, "patient_pattern": patient_pattern}
-    command = server_command(work, studies.resolve(), conf, host, port)
+    command = server.server_command(work, studies.resolve(), conf, host, port)
     console.print(f"[cyan]{escape(' '.join(command))}[/]", soft_wrap=True, highlight=False)
-    status = start(command, server_environment(work, scoring))
+    status = server.start(command, server.server_environment(work, scoring))
     raise typer.Exit(status)

@@ -54,10 +54,6 @@ class _Commands(LazyGroup):
             "and so on.",
             takes_knobs=True,
         ),
-        "compare": LazyCommand(
-            "mixseg.cli.compare:compare_app",
-            "Compare methods: run experiment lists, write the papers' tables with measured values.",
-        ),
         "verify": LazyCommand(
             "mixseg.cli.verify:verify",
             "Check bundles against MONAI's rules and this project's; exit status 1 if any fails.",

@@ -10,21 +10,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.cli.bundle_files import check_name
-from mixseg.cli.console import clear_errors, console, error_console
-from mixseg.cli.new_bundle import Plan, bundle_files
-from mixseg.cli.new_machine import Machine, this_machine
-from mixseg.cli.new_measure import DataFacts, measure
-from mixseg.cli.new_plan import (
+from mixseg.apps.plan.choices import (
     choose_dimensions,
-    data_choices,
-    normalization_choices,
-    supervision_choices,
 )
-from mixseg.cli.new_size import slice_sizes, volume_sizes
+from mixseg.apps.plan.machine import this_machine
+from mixseg.apps.plan.plan import Plan, check_folder, data_notes, make_plan, measure_cases
+from mixseg.apps.plan.writing import bundle_files
+from mixseg.cli.console import clear_errors, console, error_console
 from mixseg.data.datalist import Datalist
-from mixseg.data.subset import WeakLabel, select_cases
-from mixseg.metrics import write_bytes_atomic
+from mixseg.files.atomic import write_bytes_atomic
 
 
 class Method(str, Enum):
@@ -97,12 +91,12 @@ def new(
     """
     with clear_errors():
         folder = output / name
-        _check_folder(folder, force)
+        check_folder(folder, force)
         loaded = Datalist.load(datalist)
-        drawn, facts = _measure(loaded, datalist, num_full, num_partial, progress=not quiet)
+        drawn, facts = measure_cases(loaded, datalist, num_full, num_partial, progress=not quiet)
         dims, why = choose_dimensions(facts, dimensions)
         machine = this_machine(device.value, memory, minutes)
-        plan, notes = _plan(name, dims, datalist, facts, machine, drawn)
+        plan, notes = make_plan(name, dims, datalist, facts, machine, drawn)
         files = bundle_files(plan)
         for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +104,7 @@ def new(
     kind = "pictures" if facts.pictures else {2: "slices (2D)", 3: "volumes (3D)"}[dims]
     console.print(f"{method.value} on {kind}: {why}; for a {machine}", soft_wrap=True)
     console.print(_table(plan))
-    for note in (*_data_notes(facts, folder), *notes):
+    for note in (*data_notes(facts, folder), *notes):
         error_console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     console.print(f"wrote {folder}; now fill in docs/data_license.txt there, and train:")
     console.print(
@@ -118,96 +112,6 @@ def new(
         soft_wrap=True,
         highlight=False,
     )
-
-
-def _check_folder(folder: Path, force: bool) -> None:
-    """Refuse names that would break something later, and folders in use.
-
-    Raises:
-        ValueError: saying what is wrong with the name, or that the folder is not empty.
-    """
-    faults = check_name(folder)
-    if not folder.name.isidentifier():
-        faults.append(f"the name '{folder.name}' must begin with a letter: choose another")
-    if faults:
-        raise ValueError("; ".join(dict.fromkeys(faults)))
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"'{folder}' is a file; choose another name")
-    if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise ValueError(f"'{folder}' is not empty; give --force to overwrite its files")
-
-
-def _measure(
-    datalist: Datalist,
-    path: Path,
-    num_full: int | None,
-    num_partial: int | None,
-    progress: bool,
-) -> tuple[bool, DataFacts]:
-    """Whether scribbles are drawn by hand, and what the training cases show.
-
-    Raises:
-        ValueError: no training case has a full mask, or the validation split is empty.
-    """
-    if not datalist.validation:
-        raise ValueError(
-            f"{path}: the validation split is empty, and the best weights are chosen by it; add "
-            "cases with full masks to 'validation'"
-        )
-    kinds = [entry.supervision for entry in datalist.training]
-    if not datalist.training or all(kind in ("partial", "none", "noisy") for kind in kinds):
-        raise ValueError(
-            f"{path}: no training case has a full mask, and the teacher learns from these alone; "
-            "annotate a few cases in full, and give them supervision 'full'"
-        )
-    # Scribbles are taken where every case that is to be partial has one.
-    weak: WeakLabel = "erosion"
-    items = select_cases(datalist, None, num_full, num_partial, weak)
-    entries = {entry.case_id: entry for entry in datalist.training}
-    eroded = [item for item in items if item["erode"]]
-    if eroded and all(entries[item["case_id"]].scribble for item in eroded):
-        weak = "drawn"
-        items = select_cases(datalist, None, num_full, num_partial, weak)
-    if not any(item["supervision"] == "full" for item in items):
-        raise ValueError(
-            f"{path}: no training case has a full mask, and the teacher learns from these alone; "
-            "annotate a few cases in full"
-        )
-    return weak == "drawn", measure(items, datalist.classes, datalist.unlabeled, progress)
-
-
-def _plan(
-    name: str, dims: int, datalist: Path, facts: DataFacts, machine: Machine, drawn: bool
-) -> tuple[Plan, tuple[str, ...]]:
-    sizes = (slice_sizes if dims == 2 else volume_sizes)(facts, machine)
-    intensities, value_range = normalization_choices(facts)
-    choices = [
-        *data_choices(facts, dims),
-        *intensities,
-        *sizes.choices,
-        *supervision_choices(facts, drawn, sizes.schedule),
-    ]
-    path = datalist.resolve()
-    plan = Plan(name, dims, path, facts, choices, value_range, sizes.seconds)
-    return plan, sizes.notes
-
-
-def _data_notes(facts: DataFacts, folder: Path) -> list[str]:
-    notes = []
-    if facts.unseen:
-        notes.append(
-            f"no training label shows {', '.join(facts.unseen)}: the network cannot learn what it "
-            "never sees; check the datalist's 'classes' and the labels"
-        )
-    if not facts.partial:
-        notes.append(
-            "no training case is partially labelled: the bundle trains the lower bound (the "
-            "teacher alone, batch_partial 0). Scribble on more cases, or try the method on the "
-            "masks that you have with --num-full and --num-partial"
-        )
-    if (folder / "models" / "model.pt").is_file():
-        notes.append(f"{folder / 'models' / 'model.pt'} is of the earlier files: train again")
-    return notes
 
 
 def _table(plan: Plan) -> Table:

@@ -9,7 +9,7 @@ import typer
 
 from mixseg.cli.console import clear_errors, console, datalist_table, refuse_existing
 from mixseg.data.datalist import DATALIST_NAME
-from mixseg.data.phantom import write_phantom
+from mixseg.data.phantom.dataset import write_phantom
 
 
 def phantom(

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mixseg.cli.bundle_configs import load
-from mixseg.cli.bundle_source import (
-    bundle_weights,
-    configurations,
-    find_bundle,
-    refuse_changed,
-)
-from mixseg.cli.checksums import sha256_of
-from mixseg.cli.console import clear_errors, console, fail, refuse_own
-from mixseg.cli.export import read_knobs
-from mixseg.cli.predict_cases import list_cases, refuse_same_outputs
-from mixseg.cli.predict_pipeline import BundlePipeline, OutputError, choose_device
-from mixseg.cli.predict_report import JSON_NAME, PredictionReport, settings_digest
-from mixseg.cli.predict_run import PredictionRun, Wanted
-from mixseg.handlers import ensure_writable
-from mixseg.metrics import environment
+from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.apps.predict.images import list_cases, refuse_same_outputs
+from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, choose_device
+from mixseg.apps.predict.report import JSON_NAME, PredictionReport
+from mixseg.apps.predict.run import PredictionRun, Wanted, run_header
+from mixseg.cli.console import clear_errors, console, fail
+from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.settings import read_settings
+from mixseg.files.atomic import ensure_writable
 
 # Knobs that have another name here.
 _OWN_OPTIONS = {
@@ -87,7 +81,7 @@ def predict(
         folder = find_bundle(bundle)
         refuse_changed(folder)
         files = [folder / "configs" / "inference.yaml", *configurations(folder, config or ())]
-        knobs = _knobs(context.args, load(files[0]))
+        knobs = read_settings(context.args, load(files[0]), own=_OWN_OPTIONS)
         exported = knobs.get("exported")
         weights, overlays = (
             (checkpoint or Path(str(exported)), [])
@@ -113,7 +107,7 @@ def predict(
                 )
             names = [pipeline.output_name(str(case.image)) for case in cases]
             refuse_same_outputs(cases, names)
-            header = _header(pipeline, weights)
+            header = run_header(pipeline, weights)
             report = PredictionReport(output, header, len(cases))
             _announce(header, report, weights)
             wanted = Wanted(probabilities, entropy, (preview_cases or len(cases)) if preview else 0)
@@ -156,38 +150,6 @@ def _finish(report: PredictionReport) -> None:
     if failed:
         lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['mend']}" for f in failed)
         raise fail(f"{len(failed)} of {report.inputs} images could not be predicted:{lines}")
-
-
-def _knobs(arguments: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
-    knobs = read_knobs(arguments, dict(known))
-    refuse_own(knobs, _OWN_OPTIONS)
-    return knobs
-
-
-def _header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:
-    """What the report says once for all cases."""
-    metadata = load(pipeline.bundle / "configs" / "metadata.json")
-    digest = sha256_of(weights)
-    settings = {
-        "bundle": pipeline.bundle.resolve().name,
-        "version": str(metadata.get("version", "")),
-        "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
-        "weights": digest,
-        "knobs": dict(pipeline.knobs),
-    }
-    surroundings = environment()
-    return {
-        "bundle": settings["bundle"],
-        "version": settings["version"],
-        "configuration": [str(path) for path in pipeline.files],
-        "knobs": settings["knobs"],
-        "weights": str(weights),
-        "weights_sha256": digest,
-        "settings": settings_digest(settings),
-        "classes": pipeline.class_names,
-        "device": str(pipeline.device),
-        **surroundings,
-    }
 
 
 def _announce(header: Mapping[str, Any], report: PredictionReport, weights: Path) -> None:

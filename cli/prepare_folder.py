@@ -21,15 +21,14 @@ from mixseg.cli.console import (
     fail,
     refuse_existing,
 )
-from mixseg.data.acdc import acdc_layout, prepare_acdc
-from mixseg.data.case_checks import Fault
+from mixseg.data.collections.registry import collections
 from mixseg.data.datalist import DATALIST_NAME, SPLITS
-from mixseg.data.folder import FolderOptions, FolderReport, inspect_folder
-from mixseg.data.folder_cases import KINDS, FolderCase
-from mixseg.data.folder_classes import ClassMap
-from mixseg.data.folder_split import DEFAULT_SPLIT
-from mixseg.data.folder_write import write_folder
-from mixseg.data.la import la_layout
+from mixseg.data.file_checks import Fault
+from mixseg.data.folder.cases import KINDS, FolderCase
+from mixseg.data.folder.classes import ClassMap
+from mixseg.data.folder.inspection import FolderOptions, FolderReport, inspect_folder
+from mixseg.data.folder.split import DEFAULT_SPLIT
+from mixseg.data.folder.writing import write_folder
 
 
 class Missing(str, Enum):
@@ -191,17 +190,13 @@ def _unwritable(path: Path) -> Fault | None:
 def _prepared_otherwise(
     images: Path, output: Path | None, options: FolderOptions, dry_run: bool, force: bool
 ) -> bool:
-    """Hand the official ACDC and left-atrium folders to the command that knows them."""
+    """Hand the folder of a known collection to the command that knows it."""
     if not images.is_dir():
         return False
-    if la_layout(images) == "official":
-        raise ValueError(
-            f"'{images}' holds the left-atrium challenge's whole scans, which are cropped into a "
-            f"folder of their own: mixseg prepare la {images} OUTPUT"
-        )
-    if acdc_layout(images) is None:
+    known = next((one for one in collections() if one.instead_of_folder(images)), None)
+    if known is None:
         return False
-    command = f"mixseg prepare acdc {images}"
+    command = f"mixseg prepare {known.name} {images}"
     default = FolderOptions(seed=options.seed)
     changed = [
         f.name for f in fields(options) if getattr(options, f.name) != getattr(default, f.name)
@@ -209,19 +204,22 @@ def _prepared_otherwise(
     if changed:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
         raise ValueError(
-            f"'{images}' is ACDC, whose classes and split are known, so {names} cannot be given: "
-            f"{command}. To split it in your own way, name the folders of its images and labels"
+            f"'{images}' is {known.title}, whose classes and split are known, so {names} cannot be "
+            f"given: {command}. To split it in your own way, name the folders of its images and "
+            "labels"
         )
-    # Imported here: it registers this command.
-    from mixseg.cli.prepare import acdc
-
-    console.print(f"This is ACDC; the same as: {command}", soft_wrap=True)
+    console.print(f"This is {known.title}; the same as: {command}", soft_wrap=True)
+    title = f"{known.title} in {images}"
     if dry_run:
-        console.print(datalist_table(prepare_acdc(images, options.seed), f"ACDC in {images}"))
+        datalist = known.datalist(images, options.seed)
+        assert datalist is not None
+        console.print(datalist_table(datalist, title))
         console.print("nothing is written (--dry-run)")
         return True
     path = None if output is None else _output_path(images, None, output)
-    acdc(images, path, options.seed, force)
+    done = known.prepare(images, output=path, seed=options.seed, force=force)
+    console.print(datalist_table(done.datalist, title))
+    console.print(f"wrote {done.written[-1]}", soft_wrap=True)
     return True
 
 

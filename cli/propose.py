@@ -8,18 +8,19 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.bundle_configs import load
-from mixseg.cli.console import clear_errors, console, fail, refuse_own
-from mixseg.cli.predict_pipeline import OutputError, choose_device
-from mixseg.cli.propose_run import (
+from mixseg.apps.bundle.run import shown
+from mixseg.apps.predict.pipeline import OutputError, choose_device
+from mixseg.apps.self_train.cases import BOTH_FILES, read_selection
+from mixseg.apps.self_train.proposals import (
     Proposals,
     proposal_table,
     propose_masks,
     proposing,
     trained,
 )
-from mixseg.cli.propose_selection import read_knobs, read_selection
-from mixseg.cli.quickstart import shown
+from mixseg.cli.console import clear_errors, console, fail
+from mixseg.configuration.loading import load
+from mixseg.configuration.settings import read_settings, settings_in
 
 #: Knobs that have another name here.
 OWN_OPTIONS = {
@@ -90,8 +91,8 @@ def propose(
     with clear_errors():
         source = trained(bundle, checkpoint, config or ())
         train = source.files("train.yaml")
-        knobs = read_knobs(context.args, load(train[0]), load(source.files("inference.yaml")[0]))
-        refuse_own(knobs, OWN_OPTIONS)
+        known = settings_in(load(train[0]), load(source.files("inference.yaml")[0]))
+        knobs = read_settings(context.args, known, BOTH_FILES, OWN_OPTIONS)
         chosen = choose_device(device)
         selection = read_selection(train, knobs, dataset_dir)
         source = proposing(source, knobs, branch, knobs)

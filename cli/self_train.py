@@ -10,29 +10,28 @@ from typing import Annotated, Any
 import typer
 from filelock import FileLock, Timeout
 
-from mixseg.cli.bundle_configs import load
-from mixseg.cli.bundle_source import configurations, find_bundle, refuse_changed
-from mixseg.cli.checksums import sha256_of
-from mixseg.cli.console import clear_errors, console, fail, refuse_own
-from mixseg.cli.predict_pipeline import OutputError, choose_device
-from mixseg.cli.propose import go_on
-from mixseg.cli.propose_run import Trained, proposing, trained
-from mixseg.cli.propose_selection import (
-    Selection,
-    read_classes,
-    read_knobs,
-    read_selection,
-    trained_branch,
+from mixseg.apps.predict.pipeline import OutputError, choose_device
+from mixseg.apps.self_train.cases import (
+    BOTH_FILES,
 )
-from mixseg.cli.round_knobs import round_knobs
-from mixseg.cli.self_train_report import round_table, write_rounds
-from mixseg.cli.self_train_rounds import SelfTraining, Student
-from mixseg.data import data_hash
-from mixseg.handlers import ensure_writable
-from mixseg.metrics import environment
+from mixseg.apps.self_train.proposals import Trained, trained
+from mixseg.apps.self_train.rounds import SelfTraining
+from mixseg.apps.self_train.student import (
+    decisive_settings,
+    find_student,
+    make_student,
+    make_teacher,
+    own_knobs,
+    refuse_other_classes,
+)
+from mixseg.apps.self_train.table import round_table, write_rounds
+from mixseg.cli.console import clear_errors, console, fail, show
+from mixseg.cli.propose import go_on
+from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.settings import read_settings, settings_in
+from mixseg.files.atomic import ensure_writable
+from mixseg.files.provenance import environment
 
-#: Student for a teacher whose name begins so.
-_STUDENTS = {"acdc_lv_": "acdc_lv_single", "la_": "la_single"}
 #: Knobs that have another name here, or that the rounds decide.
 _OWN_OPTIONS = {
     "bundle_root": "the arguments",
@@ -45,8 +44,6 @@ _OWN_OPTIONS = {
     "progress": "--quiet",
     "resume": "each round",
 }
-#: Knobs that select the cases: the rounds train on all that the datalist of proposals names.
-_SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
 
 
 def self_train(
@@ -120,15 +117,15 @@ def self_train(
         if split not in ("validation", "test"):
             raise ValueError(f"--split is '{split}': give validation or test")
         source = trained(teacher, checkpoint, teacher_config or (), "--teacher-config")
-        folder = _student_folder(source.folder, student)
+        folder = find_student(source.folder, student)
         overlays = tuple(configurations(folder, config or ()))
         chosen = choose_device(device)
         knobs = _read(context.args, source, folder, overlays)
-        source, selection = _teacher(
-            source, _own_knobs(teacher_knob or (), source), knobs, dataset_dir, branch
+        source, selection = make_teacher(
+            source, own_knobs(teacher_knob or (), source, _OWN_OPTIONS), knobs, dataset_dir, branch
         )
-        learner = _student(folder, overlays, knobs, selection, device)
-        _refuse_other_classes(learner, selection)
+        learner = make_student(folder, overlays, knobs, selection, device)
+        refuse_other_classes(learner, selection)
         ensure_writable([output], "-o")
         work = SelfTraining(
             output,
@@ -139,13 +136,14 @@ def self_train(
             device=chosen,
             keep_scribbles=keep_scribbles,
             progress=not quiet,
+            show=show,
         )
         lock = FileLock(output / ".lock", timeout=0)
         # As Ctrl-C: the training that runs is ended, too.
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             with lock:
-                settings = _settings(source, learner, selection, keep_scribbles)
+                settings = decisive_settings(source, learner, selection, keep_scribbles)
                 work.open(settings)
                 _run(work, rounds, split, settings)
         except Timeout as error:
@@ -178,129 +176,11 @@ def _run(work: SelfTraining, rounds: int, split: str, settings: Mapping[str, Any
     console.print(f"table: {work.output / 'rounds.md'}", soft_wrap=True, highlight=False)
 
 
-def _student_folder(teacher: Path, student: str | None) -> Path:
-    """The student's bundle: the one that was named, or the single-branch one of the same data."""
-    if student is None:
-        name = teacher.resolve().name
-        found = [s for prefix, s in _STUDENTS.items() if name.startswith(prefix)]
-        if not found:
-            raise ValueError(
-                f"no bundle is known that takes the proposals of '{name}': name one with --student"
-            )
-        student = found[0]
-    folder = find_bundle(student)
-    refuse_changed(folder)
-    if "noisy_as" not in load(folder / "configs" / "train.yaml"):
-        raise ValueError(
-            f"'{folder / 'configs' / 'train.yaml'}' has no knob 'noisy_as', with which proposals "
-            "are trained on: name another bundle with --student"
-        )
-    return folder
-
-
 def _read(
     arguments: Sequence[str], teacher: Trained, folder: Path, overlays: Sequence[Path]
 ) -> dict[str, Any]:
     student = [load(folder / "configs" / name) for name in ("train.yaml", "inference.yaml")]
-    knobs = read_knobs(
-        arguments,
-        load(teacher.folder / "configs" / "inference.yaml"),
-        *student,
-        *map(load, overlays),
+    known = settings_in(
+        load(teacher.folder / "configs" / "inference.yaml"), *student, *map(load, overlays)
     )
-    refuse_own(knobs, _OWN_OPTIONS)
-    return knobs
-
-
-def _own_knobs(texts: Sequence[str], teacher: Trained) -> dict[str, Any]:
-    """The knobs that ``--teacher-knob`` gives."""
-    words = [f"--{text}" for text in texts]
-    if bare := [text for text in texts if "=" not in text]:
-        raise ValueError(f"--teacher-knob {bare[0]}: write NAME=VALUE")
-    configs = [load(teacher.folder / "configs" / n) for n in ("train.yaml", "inference.yaml")]
-    knobs = read_knobs(words, *configs)
-    refuse_own(knobs, _OWN_OPTIONS)
-    return knobs
-
-
-def _teacher(
-    source: Trained,
-    own: Mapping[str, Any],
-    shared: Mapping[str, Any],
-    dataset_dir: Path,
-    branch: str | None,
-) -> tuple[Trained, Selection]:
-    """The teacher with its knobs, and the cases that it was trained on, without proposals."""
-    knobs = {name: value for name, value in shared.items() if name != "noisy_as"} | dict(own)
-    selection = read_selection(source.files("train.yaml"), knobs, dataset_dir)
-    # The method's weights on the command line are the student's.
-    return proposing(source, knobs, branch, method=own), selection
-
-
-def _student(
-    folder: Path,
-    overlays: tuple[Path, ...],
-    knobs: Mapping[str, Any],
-    selection: Selection,
-    device: str | None,
-) -> Student:
-    """The student with its knobs for a round."""
-    files = [folder / "configs" / "train.yaml", *overlays]
-    config: dict[str, Any] = {}
-    for path in files:
-        config |= load(path)
-    training = {n: v for n, v in knobs.items() if n in config and n not in _SELECTING}
-    # All full masks; MONAI's command line takes no None.
-    fixed = {"num_full": len({entry.patient_id for entry in selection.full})}
-    fixed |= round_knobs(knobs)
-    # Cross-entropy on full masks alone, in batches as large as the bundle's.
-    sizes = [knobs.get(name, config.get(name)) for name in ("batch_full", "batch_partial")]
-    one_stream = "batch_partial" in fixed and all(isinstance(size, int) for size in sizes)
-    if one_stream and "batch_full" not in knobs:
-        training["batch_full"] = sum(sizes)
-    training |= {name: value for name, value in fixed.items() if name in config}
-    if device is not None:
-        training["device"] = device
-    inference = load(folder / "configs" / "inference.yaml")
-    branch = trained_branch(files, training)
-    inferred = {name: value for name, value in knobs.items() if name in inference}
-    if "branch" in inference:
-        inferred["branch"] = branch
-    seed = training.pop("seed", config["seed"])
-    if not isinstance(seed, int):
-        raise ValueError(f"seed is {seed!r}; give a whole number with --seed")
-    return Student(folder, overlays, training, inferred, branch, seed)
-
-
-def _refuse_other_classes(student: Student, selection: Selection) -> None:
-    classes = read_classes(student.files("train.yaml"), student.training)
-    if classes != selection.classes:
-        raise ValueError(
-            f"'{student.folder}' reads the classes {classes.target} of {classes.source}, the "
-            f"teacher proposes {selection.classes.target} of {selection.classes.source}: give "
-            "both the same --source_classes, --target_classes and --class_names"
-        )
-
-
-def _settings(
-    teacher: Trained, student: Student, selection: Selection, keep_scribbles: bool
-) -> dict[str, Any]:
-    """Everything that decides about the rounds' weights."""
-
-    def digests(paths: Sequence[Path]) -> list[list[str]]:
-        return [[path.name, sha256_of(path)] for path in paths]
-
-    return {
-        "teacher": [teacher.folder.resolve().name, digests(teacher.files("inference.yaml"))],
-        "teacher's weights": sha256_of(teacher.weights),
-        "teacher's knobs": dict(teacher.knobs),
-        "student": [student.folder.resolve().name, digests(student.files("train.yaml"))],
-        "student's knobs": [dict(student.training), dict(student.inference)],
-        "seed": student.seed,
-        "cases": {
-            "full": [entry.case_id for entry in selection.full],
-            "proposed": [entry.case_id for entry in selection.proposed],
-        },
-        "data": data_hash(selection.datalist),
-        "keep_scribbles": keep_scribbles,
-    }
+    return read_settings(arguments, known, BOTH_FILES, _OWN_OPTIONS)

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mixseg.cli.console import clear_errors, console, datalist_table
+from mixseg.data.checks import validate_datalist
 from mixseg.data.datalist import Datalist
-from mixseg.data.validate import validate_datalist
 
 
 def validate(

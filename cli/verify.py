@@ -1,155 +1,17 @@
-"""``mixseg verify``: does a bundle keep MONAI's rules and this project's."""
+"""``mixseg verify``: bundles checked against MONAI's rules and this project's."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import shutil
-import tempfile
-import traceback
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
 
-import monai.bundle
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.cli.archive import unpack
-from mixseg.cli.bundle_configs import (
-    SCHEMA_NAME,
-    check_files,
-    check_overlays,
-    check_packages,
-    check_shared,
-    check_style,
-    load,
-)
-from mixseg.cli.bundle_files import (
-    NotChecked,
-    check_checksums,
-    check_figures,
-    check_large_files,
-    check_links,
-    check_name,
-    check_sizes,
-    check_tests,
-    check_version,
-    repository_of,
-)
-from mixseg.cli.bundle_network import (
-    check_code,
-    check_network,
-    check_onnx,
-    check_properties,
-    check_torchscript,
-    check_weights,
-)
+from mixseg.apps.pack.verify import Outcome, folder_of, verify_bundle
 from mixseg.cli.console import clear_errors, console, fail
-from mixseg.cli.pack import pack_bundle
-from mixseg.handlers.command_line import cause_of
-
-Check = Callable[[Path], list[str]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a check found: nothing, faults, or why it was not made."""
-
-    faults: list[str] = field(default_factory=list)
-    not_checked: str = ""
-
-    @property
-    def word(self) -> str:
-        """``failed``, ``not checked`` or ``ok``."""
-        return "failed" if self.faults else "not checked" if self.not_checked else "ok"
-
-
-def check_metadata(bundle: Path) -> list[str]:
-    """metadata.json follows the schema (``monai.bundle verify_metadata``, without the network)."""
-    source = files("mixseg.cli").joinpath(SCHEMA_NAME)
-    with tempfile.TemporaryDirectory() as folder, as_file(source) as schema:
-        # A schema that is there is not downloaded.
-        copy = shutil.copy(schema, Path(folder) / "schema.json")
-        monai.bundle.verify_metadata(
-            meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(copy)
-        )
-    return []
-
-
-def check_release(bundle: Path) -> list[str]:
-    """A version that is out is not another one by now.
-
-    The index of what was released is ``models/model_info.json`` of the repository.
-    """
-    root = repository_of(bundle)
-    index = root / "models" / "model_info.json" if root else None
-    if index is None or not index.is_file():
-        raise NotChecked("there is no models/model_info.json of released versions")
-    name = f"{bundle.resolve().name}_v{load(bundle / 'configs' / 'metadata.json')['version']}"
-    released = load(index).get(name)
-    if released is None:
-        return []
-    with tempfile.TemporaryDirectory() as folder:
-        _, digest = pack_bundle(bundle, output=Path(folder))
-    if digest == released.get("checksum"):
-        return []
-    return [
-        f"{name} was released with other content (models/model_info.json): raise the version in "
-        "configs/metadata.json, and say in its changelog what changed"
-    ]
-
-
-#: Checks that read the files alone; the rest builds what the configuration names.
-FILE_CHECKS: dict[str, Check] = {
-    "checksums": check_checksums,
-    "files": check_files,
-    "name": check_name,
-    "metadata": check_metadata,
-    "version and changelog": check_version,
-    "released versions": check_release,
-    "package versions": check_packages,
-    "style of the configurations": check_style,
-    "overlays": check_overlays,
-    "train and inference agree": check_shared,
-    "large files": check_large_files,
-    "size of the weights": check_sizes,
-    "links of the model card": check_links,
-    "figures of the model card": check_figures,
-    "tests": check_tests,
-}
-RUNNING_CHECKS: dict[str, Check] = {
-    "code inside": check_code,
-    "weights fit": check_weights,
-    "properties": check_properties,
-    "network in and out": check_network,
-    "TorchScript export": check_torchscript,
-    "ONNX export": check_onnx,
-}
-
-
-def verify_bundle(bundle: Path) -> dict[str, Outcome]:
-    """Run every check on a bundle.
-
-    Where a packed bundle is not what was packed, nothing of it is run.
-
-    Returns:
-        Name of each check → its outcome. A check that raises, for want of a file say, has failed
-        with that message.
-    """
-    results = {name: _outcome(check, bundle) for name, check in FILE_CHECKS.items()}
-    for name, check in RUNNING_CHECKS.items():
-        if results["checksums"].faults:
-            results[name] = Outcome(not_checked="nothing is run of files that were changed")
-        else:
-            results[name] = _outcome(check, bundle)
-    return results
 
 
 def verify(
@@ -173,7 +35,7 @@ def verify(
     table.add_column("result", overflow="fold")
     counts: Counter[str] = Counter()
     for place in places:
-        with clear_errors(), _folder_of(place) as folder:
+        with clear_errors(), folder_of(place) as folder:
             name = folder.resolve().name
             with console.status(f"checking {name}"):
                 results = verify_bundle(folder)
@@ -188,65 +50,9 @@ def verify(
     console.print(f"[green]all checks passed[/]{rest}")
 
 
-@contextlib.contextmanager
-def _folder_of(place: Path) -> Iterator[Path]:
-    """The folder of a bundle; that of a zip for as long as it is looked at.
-
-    Raises:
-        ValueError: it is neither, no bundle, or the zip is refused.
-    """
-    if place.is_dir():
-        if not (place / "configs").is_dir():
-            raise ValueError(
-                f"'{place}' is no bundle, it has no configs/: give a bundle's folder or zip"
-            )
-        yield place
-    elif place.suffix.lower() == ".zip" and place.is_file():
-        with tempfile.TemporaryDirectory() as folder:
-            yield unpack(place, folder)
-    else:
-        raise ValueError(
-            f"'{place}' is not a folder or a zip of a bundle; without a name, 'mixseg verify' "
-            "checks all below ./bundles"
-        )
-
-
-def _outcome(check: Check, bundle: Path) -> Outcome:
-    try:
-        with _silence():
-            return Outcome(check(bundle))
-    except NotChecked as reason:
-        return Outcome(not_checked=str(reason))
-    except Exception as error:  # a broken bundle may raise anything; the rest is still checked
-        return Outcome([_explain(error)])
-
-
 def _cell(outcome: Outcome) -> str:
     if outcome.faults:
         return f"[red]failed: {escape(chr(10).join(outcome.faults))}[/]"
     if outcome.not_checked:
         return f"[yellow]not checked:[/] {escape(outcome.not_checked)}"
     return "[green]ok[/]"
-
-
-def _explain(error: BaseException) -> str:
-    """The cause, in one paragraph."""
-    text = "".join(traceback.format_exception_only(cause_of(error))).strip()
-    return text.split("\n\nFailed validating")[0]
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep MONAI's summaries and notices off the screen; results come as a table."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

@@ -1,15 +1,15 @@
 """Datalists, their checks, the collections that the project prepares, and mixed batches."""
 
-from mixseg.data.datalist import Datalist, Entry, data_hash, find_datalist
-from mixseg.data.folder import FolderOptions, FolderReport, inspect_folder
-from mixseg.data.folder_write import prepare_folder, write_folder
-from mixseg.data.images import NativeNiftiWriter, list_images
-from mixseg.data.sampler import MixedBatchSampler, MixedDataLoader
+from mixseg.data.checks import DatalistError, Fault, check_cases, check_datalist
+from mixseg.data.datalist import Datalist, Entry, data_hash
+from mixseg.data.find import find_datalist, list_images
+from mixseg.data.folder.inspection import FolderOptions, FolderReport, inspect_folder
+from mixseg.data.folder.writing import prepare_folder, write_folder
+from mixseg.data.samplers import MixedBatchSampler, MixedDataLoader
 from mixseg.data.slices import SliceDataset
 from mixseg.data.subset import select_cases, split_cases
-from mixseg.data.tutorials import TutorialBatchSampler, TutorialDataLoader
-from mixseg.data.validate import DatalistError, Fault, check_cases, check_datalist
 from mixseg.data.volumes import VolumeDataset
+from mixseg.files.writing import NativeNiftiWriter
 
 __all__ = [
     "Datalist",
@@ -22,8 +22,6 @@ __all__ = [
     "MixedDataLoader",
     "NativeNiftiWriter",
     "SliceDataset",
-    "TutorialBatchSampler",
-    "TutorialDataLoader",
     "VolumeDataset",
     "check_cases",
     "check_datalist",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from mixseg.data.reading import UnreadableError, open_volume
+from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.reading import UnreadableError, open_volume
 
 Supervision = Literal["full", "partial", "noisy", "none"]
 Split = Literal["training", "validation", "test"]
@@ -207,21 +207,8 @@ class Datalist(BaseModel):
         Raises:
             OSError: the folder cannot be written to.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.model_dump(exclude_none=True), indent=1, ensure_ascii=False) + "\n"
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            # mkstemp makes private files; a datalist is as readable as its neighbours.
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_bytes_atomic(path, text.encode("utf-8"))
 
     def resolve(self, dataset_dir: str | os.PathLike[str] | None = None) -> Datalist:
         """A copy with absolute paths.
@@ -275,62 +262,6 @@ def supervision_of(entry: Entry, unlabeled: int) -> Supervision:
     return "partial" if bool(np.any(values == unlabeled)) else "full"
 
 
-def find_datalist(
-    dataset_dir: str | os.PathLike[str], datalist: str | os.PathLike[str] | None = None
-) -> Datalist:
-    """The datalist of a dataset folder.
-
-    An explicit ``datalist`` is loaded. Otherwise ``<dataset_dir>/datalist.json`` is; otherwise,
-    where the folder has one of the ACDC layouts (:func:`mixseg.data.acdc.prepare_acdc`), holds
-    cropped left-atrium scans (:func:`mixseg.data.la.prepare_la`) or white blood cells with labels
-    (:func:`mixseg.data.wbc.prepare_wbc`), the datalist is built in memory.
-
-    Args:
-        dataset_dir: folder that relative paths start from.
-        datalist: a datalist file; a relative path is looked for as it is and in ``dataset_dir``.
-
-    Returns:
-        The datalist, with paths as written and ``base_dir`` set.
-
-    Raises:
-        DatalistError: nothing usable; names the folder and the commands that make a datalist.
-    """
-    # Imported here: they build on this module.
-    from mixseg.data.acdc import acdc_layout, prepare_acdc
-    from mixseg.data.la import la_layout, prepare_la
-    from mixseg.data.wbc import prepare_wbc, wbc_layout
-
-    folder = Path(dataset_dir)
-    if datalist:
-        path = Path(datalist)
-        if not path.is_file() and not path.is_absolute() and (folder / path).is_file():
-            path = folder / path
-        return Datalist.load(path)
-    if not folder.is_dir():
-        raise DatalistError(f"dataset_dir '{folder}' is not a folder")
-    if (folder / DATALIST_NAME).is_file():
-        return Datalist.load(folder / DATALIST_NAME)
-    if acdc_layout(folder) is not None:
-        return prepare_acdc(folder)
-    if la_layout(folder) == "folders":
-        return prepare_la(folder)
-    if wbc_layout(folder) is not None:
-        return prepare_wbc(folder)
-    raise DatalistError(
-        f"no {DATALIST_NAME} in '{folder}', and the folder has no layout that is known here.\n"
-        f"For ACDC, as downloaded:   mixseg prepare acdc <folder with patientXXX> "
-        f"--output {folder / DATALIST_NAME}\n"
-        f"For the left atrium, as downloaded:   mixseg prepare la <folder with <id>/lgemri.nrrd> "
-        f"{folder}\n"
-        f"For white blood cells, as downloaded:   mixseg prepare wbc <folder with 001.bmp> "
-        f"{folder}\n"
-        f"For a synthetic data set:  mixseg phantom {folder}\n"
-        f"For your own images and masks:   mixseg prepare folder <images> <labels> "
-        f"--output {folder / DATALIST_NAME}\n"
-        "or write a datalist (docs/data.md) and check it with: mixseg validate <datalist.json>"
-    )
-
-
 def data_hash(datalist: Datalist, dataset_dir: str | os.PathLike[str] | None = None) -> str:
     """SHA-256 of what a run was given, as a hexadecimal string.
 
@@ -373,13 +304,6 @@ def _relative(path: str, folder: Path) -> str:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
-
-
-def _umask() -> int:
-    """The process's umask (which can only be read by setting it)."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _explain(path: Path, error: ValidationError) -> str:

@@ -12,7 +12,7 @@ from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mixseg.data.cases import (
+from mixseg.data.case_cache import (
     case_id_of,
     check_finite,
     plain_tensor,

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset, get_worker_info
 
-from mixseg.data.case_cache import IMAGE_DTYPES, CachedCase, load_cases
-from mixseg.data.cases import plain_tensor
+from mixseg.data.case_cache import IMAGE_DTYPES, CachedCase, load_cases, plain_tensor
 
 __all__ = ["VolumeDataset"]
 

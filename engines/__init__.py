@@ -2,7 +2,7 @@
 
 from mixseg.engines.evaluator import MixedSupervisionEvaluator
 from mixseg.engines.inferers import VolumeInferer
-from mixseg.engines.networks import NetworkSet
+from mixseg.engines.network_set import NetworkSet
 from mixseg.engines.precision import autocast_dtype
 from mixseg.engines.prediction import MirroredSliceInferer, Predictor, mask_postprocessing
 from mixseg.engines.schedule import OneCycleLR

@@ -7,8 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mixseg.engines.networks import MAIN, NetworkSet
-from mixseg.objectives import Objective
+from mixseg.engines.network_set import MAIN, NetworkSet
+from mixseg.objectives.base import Objective
 
 __all__ = ["ForwardStep"]
 

@@ -13,10 +13,10 @@ from monai.engines import Trainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixseg.engines.networks import MAIN, NetworkSet
+from mixseg.engines.network_set import MAIN, NetworkSet
 from mixseg.engines.precision import autocast_dtype
 from mixseg.engines.step import ForwardStep
-from mixseg.objectives import NetworkSpec, Objective
+from mixseg.objectives.base import NetworkSpec, Objective
 
 __all__ = ["MixedSupervisionTrainer", "NonFiniteLossError"]
 

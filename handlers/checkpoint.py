@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from mixseg.metrics import write_atomically
+from mixseg.files.atomic import write_atomically
 
 __all__ = ["FullCheckpoint"]
 

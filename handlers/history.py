@@ -16,10 +16,10 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mixseg.handlers.case_figures import CasePanel, plot_cases
-from mixseg.handlers.figures import plot_curves
+from mixseg.files.atomic import write_bytes_atomic
 from mixseg.handlers.scoring import CaseScorer
-from mixseg.metrics import write_bytes_atomic
+from mixseg.report.cases import CasePanel, plot_cases
+from mixseg.report.curves import plot_curves
 
 __all__ = ["History"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,36 +10,16 @@ import torch
 from ignite.engine import Engine, Events
 from monai.transforms import KeepLargestConnectedComponent
 
-from mixseg.handlers.case_figures import CasePanel
-from mixseg.handlers.planes import select_slice, shown_channels, standard_planes
+from mixseg.files.geometry import spacing_mm
 from mixseg.metrics import CaseScore, dice_coefficient, score_case
 from mixseg.networks.branches import BRANCH_NAMES
+from mixseg.report.cases import CasePanel, cut_panels
 from mixseg.transforms import KeepMostProbableComponent
 
-__all__ = ["CaseScorer", "shown_branch", "spacing_mm"]
+__all__ = ["CaseScorer", "shown_branch"]
 
 #: Names of branches, in the order in which they are scored.
 _NAMES = [name for names in BRANCH_NAMES.values() for name in names]
-
-
-def spacing_mm(meta: dict[str, Any], ndim: int = 3) -> tuple[float, ...] | None:
-    """Voxel size in mm (x, y, z), or None where the file does not know it.
-
-    A NIfTI header with units unknown and all sizes 1 says nothing (the public ACDC copies). Any
-    other size is taken as mm, which NRRD and most NIfTI writers mean; metres and micrometres in
-    the NIfTI units field are converted.
-
-    Args:
-        meta: metadata of a MONAI MetaTensor, with ``affine``.
-        ndim: spatial axes.
-    """
-    affine = torch.as_tensor(meta["affine"]).numpy()
-    sizes = np.linalg.norm(affine[:ndim, :ndim], axis=0)
-    code = int(meta.get("xyzt_units", 2)) & 7
-    if code == 0 and np.allclose(sizes, 1.0):
-        return None
-    factor = {1: 1e3, 3: 1e-3}.get(code, 1.0)
-    return tuple(float(size * factor) for size in sizes)
 
 
 def shown_branch(branches: Collection[str]) -> str:
@@ -191,46 +171,20 @@ class CaseScorer:
         predictions: dict[str, np.ndarray],
         scores: dict[str, float],
     ) -> list[CasePanel]:
-        """Cuts of the case, copied so that no volume is kept for them."""
-        image = shown_channels(torch.as_tensor(batch["native"]).float().numpy())
-        reference = torch.as_tensor(batch["label"])[0].numpy()
-        unlabeled = len(self.class_names)
-        shown = predictions[shown_branch(predictions)]
-        case_id = str(batch["case_id"])
-
-        def panel(cut: Callable[[np.ndarray], np.ndarray], **options: Any) -> CasePanel:
-            entropy = None
-            for name in ("student", "main"):
-                if name in output:
-                    entropy = _entropy(cut(torch.as_tensor(output[name]).numpy()))
-            masks = {name: cut(predictions[name]) for name in _NAMES if name in predictions}
-            return CasePanel(
-                case_id,
-                cut(image),
-                cut(reference),
-                main=masks.get("main"),
-                teacher=masks.get("teacher"),
-                student=masks.get("student"),
-                entropy=entropy,
-                **options,
-            )
-
-        if self.planes == "last":
-            where = select_slice(reference, shown, unlabeled=unlabeled)
-            return [panel(lambda volume: volume[..., where].copy(), scores=scores)]
-        affine = torch.as_tensor(batch["label"].meta["affine"]).numpy()
-        return [
-            panel(
-                plane.cut,
-                scores={} if index else scores,
-                spacing=plane.spacing,
-                view=f"{plane.name}\nslice {plane.index + 1} of {plane.size}",
-                edges=plane.edges,
-            )
-            for index, plane in enumerate(
-                standard_planes(affine, reference, shown, unlabeled=unlabeled)
-            )
-        ]
+        """The rows that picture the case."""
+        label = batch["label"]
+        affine = torch.as_tensor(label.meta["affine"]).numpy() if self.planes == "all" else None
+        sure = next((name for name in ("student", "main") if name in output), None)
+        return cut_panels(
+            str(batch["case_id"]),
+            torch.as_tensor(batch["native"]).float().numpy(),
+            reference=torch.as_tensor(label)[0].numpy(),
+            branches={name: predictions[name] for name in _NAMES if name in predictions},
+            probabilities=None if sure is None else torch.as_tensor(output[sure]).numpy(),
+            unlabeled=len(self.class_names),
+            affine=affine,
+            scores=scores,
+        )
 
     def _finish(self, engine: Any) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -247,12 +201,3 @@ class CaseScorer:
         for name in dict.fromkeys(row.branch for row in self.rows):
             hd95 = [row.hd95_vox for row in self.rows if row.branch == name]
             engine.state.metrics[f"val_hd95_{name}"] = float(np.mean(hd95))
-
-
-def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Shannon entropy in nats over axis 0."""
-    p = np.clip(probabilities, 1e-12, 1.0)
-    # The restored probabilities fade to zero at the edge of a crop and are zero outside.
-    total = p.sum(axis=0)
-    p = p / total
-    return np.where(total > 0.5, -(p * np.log(p)).sum(axis=0), 0.0)

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from mixseg.configuration.settings import run_settings
 from mixseg.handlers.checkpoint import FullCheckpoint
-from mixseg.handlers.command_line import run_settings
+from mixseg.handlers.evaluation_report import EvaluationReport
 from mixseg.handlers.history import History
 from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import WeightRamps
-from mixseg.handlers.report import EvaluationReport
 from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import Validation
 from mixseg.handlers.weights import LoadWeights

@@ -9,7 +9,7 @@ from typing import Any
 from monai.utils import set_determinism
 
 from mixseg.data import check_cases
-from mixseg.handlers.files import ensure_writable
+from mixseg.files.atomic import ensure_writable
 
 __all__ = ["start_run"]
 

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from mixseg.metrics.provenance import (
-    environment,
-    strict_json,
-    write_atomically,
-    write_bytes_atomic,
-)
-from mixseg.metrics.scores import CaseScore, read_metrics_csv, score_case, write_metrics_csv
+from mixseg.metrics.scores import CaseScore, score_case
 from mixseg.metrics.summary import (
-    markdown_table,
-    mean_and_sd,
-    score_table,
     summarize,
-    write_summary,
 )
 from mixseg.metrics.surface import (
     average_symmetric_surface_distance,
@@ -30,21 +20,11 @@ __all__ = [
     "CaseScore",
     "average_symmetric_surface_distance",
     "dice_coefficient",
-    "environment",
     "hd95_pooled",
-    "markdown_table",
-    "mean_and_sd",
     "pooled_hd95_and_assd",
-    "read_metrics_csv",
     "score_case",
-    "score_table",
-    "strict_json",
     "summarize",
     "surface_distances",
     "surface_voxels",
     "volume_diagonal",
-    "write_atomically",
-    "write_bytes_atomic",
-    "write_metrics_csv",
-    "write_summary",
 ]

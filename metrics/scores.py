@@ -1,19 +1,14 @@
-"""Scores of one case as rows, and the table `metrics.csv` that holds them."""
+"""Scores of one case as rows."""
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mixseg.metrics.provenance import write_bytes_atomic
 from mixseg.metrics.surface import (
     dice_coefficient,
     pooled_hd95_and_assd,
@@ -21,7 +16,7 @@ from mixseg.metrics.surface import (
     volume_diagonal,
 )
 
-__all__ = ["CaseScore", "read_metrics_csv", "score_case", "write_metrics_csv"]
+__all__ = ["CaseScore", "score_case"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +54,6 @@ class CaseScore:
     iou: float | None = None
     precision: float | None = None
     recall: float | None = None
-
-
-#: The last columns, which older files lack.
-_LATER_COLUMNS = ("iou", "precision", "recall")
-_COLUMNS = ["class" if f.name == "class_name" else f.name for f in fields(CaseScore)]
 
 
 def score_case(
@@ -153,71 +143,6 @@ def score_case(
             )
         )
     return rows
-
-
-def write_metrics_csv(rows: Iterable[CaseScore], path: str | os.PathLike[str]) -> None:
-    """Write the rows as `metrics.csv`, atomically; unknown values are empty cells.
-
-    Args:
-        rows: scores; floats are written so that they read back to the bit.
-        path: target file.
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for row in rows:
-        values = (getattr(row, field.name) for field in fields(CaseScore))
-        writer.writerow(["" if value is None else value for value in values])
-    write_bytes_atomic(path, text.getvalue().encode("utf-8"))
-
-
-def read_metrics_csv(path: str | os.PathLike[str]) -> list[CaseScore]:
-    """Read the rows of a `metrics.csv`.
-
-    Args:
-        path: file written by `write_metrics_csv`, now or before it had IoU, precision and recall.
-
-    Returns:
-        The rows, equal to those that were written; values that the file lacks are None.
-
-    Raises:
-        ValueError: if the columns are not those of `write_metrics_csv`, or a cell cannot be read;
-            names the file and the line.
-        OSError: if the file cannot be read.
-    """
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if header not in (_COLUMNS, _COLUMNS[: -len(_LATER_COLUMNS)]):
-            raise ValueError(f"{path}: expected the columns {_COLUMNS}, found {header}")
-        rows = []
-        for cells in reader:
-            try:
-                rows.append(_parse_row(cells, len(header)))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-    return rows
-
-
-def _parse_row(cells: list[str], columns: int) -> CaseScore:
-    if len(cells) != columns:
-        raise ValueError(f"expected {columns} cells, found {len(cells)}")
-    values: dict[str, Any] = {}
-    # A file without the later columns ends before their fields.
-    for field, cell in zip(fields(CaseScore), cells, strict=False):
-        later = field.name in _LATER_COLUMNS
-        if (later or field.name.endswith("_mm")) and not cell:
-            values[field.name] = None
-        elif field.name.endswith("_voxels"):
-            values[field.name] = int(cell)
-        elif later or field.name == "dice" or field.name.endswith(("_vox", "_mm")):
-            values[field.name] = float(cell)
-        else:
-            values[field.name] = cell
-    return CaseScore(**values)
 
 
 def _label_map(labels: ArrayLike, name: str, highest: int) -> NDArray[Any]:

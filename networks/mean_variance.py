@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mixseg.networks.base import DualBranchNetwork
 from mixseg.networks.branches import check_branch
+from mixseg.networks.dual_branch.base import DualBranchNetwork
 from mixseg.networks.features import forward_with_features
 
 __all__ = ["MeanVarianceNetwork"]

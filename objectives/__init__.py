@@ -10,11 +10,11 @@ from mixseg.objectives.base import (
     supervised_term,
 )
 from mixseg.objectives.confkd import ConfKD
-from mixseg.objectives.dcr import DynamicCoRegularization
+from mixseg.objectives.dcr.objective import DynamicCoRegularization
+from mixseg.objectives.dcr.weights import InstanceWeights
 from mixseg.objectives.entropy_minimization import EntropyMinimization
 from mixseg.objectives.ficklenet import FickleNet
 from mixseg.objectives.glmi import GLMI
-from mixseg.objectives.instance_indicators import InstanceWeights
 from mixseg.objectives.macro_micro import MacroMicro
 from mixseg.objectives.mixed_supervision import MixedSupervision
 from mixseg.objectives.self_correcting import SelfCorrecting

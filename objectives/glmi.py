@@ -20,7 +20,7 @@ from mixseg.objectives.base import (
     refuse_negative,
     supervised_term,
 )
-from mixseg.objectives.geometry import RandomMotion
+from mixseg.objectives.motion import RandomMotion
 
 __all__ = ["GLMI"]
 
@@ -41,7 +41,7 @@ class GLMI(SingleBranchObjective):
     consistency ``none`` mean squared difference of softmax f(T x) and T softmax f(x), fixed
     =========== ======== ==================================================================
 
-    T is drawn anew for each sample and step (:class:`mixseg.objectives.geometry.RandomMotion`):
+    T is drawn anew for each sample and step (:class:`mixseg.objectives.motion.RandomMotion`):
     flips along the first two spatial axes and a rotation in their plane, in 3D the third axis
     stays. x and T x are one batch of one forward pass. What a rotation brings in from outside
     takes no part in ``local`` and ``consistency``.

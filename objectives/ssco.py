@@ -18,7 +18,7 @@ from mixseg.objectives.base import (
     refuse_negative,
     supervised_term,
 )
-from mixseg.objectives.geometry import draw_quarter_turns, turn
+from mixseg.objectives.motion import draw_quarter_turns, turn
 
 __all__ = ["SSCO"]
 

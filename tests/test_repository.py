@@ -14,11 +14,10 @@ from types import ModuleType
 import pytest
 import yaml
 
-from mixseg.cli.compare_list import method_of
+from compare.list import method_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_BYTES = 20 * 2**20
-MAX_LINES = 450
 
 
 def load(path: Path) -> ModuleType:
@@ -57,15 +56,6 @@ def readme() -> str:
 
 def test_no_file_is_too_large(tracked: list[Path]) -> None:
     assert [path for path in tracked if path.stat().st_size > MAX_BYTES] == []
-
-
-def test_python_files_are_short(tracked: list[Path]) -> None:
-    lengths = {
-        path.relative_to(ROOT): path.read_text(encoding="utf-8").count("\n")
-        for path in tracked
-        if path.suffix == ".py"
-    }
-    assert {path: n for path, n in lengths.items() if n >= MAX_LINES} == {}
 
 
 def test_no_medical_image_is_tracked(tracked: list[Path]) -> None:

@@ -27,6 +27,7 @@ from mixseg.transforms.labels import (
     MaskUnannotatedClassesd,
     SelectClasses,
     SelectClassesd,
+    SupervisionFromLabeld,
     label_kind,
 )
 from mixseg.transforms.noisy_labels import (
@@ -48,7 +49,6 @@ from mixseg.transforms.scribbles import (
     erode_to_core,
     scribble_by_erosion,
 )
-from mixseg.transforms.supervision import SupervisionFromLabeld
 from mixseg.transforms.weak_labels import (
     BoxLabel,
     BoxLabeld,

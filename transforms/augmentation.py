@@ -10,7 +10,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixseg.transforms._arrays import check_num_classes
+from mixseg.transforms.arrays import check_num_classes
 
 # Control points an axis of elastic deformation and bias field, one beyond each border included.
 _ELASTIC_POINTS = 8

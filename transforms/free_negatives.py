@@ -19,7 +19,7 @@ from monai.transforms.transform import MapTransform, Transform
 from monai.utils.enums import TransformBackends
 from scipy import ndimage
 
-from mixseg.transforms._arrays import (
+from mixseg.transforms.arrays import (
     channel_first_classes,
     check_num_classes,
     class_array,

@@ -10,7 +10,7 @@ from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 from monai.transforms.transform import MapTransform, Transform
 from monai.utils.enums import TransformBackends
 
-from mixseg.transforms._arrays import (
+from mixseg.transforms.arrays import (
     check_num_classes,
     class_array,
     describe,
@@ -297,3 +297,29 @@ class MaskUnannotatedClassesd(MapTransform):
         for key in self.key_iterator(d):
             d[key] = self.masker(d[key], annotated)
         return d
+
+
+class SupervisionFromLabeld(MapTransform):
+    """Set ``supervision`` from the label's values where the item has none.
+
+    ``"full"`` when every voxel is labelled, ``"partial"`` when some are not, ``"none"`` without
+    a label. MONAI Label hands over bare ``{image, label}`` items.
+
+    Args:
+        keys: the label's key.
+        num_classes: C of the label as it is now; C = unlabelled.
+    """
+
+    def __init__(self, keys: KeysCollection, num_classes: int) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.num_classes = num_classes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """A copy of the item with its ``supervision``."""
+        item = dict(data)
+        if item.get("supervision") is None:
+            present = list(self.key_iterator(item))
+            item["supervision"] = (
+                label_kind(item[present[0]], self.num_classes) if present else "none"
+            )
+        return item

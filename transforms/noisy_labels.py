@@ -17,7 +17,7 @@ from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 from monai.transforms.transform import MapTransform
 from scipy import ndimage
 
-from mixseg.transforms._arrays import channel_first_classes, like
+from mixseg.transforms.arrays import channel_first_classes, like
 from mixseg.transforms.weak_base import WeakLabel, plane_axis, regions
 
 __all__ = ["KINDS", "NoisyInstance", "NoisyLabel", "NoisyLabeld"]

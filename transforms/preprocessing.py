@@ -21,10 +21,14 @@ from monai.transforms import (
 
 from mixseg.transforms.free_negatives import FreeNegativesd, negative_radius
 from mixseg.transforms.images import AddDepthd, RescaleIntensityd
-from mixseg.transforms.labels import ConvertUnlabeledd, MaskUnannotatedClassesd, SelectClassesd
+from mixseg.transforms.labels import (
+    ConvertUnlabeledd,
+    MaskUnannotatedClassesd,
+    SelectClassesd,
+    SupervisionFromLabeld,
+)
 from mixseg.transforms.resampling import ResizeToSized, ResizeToSpacingd
 from mixseg.transforms.scribbles import ScribbleByErosiond
-from mixseg.transforms.supervision import SupervisionFromLabeld
 
 __all__ = ["SlicePreprocessing", "VolumePreprocessing"]
 

@@ -19,7 +19,7 @@ import numpy as np
 from monai.config.type_definitions import KeysCollection
 from scipy import ndimage
 
-from mixseg.transforms._arrays import check_num_classes, class_array
+from mixseg.transforms.arrays import check_num_classes, class_array
 from mixseg.transforms.weak_base import WeakLabel, WeakLabeld, plane_axis
 
 RULES = ("kervadec", "literal10")

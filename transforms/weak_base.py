@@ -12,7 +12,7 @@ from monai.transforms.transform import MapTransform, Transform
 from monai.utils.enums import TransformBackends
 from scipy import ndimage
 
-from mixseg.transforms._arrays import channel_first_classes, check_num_classes, like
+from mixseg.transforms.arrays import channel_first_classes, check_num_classes, like
 from mixseg.transforms.labels import label_kind
 
 Region = tuple[int, tuple[slice | int, ...], np.ndarray]

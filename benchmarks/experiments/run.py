@@ -3,8 +3,8 @@
     python benchmarks/experiments/run.py benchmarks/experiments/acdc_cpu.yaml --dataset_dir ACDC
 
 Rows whose result file is there are skipped, a row that was interrupted goes on where it stopped.
-The same as ``mixseg compare run``, with folders of one list and lines in place of a progress bar,
-for machines that have the repository without its command.
+The same as ``python -m benchmarks.compare run``, with folders of one list and lines in place of a
+progress bar.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import os
 import sys
 from pathlib import Path
 
-from mixseg.cli.compare_list import experiments
-from mixseg.cli.compare_run import Places, Watch, run_experiments
-
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+
+from compare.list import experiments  # noqa: E402
+from compare.run import Places, Watch, run_experiments  # noqa: E402
 
 
 class Lines(Watch):

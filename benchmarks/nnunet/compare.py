@@ -21,7 +21,8 @@ import nnunet
 import torch
 from measuring import ROOT, SPLITS, read_json
 
-from mixseg.metrics import environment, strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
 
 RESULTS = ROOT / "benchmarks" / "results" / "nnunet"
 SIDES = {"flagship": flagship, "nnunet": nnunet}

@@ -12,7 +12,8 @@ from ignite.engine import Events
 from measuring import ROOT, SPLITS, Clock, Snapshots, curve_of
 from monai.bundle import ConfigWorkflow
 
-from mixseg.metrics import read_metrics_csv, summarize
+from mixseg.metrics import summarize
+from mixseg.report.scores import read_metrics_csv
 
 CONFIGS = ROOT / "bundles" / "acdc_lv_mixed" / "configs"
 

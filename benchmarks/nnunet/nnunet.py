@@ -17,9 +17,10 @@ import torch
 from flagship import bundle
 from measuring import SPLITS, Clock, Snapshots, curve_of, read_json
 
-from mixseg.data.reading import open_volume
-from mixseg.handlers import spacing_mm
-from mixseg.metrics import CaseScore, dice_coefficient, score_case, strict_json, summarize
+from mixseg.files.atomic import strict_json
+from mixseg.files.geometry import spacing_mm
+from mixseg.files.reading import open_volume
+from mixseg.metrics import CaseScore, dice_coefficient, score_case, summarize
 from mixseg.transforms import ConvertUnlabeled, KeepMostProbableComponent, SelectClasses
 
 DATASET = "Dataset001_ACDCLV"

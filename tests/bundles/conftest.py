@@ -16,7 +16,7 @@ import pytest
 from monai.utils import set_determinism
 from PIL import Image
 
-from mixseg.handlers.command_line import cause_of
+from mixseg.configuration.loading import cause_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd" / "configs"
 CLASSES = ["background", "RV", "myocardium", "LV"]

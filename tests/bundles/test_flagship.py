@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mixseg.cli.main import app
-from mixseg.handlers.command_line import cause_of
+from mixseg.configuration.loading import cause_of
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = ("acdc_lv_mixed", "acdc_mixed", "la_mixed", "wbc_mixed")

@@ -13,8 +13,9 @@ import yaml
 from monai.bundle import ConfigParser
 from monai.transforms import CenterSpatialCropd, Orientationd, RandFlipd, Resized
 
+from mixseg.configuration.settings import false_as_text, unknown_options
+from mixseg.configuration.start import start_command
 from mixseg.handlers import FullCheckpoint, ProgressBar, Ramp, Validation, WeightRamps
-from mixseg.handlers.command_line import false_as_text, start_command, unknown_options
 from mixseg.transforms import (
     ConvertUnlabeledd,
     RescaleIntensityd,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from mixseg.handlers.command_line import unknown_options
+from mixseg.configuration.settings import unknown_options
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(p.name for p in BUNDLES.iterdir() if (p / "configs").is_dir())
@@ -87,6 +90,29 @@ def test_a_card_without_results_says_so(name: str) -> None:
     assert results.startswith("## Results\n\nNot run yet with the settings of this bundle.")
     assert "**No weights are shipped**" in card
     assert not list((BUNDLES / name).glob("models/*"))
+
+
+def numbers(content: Any) -> Iterator[float]:
+    """Every number in nested mappings."""
+    if isinstance(content, dict):
+        for value in content.values():
+            yield from numbers(value)
+    elif isinstance(content, int | float) and not isinstance(content, bool):
+        yield float(content)
+
+
+def rounded_to(value: float, shown: str) -> bool:
+    """Whether ``shown``, which has a digit or more behind the point, is ``value`` rounded."""
+    digits = len(shown.partition(".")[2])
+    return abs(value - float(shown)) <= 0.5 * 10.0**-digits + 1e-9
+
+
+def test_scores_of_the_metadata_are_in_the_tables_of_the_card(card: str, bundle: Path) -> None:
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    blocks = re.findall(r"<!-- begin:\w+ -->\n(.*?)<!-- end:\w+ -->", card, re.DOTALL)
+    shown = [n for block in blocks for n in re.findall(r"(?<![\w.])\d+\.\d+", block)]
+    for value in numbers(metadata.get("eval_metrics", {})):
+        assert any(rounded_to(value, n) or rounded_to(100 * value, n) for n in shown), value
 
 
 @pytest.mark.parametrize("name", FLAGSHIP)

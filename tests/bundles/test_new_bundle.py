@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from mixseg.apps.pack.verify import verify_bundle
 from mixseg.cli.main import app
-from mixseg.cli.verify import verify_bundle
 
 CLASSES = ["background", "shell", "core", "spot"]
 

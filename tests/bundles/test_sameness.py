@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mixseg.cli.bundle_configs import check_shared
+from mixseg.apps.pack.checks.configs import check_shared
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 METHODS = ("confkd", "single", "decoupled", "uamt", "glmi", "ssco")
@@ -204,7 +204,7 @@ def test_training_components(first: str, sister: str) -> None:
             steps["transforms"] = of_the_image(steps["transforms"])
         handlers = components["train"]["handlers"]
         if method(name) == "dcr":  # before those that write checkpoints
-            assert handlers.pop(0)["_target_"] == "mixseg.handlers.InstanceIndicators"
+            assert handlers.pop(0)["_target_"] == "mixseg.objectives.dcr.InstanceIndicators"
         both.append(resolved(components, alike))
     assert both[0] == both[1]
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from mixseg.cli.main import app
 from mixseg.data.datalist import Datalist
-from mixseg.data.phantom import write_phantom
+from mixseg.data.phantom.dataset import write_phantom
 
 
 def run(*arguments: str | Path) -> Result:
@@ -74,7 +74,7 @@ def test_prepare_acdc_on_other_folders_and_unwritable_outputs(source: Path, tmp_
     (tmp_path / "file").touch()
     blocked = run("prepare", "acdc", source, "--output", tmp_path / "file" / "d.json")
     assert blocked.exit_code == 1
-    assert f"error: '{tmp_path / 'file'}" in blocked.output
+    assert f"error: {tmp_path / 'file' / 'd.json'} could not be written" in blocked.output
     assert "Traceback" not in blocked.output
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from mixseg.cli.main import app
 from mixseg.data.datalist import Datalist
-from mixseg.data.phantom import write_phantom
+from mixseg.data.phantom.dataset import write_phantom
 
 SHAPE = (6, 5, 3)  # 90 voxels
 

@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from mixseg.data.datalist import (
-    Datalist,
-    DatalistError,
-    Entry,
-    data_hash,
-    find_datalist,
-    supervision_of,
-)
+from mixseg.data.datalist import Datalist, DatalistError, Entry, data_hash, supervision_of
+from mixseg.data.find import find_datalist
 
 
 def as_datalist(**splits: Any) -> Datalist:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mixseg.data.datalist import Datalist, find_datalist
+from mixseg.data.datalist import Datalist
+from mixseg.data.find import find_datalist
 from mixseg.data.subset import select_cases, split_cases
 
 

@@ -14,7 +14,7 @@ import torch
 from monai.transforms import Compose, LoadImaged, RandFlipd, RandGaussianNoised
 
 from mixseg.data import MixedDataLoader, VolumeDataset
-from mixseg.data.la import prepare_la
+from mixseg.data.collections.la import prepare_la
 from mixseg.data.subset import select_cases
 
 CROP = (4, 4, 3)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixseg.data.phantom import write_phantom
+from mixseg.data.phantom.dataset import write_phantom
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "adding_a_method.md"

@@ -31,57 +31,6 @@ def texts(drawing: str) -> list[str]:
     return ["".join(line.itertext()).replace("\u200b", "") for line in found]
 
 
-def package(root: Path, name: str, **files: str) -> None:
-    (root / name).mkdir()
-    (root / name / "__init__.py").write_text(f'"""What {name} is for.\n\nMore.\n"""\n')
-    for stem, content in files.items():
-        (root / name / f"{stem}.py").write_text(content)
-
-
-def test_imports_point_one_way(tool: Tool) -> None:
-    assert tool("draw_architecture").faults(ROOT) == []
-
-
-def test_the_picture_of_the_architecture_is_up_to_date(tool: Tool) -> None:
-    drawn = tool("draw_architecture").draw(ROOT)
-    assert_same_drawing(drawn, ROOT / "docs" / "figures" / "architecture.svg")
-
-
-def test_imports_against_the_rule_are_named(tool: Tool, tmp_path: Path) -> None:
-    architecture = tool("draw_architecture")
-    package(tmp_path, "losses", terms="import torch\nfrom mixseg.losses import other\n")
-    package(tmp_path, "data", cases="from mixseg.losses import terms\n")
-    package(tmp_path, "objectives", method="import mixseg.losses.terms\n")
-    package(
-        tmp_path,
-        "engines",
-        step="from mixseg.objectives import Objective\nfrom mixseg.objectives import ConfKD\n",
-        late="def f():\n    from mixseg.cli import main\n",
-    )
-    assert architecture.faults(tmp_path) == [
-        "data/cases.py:1: data may not import losses",
-        "engines/late.py:2: engines may not import cli",
-        "engines/step.py:2: engines may know the protocol of objectives, not ConfKD",
-    ]
-    assert architecture.edges(tmp_path) == [
-        ("data", "losses"), ("engines", "cli"), ("engines", "objectives"), ("objectives", "losses"),
-    ]  # fmt: skip
-
-
-def test_the_picture_shows_packages_edges_and_what_bundles_name(tool: Tool, tmp_path: Path) -> None:
-    package(tmp_path, "losses")
-    package(tmp_path, "objectives", method="from mixseg.losses import terms\n")
-    configs = tmp_path / "bundles" / "one" / "configs"
-    configs.mkdir(parents=True)
-    (configs / "train.yaml").write_text("objective:\n  _target_: mixseg.objectives.ConfKD\n")
-    drawing = tool("draw_architecture").draw(tmp_path)
-    lines = texts(drawing)
-    assert lines[:3] == ["bundles", "configuration only; its entries name parts of", "objectives"]
-    assert "losses" in lines
-    assert "What objectives is for" in lines
-    assert drawing.count("<polygon") == 1  # one import, one arrow head
-
-
 def test_figures_of_the_methods_are_up_to_date(tool: Tool) -> None:
     folder = ROOT / "docs" / "figures" / "methods"
     figures = tool("draw_methods").figures()

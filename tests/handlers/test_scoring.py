@@ -16,7 +16,8 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.transforms import LoadImage
 
-from mixseg.handlers import CaseScorer, spacing_mm
+from mixseg.files.geometry import spacing_mm
+from mixseg.handlers import CaseScorer
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import torch
 from monai.utils import set_determinism
 
+from mixseg.configuration.settings import run_settings
 from mixseg.handlers import start_run
-from mixseg.handlers.command_line import run_settings
 
 TRAIN = """
 imports: [$import torch]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 import statistics
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mixseg.metrics import (
-    CaseScore,
-    environment,
-    markdown_table,
-    provenance,
-    score_table,
-    strict_json,
-    summarize,
-    write_bytes_atomic,
-    write_summary,
-)
+from mixseg.metrics import CaseScore, summarize
+from mixseg.report.scores import write_summary
+from mixseg.report.tables import markdown_table, score_table
 
 DICE = [0.91, 0.3, 0.85, 0.3]
 HD95 = [1.5, 40.0, 3.25, 12.0]
@@ -95,54 +84,6 @@ def test_branches_and_classes_are_kept_apart_and_ordered() -> None:
     assert summarize([]) == {}
 
 
-def _reject(constant: str) -> None:
-    raise AssertionError(f"{constant} is not strict JSON")
-
-
-def test_summary_file(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "summary.json"
-    write_summary(
-        path,
-        [_row(0)],
-        configuration={"lambda_kd": 50.0, "device": Path("cpu"), "rate": np.float32(0.5)},
-        seed=3,
-        data_hash="abc",
-        extra={"best_epoch": np.int64(7)},
-    )
-    content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_reject)
-    assert content["scores"]["student"]["LV"]["dice"] == {"mean": 0.91, "sd": None, "n": 1}
-    assert content["scores"]["student"]["LV"]["hd95_mm"] == {"mean": None, "sd": None, "n": 0}
-    assert content["configuration"] == {"lambda_kd": 50.0, "device": "cpu", "rate": 0.5}
-    assert (content["seed"], content["data_hash"], content["best_epoch"]) == (3, "abc", 7)
-    assert {"python", "torch", "monai", "mixseg", "numpy"} <= set(content["versions"])
-    assert {"git_commit", "hardware", "date"} <= set(content)
-    with pytest.raises(ValueError, match=r"would replace \['seed'\]"):
-        write_summary(path, [], configuration={}, seed=0, data_hash=None, extra={"seed": 1})
-
-
-def test_strict_json_of_awkward_values() -> None:
-    text = strict_json(
-        {1: float("nan"), "i": -np.inf, "a": np.array([1.0, np.nan]), "s": {2, 1}, "b": np.True_}
-    )
-    expected = {"1": None, "i": None, "a": [1.0, None], "s": [1, 2], "b": True}
-    assert json.loads(text, parse_constant=_reject) == expected
-    assert text.endswith("}\n")
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "summary.json"
-    write_bytes_atomic(path, b"old")
-
-    def fail(*arguments: Any) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_bytes_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [item.name for item in tmp_path.iterdir()] == ["summary.json"]
-
-
 def test_markdown_table() -> None:
     # Teacher: mean of 0.91 and 0.3 is 0.605, sd 0.61/√2 = 0.4313; HD95 20.75 ± 38.5/√2 = 27.22;
     # ASSD is half of it, 10.375 ± 13.61 (10.38 in the table). The student has one case: no sd.
@@ -170,21 +111,26 @@ def test_terminal_table_holds_the_same_cells() -> None:
             assert cell in text
 
 
-def test_environment_of_a_checkout() -> None:
-    found = environment()
-    assert found["hardware"]["cpu"]
-    assert found["hardware"]["cpu_count"] >= 1
-    assert found["versions"]["numpy"] == np.__version__
-    root = Path(provenance.__file__).resolve().parents[1]
-    if shutil.which("git") and (root / ".git").exists():
-        head = subprocess.check_output(["git", "-C", str(root), "rev-parse", "HEAD"], text=True)
-        assert found["git_commit"] == head.strip()
-    else:
-        assert found["git_commit"] is None
+def _reject(constant: str) -> None:
+    raise AssertionError(f"{constant} is not strict JSON")
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_a_copy_outside_its_checkout_has_no_commit(tmp_path: Path) -> None:
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    (tmp_path / "installed.py").write_text("", encoding="utf-8")
-    assert provenance._git_state(tmp_path / "installed.py") == (None, None)
+def test_summary_file(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "summary.json"
+    write_summary(
+        path,
+        [_row(0)],
+        configuration={"lambda_kd": 50.0, "device": Path("cpu"), "rate": np.float32(0.5)},
+        seed=3,
+        data_hash="abc",
+        extra={"best_epoch": np.int64(7)},
+    )
+    content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_reject)
+    assert content["scores"]["student"]["LV"]["dice"] == {"mean": 0.91, "sd": None, "n": 1}
+    assert content["scores"]["student"]["LV"]["hd95_mm"] == {"mean": None, "sd": None, "n": 0}
+    assert content["configuration"] == {"lambda_kd": 50.0, "device": "cpu", "rate": 0.5}
+    assert (content["seed"], content["data_hash"], content["best_epoch"]) == (3, "abc", 7)
+    assert {"python", "torch", "monai", "mixseg", "numpy"} <= set(content["versions"])
+    assert {"git_commit", "hardware", "date"} <= set(content)
+    with pytest.raises(ValueError, match=r"would replace \['seed'\]"):
+        write_summary(path, [], configuration={}, seed=0, data_hash=None, extra={"seed": 1})

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from monai.networks.utils import convert_to_onnx, convert_to_torchscript
 from torch import nn
 
-from mixseg.engines.networks import fresh_copy
+from mixseg.engines.network_set import fresh_copy
 from mixseg.networks import (
     DualBranchDynUNet,
     DualBranchNetwork,

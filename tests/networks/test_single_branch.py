@@ -12,7 +12,7 @@ from monai.networks.nets import DynUNet, SegResNet, SwinUNETR
 from torch import Tensor, nn
 
 from mixseg.engines import MixedSupervisionEvaluator, MixedSupervisionTrainer
-from mixseg.engines.networks import fresh_copy
+from mixseg.engines.network_set import fresh_copy
 from mixseg.networks import SingleBranchNetwork
 from mixseg.objectives import ConfKD
 

@@ -12,7 +12,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import LoadImaged
 from PIL import Image
 
-from mixseg.handlers import spacing_mm
+from mixseg.files.geometry import spacing_mm
 from mixseg.transforms import AddDepth, AddDepthd, RescaleIntensity, RescaleIntensityd
 
 RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)  # rows, columns, colours

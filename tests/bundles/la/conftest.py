@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mixseg.handlers.command_line import cause_of
+from mixseg.configuration.loading import cause_of
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundles" / "la_confkd" / "configs"
 CLASSES = ["background", "LA"]

@@ -1,0 +1,1 @@
+"""Bundles: where they are, their weights, their archives, and how they are run."""

@@ -1,0 +1,119 @@
+"""Where a bundle and its weights come from: a folder, a packed file, or a name."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from mixseg.apps.bundle.archive import unpack
+from mixseg.apps.bundle.sums import SUMS_NAME, check_sums
+from mixseg.files.provenance import sha256_of
+
+__all__ = ["find_bundle", "refuse_changed"]
+
+#: What holds the packages and ``bundles/``: the checkout, or the installed ``mixseg``.
+ROOT = Path(__file__).resolve().parents[2]
+
+# MONAI Label takes bundles with these words for interactive ones, or for other tasks.
+_MEANINGFUL = ("deepedit", "deepgrow", "detection", "classification")
+
+
+def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder of a bundle.
+
+    Args:
+        name_or_path: the folder itself; a zip of ``mixseg pack``, which is unpacked once into the
+            user's cache; or the name of a bundle below ./bundles or beside the installation.
+
+    Raises:
+        ValueError: there is no such bundle, or the zip is refused; says what there is.
+        FileExistsError: the unpacked copy of the zip was changed since.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        if path.suffix.lower() != ".zip":
+            raise ValueError(
+                f"'{path}' is no bundle: give its folder, a zip made by 'mixseg pack', or a name"
+            )
+        return _unpacked(path)
+    if path.is_dir():
+        if not _is_bundle(path):
+            raise ValueError(_no_bundle(path))
+        return path
+    places = _named_places()
+    if path.name == str(path):
+        for place in places:
+            if _is_bundle(place / path):
+                return place / path
+    found = dict.fromkeys(name for place in places for name in _bundles_in(place))
+    known = f"known names: {', '.join(found)}" if found else "there is no folder 'bundles' here"
+    raise ValueError(
+        f"there is no bundle '{path}': give a bundle's folder, a zip made by 'mixseg pack', or a "
+        f"name ({known})"
+    )
+
+
+def refuse_changed(folder: Path) -> None:
+    """Refuse a packed bundle whose files are not those of its SHA256SUMS; others pass.
+
+    Raises:
+        ValueError: naming all files that are missing, changed or not listed.
+    """
+    if (folder / SUMS_NAME).is_file() and (faults := check_sums(folder)):
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        raise ValueError(
+            f"'{folder}' is not what was packed: download it again or, if the changes are yours, "
+            f"delete its {SUMS_NAME}:{lines}"
+        )
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / "configs" / "metadata.json").is_file()
+
+
+def _bundles_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if _is_bundle(p)) if folder.is_dir() else []
+
+
+def _named_places() -> list[Path]:
+    """Folders whose subfolders can be called by name alone."""
+    return [Path("bundles"), ROOT / "bundles"]
+
+
+def _no_bundle(folder: Path) -> str:
+    inside = _bundles_in(folder)
+    mend = f"name one of {', '.join(inside)} in it" if inside else "give the folder that holds it"
+    return f"'{folder}' is no bundle, it has no configs/metadata.json: {mend}"
+
+
+def _unpacked(file: Path) -> Path:
+    """The bundle out of a zip, unpacked once for each content of the file."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    # Unpacked anew for the comparison: what was changed there since is refused.
+    folder = unpack(file, base / "mixseg" / "bundles" / sha256_of(file)[:16])
+    if not _is_bundle(folder):
+        raise ValueError(f"'{file}' holds no bundle: it has no {folder.name}/configs/metadata.json")
+    return folder
+
+
+def is_packed(bundle: Path) -> bool:
+    """Whether the folder comes out of a zip of ``mixseg pack``."""
+    return (bundle / SUMS_NAME).is_file() or (bundle / "mixseg").is_dir()
+
+
+def check_name(bundle: Path) -> list[str]:
+    """The folder's name works in a URL, in MONAI's index and in MONAI Label."""
+    name = bundle.resolve().name
+    faults = []
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
+        faults.append(f"the name '{name}' may hold letters, digits and _ alone: rename the folder")
+    if "_v" in name:
+        # monai.bundle.scripts._get_all_bundles_info cuts names at the first "_v" and what follows.
+        faults.append(f"the name '{name}' holds '_v', where MONAI looks for the version")
+    faults += [
+        f"the name '{name}' holds '{word}', to which MONAI Label gives a meaning"
+        for word in _MEANINGFUL
+        if word in name.lower()
+    ]
+    return faults

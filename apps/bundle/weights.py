@@ -1,0 +1,215 @@
+"""The weights of a bundle: read without trust, compared with a network, converted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from monai.apps.utils import SUPPORTED_HASH_TYPES, HashCheckError, download_url
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+
+from mixseg.configuration.loading import cause_of, load
+from mixseg.files.provenance import hash_of
+from mixseg.handlers.weights import PLACES
+from mixseg.networks.dual_branch.base import present_names
+
+__all__ = ["Precision", "build_network", "convert", "misfits", "read_weights"]
+
+_SHOWN = 4  # names of a kind in a message
+
+
+class Precision(str, Enum):
+    """Type of the numbers of stored weights."""
+
+    KEEP = "keep"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, alone or under the key ``model``.
+
+    Raises:
+        ValueError: there is no such file, it cannot be read with ``weights_only``, or holds
+            anything but tensors by their names.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no '{path}'")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch reports a damaged file in half a dozen ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"'{path}' cannot be read as weights: {reason}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
+        raise ValueError(f"'{path}' holds no state dict: save network.state_dict()")
+    return dict(content)
+
+
+def build_network(config: Path, knobs: Mapping[str, Any]) -> nn.Module:
+    """``network_def`` of a configuration file, with other values for some of its knobs.
+
+    Raises:
+        ValueError: it cannot be built; gives the cause.
+    """
+    parser = ConfigParser(load(config))
+    parser.update(dict(knobs))
+    try:
+        network: nn.Module = parser.get_parsed_content("network_def")
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"{config.name}: {cause_of(error)}") from error
+    return network
+
+
+def misfits(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """What keeps weights from being loaded strictly, and values that are not finite.
+
+    MONAI loads without ``strict``: what does not fit keeps its random start, with no more than a
+    warning.
+
+    Returns:
+        One line for each kind of fault; empty where all fits. Another floating type fits.
+    """
+    own, weights = network.state_dict(), present_names(network, weights)
+    groups = {
+        "the network lacks": [name for name in weights if name not in own],
+        "the weights lack": [name for name in own if name not in weights],
+        "other shapes": [
+            f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ],
+        "values that are not finite in": [
+            name for name, value in weights.items() if not torch.isfinite(value).all()
+        ],
+    }
+    faults = []
+    for kind, names in groups.items():
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            faults.append(f"{kind} {', '.join(names[:_SHOWN])}{more}")
+    return faults
+
+
+def convert(weights: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
+    """Weights with their floating numbers in another type; counters stay integers.
+
+    Raises:
+        ValueError: a number is too large for the type.
+    """
+    if precision is Precision.KEEP:
+        return dict(weights)
+    dtype = getattr(torch, precision.value)
+    converted = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
+    lost = [k for k, v in converted.items() if (v.isinf() & ~weights[k].isinf()).any()]
+    if lost:
+        raise ValueError(f"{', '.join(lost[:_SHOWN])}: too large for {precision.value}")
+    return converted
+
+
+#: Weights that a bundle may hold, in the order in which they are looked for, and the overlay in
+#: configs/ that describes their network.
+_WEIGHTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(PLACES, ()),
+    "models/compact.pt": ("compact.yaml",),
+}
+
+
+_LARGE_FILES = ("large_files.yml", "large_files.yaml")
+
+
+def bundle_weights(folder: Path) -> tuple[Path, list[Path]]:
+    """The weights of a bundle, and the overlays to pass after ``inference.yaml`` with them.
+
+    eval/models/model.pt, which a training in the bundle's folder writes, is taken where it is,
+    else models/model.pt, else models/compact.pt with configs/compact.yaml, else what
+    ``large_files.yml`` names is fetched. A file that ``large_files.yml`` names must have the hash
+    that it states there, whether it was fetched or found.
+
+    Raises:
+        ValueError: there are no weights, they cannot be fetched, or have another hash.
+    """
+    listed = _large_files(folder)
+    for name, overlays in _WEIGHTS.items():
+        path = folder / name
+        if path.is_file():
+            if name in listed:
+                _check(path, listed[name])
+            return path, _overlays(folder, overlays)
+    for name, overlays in _WEIGHTS.items():
+        if name in listed:
+            _fetch(folder / name, listed[name])
+            return folder / name, _overlays(folder, overlays)
+    raise ValueError(
+        f"'{folder}' has no weights: there is neither {' nor '.join(_WEIGHTS)}, and no "
+        f"{_LARGE_FILES[0]} says where to fetch them; train them (python -m monai.bundle run "
+        "training), or give a file with --checkpoint"
+    )
+
+
+def _overlays(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    paths = [folder / "configs" / name for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"there is no '{path}', which describes the network of the weights")
+    return paths
+
+
+def _large_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Entries of large_files.yml by the path of their file."""
+    for name in _LARGE_FILES:
+        if (folder / name).is_file():
+            content = yaml.safe_load((folder / name).read_text(encoding="utf-8")) or {}
+            return {str(entry["path"]): entry for entry in content.get("large_files", ())}
+    return {}
+
+
+def _hash_of_entry(path: Path, entry: dict[str, Any]) -> tuple[str, str]:
+    """Kind and value of an entry's hash, which it must have."""
+    kind, value = str(entry.get("hash_type", "sha256")).lower(), entry.get("hash_val")
+    if not value or kind not in SUPPORTED_HASH_TYPES:
+        raise ValueError(
+            f"{_LARGE_FILES[0]} states no hash for '{path}' that can be checked: it needs "
+            f"hash_val, and hash_type out of {', '.join(SUPPORTED_HASH_TYPES)}"
+        )
+    return kind, str(value).lower()
+
+
+def _check(path: Path, entry: dict[str, Any]) -> None:
+    kind, value = _hash_of_entry(path, entry)
+    found = hash_of(path, kind)
+    if found != value:
+        raise ValueError(
+            f"'{path}' is not the file that {_LARGE_FILES[0]} names ({kind} {found[:12]}… instead "
+            f"of {value[:12]}…): delete it to have it fetched again, or, if you trained it, give "
+            "it with --checkpoint"
+        )
+
+
+def _fetch(path: Path, entry: dict[str, Any]) -> None:
+    kind, value = _hash_of_entry(path, entry)
+    try:
+        # Checked in a temporary folder; nothing is left at the path if it is another file.
+        download_url(str(entry["url"]), path, value, kind)
+    except HashCheckError as error:
+        raise ValueError(
+            f"what {entry['url']} sends is not the file that {_LARGE_FILES[0]} names: its {kind} "
+            f"is not {value[:12]}…; nothing was kept, ask the bundle's authors"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"'{path}' could not be fetched from {entry['url']} ({error}); offline, put the file "
+            f"there yourself ({kind} {value})"
+        ) from error
+    if not path.is_file():
+        raise ValueError(f"'{path}' could not be written: choose a folder that can be")

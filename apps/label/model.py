@@ -1,0 +1,183 @@
+"""The folder of one model as MONAI Label needs it, made out of a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from mixseg.configuration.loading import load
+from mixseg.configuration.yaml_text import set_knobs
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+
+__all__ = ["make_model_folder", "model_classes"]
+
+CONFIGS = ("train.yaml", "inference.yaml")
+_SOURCE = "source.json"
+#: Never copied: code (the installed package runs), weights (one file, under one name), data, and
+#: sums and sources of what is changed here.
+_LEFT_OUT = (
+    "mixseg",
+    "*.dist-info",
+    "models",
+    "eval",
+    "data",
+    "__pycache__",
+    "SHA256SUMS",
+    "large_files.y*ml",
+)
+
+
+def make_model_folder(
+    bundle: Path,
+    target: Path,
+    weights: Path | None,
+    overlays: Sequence[Path] = (),
+    knobs: Mapping[str, Any] | None = None,
+) -> bool:
+    """Make ``target`` out of a bundle, unless it is there already.
+
+    Both configurations become complete: knobs of the overlays, and then ``knobs``, are written
+    into them; labels are the classes that the network predicts, for these are what an annotator
+    draws; all cases of the datalist are trained on. What a server has trained into
+    ``target/models/model.pt`` is kept as long as the same bundle and knobs are given.
+
+    Args:
+        bundle: the bundle's folder.
+        target: the model's folder, named as the bundle.
+        weights: state dict to begin with; None begins with random weights.
+        overlays: configuration files of knobs, such as ``compact.yaml``.
+        knobs: further knobs.
+
+    Returns:
+        Whether the folder was made now.
+
+    Raises:
+        ValueError: a knob that neither configuration has; weights of another network; a folder
+            that was made from something else.
+    """
+    configs = {name: bundle / "configs" / name for name in CONFIGS}
+    if missing := [str(path) for path in configs.values() if not path.is_file()]:
+        raise ValueError(f"'{bundle}' is no complete bundle, it has no {', '.join(missing)}")
+    values: dict[str, Any] = {}
+    for overlay in overlays:
+        values |= load(overlay)
+    values |= knobs or {}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in configs.items()}
+    known = {name: load(path) for name, path in configs.items()}
+    if unknown := [k for k in values if not any(k in content for content in known.values())]:
+        raise ValueError(f"{', '.join(unknown)}: no such knob in {' or '.join(CONFIGS)}")
+    texts = {
+        name: set_knobs(text, {k: v for k, v in values.items() if k in known[name]})
+        for name, text in texts.items()
+    }
+    texts["train.yaml"] = set_knobs(texts["train.yaml"], _annotated(known["train.yaml"], values))
+    source = {
+        "bundle": bundle.name,
+        "configs": hashlib.sha256("".join(texts.values()).encode()).hexdigest(),
+    }
+    if target.is_dir():
+        _check_same(target, source)
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        made = temporary / target.name
+        shutil.copytree(bundle, made, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        for name, text in texts.items():
+            (made / "configs" / name).write_text(text, encoding="utf-8")
+        _put_weights(made, weights)
+        write_bytes_atomic(made / _SOURCE, strict_json(source).encode())
+        os.replace(made, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def model_classes(folder: Path) -> list[str]:
+    """Names of the classes that the model predicts, background first.
+
+    Raises:
+        ValueError: metadata.json does not name them.
+    """
+    path = folder / "configs" / "metadata.json"
+    try:
+        outputs = json.loads(path.read_text(encoding="utf-8"))["network_data_format"]["outputs"]
+        channels = {int(k): str(v) for k, v in outputs["pred"]["channel_def"].items()}
+        return [channels[index] for index in range(len(channels))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{path}' does not name the channels 0, 1, … of the output 'pred' in its "
+            f"channel_def ({type(error).__name__}: {error})"
+        ) from error
+
+
+#: Knobs that count patients of each kind.
+_COUNTS = ("num_full", "num_partial", "num_unlabeled")
+#: Batches an epoch where a bundle's own number follows from the patients.
+_EPOCH_LENGTH = 24
+
+
+def _annotated(train: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Knobs of train.yaml that an annotation loop needs, where the bundle has them."""
+    names = values.get("class_names", train.get("class_names"))
+    wanted: dict[str, Any] = {
+        # Every label counts as what it is; how many there are is not known beforehand. Kinds that
+        # the method does not use stay at 0: a semi-supervised one takes scribbled scans, too, as
+        # images without a label.
+        **{name: None for name in _COUNTS if train.get(name)},
+        # Labels come converted: C is unlabelled, whatever the bundle's own data use.
+        "unlabeled_value": None,
+        "checkpoint_interval": 1,
+        "progress": False,
+    }
+    if isinstance(train.get("epoch_length"), str):  # an expression of these numbers
+        wanted["epoch_length"] = _EPOCH_LENGTH
+    if isinstance(names, list):
+        # The annotator draws what the network predicts, not the public data set's other classes.
+        wanted |= {"source_classes": names, "target_classes": list(range(1, len(names)))}
+    return {name: value for name, value in wanted.items() if name in train}
+
+
+def _check_same(target: Path, source: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads((target / _SOURCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if before != source:
+        raise ValueError(
+            f"'{target}' was made from another bundle or with other knobs: give the same ones, "
+            "choose another folder with --work, or move this one away (its models/model.pt is "
+            "what was trained here)"
+        )
+
+
+def _put_weights(folder: Path, weights: Path | None) -> None:
+    """``models/model.pt``, which fits the network of inference.yaml."""
+    parser = ConfigParser(load(folder / "configs" / "inference.yaml"))
+    parser["bundle_root"] = str(folder)
+    torch.manual_seed(0)
+    network = parser.get_parsed_content("network_def")
+    path = folder / "models" / "model.pt"
+    path.parent.mkdir()
+    if weights is None:
+        torch.save(network.state_dict(), path)
+        return
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    try:
+        network.load_state_dict(state.get("model", state))
+    except (RuntimeError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise ValueError(
+            f"'{weights}' does not fit the network of {folder.name}: {' '.join(lines[:2])} Give "
+            "the knobs that it was trained with, such as --features"
+        ) from error
+    shutil.copyfile(weights, path)

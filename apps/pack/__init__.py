@@ -1,0 +1,1 @@
+"""Bundles that leave the repository: checked, packed, exported."""

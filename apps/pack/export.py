@@ -1,0 +1,119 @@
+"""A bundle's weights as one TorchScript or ONNX file, checked."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import torch
+from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple_rep
+from torch import nn
+
+from mixseg.configuration.loading import cause_of, load, silence
+from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
+
+#: Largest difference of the logits, relative to the largest logit where that is above one.
+TOLERANCE = 1e-4
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def export_bundle(
+    bundle: Path, format: str, checkpoint: Path, output: Path, knobs: dict[str, Any]
+) -> tuple[float, int, int]:
+    """Write the file where it agrees with the network; see :func:`max_difference`.
+
+    Raises:
+        ValueError: for weights that do not fit, several branches, packages that are missing, or
+            a file that differs from the network by more than :data:`TOLERANCE`; ``output`` is
+            then left as it was.
+    """
+    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
+    if format == "onnx" and missing:
+        raise ValueError(f"ONNX files need {', '.join(missing)}: pip install 'mixseg[onnx]'")
+    config = bundle / "configs" / "inference.yaml"
+    metadata = bundle / "configs" / "metadata.json"
+    image = load(metadata)["network_data_format"]["inputs"]["image"]
+    network, key = _load_network(config, checkpoint, knobs)
+    with torch.no_grad():
+        shapes = _shapes(network, image["num_channels"], len(image["spatial_shape"]))
+        logits = network(torch.randn(*shapes[0]))
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError("the network returns both branches; add --branch student")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        file = Path(folder) / output.name
+        options: dict[str, Any] = {
+            "net_id": "network_def",
+            "filepath": str(file),
+            "ckpt_file": str(checkpoint),
+            "meta_file": str(metadata),
+            "config_file": str(config),
+            "key_in_ckpt": key,
+            "use_trace": True,  # the type that forward returns depends on the branch
+            "input_shape": shapes[0],
+            **knobs,
+        }
+        with silence():
+            if format == "ts":
+                monai.bundle.ckpt_export(**options)
+            else:
+                free = onnx_options(len(image["spatial_shape"]))
+                monai.bundle.onnx_export(**options, converter_kwargs=free)
+        exported = ExportedNetwork(file)
+        found = max_difference(network, exported, shapes)
+        allowed = TOLERANCE * max(1.0, float(logits.abs().max()))
+        if not found[0] <= allowed:
+            raise ValueError(
+                f"the exported network differs from the bundle's by up to {found[0]:g}, more than "
+                f"{allowed:g}: nothing was written"
+            )
+        os.replace(file, output)
+    return found
+
+
+def _load_network(config: Path, checkpoint: Path, knobs: dict[str, Any]) -> tuple[nn.Module, str]:
+    """The network with its weights, and the key that holds them in the checkpoint ("" for none)."""
+    parser = ConfigParser(load(config))
+    parser.update(knobs)
+    try:
+        network: nn.Module = parser.get_parsed_content("network_def")
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(str(cause_of(error))) from error
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    key = "model" if "model" in content else ""
+    try:
+        network.load_state_dict(content[key] if key else content)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the weights '{checkpoint}' do not fit the network of {config}; give the knobs that "
+            "they were trained with, for example --features"
+        ) from error
+    return network.eval(), key
+
+
+def _shapes(network: nn.Module, channels: int, spatial_dims: int) -> list[list[int]]:
+    """Images to export and to compare with: other batches and sides than the first one's.
+
+    The last one has the sides of a training crop: for a divisor of 16, 112×112×80.
+    """
+    # One for all axes, or one each where the strides differ.
+    divisors = ensure_tuple_rep(getattr(network, "size_divisor", 1), spatial_dims)
+    smallest = 0 if getattr(network, "padded", True) else int(network.minimum_size)  # type: ignore[arg-type]
+    batches_and_sides = [(2, (2, 3, 4)), (3, (4, 2, 3)), (1, (7, 7, 5))]
+    return [
+        [
+            batch,
+            channels,
+            *(
+                d * (math.ceil(smallest / d) + side)
+                for d, side in zip(divisors, sides, strict=False)
+            ),
+        ]
+        for batch, sides in batches_and_sides
+    ]

@@ -1,0 +1,217 @@
+"""A bundle, its weights and the code that it needs in one file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from packaging.version import InvalidVersion, Version
+
+from mixseg.apps.bundle.archive import write_zip
+from mixseg.apps.bundle.find import check_name
+from mixseg.apps.bundle.sums import write_sums
+from mixseg.apps.bundle.weights import Precision, build_network, convert, misfits, read_weights
+from mixseg.apps.pack.checks.configs import SCHEMA_NAME, check_overlays, check_shared, check_style
+from mixseg.apps.pack.texts import packed_card, packed_config, packed_metadata
+from mixseg.apps.pack.vendor import (
+    copy_modules,
+    needed_requirements,
+    reached_modules,
+    write_version,
+)
+from mixseg.configuration.loading import load, overlays
+from mixseg.configuration.yaml_text import set_knobs
+from mixseg.files.atomic import write_bytes_atomic
+from mixseg.handlers.weights import PLACES
+from mixseg.networks.dual_branch.base import present_names
+
+#: The overlay whose knobs a packed bundle has, where there is one and no other is named.
+COMPACT = "compact.yaml"
+# Overlays of other networks than the one whose weights are packed.
+_LEFT_OUT = frozenset({COMPACT, "quickstart.yaml"})
+_COMPLETE = ("train.yaml", "inference.yaml")
+#: Where the data of the one who packs lie concerns nobody else, as in a bundle of `mixseg new`.
+_PLACES = {"datalist": None, "dataset_dir": "$@bundle_root + '/data'"}
+
+
+def pack_bundle(
+    bundle: Path,
+    overlay: str | None = None,
+    weights: Path | None = None,
+    output: Path = Path("dist"),
+    version: str | None = None,
+    precision: Precision = Precision.KEEP,
+) -> tuple[Path, str]:
+    """Write the zip of a bundle; see :func:`pack`.
+
+    Returns:
+        The zip, and its SHA-256, which is also beside it in ``<zip>.sha256``.
+
+    Raises:
+        ValueError: something is missing, the weights do not fit strictly into the network of
+            both configurations, an overlay holds more than knobs, or the packed configuration
+            breaks a rule of ``mixseg verify``; names the file.
+    """
+    _check_source(bundle)
+    chosen = _find_overlay(bundle, overlay)
+    if weights is None:
+        weights = bundle / "models" / (f"{chosen.stem}.pt" if chosen else "model.pt")
+        own = bundle / PLACES[0]
+        if not chosen and own.is_file():
+            weights = own
+        if not weights.is_file():
+            raise ValueError(
+                f"there is no '{weights}': train it, or name other weights with --weights FILE "
+                "(and --overlay none if they were trained with the knobs of train.yaml)"
+            )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / bundle.resolve().name
+        number = _build(bundle, folder, chosen, version)
+        _add_weights(folder, weights, precision)
+        write_sums(folder)
+        target = output / f"{folder.name}_v{number}.zip"
+        return target, write_zip(folder, target)
+
+
+def write_index(path: Path, target: Path, digest: str, repo: str) -> None:
+    """Add a zip to the index that ``monai.bundle download`` reads where no version is named.
+
+    It looks for ``models/model_info.json`` in the repository at the tag of the release.
+
+    Args:
+        path: the index; other entries in it stay.
+        target: the zip.
+        digest: its SHA-256. MONAI does not compare it.
+        repo: ``OWNER/REPOSITORY/TAG`` of the release that the zip is attached to.
+    """
+    owner, name, tag = repo.split("/")
+    index = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    index[target.stem] = {
+        "checksum": digest,
+        "checksum_type": "sha256",
+        "source": f"https://github.com/{owner}/{name}/releases/download/{tag}/{target.name}",
+    }
+    text = json.dumps(dict(sorted(index.items())), indent=4) + "\n"
+    write_bytes_atomic(path, text.encode())
+
+
+def _check_source(bundle: Path) -> None:
+    for name in ("configs/metadata.json", *(f"configs/{n}" for n in _COMPLETE), "LICENSE"):
+        if not (bundle / name).is_file():
+            raise ValueError(f"there is no '{bundle / name}': '{bundle}' is not a whole bundle")
+    if (bundle / "mixseg").exists():
+        raise ValueError(f"'{bundle}' is packed already: pack the folder that it was made from")
+    if faults := check_name(bundle):
+        raise ValueError("; ".join(faults))
+
+
+def _find_overlay(bundle: Path, overlay: str | None) -> Path | None:
+    """The file whose knobs are baked in.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    default = bundle / "configs" / COMPACT
+    if overlay is None:
+        return default if default.is_file() else None
+    if overlay == "none":
+        return None
+    for path in (Path(overlay), bundle / overlay):
+        if path.is_file():
+            return path
+    raise ValueError(f"there is no overlay '{overlay}', neither here nor in '{bundle}'")
+
+
+def _knobs_of(overlay: Path | None, bundle: Path) -> dict[str, Any]:
+    """An overlay's values.
+
+    Raises:
+        ValueError: a key is no knob of the configuration files.
+    """
+    if overlay is None:
+        return {}
+    knobs = load(overlay)
+    known = {name for file in _COMPLETE for name in load(bundle / "configs" / file)}
+    for name in knobs:
+        if name.startswith("+") or re.search(r"#|::", name):
+            raise ValueError(f"'{overlay}': {name!r} is no knob; only knobs can be packed")
+        if name not in known:
+            raise ValueError(f"'{overlay}': neither of {', '.join(_COMPLETE)} has a knob {name!r}")
+    return knobs
+
+
+def _build(bundle: Path, folder: Path, overlay: Path | None, version: str | None) -> str:
+    """Everything but weights and sums. Returns the bundle's version."""
+    configs = folder / "configs"
+    configs.mkdir(parents=True)
+    knobs = _knobs_of(overlay, bundle)
+    baked = set(_COMPLETE)
+    for path in overlays(bundle):
+        if path.name not in _LEFT_OUT and not (overlay and path.resolve() == overlay.resolve()):
+            baked.add(path.name)
+    for name in sorted(baked):
+        text = (bundle / "configs" / name).read_text(encoding="utf-8")
+        if name in _COMPLETE and overlay is not None:
+            text = packed_config(text, knobs, overlay.name)
+        if name in _COMPLETE:
+            known = load(bundle / "configs" / name)
+            text = set_knobs(text, {k: v for k, v in _PLACES.items() if k in known})
+        _write(configs / name, text)
+    for name in ("logging.conf",):
+        if (bundle / "configs" / name).is_file():
+            shutil.copyfile(bundle / "configs" / name, configs / name)
+    _write(configs / SCHEMA_NAME, files("mixseg.apps.pack").joinpath(SCHEMA_NAME).read_text())
+    shutil.copyfile(bundle / "LICENSE", folder / "LICENSE")
+    for path in sorted((bundle / "docs").rglob("*")):
+        if path.is_file():
+            target = folder / path.relative_to(bundle)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    card = folder / "docs" / "README.md"
+    if card.is_file():
+        train = (configs / "train.yaml").read_text(encoding="utf-8")
+        _write(card, packed_card(card.read_text(encoding="utf-8"), train))
+    modules = reached_modules(sorted(configs.glob("*.yaml")))
+    required = needed_requirements(modules)
+    copy_modules(modules, folder)
+    write_version(required, folder)
+    source = (bundle / "configs" / "metadata.json").read_text(encoding="utf-8")
+    _write(configs / "metadata.json", packed_metadata(source, required, version))
+    faults = [
+        fault for check in (check_style, check_shared, check_overlays) for fault in check(folder)
+    ]
+    if faults:
+        raise ValueError("the packed configuration would be wrong: " + "; ".join(faults))
+    number = str(load(configs / "metadata.json")["version"])
+    try:
+        Version(number)
+    except InvalidVersion as error:
+        raise ValueError(f"'{number}' is no version: write it like 0.1.0") from error
+    return number
+
+
+def _add_weights(folder: Path, source: Path, precision: Precision) -> None:
+    """Put weights into models/model.pt if they fit strictly."""
+    networks = {name: build_network(folder / "configs" / name, {}) for name in _COMPLETE}
+    weights = present_names(networks["inference.yaml"], convert(read_weights(source), precision))
+    faults = [f"{name}: {fault}" for name in networks for fault in misfits(networks[name], weights)]
+    if faults:
+        raise ValueError(
+            f"the weights '{source}' do not fit the packed configuration; name the overlay that "
+            "they were trained with (--overlay FILE, or none):\n  " + "\n  ".join(faults)
+        )
+    target = folder / "models" / "model.pt"
+    target.parent.mkdir()
+    # Saved anew, and plain: MONAI and MONAI Label take a state dict as it is, and a checkpoint's
+    # other contents are nobody's business. The records in the file do not depend on its place.
+    torch.save(dict(sorted(weights.items())), target)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,101 @@
+"""Texts of a bundle as they are in its packed copy: configurations, model card, metadata."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from mixseg.apps.pack.checks.configs import PACKAGE_KEYS
+from mixseg.configuration.yaml_text import set_knobs
+
+__all__ = ["packed_card", "packed_config", "packed_metadata"]
+
+_REPOSITORY = re.compile(r"<!-- repository -->\n?(.*?)<!-- /repository -->\n?", re.DOTALL)
+_PACKED = re.compile(r"<!-- packed\n(.*?)-->\n?", re.DOTALL)
+_CHECKED = re.compile(r"^<!-- ci: .*-->\n", re.MULTILINE)
+_ROW = re.compile(r"^\| `(\w+)` \| `([^`]*)` \|", re.MULTILINE)
+
+
+def packed_config(text: str, knobs: Mapping[str, Any], overlay: str) -> str:
+    """A configuration with an overlay's knobs as its own values, and a line that says so.
+
+    Knobs that the file has not are left out: an overlay serves several files.
+    """
+    content = re.findall(r"^(\w+):", text, re.MULTILINE)
+    own = {name: value for name, value in knobs.items() if name in content}
+    if not own:
+        return text
+    words = f"Packed with the knobs of {overlay}: {', '.join(own)}."
+    note = textwrap.fill(words, 100, initial_indent="# ", subsequent_indent="# ")
+    return f"{note}\n#\n{set_knobs(text, own)}"
+
+
+def packed_card(text: str, train: str) -> str:
+    """A model card that speaks of the packed folder.
+
+    What stands between ``<!-- repository -->`` and ``<!-- /repository -->`` is left out, and what
+    a comment ``<!-- packed`` hides is shown. Marks of commands that continuous integration runs
+    are left out. The defaults in the table of knobs become those of the packed ``train.yaml``.
+
+    Args:
+        text: the card in the repository.
+        train: text of the packed ``train.yaml``.
+    """
+    lines = re.findall(r"^(\w+): (.+?)(?:  *#.*)?$", train, re.MULTILINE)
+    values = {name: value.strip('"') for name, value in lines}
+    text = _CHECKED.sub("", _PACKED.sub(r"\1", _REPOSITORY.sub("", text)))
+
+    def replace(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"| `{name}` | `{values.get(name, match[2])}` |"
+
+    start = text.find("\n## Knobs")
+    end = text.find("\n## ", start + 1)
+    if start < 0:
+        return text
+    end = len(text) if end < 0 else end
+    return text[:start] + _ROW.sub(replace, text[start:end]) + text[end:]
+
+
+def packed_metadata(
+    text: str, requirements: Iterable[Requirement], version: str | None = None
+) -> str:
+    """``metadata.json`` without mixseg, with all that the code inside needs instead.
+
+    A version that the file states stays; of other packages it is the installed one.
+
+    Args:
+        text: the bundle's metadata.json.
+        requirements: what the code inside needs.
+        version: of the bundle, where it is not the file's.
+
+    Raises:
+        ValueError: the changelog has no entry for the version.
+    """
+    content = json.loads(text)
+    content["version"] = version or content["version"]
+    if content["version"] not in content.get("changelog", {}):
+        raise ValueError(
+            f"the changelog in configs/metadata.json has no entry for {content['version']}: say "
+            "there what is new"
+        )
+    key = "required_packages_version"
+    stated = {canonicalize_name(name): name for name in content.get(key, {})}
+    elsewhere = set(PACKAGE_KEYS.values())
+    packages = {}
+    for requirement in requirements:
+        name = canonicalize_name(requirement.name)
+        if name in stated:
+            packages[stated[name]] = content[key][stated[name]]
+        elif name not in elsewhere:
+            # Local parts, +cpu say, name a build that package indices do not have.
+            packages[requirement.name] = metadata.version(requirement.name).partition("+")[0]
+    content[key] = packages
+    return json.dumps(content, indent=4, ensure_ascii=False) + "\n"

@@ -1,0 +1,114 @@
+"""Model card and data licence of a bundle that ``mixseg new`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mixseg.apps.plan.choices import numbers
+from mixseg.apps.plan.plan import Plan
+
+__all__ = ["FILL_IN", "data_license", "model_card"]
+
+FILL_IN = "to be filled in by the author of this bundle"
+
+#: Knobs that the templates leave without a comment.
+_PLAIN = {"device": "where to compute", "seed": "of weights, batches and dropout"}
+
+_LICENSE = """\
+To be filled in by the author of this bundle: the terms of the data it was trained on
+
+Data:    what it is called, and where it can be had
+Terms:   its licence, with a link; or who gave which permission
+Cite:    the publication that its users are asked to cite
+Consent: the ethics approval or the consent under which the images may be used, if they show people
+
+This bundle holds none of these data. Weights trained on them derive from them: say here whether
+these weights may be passed on, to whom, and for what. Until you do, do not pass them on. The
+licence of the bundle's own files (LICENSE, Apache-2.0) does not extend to such weights.
+
+The bundle {name} was written by mixseg new for the datalist {datalist}.
+"""
+
+
+def data_license(plan: Plan) -> str:
+    """A form for the terms of the user's data."""
+    return _LICENSE.format(name=plan.name, datalist=plan.datalist.name)
+
+
+def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
+    """docs/README.md.
+
+    Args:
+        plan: of the bundle.
+        knobs: name, value and comment of every knob of train.yaml.
+    """
+    facts = plan.facts
+    chosen = {choice.knob for choice in plan.choices}
+    names = ", ".join(facts.classes[1:])
+    size = numbers(facts.shape[:2] if facts.pictures else facts.shape)
+    unit = "pixels" if facts.pictures else f"voxels of {numbers(facts.spacing)} mm"
+    plural = "s" if facts.channels > 1 else ""
+    kinds = f"{facts.full_cases} with full masks"
+    kinds += f" and {facts.partial_cases} with partial labels" if facts.partial else ""
+    network = {2: "DualBranchUNet", 3: "DualBranchVNet"}[plan.dimensions]
+    branch = "student" if facts.partial else "teacher"
+    rows = [(n, v, c) for n, v, c in knobs if n in chosen]
+    others = [(n, v, c) for n, v, c in knobs if n not in chosen]
+    sections = [
+        f"# {plan.name}",
+        f"Segments {names}. Written by `mixseg new` for data of its user; {FILL_IN}: what it is "
+        "for, who made it, and its [data's terms](data_license.txt).",
+        "For research. Not a medical device, not for clinical use.",
+        "## Data",
+        f"Classes: {', '.join(f'{i} {name}' for i, name in enumerate(facts.classes))}; "
+        f"{facts.unlabeled} is unlabelled. Training cases: {kinds}. Median image: {size} {unit}, "
+        f"{facts.channels} channel{plural}. These were measured on the training cases alone; "
+        "validation and test cases and the masks of unlabelled ones were not opened.",
+        "## Method",
+        f"ConfKD, `{network}` in {plan.dimensions}D: a teacher that learns from the full "
+        "masks and a student that learns from partial labels, from the teacher and from its own "
+        "confidence. "
+        f"The {branch} is used afterwards."
+        + (
+            ""
+            if facts.partial
+            else " **No training case is partially labelled**, so this is the lower bound: the "
+            "teacher alone is trained. Add scribbled cases to the datalist and run `mixseg new` "
+            "again to use the method."
+        ),
+        "## Commands",
+        "From this folder, with `mixseg` installed. `True` and `False` are written so; a name that "
+        "is no knob is refused.",
+        "```bash\n"
+        "python -m monai.bundle run training --config_file configs/train.yaml\n"
+        "python -m monai.bundle run training --config_file configs/train.yaml --resume True\n"
+        "python -m monai.bundle run evaluating "
+        "--config_file \"['configs/train.yaml','configs/evaluate.yaml']\" --output_dir eval/test\n"
+        "python -m monai.bundle run inference --config_file configs/inference.yaml "
+        "--dataset_dir IMAGES --output_dir eval/masks\n"
+        "mixseg predict . -i IMAGES -o MASKS\n"
+        "mixseg verify .\n"
+        "```",
+        "`eval/` then holds `curves.png`, `cases.png`, `history.csv` and TensorBoard events, "
+        "`models/model.pt` the weights with the best validation Dice. Knobs that you change for "
+        "the network or the images belong in `train.yaml` and `inference.yaml` alike.",
+        "## What was chosen, and why",
+        _table(rows),
+        "## The other knobs",
+        _table(others),
+        "## Results",
+        "Not run yet. After evaluating, `eval/test/summary.json` holds them.",
+        "## References",
+        "B. Liu, C. Desrosiers, I. Ben Ayed, J. Dolz, *Segmentation with mixed supervision: "
+        "Confidence maximization helps knowledge distillation*, 2021. J. Dolz, C. Desrosiers, "
+        "I. Ben Ayed, *Teach me to segment with mixed supervision: Confident students become "
+        "masters*, IPMI 2021.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(rows: Sequence[tuple[str, str, str]]) -> str:
+    lines = ["| Knob | Value | Why |", "|---|---|---|"]
+    for name, value, comment in rows:
+        lines.append(f"| `{name}` | `{value}` | {comment or _PLAIN.get(name, '')} |")
+    return "\n".join(lines)

@@ -1,0 +1,217 @@
+"""The files of a bundle that ``mixseg new`` writes, from the templates that mixseg ships."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mixseg.apps.bundle.find import ROOT
+from mixseg.apps.plan.card import FILL_IN, data_license, model_card
+from mixseg.apps.plan.choices import Choice
+from mixseg.apps.plan.measure import DataFacts
+from mixseg.apps.plan.plan import Plan
+from mixseg.configuration.yaml_text import set_knobs
+
+__all__ = ["TEMPLATES", "bundle_files", "find_template"]
+
+#: Bundle that each number of dimensions is made from.
+TEMPLATES = {2: "acdc_lv_confkd", 3: "la_confkd"}
+
+#: Column at which the templates' comments begin.
+_COLUMN = 36
+_HEADER = re.compile(r"\A(?:#[^\n]*\n)+")
+_WIDTH = 100
+_METHODS = {
+    True: "a teacher learns from full masks, a student from partial labels, from the teacher and "
+    "from its own confidence",
+    False: "the lower bound, a teacher that learns from full masks",
+}
+# What the configurations begin with: a paragraph, then lines as they stand.
+_FIRST = {
+    "train.yaml": "ConfKD for {names}, on {unit}: {method}. Written by `mixseg new`; what was "
+    "chosen for the data says why, in its comment.",
+    "inference.yaml": "Masks of {names} for every image below dataset_dir, from the {branch} "
+    "alone:",
+    "evaluate.yaml": "Scores of trained weights, passed after train.yaml:",
+    "multi_gpu_train.yaml": "Training on several GPUs or machines, passed after train.yaml (from "
+    "the bundle's folder):",
+}
+_REST = {
+    "train.yaml": """
+  python -m monai.bundle run training --config_file configs/train.yaml
+
+Every knob below is set on the command line by its name: --max_epochs 10 --seed 1""",
+    "inference.yaml": """
+  python -m monai.bundle run inference --config_file configs/inference.yaml --dataset_dir IMAGES
+
+Each mask lies on its image's own grid. What is shared with train.yaml is the same there.""",
+    "evaluate.yaml": """
+  python -m monai.bundle run evaluating \\
+    --config_file "['configs/train.yaml','configs/evaluate.yaml']" --output_dir eval/test
+
+Writes metrics.csv, summary.json and cases.png to output_dir. Repeat the knobs that you trained
+with, if you changed any.""",
+    "multi_gpu_train.yaml": """
+  torchrun --nproc_per_node=2 -m monai.bundle run training \\
+    --config_file "['configs/train.yaml','configs/multi_gpu_train.yaml']"
+
+Every process draws batch_full + batch_partial items of its own: halve both on two GPUs to keep
+the batch of train.yaml. Each validates its share of the cases; all of them are scored once.
+Nothing of train.yaml is replaced but the device and the bars; lists are appended to.""",
+}
+
+
+def find_template(dimensions: int) -> Path:
+    """The bundle that comes with mixseg for a number of dimensions.
+
+    Raises:
+        ValueError: it is not beside the installed package.
+    """
+    folder = ROOT / "bundles" / TEMPLATES[dimensions]
+    if not (folder / "configs" / "train.yaml").is_file():
+        raise ValueError(
+            f"the template {TEMPLATES[dimensions]} is not in {folder.parent}: this installation of "
+            "mixseg is incomplete; install it again"
+        )
+    return folder
+
+
+def bundle_files(plan: Plan) -> dict[str, str]:
+    """Path in the bundle → text, for every file of it.
+
+    Raises:
+        ValueError: the template is not there, or lacks one of the knobs.
+    """
+    template = find_template(plan.dimensions)
+    train = {choice.knob: choice for choice in (*_place_choices(plan), *plan.choices)}
+    files = {}
+    for name in ("train.yaml", "inference.yaml", "evaluate.yaml", "multi_gpu_train.yaml"):
+        text = (template / "configs" / name).read_text(encoding="utf-8")
+        if name == "train.yaml":
+            text = _with_choices(text, list(train.values()))
+        elif name == "inference.yaml":
+            known = yaml.safe_load(text)
+            shared = {k: choice for k, choice in train.items() if k in known}
+            shared |= {choice.knob: choice for choice in _inference_choices(plan)}
+            text = _with_choices(text, list(shared.values()))
+        files[f"configs/{name}"] = _header(name, plan) + _HEADER.sub("", text)
+    files["configs/metadata.json"] = _metadata(template, plan)
+    for name in ("configs/logging.conf", "LICENSE"):
+        files[name] = (template / name).read_text(encoding="utf-8")
+    files["docs/README.md"] = model_card(plan, _knobs(files["configs/train.yaml"]))
+    files["docs/data_license.txt"] = data_license(plan)
+    return files
+
+
+def _place_choices(plan: Plan) -> list[Choice]:
+    where = "relative paths start here, else beside the datalist"
+    return [
+        Choice("dataset_dir", "$@bundle_root + '/data'", where),
+        Choice("datalist", str(plan.datalist), "the cases; made for these"),
+    ]
+
+
+def _inference_choices(plan: Plan) -> list[Choice]:
+    """What inference.yaml alone says."""
+    ext = ".png" if plan.facts.pictures else ".nii.gz"
+    choices = [
+        Choice("dataset_dir", "$@bundle_root + '/data'", "a folder of images, or one image"),
+        Choice("output_dir", "$@bundle_root + '/eval'", f"masks, as <image name>_seg{ext}"),
+        Choice("output_postfix", "seg", "of the masks' names"),
+    ]
+    if plan.facts.pictures:
+        choices.append(Choice("output_ext", ext, "of the masks' files"))
+    if not plan.facts.partial:
+        choices.append(Choice("branch", "teacher", "the lower bound trains no student"))
+    return choices
+
+
+def _with_choices(text: str, choices: Sequence[Choice]) -> str:
+    """The configuration with other values, each with its reason as the comment."""
+    text = set_knobs(text, {choice.knob: choice.value for choice in choices})
+    for choice in choices:
+        # set_knobs leaves a value on one line; a comment follows two spaces at least.
+        pattern = re.compile(rf"^({re.escape(choice.knob)}: .*?)(?: {{2,}}#[^\n]*)?$", re.MULTILINE)
+        found = pattern.search(text)
+        assert found is not None, choice.knob
+        line = found[1].rstrip().ljust(_COLUMN - 1) + " " if len(found[1]) < _COLUMN else found[1]
+        line = line if line.endswith(" ") else line + "  "
+        text = text[: found.start()] + f"{line}# {choice.reason}" + text[found.end() :]
+    return text
+
+
+def _knobs(text: str) -> list[tuple[str, str, str]]:
+    """Name, value as it is written, and comment of every knob of train.yaml."""
+    top = text[text.index("\nbundle_root:") : text.index("\ndatalist_content:")]
+    found = re.findall(r"^(\w+): (.+?)(?: +# ([^\n]*))?$", top, re.MULTILINE)
+    return [(name, value.strip().strip('"'), comment) for name, value, comment in found]
+
+
+def _header(name: str, plan: Plan) -> str:
+    """The comment that a configuration begins with."""
+    names = ", ".join(plan.facts.classes[1:])
+    unit = {2: "slices of volumes", 3: "whole volumes"}[plan.dimensions]
+    unit = "pictures" if plan.facts.pictures else unit
+    first = _FIRST[name].format(
+        names=names,
+        unit=unit,
+        method=_METHODS[bool(plan.facts.partial)],
+        branch="student" if plan.facts.partial else "teacher",
+    )
+    lines = [*textwrap.wrap(first, _WIDTH - 2), *_REST[name].splitlines()]
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def _metadata(template: Path, plan: Plan) -> str:
+    """metadata.json of the template with this bundle's own texts and shapes."""
+    content: dict[str, Any] = json.loads(
+        (template / "configs" / "metadata.json").read_text(encoding="utf-8")
+    )
+    facts, names = plan.facts, plan.facts.classes
+    listed = ", ".join(f"{i} is {name}" for i, name in enumerate(names))
+    unknown = facts.unlabeled
+    content |= {
+        "version": "0.1.0",
+        "changelog": {"0.1.0": "written by mixseg new"},
+        "name": plan.name,
+        "task": f"Segmentation of {', '.join(names[1:])}, learned from mixed supervision",
+        "description": f"A dual-branch network (ConfKD) for {', '.join(names[1:])}, trained on "
+        f"{facts.full_cases} cases with full masks and {facts.partial_cases} with partial labels.",
+        "authors": FILL_IN,
+        "copyright": FILL_IN,
+        "data_source": FILL_IN,
+        "data_type": "picture" if facts.pictures else "volume",
+        "image_classes": f"{facts.channels} channels, normalised as train.yaml says",
+        "label_classes": f"single channel data, {listed}; in training labels {unknown} is "
+        "unlabelled",
+        "pred_classes": f"{len(names)} channels: {listed}",
+        "references": content["references"][:2],
+    }
+    content["required_packages_version"]["mixseg"] = version("mixseg")
+    formats = content["network_data_format"]
+    low, high = plan.value_range
+    modality = "n/a"
+    formats["inputs"]["image"] |= {
+        "num_channels": facts.channels,
+        "modality": modality,
+        "value_range": [low, high],
+        "channel_def": _channels(facts),
+    }
+    formats["outputs"]["pred"] |= {
+        "num_channels": len(names),
+        "channel_def": {str(i): name for i, name in enumerate(names)},
+    }
+    return json.dumps(content, indent=4, ensure_ascii=False) + "\n"
+
+
+def _channels(facts: DataFacts) -> Mapping[str, str]:
+    if facts.channels == 3 and facts.pictures:
+        return {"0": "red", "1": "green", "2": "blue"}
+    return {str(i): "image" if facts.channels == 1 else f"image {i}" for i in range(facts.channels)}

@@ -1,0 +1,354 @@
+"""A bundle's own inference, one case at a time: what ``mixseg predict`` runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.handlers import CheckpointLoader
+from monai.inferers import SliceInferer
+from monai.transforms import AsDiscreted, Compose, SaveImaged
+from numpy.typing import NDArray
+
+from mixseg.apps.predict.images import CaseError
+from mixseg.configuration.loading import cause_of, load
+from mixseg.files.geometry import spacing_mm
+from mixseg.transforms import AddDepthd
+
+__all__ = ["BundlePipeline", "OutputError", "Prediction", "choose_device", "root_cause"]
+
+#: Largest distance of a voxel's probabilities from the sum 1 that counts as rounding.
+_SUM_TOLERANCE = 1e-3
+
+
+class OutputError(Exception):
+    """The masks cannot be written: no further case can succeed."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the bundle made of one image, in the image's own grid.
+
+    Attributes:
+        mask: class of each voxel, (*spatial).
+        probabilities: of each class, (C, *spatial) float32, each voxel's sum 1; None where the
+            bundle makes no mask of probabilities by argmax.
+        meta: metadata of the mask, with ``affine``.
+        spacing: size of a voxel in mm, None where the file does not know it.
+        constant: whether all voxels of the prepared image are equal.
+        warnings: what the inferer logged.
+    """
+
+    mask: NDArray[np.uint8]
+    probabilities: NDArray[np.float32] | None
+    meta: dict[str, Any]
+    spacing: tuple[float, ...] | None
+    constant: bool
+    warnings: tuple[str, ...]
+
+    def entropy(self) -> NDArray[np.float32] | None:
+        """Shannon entropy of each voxel over ln C, in [0, 1]: (*spatial) float32."""
+        if self.probabilities is None:
+            return None
+        total = np.zeros(self.mask.shape, np.float32)
+        for p in self.probabilities:  # class by class: one map more, not C
+            total -= p * np.log(np.maximum(p, np.float32(1e-12)))
+        return np.clip(total / np.float32(math.log(len(self.probabilities))), 0.0, 1.0)
+
+
+class _Tap:
+    """A step of the postprocessing that remembers the probabilities on their way to the mask."""
+
+    def __init__(self) -> None:
+        self.probabilities: torch.Tensor | None = None
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        self.probabilities = item["pred"]
+        return item
+
+
+class _Collected(logging.Handler):
+    """Keeps the warnings that are logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@dataclass
+class BundlePipeline:
+    """The evaluator that ``inference.yaml`` describes, fed with one case at a time.
+
+    Nothing of the bundle's pipeline is repeated here: its dataset, loader, inferer, network,
+    postprocessing and writer are the ones that ``monai.bundle run inference`` would use.
+
+    Args:
+        bundle: folder of the bundle.
+        files: ``inference.yaml`` and the overlays after it.
+        knobs: entries of these files that are replaced.
+        weights: checkpoint; None where a knob names an exported network instead.
+        device: where the network runs.
+        staging: folder that the postprocessing writes to.
+
+    Raises:
+        ValueError: the configuration cannot be built, or the weights do not fit its network.
+    """
+
+    bundle: Path
+    files: Sequence[Path]
+    knobs: Mapping[str, Any]
+    weights: Path | None
+    device: torch.device
+    staging: Path
+    #: Names of all classes, background first.
+    class_names: list[str] = field(init=False)
+    #: Whether the postprocessing makes the mask of probabilities, by argmax.
+    has_probabilities: bool = field(init=False)
+    #: Numbers of axes that an image may have.
+    axes: set[int] = field(init=False)
+    #: Spatial axes that the network sees at a time.
+    network_dims: int = field(init=False)
+    #: Channels that an image must have.
+    channels: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        image = load(self.bundle / "configs" / "metadata.json")["network_data_format"]["inputs"]
+        self.channels = int(image["image"]["num_channels"])
+        self.network_dims = len(image["image"]["spatial_shape"])
+        parser = ConfigParser(ConfigParser.load_config_files([str(p) for p in self.files]))
+        own: dict[str, Any] = {
+            "bundle_root": str(self.bundle),
+            "output_dir": str(self.staging),
+            "device": f"$torch.device('{self.device}')",
+            "progress": False,
+            "dataset#data": [{}],  # replaced for each case
+        }
+        if self.weights is not None:
+            own["checkpoint"] = str(self.weights)
+        parser.update({**self.knobs, **own})
+        try:
+            self._build(parser)
+        except Exception as error:  # whatever a component of a bundle raises
+            raise ValueError(
+                f"the inference of '{self.bundle}' cannot be built: {cause_of(error)}"
+            ) from error
+        self._load_weights(parser)
+
+    def _build(self, parser: ConfigParser) -> None:
+        self._evaluator: Any = parser.get_parsed_content("evaluator")
+        self._loader: Any = self._evaluator.data_loader
+        self.class_names = [str(name) for name in parser.get_parsed_content("class_names")]
+        inferer = parser.get_parsed_content("inferer")
+        self.axes = {self.network_dims + isinstance(inferer, SliceInferer)}
+        if any(
+            isinstance(s, AddDepthd) for s in parser.get_parsed_content("preprocessing").transforms
+        ):
+            self.axes.add(2)
+        postprocessing: Compose = parser.get_parsed_content("postprocessing")
+        steps = list(postprocessing.transforms)
+        self._saver = next(step.saver for step in steps if isinstance(step, SaveImaged))
+        self._saver.set_options(write_kwargs={"verbose": False})
+        self._tap, self.has_probabilities = _Tap(), False
+        for index, step in enumerate(steps):
+            if isinstance(step, AsDiscreted) and "pred" in step.keys and any(step.argmax):
+                postprocessing.transforms = (*steps[:index], self._tap, *steps[index:])
+                self.has_probabilities = True
+                break
+        # Failures are this command's to report.
+        self._evaluator.logger.setLevel(logging.CRITICAL)
+
+    def _load_weights(self, parser: ConfigParser) -> None:
+        """Load the weights once, not before every case, and whatever device they were saved on."""
+        loaders = [
+            handler
+            for handler in parser.get_parsed_content("handlers")
+            if isinstance(handler, CheckpointLoader)
+        ]
+        if self.weights is not None and not loaders:
+            raise ValueError(f"'{self.files[0]}' has no CheckpointLoader that loads the weights")
+        for loader in loaders:
+            loader.map_location = "cpu"
+            try:
+                loader(self._evaluator)
+            except Exception as error:  # torch, pickle and zip errors of all kinds
+                if "size mismatch" not in str(error) and "key(s) in state_dict" not in str(error):
+                    raise ValueError(
+                        f"the weights '{self.weights}' cannot be read ({_first_line(error)}): "
+                        "copy or download them again"
+                    ) from error
+                names = ", ".join(path.name for path in self.files)
+                raise ValueError(
+                    f"the weights '{self.weights}' do not fit the network of {names}; give the "
+                    "knobs that they were trained with, for example --features, or a file that "
+                    "holds them with --config"
+                ) from error
+            self._evaluator.remove_event_handler(loader, Events.STARTED)
+
+    def on(self, device: torch.device) -> BundlePipeline:
+        """The same pipeline on another device."""
+        return replace(self, device=device)
+
+    def output_name(self, image: str) -> Path:
+        """Where the bundle puts the mask of an image, relative to the output folder."""
+        name = self._saver.folder_layout.filename(subject=image, idx=None)
+        return Path(name).relative_to(self.staging)
+
+    def prepare(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        """Read and preprocess a case.
+
+        Raises:
+            CaseError: for another number of channels, or values that are not finite.
+            Exception: whatever the bundle's transforms raise.
+        """
+        self._loader.dataset.data = [dict(case)]
+        batch: dict[str, Any] = next(iter(self._loader))
+        channels = batch["image"].shape[1]
+        if channels != self.channels:
+            raise CaseError(
+                "wrong dimension",
+                f"the image has {channels} channels, the bundle takes {self.channels}",
+                "export the channels that it was trained on, one frame per file",
+            )
+        if not torch.isfinite(batch["image"]).all():
+            problem = "the image has NaN or infinite voxels"
+            raise CaseError("not finite", problem, "replace them, or leave the case out")
+        return batch
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Any]) -> Prediction:
+        """Segment a prepared case; the bundle's own output files are in ``staging`` then.
+
+        Raises:
+            OutputError: they cannot be written.
+            Exception: whatever the bundle's components raise.
+        """
+        image = batch["image"]
+        constant = bool(image.min() == image.max())
+        feed, state = [batch], self._evaluator.state
+        self._evaluator.data_loader = feed
+        try:
+            with _collected_warnings() as messages:
+                self._evaluator.run()
+            mask = state.output[0]["pred"]
+            return Prediction(
+                mask=_plain(mask)[0].to(torch.uint8).numpy(),
+                probabilities=_complete(self._tap.probabilities),
+                meta=dict(mask.meta),
+                spacing=spacing_mm(mask.meta, mask.ndim - 1),
+                constant=constant,
+                warnings=tuple(messages),
+            )
+        except Exception as error:
+            reason = _writing_failed(error)
+            if reason:
+                raise OutputError(reason) from error
+            raise
+        finally:
+            # The engine would keep this case until the next one is done.
+            feed.clear()
+            state.batch = state.output = self._tap.probabilities = None
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; without one CUDA where it is there, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name} is no device: give cpu, cuda or cuda:1") from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        seen = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
+        raise ValueError(
+            f"--device {name} is not available: PyTorch {torch.__version__} sees {seen} here; "
+            "give --device cpu, or leave it out"
+        )
+    available = {
+        "cpu": True,
+        "cuda": True,
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(device.type, False):
+        raise ValueError(f"--device {name} is not available here: give --device cpu")
+    return device
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The first of the errors that were raised from one another."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """Warnings of this package's loggers, for the report instead of the screen."""
+    handler, logger = _Collected(), logging.getLogger("mixseg")
+    previous = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield handler.messages
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = previous
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+    return tensor.detach().cpu()
+
+
+def _complete(probabilities: torch.Tensor | None) -> NDArray[np.float32] | None:
+    """Probabilities whose sum is 1 everywhere.
+
+    Where a crop was undone they fade to zero at its edge, which keeps their order, and are zero
+    outside, which is background.
+    """
+    if probabilities is None:
+        return None
+    p = _plain(probabilities).float()
+    total = p.sum(dim=0)
+    off = (total - 1).abs() > _SUM_TOLERANCE
+    if off.any():
+        p = torch.where(off, p / total.clamp_min(1e-12), p)
+        p[0] = torch.where(total <= _SUM_TOLERANCE, torch.ones_like(p[0]), p[0])
+        p[1:] = torch.where(total <= _SUM_TOLERANCE, torch.zeros_like(p[1:]), p[1:])
+    return p.numpy()
+
+
+def _writing_failed(error: BaseException) -> str:
+    """The reason where the bundle's writer could not write; empty for any other failure."""
+    cause = root_cause(error)
+    if isinstance(cause, OSError):
+        return str(cause)
+    # MONAI's SaveImage keeps of a writer's error only the text of its traceback.
+    text = str(cause)
+    if "cannot find a suitable writer" not in text:
+        return ""
+    line = [line for line in text.splitlines() if line.strip()][-1].strip()
+    names = ("OSError", "PermissionError", "FileNotFoundError", "NotADirectoryError")
+    return line.partition(": ")[2] if line.startswith(names) else ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

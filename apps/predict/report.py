@@ -1,0 +1,202 @@
+"""What a prediction leaves behind beside its masks: ``report.json`` and ``report.csv``."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mixseg.apps.predict.images import CaseError, InputCase
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+
+__all__ = ["JSON_NAME", "PredictionReport", "peak_memory_mb", "settings_digest", "stamp_of"]
+
+JSON_NAME, CSV_NAME = "report.json", "report.csv"
+_COLUMNS = ("case_id", "status", "input", "mask", "shape", "spacing_mm", "mean_entropy", "seconds")
+#: The report may take this share of the time: it is written after every case unless it is long.
+_TIME_SHARE = 0.05
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Short name of everything that decides about a mask."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class PredictionReport:
+    """The report of one output folder, which further runs with the same settings continue.
+
+    Args:
+        folder: the output folder. A report of other settings there is kept, as
+            ``report_<its settings>.json``.
+        header: what all cases share; ``settings`` (see :func:`settings_digest`) and ``classes``
+            among it.
+        inputs: number of images of this run.
+
+    Attributes:
+        replaces: name that the report of other settings was given; empty where there is none.
+        skipped: images that were found finished.
+        predicted: images that this run has predicted.
+    """
+
+    def __init__(self, folder: Path, header: Mapping[str, Any], inputs: int) -> None:
+        self.folder = folder
+        self.header = dict(header)
+        self.inputs = inputs
+        self.skipped = self.predicted = 0
+        self.cases: dict[str, dict[str, Any]] = {}
+        self.failures: dict[str, dict[str, Any]] = {}
+        self.replaces = ""
+        self._started = time.monotonic()
+        self._written, self._cost = 0.0, 0.0
+        earlier = self._read()
+        if earlier.get("settings") == self.header["settings"]:
+            self.cases = {entry["outputs"]["mask"]: entry for entry in earlier["cases"]}
+        elif earlier:
+            self.replaces = f"report_{earlier.get('settings', 'earlier')}.json"
+            (folder / JSON_NAME).replace(folder / self.replaces)
+
+    def finished(self, case: InputCase, mask: Path, wanted: Sequence[str]) -> bool:
+        """Whether the case's files are all there, made of this very image.
+
+        Args:
+            case: the image.
+            mask: its mask, relative to the folder.
+            wanted: kinds of files, see :meth:`add`.
+        """
+        entry = self.cases.get(mask.as_posix())
+        if entry is None or not case.image.is_file():
+            return False
+        outputs, stat = entry["outputs"], case.image.stat()
+        return (entry["input_bytes"], entry["input_mtime_ns"]) == (
+            stat.st_size,
+            stat.st_mtime_ns,
+        ) and all(kind in outputs and (self.folder / outputs[kind]).is_file() for kind in wanted)
+
+    def add(
+        self,
+        case: InputCase,
+        stamp: Mapping[str, int],
+        outputs: Mapping[str, Path],
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Enter a finished case.
+
+        Args:
+            case: the image.
+            stamp: of the image when it was read, see :func:`stamp_of`.
+            outputs: its files by kind, relative to the folder; ``mask`` among them.
+            facts: what else is reported of it.
+        """
+        mask = outputs["mask"].as_posix()
+        self.cases[mask] = {
+            "case_id": case.case_id,
+            "input": str(case.image),
+            **stamp,
+            "outputs": {kind: path.as_posix() for kind, path in outputs.items()},
+            **facts,
+        }
+        self.predicted += 1
+        self._save_if_cheap()
+
+    def fail(self, case: InputCase, mask: Path, error: CaseError) -> None:
+        """Enter a case that could not be predicted; what an earlier run had made of it is kept."""
+        self.failures[mask.as_posix()] = {
+            "case_id": case.case_id,
+            "input": str(case.image),
+            "kind": error.kind,
+            "problem": error.problem,
+            "mend": error.mend,
+        }
+        self._save_if_cheap()
+
+    def save(self) -> None:
+        """Write both files."""
+        started = time.monotonic()
+        content = {
+            **self.header,
+            "seconds": round(started - self._started, 2),
+            **peak_memory_mb(),
+            "images": {
+                "given": self.inputs,
+                "predicted": self.predicted,
+                "found_finished": self.skipped,
+                "failed": len(self.failures),
+            },
+            "cases": list(self.cases.values()),
+            "failures": list(self.failures.values()),
+        }
+        write_bytes_atomic(self.folder / JSON_NAME, strict_json(content).encode())
+        write_bytes_atomic(self.folder / CSV_NAME, self._csv().encode())
+        self._written = time.monotonic()
+        self._cost = self._written - started
+
+    def _save_if_cheap(self) -> None:
+        if time.monotonic() - self._written >= self._cost / _TIME_SHARE:
+            self.save()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads((self.folder / JSON_NAME).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise ValueError(
+                f"'{self.folder / JSON_NAME}' is no report of a prediction ({error}): move it away"
+            ) from error
+        if not isinstance(content, dict) or not {"settings", "cases"} <= set(content):
+            raise ValueError(
+                f"'{self.folder / JSON_NAME}' is no report of a prediction: choose another -o, or "
+                "move it away"
+            )
+        return content
+
+    def _csv(self) -> str:
+        """A row for each case, in the order of the report, failures last."""
+        classes = self.header["classes"][1:]
+        kinds = [f"{kind}_{name}" for name in classes for kind in ("voxels", "ml")]
+        text = io.StringIO()
+        table = csv.DictWriter(text, [*_COLUMNS, *kinds, "notes"], restval="", lineterminator="\n")
+        table.writeheader()
+        for entry in self.cases.values():
+            row = {name: entry[name] for name in ("case_id", "input", "mean_entropy", "seconds")}
+            row |= {"status": "predicted", "mask": entry["outputs"]["mask"]}
+            row |= {n: "x".join(map(str, entry[n] or ())) for n in ("shape", "spacing_mm")}
+            for name in classes:
+                row[f"voxels_{name}"] = entry["voxels"][name]
+                row[f"ml_{name}"] = entry["ml"][name] if entry["ml"] else ""
+            table.writerow(row | {"notes": "; ".join(entry["warnings"])})
+        for entry in self.failures.values():
+            row = {"case_id": entry["case_id"], "status": "failed", "input": entry["input"]}
+            table.writerow(row | {"notes": f"{entry['problem']}; {entry['mend']}"})
+        return text.getvalue()
+
+
+def stamp_of(image: Path) -> dict[str, int]:
+    """Size and time of change, which tell whether a file is the one that was read; else empty."""
+    try:
+        stat = image.stat()
+    except OSError:
+        return {}
+    return {"input_bytes": stat.st_size, "input_mtime_ns": stat.st_mtime_ns}
+
+
+def peak_memory_mb() -> dict[str, float | None]:
+    """Largest memory of this process so far, and on CUDA, in 10⁶ bytes; None where unknown."""
+    memory: float | None = None
+    try:
+        import resource  # POSIX alone
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+    except ImportError:
+        pass
+    gpu = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
+    return {"peak_memory_mb": memory, "peak_gpu_memory_mb": gpu and round(gpu, 1)}

@@ -1,0 +1,228 @@
+"""One run of ``mixseg predict``: every image through the bundle, its files, and their facts."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mixseg.apps.predict.images import CaseError, InputCase, check_axes, why
+from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, Prediction, root_cause
+from mixseg.apps.predict.preview import plot_prediction
+from mixseg.apps.predict.report import PredictionReport, settings_digest, stamp_of
+from mixseg.configuration.loading import load
+from mixseg.data import NativeNiftiWriter
+from mixseg.files.provenance import environment, sha256_of
+from mixseg.files.reading import split_suffix
+
+__all__ = ["PredictionRun", "Wanted"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is written beside the masks."""
+
+    probabilities: bool
+    entropy: bool
+    previews: int
+
+    @property
+    def kinds(self) -> list[str]:
+        """The files of a finished case."""
+        names = {"mask": True, "probabilities": self.probabilities, "entropy": self.entropy}
+        return [name for name, wanted in names.items() if wanted]
+
+
+class PredictionRun:
+    """One run: a pipeline, an output folder, and what became of each image."""
+
+    def __init__(
+        self,
+        pipeline: BundlePipeline,
+        cases: Sequence[InputCase],
+        output: Path,
+        report: PredictionReport,
+        wanted: Wanted,
+    ) -> None:
+        self.pipeline = pipeline
+        self.cases = cases
+        self.output = output
+        self.report = report
+        self.wanted = wanted
+        self._on_cpu: BundlePipeline | None = None
+
+    def predict_all(self, overwrite: bool, progress: bool) -> None:
+        """Predict what is not finished; a case that fails is entered in the report.
+
+        Raises:
+            OutputError: the output folder cannot be written any more.
+        """
+        masks = [self.pipeline.output_name(str(case.image)) for case in self.cases]
+        with tqdm(total=len(masks), desc="predicting", unit="case", disable=not progress) as bar:
+            for number, (case, mask) in enumerate(zip(self.cases, masks, strict=True)):
+                bar.set_postfix_str(case.case_id)
+                if not overwrite and self.report.finished(case, mask, self.wanted.kinds):
+                    self.report.skipped += 1
+                else:
+                    try:
+                        self._predict(case, mask, number)
+                    except CaseError as error:
+                        self.report.fail(case, mask, error)
+                bar.update()
+
+    def _predict(self, case: InputCase, mask: Path, number: int) -> None:
+        started = time.monotonic()
+        # A case that failed may have left files behind.
+        shutil.rmtree(self.pipeline.staging, ignore_errors=True)
+        stamp = stamp_of(case.image)
+        shape = check_axes(case.image, self.pipeline.axes, self.pipeline.channels)
+        prediction, warnings = self._predicted(case)
+        entropy = prediction.entropy()
+        outputs = {"mask": mask}
+        try:
+            for kind, data in (
+                ("probabilities", prediction.probabilities),
+                ("entropy", None if entropy is None else entropy[None]),
+            ):
+                if kind in self.wanted.kinds and data is not None:
+                    outputs[kind] = self._write_map(mask, kind, data, prediction.meta)
+            self._publish()
+            if number < self.wanted.previews:
+                outputs["preview"] = self._draw(case, mask, prediction, entropy)
+        except OSError as error:
+            raise OutputError(str(error)) from error
+        except ValueError as error:
+            # What cannot be drawn is no reason to lose the mask.
+            warnings.append(f"no preview: {error}")
+        facts = _facts(prediction, entropy, shape, self.pipeline.class_names)
+        facts["warnings"] = [*warnings, *facts["warnings"]]
+        facts["seconds"] = round(time.monotonic() - started, 2)
+        self.report.add(case, stamp, outputs, facts)
+
+    def _predicted(self, case: InputCase) -> tuple[Prediction, list[str]]:
+        """The prediction, on the CPU where the device has no memory for it, and what to note."""
+        pipeline = self.pipeline
+        try:
+            return self._through(pipeline, case), []
+        except torch.OutOfMemoryError:
+            if pipeline.device.type == "cpu":
+                raise CaseError("failed", "out of memory", "crop or resample the image") from None
+        # Not in the handler, whose traceback would keep the activations alive.
+        if pipeline.device.type == "cuda":
+            torch.cuda.empty_cache()
+        note = f"out of memory on {pipeline.device}, predicted on the CPU"
+        logger.warning("%s: %s", case.image, note)
+        if self._on_cpu is None:
+            self._on_cpu = pipeline.on(torch.device("cpu"))
+        return self._through(self._on_cpu, case), [note]
+
+    def _through(self, pipeline: BundlePipeline, case: InputCase) -> Prediction:
+        try:
+            batch = pipeline.prepare({"image": str(case.image), "case_id": case.case_id})
+            return pipeline.predict(batch)
+        except (OutputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever the components of a bundle raise
+            if isinstance(root_cause(error), torch.OutOfMemoryError):
+                raise root_cause(error) from None
+            raise why(error, case.image) from error
+
+    def _write_map(self, mask: Path, kind: str, data: Any, meta: Mapping[str, Any]) -> Path:
+        """A float32 image (channels, *spatial) beside the mask, with its name and ``_kind``."""
+        path = mask.with_name(f"{_stem(mask)}_{kind}.nii.gz")
+        writer = NativeNiftiWriter(output_dtype=np.float32)
+        writer.set_data_array(data, channel_dim=0)
+        writer.set_metadata(meta, resample=False)
+        (self.pipeline.staging / path).parent.mkdir(parents=True, exist_ok=True)
+        writer.write(self.pipeline.staging / path)
+        return path
+
+    def _publish(self) -> None:
+        """Move the files of a finished case to where they belong."""
+        staging = self.pipeline.staging
+        for path in sorted(p for p in staging.rglob("*") if p.is_file()):
+            target = self.output / path.relative_to(staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+
+    def _draw(self, case: InputCase, mask: Path, prediction: Prediction, entropy: Any) -> Path:
+        path = Path("preview") / f"{_stem(mask)}.png"
+        names, planes = self.pipeline.class_names, self.pipeline.network_dims == 3
+        plot_prediction(case, prediction, entropy, self.output / path, names, planes)
+        return path
+
+
+def _stem(mask: Path) -> str:
+    parts = split_suffix(mask.name)
+    return parts[0] if parts else mask.stem
+
+
+def _facts(
+    prediction: Prediction,
+    entropy: np.ndarray | None,
+    shape: tuple[int, ...],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """What the report says of a case."""
+    counts = np.bincount(prediction.mask.ravel(), minlength=len(class_names)).tolist()
+    voxels = dict(zip(class_names, counts, strict=True))
+    del voxels[class_names[0]]
+    spacing = prediction.spacing if len(shape) == 3 else None
+    warnings = list(prediction.warnings)
+    absent = [name for name, count in voxels.items() if not count]
+    if len(absent) == len(voxels):
+        warnings.append("empty prediction: no voxel of any class")
+    elif absent:
+        warnings.append(f"no voxel of {', '.join(absent)}")
+    if prediction.constant:
+        warnings.append("the image is constant (all voxels are equal)")
+    if spacing is None:
+        warnings.append("the voxel size is not known: sizes are in voxels, not in ml")
+    millilitres = None
+    if spacing is not None:
+        size = float(np.prod(spacing)) / 1000
+        millilitres = {name: round(count * size, 3) for name, count in voxels.items()}
+    return {
+        "shape": list(shape),
+        "spacing_mm": None if spacing is None else [round(size, 6) for size in spacing],
+        "voxels": voxels,
+        "ml": millilitres,
+        "mean_entropy": None if entropy is None else round(float(entropy.mean()), 6),
+        "warnings": warnings,
+    }
+
+
+def run_header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:
+    """What the report says once for all cases."""
+    metadata = load(pipeline.bundle / "configs" / "metadata.json")
+    digest = sha256_of(weights)
+    settings = {
+        "bundle": pipeline.bundle.resolve().name,
+        "version": str(metadata.get("version", "")),
+        "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
+        "weights": digest,
+        "knobs": dict(pipeline.knobs),
+    }
+    surroundings = environment()
+    return {
+        "bundle": settings["bundle"],
+        "version": settings["version"],
+        "configuration": [str(path) for path in pipeline.files],
+        "knobs": settings["knobs"],
+        "weights": str(weights),
+        "weights_sha256": digest,
+        "settings": settings_digest(settings),
+        "classes": pipeline.class_names,
+        "device": str(pipeline.device),
+        **surroundings,
+    }

@@ -1,0 +1,1 @@
+"""From nothing to a trained student beside its lower bound."""

@@ -1,0 +1,219 @@
+"""From nothing to a trained student beside its lower bound, in minutes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mixseg.apps.bundle.find import ROOT
+from mixseg.apps.bundle.run import bundle_command, run_logged, shown
+from mixseg.apps.quickstart.report import METHODS
+from mixseg.data.phantom.dataset import write_phantom
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.provenance import environment
+
+BUNDLE = "acdc_lv_confkd"
+#: What distinguishes each run from the bundle as it is.
+RUNS: dict[str, dict[str, float]] = {
+    "lower_bound": {"lambda_w": 0, "lambda_kd": 0, "lambda_ent": 0},
+    "kl_ent": {},
+}
+_TRAINING = ("train.yaml", "quickstart.yaml")
+_EVALUATION = (*_TRAINING, "evaluate.yaml")
+_STATE_NAME = "state.json"
+FIGURES = {"cases": "test/cases.png", "curves": "curves.png"}
+
+
+def find_repository() -> Path:
+    """The checkout that this package was installed from.
+
+    Raises:
+        ValueError: the package was installed without it.
+    """
+    root = ROOT
+    if not (root / "bundles" / BUNDLE / "configs" / "quickstart.yaml").is_file():
+        raise ValueError(
+            f"bundles/{BUNDLE} is not beside this installation ({root}): clone the repository and "
+            "install it with 'pip install -e .'"
+        )
+    return root
+
+
+class Quickstart:
+    """The steps, and which of them are done: an interrupted quickstart goes on where it stopped."""
+
+    def __init__(
+        self,
+        root: Path,
+        output: Path,
+        settings: dict[str, Any],
+        knobs: Mapping[str, str],
+        show: Callable[[str, str], None],
+    ) -> None:
+        self.show = show
+        self.root = root
+        self.output = output
+        self.settings = settings
+        self.knobs = knobs
+        self.state_path = output / _STATE_NAME
+        self.seconds: dict[str, float] = {}
+        self.done: list[str] = []
+
+    def open(self, force: bool) -> None:
+        """Make the folder, or take up what is there.
+
+        Raises:
+            ValueError: it holds a quickstart with other settings, and not ``force``.
+        """
+        if force:
+            for name in (*RUNS, "phantom"):
+                shutil.rmtree(self.output / name, ignore_errors=True)
+            self.state_path.unlink(missing_ok=True)
+        self.output.mkdir(parents=True, exist_ok=True)
+        if self.state_path.is_file():
+            state = json.loads(self.state_path.read_text(encoding="utf-8"))
+            if state["settings"] != self.settings:
+                raise ValueError(
+                    f"'{self.output}' holds a quickstart with other settings; "
+                    "choose another --output, or give --force to start over"
+                )
+            self.seconds, self.done = state["seconds"], state["done"]
+        self._save()
+
+    def step(self, name: str, work: Callable[[], None]) -> None:
+        """Do ``work`` unless it is done; its time adds up over interruptions."""
+        if name in self.done:
+            self.show(f"{name}: done already", "done")
+            return
+        self.show(name, "heading")
+        started = time.monotonic()
+        try:
+            work()
+            self.done.append(name)
+        finally:
+            passed = time.monotonic() - started
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + passed, 1)
+            self._save()
+
+    def phantom(self) -> None:
+        """Make the data set."""
+        write_phantom(
+            self.output / "phantom", self.settings["patients"], self.settings["seed"], progress=True
+        )
+
+    def train(self, run: str) -> None:
+        """Train one run, going on from its checkpoint where there is one."""
+        self._bundle(run, *self._training(run), resume=True)
+
+    def evaluate(self, run: str) -> None:
+        """Score one run on the test split."""
+        self._bundle(run, *self._evaluation(run))
+
+    def results(self) -> dict[str, Any]:
+        """Content of results.json."""
+        runs = {}
+        for run in RUNS:
+            path = self.output / run / "test" / "summary.json"
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            kept = {name: summary[name] for name in ("scores", "configuration", "data_hash")}
+            steps = (self._training(run), self._evaluation(run))
+            kept["commands"] = [
+                # As typed in the repository: no path of this machine.
+                shown(bundle_command(*step, Path("bundles", BUNDLE, "configs"), "python"))
+                for step in (self._relocated(step) for step in steps)
+            ]
+            runs[run] = kept
+        settings = {name: self.settings[name] for name in ("patients", "seed", "knobs")}
+        return {
+            "benchmark": "quickstart",
+            "settings": settings,
+            "runs": runs,
+            "seconds": self.seconds,
+            **environment(),
+        }
+
+    def _training(self, run: str) -> tuple[str, Sequence[str], dict[str, object]]:
+        return "training", _TRAINING, self._common(run) | {"output_dir": self.output / run}
+
+    def _evaluation(self, run: str) -> tuple[str, Sequence[str], dict[str, object]]:
+        places = {"output_dir": self.output / run / "test"}
+        return "evaluating", _EVALUATION, self._common(run) | places
+
+    def _common(self, run: str) -> dict[str, object]:
+        return {
+            "seed": self.settings["seed"],
+            **self.knobs,
+            **RUNS[run],
+            "dataset_dir": self.output / "phantom",
+            "ckpt_dir": self.output / run / "models",
+        }
+
+    def _relocated(
+        self, step: tuple[str, Sequence[str], dict[str, object]]
+    ) -> tuple[str, Sequence[str], dict[str, object]]:
+        run_id, files, knobs = step
+        return (
+            run_id,
+            files,
+            {
+                name: Path("quickstart", value.relative_to(self.output)).as_posix()
+                if isinstance(value, Path)
+                else value
+                for name, value in knobs.items()
+            },
+        )
+
+    def _bundle(
+        self, run: str, run_id: str, files: Sequence[str], knobs: dict[str, object], **more: object
+    ) -> None:
+        folder, log = self.output / run, self.output / run / "log.txt"
+        folder.mkdir(exist_ok=True)
+        configs = self.root / "bundles" / BUNDLE / "configs"
+        knobs = knobs | more
+        near, python = _near(configs), _near(Path(sys.executable)).as_posix()
+        line = shown(bundle_command(run_id, files, knobs, near, python))
+        self.show(line, "command")
+        status = run_logged(bundle_command(run_id, files, knobs, configs, sys.executable), log)
+        if status:
+            raise ChildProcessError(
+                f"{METHODS[run]}, {run_id}: exit status {status}; the log is {log}"
+            )
+
+    def _save(self) -> None:
+        state = {"settings": self.settings, "seconds": self.seconds, "done": self.done}
+        write_bytes_atomic(self.state_path, strict_json(state).encode())
+
+
+def _near(path: Path) -> Path:
+    """The path as one would type it here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def read_configuration(configs: Path) -> tuple[dict[str, Any], str]:
+    """The knobs that there are, and a digest of all the files that decide about a run."""
+    knobs: dict[str, Any] = {}
+    digest = hashlib.sha256()
+    for name in _EVALUATION:
+        content = (configs / name).read_bytes()
+        digest.update(content)
+        knobs |= yaml.safe_load(content)
+    return knobs, digest.hexdigest()[:16]
+
+
+def record_figures(root: Path, output: Path) -> None:
+    """Copy what the README shows to where the repository keeps it."""
+    results, figures = root / "benchmarks" / "results", root / "docs" / "figures"
+    results.mkdir(parents=True, exist_ok=True)
+    figures.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(output / "results.json", results / "quickstart.json")
+    for name, source in FIGURES.items():
+        shutil.copyfile(output / "kl_ent" / source, figures / f"quickstart_{name}.png")

@@ -1,0 +1,1 @@
+"""Proposals for partially labelled cases, and rounds of training on them."""

@@ -1,0 +1,258 @@
+"""Proposals on disk: masks of the cases without full ones, and the datalist that names them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+
+from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.apps.predict.images import InputCase, refuse_same_outputs
+from mixseg.apps.predict.report import JSON_NAME, PredictionReport, settings_digest
+from mixseg.apps.predict.run import PredictionRun, Wanted
+from mixseg.apps.self_train.cases import Selection, trained_branch
+from mixseg.apps.self_train.pipeline import ProposalPipeline
+from mixseg.configuration.loading import configurations, load
+from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry
+from mixseg.files.atomic import ensure_writable
+from mixseg.files.provenance import environment, sha256_of
+
+__all__ = ["Proposals", "Trained", "proposal_table", "propose_masks", "proposing", "trained"]
+
+_STAGING = ".unfinished"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A bundle with weights.
+
+    Attributes:
+        folder: the bundle.
+        overlays: configurations to pass after train.yaml and inference.yaml.
+        weights: the checkpoint.
+        knobs: entries of inference.yaml that are replaced.
+    """
+
+    folder: Path
+    overlays: tuple[Path, ...]
+    weights: Path
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+
+    def files(self, name: str) -> list[Path]:
+        """A configuration of the bundle, and the overlays after it."""
+        return [self.folder / "configs" / name, *self.overlays]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What was proposed.
+
+    Attributes:
+        datalist: the file; there unless a case failed.
+        report: of every case.
+        masks: of every case, relative to the folder.
+    """
+
+    datalist: Path
+    report: PredictionReport
+    masks: tuple[Path, ...]
+
+    @property
+    def cases(self) -> list[dict[str, Any]]:
+        """The report's entries of the cases that have their mask."""
+        # The report may know further ones, of a larger selection.
+        found = self.report.cases
+        return [found[m.as_posix()] for m in self.masks if m.as_posix() in found]
+
+    @property
+    def empty(self) -> list[str]:
+        """Ids of the cases of which nothing but background was proposed."""
+        return [str(c["case_id"]) for c in self.cases if not any(c["voxels"].values())]
+
+
+def trained(
+    bundle: str, checkpoint: Path | None, config: Sequence[Path], option: str = "--config"
+) -> Trained:
+    """A bundle by its folder, zip or name, and its weights as ``mixseg predict`` finds them.
+
+    Args:
+        bundle: see :func:`mixseg.apps.bundle.find.find_bundle`.
+        checkpoint: other weights than the bundle's own.
+        config: overlays, as paths or as names in the bundle's configs/.
+        option: that gave them, for messages.
+
+    Raises:
+        ValueError: there is no such bundle, it has no weights, or a file is missing.
+    """
+    folder = find_bundle(bundle)
+    refuse_changed(folder)
+    weights, overlays = (checkpoint, []) if checkpoint else bundle_weights(folder)
+    if not weights.is_file():
+        raise ValueError(f"there is no '{weights}': give the weights with --checkpoint")
+    return Trained(folder, (*overlays, *configurations(folder, config, option)), weights)
+
+
+def proposing(
+    source: Trained, knobs: Mapping[str, Any], branch: str | None, method: Mapping[str, Any]
+) -> Trained:
+    """The bundle set up to propose: its knobs of inference, and the branch that it predicts with.
+
+    Args:
+        source: the bundle.
+        knobs: of train.yaml and inference.yaml.
+        branch: None for the one that the method predicts with.
+        method: the knobs among them that its method was trained with.
+
+    Raises:
+        ValueError: a branch was asked for and the bundle has no choice, or its objective cannot be
+            built.
+    """
+    inference = source.files("inference.yaml")[0]
+    known = load(inference)
+    inferred = {name: value for name, value in knobs.items() if name in known}
+    if "branch" in known:
+        inferred["branch"] = branch or trained_branch(source.files("train.yaml"), method)
+    elif branch:
+        raise ValueError(f"'{inference}' has no knob 'branch': leave out --branch")
+    return replace(source, knobs=inferred)
+
+
+def propose_masks(
+    source: Trained,
+    selection: Selection,
+    output: Path,
+    *,
+    device: torch.device,
+    keep_scribbles: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Proposals:
+    """Predict the cases without full masks, and write a datalist where they are ``noisy``.
+
+    ``output`` gets ``proposals/<case id>`` for each, ``report.json`` and, last and only where every
+    case has its mask, ``datalist.json``. What an earlier call with the same settings finished is
+    skipped.
+
+    Args:
+        source: predicts.
+        selection: the cases.
+        output: folder, other than that of the data's own datalist.
+        device: where the network runs.
+        keep_scribbles: replace a prediction by the partial labels where the case has some.
+        overwrite: predict finished cases again.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: the folder has another datalist, or the bundle cannot be built.
+        OutputError: the folder cannot be written any more; what is finished is kept.
+        KeyboardInterrupt: likewise.
+    """
+    datalist = output / DATALIST_NAME
+    if selection.datalist.base_dir == output.resolve() or (
+        datalist.is_file() and not (output / JSON_NAME).is_file()
+    ):
+        raise ValueError(f"'{output}' is the folder of a data set: choose another -o")
+    ensure_writable([output], "-o")
+    cases = [InputCase(Path(entry.image), entry.case_id) for entry in selection.proposed]
+    staging = output / _STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        pipeline = ProposalPipeline(
+            source.folder,
+            source.files("inference.yaml"),
+            source.knobs,
+            source.weights,
+            device,
+            staging,
+            selection,
+            keep_scribbles,
+        )
+        names = [pipeline.output_name(str(case.image)) for case in cases]
+        refuse_same_outputs(cases, names)
+        # A datalist stands for finished masks of one kind: removed first and written last.
+        datalist.unlink(missing_ok=True)
+        report = PredictionReport(output, _header(pipeline, source), len(cases))
+        try:
+            run = PredictionRun(pipeline, cases, output, report, Wanted(False, False, 0))
+            run.predict_all(overwrite, progress)
+        finally:
+            report.save()
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    if not report.failures:
+        _datalist(selection, [output.resolve() / name for name in names]).save(datalist)
+    return Proposals(datalist, report, tuple(names))
+
+
+def proposal_table(proposals: Proposals) -> Table:
+    """A line for each proposal: the volume of each class, and whether it is empty."""
+    table = Table(title="Proposals", header_style="bold", title_justify="left")
+    classes = proposals.report.header["classes"][1:]
+    table.add_column("case")
+    for name in classes:
+        table.add_column(escape(f"{name} [voxels]"), justify="right")
+        table.add_column(escape(f"{name} [ml]"), justify="right")
+    table.add_column("")
+    empty = set(proposals.empty)
+    for case in proposals.cases:
+        cells = []
+        for name in classes:
+            cells.append(f"{case['voxels'][name]:,}")
+            cells.append(f"{case['ml'][name]:.1f}" if case["ml"] else "–")
+        note = "[yellow]empty[/]" if case["case_id"] in empty else ""
+        table.add_row(escape(case["case_id"]), *cells, note)
+    return table
+
+
+def _datalist(selection: Selection, labels: Sequence[Path]) -> Datalist:
+    """Full cases as they are, proposals as noisy ones; validation and test unchanged.
+
+    Every path is absolute: below another dataset_dir a relative one could meet the true mask.
+    """
+    proposed = [
+        Entry(
+            image=entry.image,
+            label=str(label),
+            supervision="noisy",
+            case_id=entry.case_id,
+            patient_id=entry.patient_id,
+        )
+        for entry, label in zip(selection.proposed, labels, strict=True)
+    ]
+    # The datalist's own order, which Set-N follows.
+    order = {entry.case_id: i for i, entry in enumerate(selection.datalist.training)}
+    training = sorted([*selection.full, *proposed], key=lambda entry: order[entry.case_id])
+    return selection.datalist.model_copy(update={"training": training})
+
+
+def _header(pipeline: ProposalPipeline, source: Trained) -> dict[str, Any]:
+    """What the report says once for all cases; its ``settings`` tell equal masks."""
+    metadata = load(source.folder / "configs" / "metadata.json")
+    selection = pipeline.selection
+    header = {
+        "bundle": source.folder.resolve().name,
+        "version": str(metadata.get("version", "")),
+        "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
+        "knobs": dict(source.knobs),
+        "weights": str(source.weights),
+        "weights_sha256": sha256_of(source.weights),
+        "classes": pipeline.class_names,
+        "source_values": selection.classes.values.tolist(),
+        "keep_scribbles": pipeline.keep_scribbles,
+    }
+    decisive = {name: value for name, value in header.items() if name != "weights"}
+    if pipeline.keep_scribbles:
+        decisive["scribbles"] = {c: sha256_of(Path(f)) for c, f in selection.scribbles.items()}
+    return {
+        **header,
+        "settings": settings_digest(decisive),
+        "device": str(pipeline.device),
+        **environment(),
+    }

@@ -1,0 +1,82 @@
+"""The rounds of a self-training side by side: for the screen, and as rounds.md, .csv and .json."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.report.tables import mean_and_sd
+
+__all__ = ["HEADER", "round_lines", "round_table", "write_rounds"]
+
+HEADER = (
+    "Round", "Seed", "Proposals", "Empty", "Split", "Class", "Cases", "Dice [%]", "HD95 [voxels]",
+    "HD95 [mm]",
+)  # fmt: skip
+_COLUMNS = (("dice", 100.0), ("hd95_vox", 1.0), ("hd95_mm", 1.0))
+_OWN = ("round", "seed", "proposals", "empty")
+_TEXTS = ("Split", "Class")
+
+
+def round_lines(rounds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Cells below :data:`HEADER`, a line for each round, split and class, mean ± sd over cases.
+
+    Args:
+        rounds: ``round``, ``seed``, ``proposals`` and ``empty`` (numbers), and ``scores``: split →
+            class → summary, as in ``summary.json``.
+    """
+    return [
+        [*map(str, first), *(mean_and_sd(scores[key], factor) for key, factor in _COLUMNS)]
+        for first, scores in _scored(rounds)
+    ]
+
+
+def _scored(
+    rounds: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[list[Any], Mapping[str, Any]]]:
+    """What stands before the scores, and the scores, of each round, split and class."""
+    for entry in rounds:
+        for split, classes in entry["scores"].items():
+            for name, scores in classes.items():
+                yield [*(entry[key] for key in _OWN), split, name, scores["n"]], scores
+
+
+def round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    """The rounds for the terminal."""
+    table = Table(title="Rounds, mean ± sd over cases", header_style="bold", title_justify="left")
+    for name in HEADER:
+        justify = "left" if name in _TEXTS else "right"
+        table.add_column(escape(name), justify=justify)  # type: ignore[arg-type]
+    for line in round_lines(rounds):
+        table.add_row(*map(escape, line))
+    return table
+
+
+def write_rounds(
+    folder: Path, rounds: Sequence[Mapping[str, Any]], content: Mapping[str, Any]
+) -> None:
+    """Write ``rounds.json`` (with ``content``), ``rounds.csv`` (means alone) and ``rounds.md``."""
+    rule = ["---" if name in _TEXTS else "---:" for name in HEADER]
+    lines = [HEADER, rule, *round_lines(rounds)]
+    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    write_bytes_atomic(folder / "rounds.json", strict_json({**content, "rounds": rounds}).encode())
+    write_bytes_atomic(folder / "rounds.csv", _means(rounds).encode())
+    write_bytes_atomic(folder / "rounds.md", table.encode())
+
+
+def _means(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each round, split and class, scores as in ``summary.json``."""
+    text = io.StringIO()
+    keys = [key for key, _ in _COLUMNS]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_OWN, "split", "class", "cases", *keys])
+    for first, scores in _scored(rounds):
+        writer.writerow([*first, *(scores[key]["mean"] for key in keys)])
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""Methods compared: experiment lists, their runs, and the tables of the papers."""

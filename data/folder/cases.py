@@ -1,0 +1,245 @@
+"""What each case is: fully, partly or not labelled, and which of its labels must be converted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mixseg.data.file_checks import Fault
+from mixseg.data.folder.classes import ClassMap, unknown_values
+from mixseg.data.folder.contents import ImageFacts, LabelFacts, PairFacts
+from mixseg.data.folder.pairs import Pair, file_fault
+
+__all__ = [
+    "KINDS",
+    "Conversion",
+    "FolderCase",
+    "Kind",
+    "MissingClasses",
+    "add_conversions",
+    "datalist_value",
+    "patient_of",
+    "recognise",
+    "unlabelled_values",
+]
+
+#: What a case is recognised as.
+Kind = Literal["full", "partial", "classes", "none"]
+#: What it means that a mask lacks a class: there is none of it, or nobody looked for it.
+MissingClasses = Literal["absent", "unannotated"]
+
+KINDS: Mapping[Kind, str] = {
+    "full": "full masks",
+    "partial": "scribbles or partly labelled",
+    "classes": "some classes annotated",
+    "none": "no label",
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A label file that a copy must replace.
+
+    Attributes:
+        source: the file, which stays as it is.
+        table: value in the copy of each value in the file.
+        reason: why, as the report gives it.
+    """
+
+    source: Path
+    table: Mapping[int, int]
+    reason: str
+
+
+@dataclass
+class FolderCase:
+    """A case as it enters the datalist.
+
+    Attributes:
+        pair: its files.
+        patient: whom it belongs to.
+        kind: what it was recognised as.
+        image: what its image holds.
+        voxels: voxels of each class index in its label (in its scribble if it has no label); the
+            number of classes stands for unlabelled.
+        annotated: the foreground classes that were annotated, where these are not all.
+        conversions: by ``"label"`` and ``"scribble"``.
+    """
+
+    pair: Pair
+    patient: str
+    kind: Kind
+    image: ImageFacts
+    voxels: Mapping[int, int]
+    annotated: list[int] | None = None
+    conversions: dict[str, Conversion] = field(default_factory=dict)
+
+
+def recognise(
+    facts: PairFacts,
+    classes: ClassMap,
+    patient: str,
+    *,
+    missing: MissingClasses,
+    allow_unlabeled: bool,
+    faults: list[Fault],
+) -> FolderCase | None:
+    """What a case is, by the values of its label.
+
+    Args:
+        facts: what its files hold.
+        classes: the meaning of the values.
+        patient: whom it belongs to.
+        missing: what it means that a mask lacks a class.
+        allow_unlabeled: take cases without any label.
+        faults: takes what is wrong.
+
+    Returns:
+        None where something is wrong.
+    """
+    pair, count = facts.pair, len(classes.names)
+    if facts.faults or facts.image is None:
+        return None
+    before = len(faults)
+    for label, scribble in ((facts.label, False), (facts.scribble, True)):
+        fault = None if label is None else unknown_values(label, classes, scribble)
+        faults += [] if fault is None else [fault]
+    if len(faults) > before:
+        return None
+    if facts.scribble is not None:
+        faults += _scribble_faults(facts.scribble, classes)
+    voxels = _voxels(facts, classes)
+    kind: Kind = "full"
+    annotated: list[int] | None = None
+    if facts.label is None:
+        kind = "none" if facts.scribble is None else "partial"
+    elif count in voxels:
+        kind = "partial"
+        if len(voxels) == 1:
+            faults += _empty_label(facts.label.path, allow_unlabeled)
+            kind = "none" if facts.scribble is None else "partial"
+    elif missing == "unannotated" and set(range(1, count)) - set(voxels):
+        annotated = [index for index in range(1, count) if index in voxels]
+        kind = "classes"
+        if not annotated:
+            faults += _empty_label(facts.label.path, allow_unlabeled)
+            kind, annotated = "none", None
+    if kind == "none" and facts.label is None and not allow_unlabeled:
+        faults.append(
+            file_fault(
+                pair.image,
+                "the image has no label",
+                "add its label, or give --allow-unlabeled if it is meant to have none",
+            )
+        )
+    if len(faults) > before:
+        return None
+    return FolderCase(pair, patient, kind, facts.image, voxels, annotated)
+
+
+def unlabelled_values(facts: Sequence[PairFacts], classes: ClassMap) -> list[int]:
+    """The values of unlabelled voxels that the files use."""
+    count = len(classes.names)
+    used = {
+        value
+        for fact in facts
+        for label, scribble in ((fact.label, False), (fact.scribble, True))
+        if label is not None
+        for value, index in classes.indices(label.counts, scribble).items()
+        if index == count
+    }
+    return sorted(used)
+
+
+def datalist_value(facts: Sequence[PairFacts], classes: ClassMap) -> int:
+    """The value for unlabelled voxels that the datalist states.
+
+    That of the files, where all of them use one and number the classes 0…C−1; else C, and the
+    files are converted.
+    """
+    count, used = len(classes.names), unlabelled_values(facts, classes)
+    if classes.codes != tuple(range(count)) or len(used) != 1:
+        return count
+    labels = [label for fact in facts for label in (fact.label, fact.scribble) if label]
+    copied = any(label.dtype or label.channels > 1 for label in labels)
+    # Copies are uint8, and 0 means unlabelled in scribbles alone.
+    return count if used[0] == 0 or (used[0] < 0 and copied) else used[0]
+
+
+def add_conversions(case: FolderCase, facts: PairFacts, classes: ClassMap, unlabeled: int) -> None:
+    """Note which of a case's labels need a copy, and why."""
+    count = len(classes.names)
+    for role, label in (("label", facts.label), ("scribble", facts.scribble)):
+        if label is None or (role == "label" and case.kind == "none"):
+            continue
+        indices = classes.indices(label.counts, role == "scribble")
+        table = {v: unlabeled if i == count else int(i or 0) for v, i in indices.items()}
+        reasons = []
+        if any(indices[v] != count and v != new for v, new in table.items()):
+            pairs = zip(classes.codes, range(count), strict=True)
+            reasons.append("values " + ", ".join(f"{v}→{i}" for v, i in pairs))
+        if moved := sorted(v for v, i in indices.items() if i == count and v != unlabeled):
+            reasons.append(f"unlabelled {', '.join(map(str, moved))}→{unlabeled}")
+        if label.dtype:
+            reasons.append(f"{label.dtype}→uint8")
+        if label.channels > 1:
+            reasons.append(f"{label.channels} equal channels→1")
+        if reasons:
+            case.conversions[role] = Conversion(label.path, table, "; ".join(reasons))
+
+
+def patient_of(pair: Pair, pattern: re.Pattern[str] | None, faults: list[Fault]) -> str:
+    """The patient whom a pattern finds in a case's name; without a pattern the case itself."""
+    if pattern is None:
+        return pair.case_id
+    match = pattern.search(pair.name) or pattern.search(pair.case_id)
+    if match is None or not match.group(1):
+        faults.append(
+            file_fault(
+                pair.image,
+                f"--patient-pattern '{pattern.pattern}' finds no patient in '{pair.name}'",
+                "mend the pattern",
+            )
+        )
+        return pair.case_id
+    return match.group(1)
+
+
+def _voxels(facts: PairFacts, classes: ClassMap) -> dict[int, int]:
+    label, scribble = facts.label, facts.label is None
+    label = facts.scribble if label is None else label
+    if label is None:
+        return {}
+    voxels: dict[int, int] = {}
+    for value, index in classes.indices(label.counts, scribble).items():
+        if index is not None:
+            voxels[index] = voxels.get(index, 0) + label.counts[value]
+    return voxels
+
+
+def _scribble_faults(scribble: LabelFacts, classes: ClassMap) -> list[Fault]:
+    count = len(classes.names)
+    indices = set(classes.indices(scribble.counts, scribble=True).values())
+    if count not in indices:
+        problem = "the scribble has no unlabelled voxel"
+        mend = "if 0 means untouched there, give --unlabeled 0; a full mask belongs with the labels"
+    elif indices == {count}:
+        problem, mend = "the scribble has no labelled voxel", "draw one, or remove the file"
+    else:
+        return []
+    return [file_fault(scribble.path, problem, mend)]
+
+
+def _empty_label(path: Path, allowed: bool) -> list[Fault]:
+    if allowed:
+        return []
+    return [
+        file_fault(
+            path,
+            "the label holds no labelled voxel",
+            "remove it, or give --allow-unlabeled to use the case as one without a label",
+        )
+    ]

@@ -1,0 +1,343 @@
+"""The layouts of folders that people have: nnU-Net, dataset.json lists, plain folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mixseg.data.datalist import DatalistError, Split
+from mixseg.data.folder.pairs import (
+    File,
+    Layout,
+    Pair,
+    Stated,
+    file_fault,
+    find_files,
+    match_folders,
+    match_side_by_side,
+    name_pairs,
+)
+from mixseg.files.reading import IMAGE_SUFFIXES, PICTURE_SUFFIXES, split_suffix
+
+__all__ = ["find_layout"]
+
+_IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagesTr", "scans")
+_LABEL_FOLDERS = (
+    *("labels", "label", "masks", "mask", "labelsTr", "annotations"),
+    *("segmentations", "segmentation", "gt"),
+)
+_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+
+
+def find_layout(
+    images: Path, labels: Path | None, scribbles: Path | None, channel: int | None
+) -> Layout:
+    """The cases of a folder.
+
+    Args:
+        images: folder of the images, root of a data set, or a ``dataset.json``.
+        labels: folder of the labels; None to find them.
+        scribbles: folder of hand-drawn labels beside them, or None.
+        channel: which file of a case is its image where it has several.
+
+    Raises:
+        DatalistError: a folder is missing, or a ``dataset.json`` cannot be read.
+    """
+    for path in (images, labels, scribbles):
+        if path is not None and not path.exists():
+            raise DatalistError(f"'{path}' does not exist; give the folder of your files")
+        if path is not None and not path.is_dir() and (path.suffix != ".json" or path != images):
+            raise DatalistError(f"'{path}' is not a folder")
+    drawn = [] if scribbles is None else _needed_files(scribbles)
+    root = images
+    if images.name == "imagesTr" and labels in (None, images.parent / "labelsTr"):
+        root, labels = images.parent, None
+    if labels is None and not root.is_file() and (root / "imagesTr").is_dir():
+        files = find_files(root / "imagesTr")
+        if files and all(_CHANNEL.match(file.stem) for file in files):
+            described = _read_json(root / "dataset.json")
+            # Numbered cases look like channels; those of dataset.json decide.
+            if not _listed_files_exist(root, described):
+                return _nnunet(root, files, drawn, described, channel)
+    if labels is None:
+        file = root if root.is_file() else root / "dataset.json"
+        described = _read_json(file)
+        if isinstance(described.get("training"), list) and described["training"]:
+            return _with_scribbles(_listed(file, described, channel), drawn)
+        if root.is_file():
+            raise DatalistError(f"{file} has no list 'training' of images and labels")
+        found = _subfolders(root)
+        if found is not None:
+            return _plain(root, *found, drawn, _json_labels(file, described))
+        return _plain(root, root, root, drawn, _json_labels(file, described))
+    return _plain(_parent(images, labels), images, labels, drawn, Stated())
+
+
+def _parent(images: Path, labels: Path) -> Path:
+    return images.parent if images != labels and images.parent == labels.parent else images
+
+
+def _subfolders(root: Path) -> tuple[Path, Path] | None:
+    images = next((root / n for n in _IMAGE_FOLDERS if (root / n).is_dir()), None)
+    labels = next((root / n for n in _LABEL_FOLDERS if (root / n).is_dir()), None)
+    return None if images is None or labels is None else (images, labels)
+
+
+def _needed_files(folder: Path) -> list[File]:
+    files = find_files(folder)
+    if not files:
+        others = Counter(p.suffix for p in folder.rglob("*") if p.is_file() and p.suffix)
+        seen = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3))
+        raise DatalistError(
+            f"'{folder}' holds no image ({', '.join((*IMAGE_SUFFIXES, *PICTURE_SUFFIXES))})"
+            + (f", but {seen}: convert them" if seen else ": it is empty")
+        )
+    return files
+
+
+def _plain(root: Path, images: Path, labels: Path, drawn: list[File], stated: Stated) -> Layout:
+    files = _needed_files(images)
+    if images.resolve() == labels.resolve():
+        layout = Layout("images and labels side by side", root, stated=stated)
+        pairs, layout.faults = match_side_by_side(files)
+        if all(pair.label is None and pair.scribble is None for pair in pairs) and not drawn:
+            layout.faults = [
+                file_fault(
+                    images,
+                    "no file in it is named as a label",
+                    "name labels such as a_mask.nii.gz beside a.nii.gz, or give their folder: "
+                    "mixseg prepare folder IMAGES LABELS",
+                )
+            ]
+            return layout
+        layout.pairs = name_pairs(pairs)
+        return _with_scribbles(layout, drawn)
+    layout = Layout("images and labels in folders", root, stated=stated)
+    pairs, layout.faults = match_folders(files, _needed_files(labels), drawn)
+    layout.pairs = name_pairs(pairs)
+    return layout
+
+
+def _with_scribbles(layout: Layout, drawn: Sequence[File]) -> Layout:
+    """Add scribbles of a folder to cases that are found otherwise: by case id."""
+    if drawn:
+        images = [File(pair.image, (), pair.case_id, "") for pair in layout.pairs]
+        matched, faults = match_folders(images, [], [replace(f, parents=()) for f in drawn])
+        by_image = {pair.image: pair.scribble for pair in matched}
+        layout.pairs = [replace(p, scribble=p.scribble or by_image[p.image]) for p in layout.pairs]
+        layout.faults += faults
+    return layout
+
+
+def _nnunet(
+    root: Path,
+    files: Sequence[File],
+    drawn: list[File],
+    described: Mapping[str, Any],
+    channel: int | None,
+) -> Layout:
+    layout = Layout("nnU-Net", root, stated=_json_labels(root / "dataset.json", described))
+    names = described.get("channel_names", described.get("modality", {}))
+    images = _one_channel(layout, files, names, channel)
+    label_files = find_files(root / "labelsTr")
+    pairs, faults = match_folders(images, label_files, drawn)
+    layout.faults += faults
+    test_images = find_files(root / "imagesTs")
+    test_labels = find_files(root / "labelsTs")
+    if test_labels:
+        held_out, faults = match_folders(
+            _one_channel(layout, test_images, names, channel), test_labels, []
+        )
+        layout.faults += faults
+        pairs += [replace(p, split="test") for p in held_out if p.label is not None]
+    unlabelled = len(test_images) - sum(pair.split == "test" for pair in pairs)
+    if unlabelled:
+        layout.notes.append(
+            f"{unlabelled} files of '{root / 'imagesTs'}' have no label and are left out: "
+            "images to predict, not to train on"
+        )
+    layout.pairs = name_pairs(pairs)
+    return layout
+
+
+def _one_channel(
+    layout: Layout, files: Sequence[File], names: Mapping[str, str], channel: int | None
+) -> list[File]:
+    """One file a case, named without its channel."""
+    by_channel: dict[int, dict[str, File]] = {}
+    for file in files:
+        match = _CHANNEL.match(file.stem)
+        if match is None:
+            layout.faults.append(
+                file_fault(
+                    file.path,
+                    "the name has no channel suffix such as _0000",
+                    f"rename it to {file.stem}_0000{file.suffix}",
+                )
+            )
+            continue
+        parts = by_channel.setdefault(int(match["channel"]), {})
+        if match["case"] in parts:
+            layout.faults.append(
+                file_fault(
+                    file.path,
+                    f"the case is there twice, also as '{parts[match['case']].path}'",
+                    "keep one of the files",
+                )
+            )
+        parts.setdefault(match["case"], replace(file, stem=match["case"]))
+    if channel is None and len(by_channel) > 1:
+        listed = ", ".join(f"{c} ({names.get(str(c), 'unnamed')})" for c in sorted(by_channel))
+        layout.faults.append(
+            file_fault(
+                layout.root,
+                f"its cases have {len(by_channel)} channels: {listed}; a case of a datalist is "
+                "one file",
+                "choose one with --channel, or store the channels in one file",
+            )
+        )
+    wanted = min(by_channel, default=0) if channel is None else channel
+    chosen = by_channel.get(wanted, {})
+    cases = {case: file for parts in by_channel.values() for case, file in parts.items()}
+    for case, file in cases.items():
+        if case not in chosen:
+            layout.faults.append(
+                file_fault(
+                    file.path,
+                    f"the case has no channel {wanted:04d}",
+                    f"add {case}_{wanted:04d}{file.suffix}",
+                )
+            )
+    return list(chosen.values())
+
+
+def _listed_files_exist(root: Path, described: Mapping[str, Any]) -> bool:
+    """Whether a dataset.json lists its training images, under the names that they have."""
+    entries = described.get("training")
+    if not isinstance(entries, list) or not entries or not isinstance(entries[0], Mapping):
+        return False
+    image = entries[0].get("image")
+    return isinstance(image, (str, list)) and bool(image) and (root / _first(image)).is_file()
+
+
+def _first(image: str | list) -> str:
+    return str(image[0] if isinstance(image, list) else image)
+
+
+def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> Layout:
+    """A MONAI or Medical Segmentation Decathlon list."""
+    root = file.parent
+    layout = Layout(f"the lists of {file.name}", root, stated=_json_labels(file, described))
+    keys: tuple[tuple[str, Split | None], ...] = (
+        ("training", None),
+        ("validation", "validation"),
+        ("test", "test"),
+        ("testing", "test"),
+    )
+    pairs = []
+    unlabelled = 0
+    for key, split in keys:
+        for place, entry in enumerate(described.get(key, [])):
+            item = {"image": entry} if isinstance(entry, (str, list)) else entry
+            if not isinstance(item, Mapping) or not item.get("image"):
+                problem = f"{key}[{place}] names no 'image'"
+                layout.faults.append(file_fault(file, problem, "mend the entry"))
+                continue
+            if split is not None and not item.get("label"):
+                unlabelled += 1
+                continue
+            pair = _listed_pair(layout, root, item, channel)
+            if pair is not None:
+                pairs.append(replace(pair, split=split))
+    if unlabelled:
+        layout.notes.append(
+            f"{unlabelled} images of {file.name} that it names for validation or test have no "
+            "label and are left out: images to predict, not to train on"
+        )
+    if any(isinstance(e, Mapping) and "fold" in e for e in described.get("training", [])):
+        layout.notes.append(f"the folds of {file.name} are not followed; see --split")
+    seen: dict[Path, Pair] = {}
+    for pair in pairs:
+        if pair.image in seen:
+            layout.faults.append(
+                file_fault(pair.image, f"{file.name} lists the image twice", "remove one entry")
+            )
+        seen.setdefault(pair.image, pair)
+    layout.pairs = name_pairs(seen.values())
+    return layout
+
+
+def _listed_pair(
+    layout: Layout, root: Path, item: Mapping[str, Any], channel: int | None
+) -> Pair | None:
+    image = item["image"]
+    if isinstance(image, list):
+        if channel is None and len(image) > 1:
+            layout.faults.append(
+                file_fault(
+                    root / str(image[0]),
+                    f"the case has {len(image)} channels; a case of a datalist is one file",
+                    "choose one with --channel, or store the channels in one file",
+                )
+            )
+            return None
+        if not 0 <= (channel or 0) < len(image):
+            problem = f"the case has {len(image)} channels, none with number {channel}"
+            layout.faults.append(file_fault(root / str(image[0]), problem, "mend --channel"))
+            return None
+        image = image[channel or 0]
+    paths = [root / str(image)] + ([root / str(item["label"])] if item.get("label") else [])
+    missing = [path for path in paths if not path.is_file()]
+    for path in missing:
+        layout.faults.append(file_fault(path, "the file is missing", "mend the list or add it"))
+    if missing:
+        return None
+    # Without '..' and '.', and with links as they are.
+    path, *label = (Path(os.path.abspath(each)) for each in paths)
+    below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    parts = split_suffix(below.name)
+    if parts is None:
+        layout.faults.append(file_fault(path, "the format is not known", "convert the file"))
+        return None
+    name = (below.parent / parts[0]).as_posix()
+    return Pair("", name, path, label[0] if label else None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatalistError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DatalistError(f"{path} is no dataset.json: an object with 'labels' is expected")
+    return content
+
+
+def _json_labels(path: Path, described: Mapping[str, Any]) -> Stated:
+    """Classes of a dataset.json: ``{name: value}`` (nnU-Net) or ``{value: name}`` (MSD)."""
+    raw = described.get("labels")
+    if not isinstance(raw, Mapping) or not raw:
+        return Stated()
+    by_value = all(str(key).lstrip("-").isdigit() for key in raw)
+    try:
+        pairs = [(int(k), str(v)) if by_value else (int(v), str(k)) for k, v in raw.items()]
+    except (TypeError, ValueError) as error:
+        raise DatalistError(
+            f"{path}: 'labels' has values that are no class numbers ({raw}); regions of several "
+            "classes are not read here: name one value for each class"
+        ) from error
+    if len({value for value, _ in pairs}) < len(pairs):
+        raise DatalistError(f"{path}: 'labels' names a value twice ({raw}); mend it")
+    unlabeled = next((value for value, name in pairs if name.lower() == "ignore"), None)
+    classes = sorted((value, name) for value, name in pairs if name.lower() != "ignore")
+    if not any(value == 0 for value, _ in classes):
+        classes.insert(0, (0, "background"))
+    return Stated(tuple(name for _, name in classes), tuple(v for v, _ in classes), unlabeled)

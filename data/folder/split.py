@@ -1,0 +1,254 @@
+"""Splitting the cases of a folder by patient."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixseg.data.datalist import SPLITS, DatalistError, Split
+from mixseg.data.file_checks import Fault
+from mixseg.data.folder.cases import FolderCase
+from mixseg.data.folder.pairs import file_fault
+
+__all__ = ["DEFAULT_SPLIT", "SplitRule", "parse_split", "split_by_patient"]
+
+#: Percentages of training, validation and test.
+DEFAULT_SPLIT = "70/10/20"
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_SHARES = re.compile(rf"^{_NUMBER}/{_NUMBER}/{_NUMBER}$")
+_KEYS: Mapping[str, Split] = {
+    "train": "training",
+    "training": "training",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How to split: shares of the fully labelled patients, or names that a file lists.
+
+    Attributes:
+        validation: share, 0 to 1.
+        test: share, 0 to 1.
+        source: the file; None for shares.
+        names: case or patient ids of each split.
+    """
+
+    validation: float = 0.0
+    test: float = 0.0
+    source: Path | None = None
+    names: Mapping[Split, Sequence[str]] | None = None
+
+
+def parse_split(text: str) -> SplitRule:
+    """Read ``70/10/20`` (percent for training, validation and test), or a file's name.
+
+    A file is an object with the lists ``train``, ``val`` and ``test``, or nnU-Net's
+    ``splits_final.json``, a list of folds, whose number follows a colon: ``splits_final.json:2``.
+
+    Raises:
+        ValueError: percentages that do not add up to 100, or no validation.
+        DatalistError: a file that cannot be read.
+    """
+    match = _SHARES.match(text.strip())
+    if match is None:
+        return _read_file(text)
+    train, validation, test = (float(number) for number in match.groups())
+    if abs(train + validation + test - 100) > 1e-6:
+        raise ValueError(f"--split {text}: the percentages add up to {train + validation + test:g}")
+    if not train or not validation:
+        raise ValueError(
+            f"--split {text}: training and validation need a share (training/validation/test)"
+        )
+    return SplitRule(validation / 100, test / 100)
+
+
+def split_by_patient(
+    cases: Sequence[FolderCase], rule: SplitRule, seed: int, root: Path, faults: list[Fault]
+) -> dict[Split, list[FolderCase]]:
+    """Deal the cases to the splits, those of a patient together.
+
+    Validation and test take patients whose cases all have full masks: of these the shares are
+    counted, at least one for each share above 0, and one is kept to train on. Where the layout
+    itself names the cases of one, no others are drawn for it.
+
+    Args:
+        cases: all cases.
+        rule: shares, or names.
+        seed: of the order of the patients.
+        root: what a fault of all cases together is put down to.
+        faults: takes what is wrong.
+    """
+    splits: dict[Split, list[FolderCase]] = {split: [] for split in SPLITS}
+    patients: dict[str, list[FolderCase]] = {}
+    for case in sorted(cases, key=lambda case: case.pair.case_id):
+        patients.setdefault(case.patient, []).append(case)
+    if not any(case.kind == "full" for case in cases):
+        faults.append(
+            file_fault(
+                root,
+                f"none of the {len(cases)} cases has a full mask, which validation needs",
+                "label a few cases completely; if they are, check --classes and --unlabeled",
+            )
+        )
+        return splits
+    given: dict[str, Split | None] = {case.pair.case_id: case.pair.split for case in cases}
+    if rule.names is not None and rule.source is not None:
+        given |= _given_by_file(cases, rule.names, rule.source, faults)
+        patients = _in_order(patients, rule.names)
+        _refuse_mixed(patients, given, rule.source, faults)
+    else:
+        names = sorted(patients)
+        order = np.random.default_rng(seed).permutation(len(names))
+        patients = {names[i]: patients[names[i]] for i in order}
+        _draw(patients, given, rule, root, faults)
+        given = {case_id: split or "training" for case_id, split in given.items()}
+        _refuse_mixed(patients, given, root, faults)
+    for case in (case for members in patients.values() for case in members):
+        split = given[case.pair.case_id]
+        if split is None:
+            continue
+        splits[split].append(case)
+        if split != "training" and case.kind != "full":
+            faults.append(
+                file_fault(
+                    case.pair.image,
+                    f"the {split} case has no full mask",
+                    "validation and test need complete masks; move the case to training",
+                )
+            )
+    return splits
+
+
+def _draw(
+    patients: Mapping[str, Sequence[FolderCase]],
+    given: dict[str, Split | None],
+    rule: SplitRule,
+    root: Path,
+    faults: list[Fault],
+) -> None:
+    """Choose patients for validation and test; the rest stays for training."""
+    free = [
+        members
+        for members in patients.values()
+        if all(case.kind == "full" and given[case.pair.case_id] is None for case in members)
+    ]
+    shares: dict[Split, float] = {"validation": rule.validation, "test": rule.test}
+    numbers = {
+        split: max(1, round(share * len(free)))
+        for split, share in shares.items()
+        if share and split not in given.values()
+    }
+    needed = sum(numbers.values()) + 1
+    if len(free) < needed:
+        faults.append(
+            file_fault(
+                root,
+                f"{len(free)} patients have full masks only, but {needed} are needed, at least "
+                f"one each for {', '.join(('training', *numbers))}",
+                "label more cases completely, or leave out the test split: --split 80/20/0",
+            )
+        )
+        return
+    for split, number in numbers.items():
+        for _ in range(number):
+            for case in free.pop(0):
+                given[case.pair.case_id] = split
+
+
+def _refuse_mixed(
+    patients: Mapping[str, Sequence[FolderCase]],
+    given: Mapping[str, Split | None],
+    source: Path,
+    faults: list[Fault],
+) -> None:
+    for patient, members in patients.items():
+        named = {given[case.pair.case_id] for case in members}
+        found = [split for split in SPLITS if split in named]
+        if len(found) > 1:
+            faults.append(
+                file_fault(
+                    source,
+                    f"patient '{patient}' is in two splits, {' and '.join(found)} "
+                    f"({', '.join(case.pair.case_id for case in members)})",
+                    "keep all cases of a patient in one split",
+                )
+            )
+
+
+def _given_by_file(
+    cases: Sequence[FolderCase],
+    names: Mapping[Split, Sequence[str]],
+    source: Path,
+    faults: list[Fault],
+) -> dict[str, Split | None]:
+    found: dict[str, Split | None] = {}
+    for split, listed in names.items():
+        for name in listed:
+            members = [c.pair.case_id for c in cases if name in (c.pair.case_id, c.patient)]
+            if not members:
+                problem = f"'{name}' of its {split} split is no case and no patient here"
+                faults.append(file_fault(source, problem, "mend the name or add the case"))
+            for case_id in members:
+                if found.get(case_id, split) != split:
+                    faults.append(
+                        file_fault(
+                            source,
+                            f"'{name}' is in two splits, {found[case_id]} and {split}",
+                            "keep it in one",
+                        )
+                    )
+                found.setdefault(case_id, split)
+    if not names.get("validation"):
+        faults.append(file_fault(source, "its validation split is empty", "name cases for it"))
+    return found
+
+
+def _in_order(
+    patients: Mapping[str, list[FolderCase]], names: Mapping[Split, Sequence[str]]
+) -> dict[str, list[FolderCase]]:
+    """The patients in the order of the file: Set-N follows it."""
+    places = {name: i for i, name in enumerate(n for listed in names.values() for n in listed)}
+    last = len(places)
+
+    def place(patient: str) -> int:
+        ids = [patient, *(case.pair.case_id for case in patients[patient])]
+        return min(places.get(name, last) for name in ids)
+
+    return {patient: patients[patient] for patient in sorted(patients, key=place)}
+
+
+def _read_file(text: str) -> SplitRule:
+    path, fold = Path(text), 0
+    if not path.is_file():
+        head, separator, tail = text.rpartition(":")
+        if not separator or not tail.isdigit() or not Path(head).is_file():
+            raise DatalistError(
+                f"--split '{text}' is neither percentages such as {DEFAULT_SPLIT} nor a file"
+            )
+        path, fold = Path(head), int(tail)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatalistError(f"{path} cannot be read: {error}") from error
+    if isinstance(content, list):
+        if not fold < len(content):
+            raise DatalistError(f"{path} has {len(content)} folds, none with number {fold}")
+        content = content[fold]
+    return SplitRule(source=path, names=_names(path, content))
+
+
+def _names(path: Path, content: Any) -> dict[Split, list[str]]:
+    known = isinstance(content, dict) and {k: v for k, v in content.items() if k in _KEYS}
+    if not known or not all(isinstance(value, list) for value in known.values()):
+        raise DatalistError(f"{path} needs the lists 'train', 'val' and 'test'")
+    return {_KEYS[key]: [str(name) for name in value] for key, value in known.items()}

@@ -1,0 +1,46 @@
+"""The ground: images read and written one way, their geometry, whole files, provenance."""
+
+from __future__ import annotations
+
+from mixseg.files.atomic import ensure_writable, strict_json, write_atomically, write_bytes_atomic
+from mixseg.files.geometry import AFFINE_TOLERANCE, nearest_axes, spacing_mm
+from mixseg.files.provenance import environment, hash_of, sha256_of
+from mixseg.files.reading import (
+    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    UnreadableError,
+    Volume,
+    count_values,
+    is_palette,
+    is_picture,
+    open_volume,
+    split_suffix,
+    voxels,
+)
+from mixseg.files.writing import NativeNiftiWriter, stored_dtype, write_nifti
+
+__all__ = [
+    "AFFINE_TOLERANCE",
+    "IMAGE_SUFFIXES",
+    "PICTURE_SUFFIXES",
+    "NativeNiftiWriter",
+    "UnreadableError",
+    "Volume",
+    "count_values",
+    "ensure_writable",
+    "environment",
+    "hash_of",
+    "is_palette",
+    "is_picture",
+    "nearest_axes",
+    "open_volume",
+    "sha256_of",
+    "spacing_mm",
+    "split_suffix",
+    "stored_dtype",
+    "strict_json",
+    "voxels",
+    "write_atomically",
+    "write_bytes_atomic",
+    "write_nifti",
+]

@@ -1,0 +1,114 @@
+"""Files that are never half written, and folders that can be written to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+__all__ = ["ensure_writable", "strict_json", "write_atomically", "write_bytes_atomic"]
+
+
+def ensure_writable(
+    folders: Iterable[str | os.PathLike[str]], options: str = "--output_dir and --ckpt_dir"
+) -> None:
+    """Create folders and write a probe into each, before any work is spent.
+
+    Args:
+        folders: to create and probe.
+        options: of the command that choose them, for the message.
+
+    Raises:
+        OSError: naming the folder that cannot be written and what to set instead.
+    """
+    for folder in map(Path, folders):
+        probe = folder / f".probe.{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise OSError(
+                f"{folder} cannot be written ({error.strerror or error}): "
+                f"choose another folder with {options}"
+            ) from error
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that readers, and a crash, see the old content or the new, never a part.
+
+    The content goes to a temporary name in the same folder, is flushed to the disk and renamed.
+
+    Args:
+        path: target; missing parent folders are made.
+        write: is given the open binary file.
+
+    Raises:
+        OSError: if the file cannot be written (disk full, no permission); names the file, and
+            leaves what was there before.
+    """
+    target = Path(path)
+    # One name for all writers of the file: what a killed run left is overwritten, not kept.
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:
+        # torch.save reports a full disk as a RuntimeError of its zip writer.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"{target} could not be written, its last version is kept: {error}"
+        ) from error
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
+    """:func:`write_atomically` of a whole file at once."""
+    write_atomically(path, lambda file: file.write(content))
+
+
+def strict_json(value: Any) -> str:
+    """Indented JSON that every parser reads: NaN and infinities become null.
+
+    Args:
+        value: nested mappings, sequences, sets and scalars. NumPy scalars and arrays become numbers
+            and lists; anything else (paths, devices) becomes its text.
+
+    Returns:
+        JSON text that ends with a newline.
+
+    Examples:
+        >>> print(strict_json({"dice": float("nan"), "n": np.int64(3)}), end="")
+        {
+          "dice": null,
+          "n": 3
+        }
+    """
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return text + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(item) for item in value), key=str)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value)

@@ -1,0 +1,97 @@
+"""What an evaluation leaves behind: scores, summary, pictures and a table on the screen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from rich.console import Console
+
+from mixseg.handlers.scoring import CaseScorer
+from mixseg.handlers.surfaces import SurfaceCollector
+from mixseg.report.cases import plot_cases
+from mixseg.report.scores import write_metrics_csv, write_summary
+from mixseg.report.surfaces import INSTALL_SURFACES, pyvista_is_installed
+from mixseg.report.tables import score_table
+
+__all__ = ["EvaluationReport"]
+
+
+class EvaluationReport:
+    """Write ``metrics.csv``, ``summary.json`` and the pictures, and print the table.
+
+    The pictures are ``cases.png`` and, of volumes, ``surfaces.png``: the predicted surfaces of the
+    same cases, coloured by their distance to the reference. A rendering that fails is logged and
+    leaves ``surfaces.png`` out. Attach it after the scorer.
+
+    Args:
+        output_dir: folder of the run.
+        scorer: of the same evaluator.
+        configuration: what ``summary.json`` records of the run: knobs by name.
+        seed: of the run.
+        data_hash: of the datalist, see :func:`mixseg.data.data_hash`.
+        surfaces: render ``surfaces.png``; None does where PyVista is installed.
+
+    Raises:
+        ImportError: when the surfaces are asked for and PyVista is not installed.
+        ValueError: when it is attached in one of more processes than there are cases, which would
+            wait for each other's scores without end.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        scorer: CaseScorer,
+        *,
+        configuration: Mapping[str, Any],
+        seed: int,
+        data_hash: str,
+        surfaces: bool | None = None,
+    ) -> None:
+        if surfaces and not pyvista_is_installed():
+            raise ImportError(f"surfaces.png needs PyVista: {INSTALL_SURFACES}")
+        self.output_dir = Path(output_dir)
+        self.scorer = scorer
+        self.configuration = dict(configuration)
+        self.seed = seed
+        self.data_hash = data_hash
+        self.surfaces = None if surfaces is False else SurfaceCollector(scorer)
+
+    def attach(self, engine: Any) -> None:
+        """Report when the evaluator is done; rank 0 only."""
+        if torch.distributed.is_initialized():
+            processes = torch.distributed.get_world_size()
+            if not len(engine.data_loader):
+                raise ValueError(
+                    f"there are fewer cases to score than the {processes} processes: start at "
+                    "most one for each case (--nproc_per_node)"
+                )
+            if torch.distributed.get_rank() != 0:
+                return
+        if self.surfaces is not None:
+            self.surfaces.attach(engine)
+        engine.add_event_handler(Events.COMPLETED, self._report)
+
+    def _report(self) -> None:
+        rows = self.scorer.rows
+        write_metrics_csv(rows, self.output_dir / "metrics.csv")
+        write_summary(
+            self.output_dir / "summary.json",
+            rows,
+            configuration=self.configuration,
+            seed=self.seed,
+            data_hash=self.data_hash,
+        )
+        plot_cases(self.scorer.panels, self.output_dir / "cases.png", self.scorer.class_names)
+        if self.surfaces is not None:
+            self.surfaces.render(self.output_dir / "surfaces.png")
+        table, console = score_table(rows), Console()
+        # In a log file or a narrow window rich would squeeze the columns until nothing is left.
+        unbounded = console.options.update(max_width=1000)
+        console.width = max(console.width, console.measure(table, options=unbounded).maximum)
+        console.print(table)
+        console.print(f"scores, summary and pictures are in {self.output_dir}", soft_wrap=True)

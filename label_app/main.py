@@ -1,7 +1,0 @@
-"""What MONAI Label loads from its app folder; `mixseg label` copies it there."""
-
-from __future__ import annotations
-
-from mixseg.label_app.app import MixedSupervisionApp
-
-__all__ = ["MixedSupervisionApp"]

@@ -1,0 +1,91 @@
+"""Tables of scores, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from mixseg.metrics.scores import CaseScore
+from mixseg.metrics.summary import summarize
+
+__all__ = ["markdown_table", "mean_and_sd", "score_table"]
+
+
+_STYLES = {"main": "red", "teacher": "blue", "student": "red", "ensemble": "green"}
+
+
+def score_table(rows: Iterable[CaseScore]) -> Table:
+    """Table for the terminal: one line per branch and class, mean ± sd over the cases.
+
+    Args:
+        rows: scores of one run.
+
+    Returns:
+        Table with Dice in percent, HD95 and ASSD in voxels (and in mm if known for any case), and
+        the number of cases with an empty prediction, reference or both.
+    """
+    header, lines = _cells(rows)
+    table = Table(title="Scores, mean ± sd over cases", header_style="bold", title_justify="left")
+    for index, name in enumerate(header):
+        # Long headings break, figures never do: the table fits narrow terminals.
+        heading = escape("\n".join(textwrap.wrap(name, 13)))
+        table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line, style=_STYLES.get(line[0]))
+    return table
+
+
+def markdown_table(rows: Iterable[CaseScore]) -> str:
+    """The lines of `score_table` as a Markdown table.
+
+    Args:
+        rows: scores of one run.
+
+    Returns:
+        Markdown text that ends with a newline.
+    """
+    header, lines = _cells(rows)
+    rule = ["---" if index < 2 else "---:" for index in range(len(header))]
+    return "".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n"
+        for line in [header, rule, *lines]
+    )
+
+
+def _cells(rows: Iterable[CaseScore]) -> tuple[list[str], list[list[str]]]:
+    """Header and text cells shared by both tables."""
+    summary = summarize(rows)
+    groups = [item for classes in summary.values() for item in classes.values()]
+    columns = [("Dice [%]", "dice", 100.0, 1)]
+    for unit, label in (("vox", "voxels"), ("mm", "mm")):
+        if any(item[f"hd95_{unit}"]["n"] for item in groups):
+            columns += [(f"HD95 [{label}]", f"hd95_{unit}", 1.0, 2)]
+            columns += [(f"ASSD [{label}]", f"assd_{unit}", 1.0, 2)]
+    header = ["Branch", "Class", "n", *(column[0] for column in columns)]
+    header.append("Empty: prediction / reference / both")
+    lines = []
+    for branch, classes in summary.items():
+        for name, item in classes.items():
+            values = [mean_and_sd(item[key], scale, digits) for _, key, scale, digits in columns]
+            counts = " / ".join(str(count) for count in item["empty"].values())
+            lines.append([branch, name, str(item["n"]), *values, counts])
+    return header, lines
+
+
+def mean_and_sd(statistics: Mapping[str, Any], scale: float = 1.0, digits: int = 1) -> str:
+    """``mean ± sd`` of a statistic of ``summary.json``; the mean alone of one case, – of none.
+
+    Examples:
+        >>> mean_and_sd({"n": 2, "mean": 0.8, "sd": 0.05}, scale=100)
+        '80.0 ± 5.0'
+    """
+    if statistics["n"] == 0:
+        return "–"
+    mean = f"{statistics['mean'] * scale:.{digits}f}"
+    if statistics["n"] == 1:
+        return mean
+    return f"{mean} ± {statistics['sd'] * scale:.{digits}f}"

@@ -1,0 +1,211 @@
+"""Bundles by folder, zip and name; weights found, or fetched and compared with their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mixseg.apps.bundle.archive import write_zip
+from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.sums import write_sums
+from mixseg.apps.bundle.weights import bundle_weights
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    folder = tmp_path / "heart"
+    (folder / "configs").mkdir(parents=True)
+    (folder / "configs" / "metadata.json").write_text(json.dumps({"version": "0.1.0"}))
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "mixseg" / "bundles"
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address on which it is served."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(_Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+
+
+def put(path: Path, content: bytes = b"") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def list_large(bundle: Path, **entry: str) -> None:
+    (bundle / "large_files.yml").write_text(yaml.safe_dump({"large_files": [entry]}))
+
+
+def packed(bundle: Path, file: Path) -> Path:
+    write_sums(bundle)
+    write_zip(bundle, file)
+    return file
+
+
+def test_a_folder_is_itself_and_a_name_is_looked_up(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_bundle(bundle) == bundle
+    monkeypatch.chdir(tmp_path)
+    # Nothing here: beside the installation.
+    assert find_bundle("la_confkd") == REPOSITORY / "bundles" / "la_confkd"
+    here = tmp_path / "bundles" / "la_confkd"
+    put(here / "configs" / "metadata.json", b"{}")
+    assert find_bundle("la_confkd").resolve() == here
+
+
+def test_what_is_no_bundle_is_refused_with_what_there_is(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"there is no bundle 'lung'.*acdc_lv_confkd.*la_confkd"):
+        find_bundle("lung")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"'empty' is no bundle, it has no configs/metadata.json"):
+        find_bundle("empty")
+    with pytest.raises(ValueError, match=r"no configs/metadata.json: name one of heart in it"):
+        find_bundle(tmp_path)
+    image = put(tmp_path / "scan.nii.gz")
+    with pytest.raises(ValueError, match=r"scan.nii.gz' is no bundle: give its folder, a zip"):
+        find_bundle(image)
+
+
+def test_a_zip_is_unpacked_once_and_a_changed_copy_is_refused(
+    bundle: Path, tmp_path: Path, cache: Path
+) -> None:
+    file = packed(bundle, tmp_path / "heart_v0.1.0.zip")
+    folder = find_bundle(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert folder == cache / digest[:16] / "heart"
+    assert json.loads((folder / "configs" / "metadata.json").read_text()) == {"version": "0.1.0"}
+    before = (folder / "configs" / "metadata.json").stat().st_mtime_ns
+    assert find_bundle(file) == folder
+    assert (folder / "configs" / "metadata.json").stat().st_mtime_ns == before
+    refuse_changed(folder)
+    (folder / "configs" / "metadata.json").write_text("{}")
+    with pytest.raises(FileExistsError) as raised:
+        find_bundle(file)
+    assert raised.value.filename == str(folder)
+    with pytest.raises(
+        ValueError,
+        match=r"is not what was packed: .* delete its SHA256SUMS:\n  configs/metadata.json is not",
+    ):
+        refuse_changed(folder)
+
+
+def test_a_tampered_zip_is_refused_and_leaves_nothing(
+    bundle: Path, tmp_path: Path, cache: Path
+) -> None:
+    put(bundle / "configs" / "inference.yaml", b"lr: 1")
+    write_sums(bundle)
+    put(bundle / "configs" / "inference.yaml", b"lr: 2")
+    write_zip(bundle, tmp_path / "heart.zip")
+    with pytest.raises(ValueError, match=r"(?s)is refused.*configs/inference.yaml is not the file"):
+        find_bundle(tmp_path / "heart.zip")
+    with zipfile.ZipFile(tmp_path / "climbs.zip", "w") as archive:
+        archive.writestr("heart/../../evil.txt", "x")
+    with pytest.raises(ValueError, match="climbs out of the folder"):
+        find_bundle(tmp_path / "climbs.zip")
+    assert not [path for path in tmp_path.rglob("*") if path.name == "evil.txt"]
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_zip_without_a_bundle_is_refused(tmp_path: Path, cache: Path) -> None:
+    put(tmp_path / "other" / "notes.txt", b"x")
+    file = packed(tmp_path / "other", tmp_path / "other.zip")
+    with pytest.raises(ValueError, match=r"'.*other.zip' holds no bundle: it has no other/configs"):
+        find_bundle(file)
+
+
+def test_a_bundle_that_was_not_packed_may_change(bundle: Path) -> None:
+    put(bundle / "models" / "model.pt")
+    refuse_changed(bundle)
+
+
+def test_weights_are_the_trained_ones_then_the_compact_ones(bundle: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no weights: there is neither .*give a file with --"):
+        bundle_weights(bundle)
+    compact = put(bundle / "models" / "compact.pt")
+    with pytest.raises(ValueError, match=r"there is no '.*compact.yaml', which describes"):
+        bundle_weights(bundle)
+    overlay = put(bundle / "configs" / "compact.yaml")
+    assert bundle_weights(bundle) == (compact, [overlay])
+    model = put(bundle / "models" / "model.pt")
+    assert bundle_weights(bundle) == (model, [])
+
+
+@pytest.mark.parametrize("kind", ["sha256", "md5"])
+def test_weights_are_fetched_once_and_compared(
+    kind: str, bundle: Path, server: tuple[Path, str]
+) -> None:
+    folder, address = server
+    put(folder / "weights.bin", b"numbers")
+    digest = hashlib.new(kind, b"numbers").hexdigest()
+    entry = {"path": "models/model.pt", "url": f"{address}/weights.bin", "hash_val": digest}
+    list_large(bundle, **entry, hash_type=kind)
+    assert bundle_weights(bundle) == (bundle / "models" / "model.pt", [])
+    assert (bundle / "models" / "model.pt").read_bytes() == b"numbers"
+    (folder / "weights.bin").unlink()
+    assert bundle_weights(bundle)[0].read_bytes() == b"numbers"
+    put(bundle / "models" / "model.pt", b"others")
+    with pytest.raises(ValueError, match=f"is not the file that large_files.yml names .{kind} "):
+        bundle_weights(bundle)
+
+
+def test_fetched_weights_of_another_hash_are_not_kept(
+    bundle: Path, server: tuple[Path, str]
+) -> None:
+    folder, address = server
+    put(folder / "weights.bin", b"others")
+    put(bundle / "configs" / "compact.yaml")
+    entry = {"path": "models/compact.pt", "url": f"{address}/weights.bin"}
+    list_large(bundle, **entry, hash_val=hashlib.sha256(b"numbers").hexdigest())
+    with pytest.raises(ValueError, match=f"what {address}/weights.bin sends is not the file"):
+        bundle_weights(bundle)
+    assert not (bundle / "models" / "compact.pt").exists()
+    list_large(bundle, **entry)
+    with pytest.raises(ValueError, match=r"states no hash for .*compact.pt' that can be checked"):
+        bundle_weights(bundle)
+    put(folder / "weights.bin", b"numbers")
+    list_large(bundle, **entry, hash_val=hashlib.sha256(b"numbers").hexdigest())
+    weights, overlays = bundle_weights(bundle)
+    assert (weights.name, [path.name for path in overlays]) == ("compact.pt", ["compact.yaml"])
+
+
+def test_weights_that_cannot_be_fetched_say_where_to_put_them(
+    bundle: Path, server: tuple[Path, str]
+) -> None:
+    digest = hashlib.sha256(b"numbers").hexdigest()
+    url = f"{server[1]}/absent.bin"
+    list_large(bundle, path="models/model.pt", url=url, hash_val=digest)
+    with pytest.raises(
+        ValueError, match=rf"could not be fetched from {url} .*404.*sha256 {digest}"
+    ):
+        bundle_weights(bundle)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from mixseg.apps.label import training
+from mixseg.configuration.loading import load
+
+ROOT = Path(__file__).resolve().parents[3]
+BUNDLES = ("acdc_lv_confkd", "la_confkd")
+FLAGSHIPS = ("acdc_lv_mixed", "la_mixed")
+
+
+def train_yaml(bundle: str) -> dict[str, Any]:
+    return load(ROOT / "bundles" / bundle / "configs" / "train.yaml")
+
+
+def names(components: list[dict[str, Any]]) -> list[str]:
+    return [component["_target_"].rpartition(".")[2] for component in components]
+
+
+def overrides(bundle: str, tmp_path: Path, **options: Any) -> dict[str, Any]:
+    settings = training.TrainSettings(max_epochs=3, knobs={"lr": 0.5})
+    options = {"validates": True, "resuming": False, **options}
+    train = train_yaml(bundle)
+    result = training.training_overrides(
+        train, tmp_path / "m", tmp_path / "m/training/0001", settings, **options
+    )
+    assert train == train_yaml(bundle)  # what is changed is a copy
+    return result
+
+
+def test_what_slicer_sends_is_understood() -> None:
+    train = train_yaml("acdc_lv_confkd")
+    # As 3D Slicer posts it: an empty run_id, options of other trainers, and its own table.
+    request = {"model": "acdc_lv_confkd", "run_id": "", "multi_gpu": True, "gpus": "all",
+               "tracking": "None", "model_filename": "model.pt", "local_rank": 0,
+               "max_epochs": 4, "val_split": 0.5, "pretrained": False, "epoch_length": 7,
+               "output_dir": "/elsewhere", "network": "nonsense"}  # fmt: skip
+    settings = training.settings_of(request, train, "cpu")
+    assert settings.max_epochs == 4
+    assert settings.val_split == 0.5
+    assert settings.pretrained is False
+    assert settings.resume is True
+    # 'network' is a key of train.yaml whose value is an expression: an expert's knob.
+    assert settings.knobs == {"epoch_length": 7, "network": "nonsense"}
+    assert training.settings_of({"pretrained": "false"}, train, "cpu").pretrained is False
+    assert training.settings_of({}, train, "cpu").max_epochs == 50  # the bundle's own is 500
+    assert training.settings_of({}, {**train, "max_epochs": 30}, "cpu").max_epochs == 30
+    with pytest.raises(ValueError, match="max_epochs is '4'; it is a whole number from 1 on"):
+        training.settings_of({"max_epochs": "4"}, train, "cpu")
+
+
+@pytest.mark.parametrize("bundle", [*BUNDLES, *FLAGSHIPS])
+def test_weights_of_now_are_loaded_first_and_strictly(bundle: str, tmp_path: Path) -> None:
+    handlers = overrides(bundle, tmp_path)["train#handlers"]
+    assert handlers[0] == {
+        "_target_": "monai.handlers.CheckpointLoader",
+        "load_path": str(tmp_path / "m" / "models" / "model.pt"),
+        "load_dict": {"model": "@network"},
+        "strict": True,
+    }
+    # A resumed training has its own weights, which must not be replaced.
+    assert "CheckpointLoader" not in names(
+        overrides(bundle, tmp_path, resuming=True)["train#handlers"]
+    )
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_without_complete_cases_nothing_validates(bundle: str, tmp_path: Path) -> None:
+    some, none = overrides(bundle, tmp_path), overrides(bundle, tmp_path, validates=False)
+    assert "Validation" in names(some["train#handlers"])
+    assert "Validation" not in names(none["train#handlers"])
+    assert "@validate#evaluator" not in json.dumps(none["train#handlers"])
+    assert "@validate#scorer" not in json.dumps(none["train#handlers"])
+    checks = [s for s in none["initialize"] if s["_target_"].endswith("check_cases")]
+    assert checks
+    assert all("validation" not in step and "training" in step for step in checks)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_the_status_is_known_before_it_is_checkpointed(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = names(overrides(bundle, tmp_path)["train#handlers"])
+    assert order.index("Validation") < order.index("TrainingStatus") < order.index("FullCheckpoint")
+    assert "StopWithParent" not in order
+    monkeypatch.setenv("MIXSEG_LABEL_SERVER", "77")
+    last = overrides(bundle, tmp_path)["train#handlers"][-1]
+    assert last == {"_target_": "mixseg.handlers.stop_with_parent.StopWithParent", "parent": 77}
+
+
+@pytest.mark.parametrize("bundle", FLAGSHIPS)
+def test_the_block_of_standard_handlers_is_told(bundle: str, tmp_path: Path) -> None:
+    """What the flagship's bundles list as one entry takes the status, and leaves validation out."""
+    some, none = (overrides(bundle, tmp_path, validates=v)["train#handlers"] for v in (True, False))
+    for handlers, evaluator in ((some, "@validate#evaluator"), (none, None)):
+        assert names(handlers) == ["CheckpointLoader", "standard_handlers"]
+        (status,) = handlers[1]["extra"]
+        assert names([status]) == ["TrainingStatus"]
+        assert status["evaluator"] == handlers[1]["evaluator"] == evaluator
+        assert handlers[1].get("validate", True) == (evaluator is not None)
+    assert "@validate#evaluator" not in json.dumps(none)
+    assert "@validate#scorer" not in json.dumps(none)
+    steps = overrides(bundle, tmp_path, validates=False)["initialize"]
+    assert names(steps) == ["start_command", "start_run"]
+    assert "training" in steps[1]
+    assert "validation" not in steps[1]
+
+
+def test_folders_and_knobs(tmp_path: Path) -> None:
+    result = overrides("la_confkd", tmp_path, resuming=True)
+    assert result["lr"] == 0.5
+    assert result["max_epochs"] == 3
+    assert result["resume"] is True
+    assert result["device"] == torch.device("cpu")
+    assert result["ckpt_dir"] == str(tmp_path / "m" / "models")
+    assert result["output_dir"] == str(tmp_path / "m/training/0001")
+    # Every key is one of train.yaml, so that nothing is accepted and ignored.
+    assert {key.partition("#")[0] for key in result} <= set(train_yaml("la_confkd"))
+
+
+def make_run(folder: Path, status: str, labels: str = "L", **settings: Any) -> Path:
+    """A training as a server leaves it."""
+    from dataclasses import asdict
+
+    run = folder / "training" / "0001"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "status.json").write_text(json.dumps({"status": status, "epoch": 2}))
+    content = asdict(training.TrainSettings(max_epochs=9, **settings))
+    (run / "request.json").write_text(json.dumps({"labels": labels, "settings": content}))
+    (run / "checkpoint.pt").touch()
+    return run
+
+
+def test_only_an_interrupted_training_of_the_same_labels_is_gone_on_with(tmp_path: Path) -> None:
+    settings = training.TrainSettings(max_epochs=5)
+    trainings = tmp_path / "training"
+    run = make_run(tmp_path, "running")
+    assert training._unfinished(trainings, "L", settings) == run
+    assert training._unfinished(trainings, "other labels", settings) is None
+    other = training.TrainSettings(max_epochs=5, knobs={"lr": 1.0})
+    assert training._unfinished(trainings, "L", other) is None
+    for status in ("done", "failed"):
+        make_run(tmp_path, status)
+        assert training._unfinished(trainings, "L", settings) is None
+    make_run(tmp_path, "running")
+    (run / "checkpoint.pt").unlink()  # killed before the first epoch was over
+    assert training._unfinished(trainings, "L", settings) is None
+
+
+def test_a_new_training_gets_the_next_number_and_old_checkpoints_go(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "done")
+    (run / "history.csv").touch()
+    assert training._new_run(tmp_path / "training").name == "0002"
+    assert sorted(p.name for p in run.iterdir()) == ["history.csv", "request.json", "status.json"]
+
+
+def test_the_status_tells_running_from_interrupted(tmp_path: Path) -> None:
+    assert training.read_status(tmp_path) == {}
+    make_run(tmp_path, "running")
+    assert training.read_status(tmp_path) == {"status": "interrupted", "epoch": 2}
+    # Held by another process, as it is while a training runs.
+    path = tmp_path / "training" / ".lock"
+    code = f"import filelock, sys; l = filelock.FileLock({str(path)!r}); l.acquire(); "
+    code += "print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert training.read_status(tmp_path)["status"] == "running"
+        holder.kill()
+    assert training.read_status(tmp_path)["status"] == "interrupted"
+
+
+def test_a_second_training_waits_and_then_says_who_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "training").mkdir()
+    monkeypatch.setattr(training, "_PATIENCE", 0.1)
+    settings = training.TrainSettings(max_epochs=1)
+    with (
+        FileLock(tmp_path / "training" / ".lock"),
+        pytest.raises(RuntimeError, match=r"another training of this model runs \(lock '.*\.lock"),
+    ):
+        training.train_model(tmp_path, tmp_path, settings, "")
+    assert os.listdir(tmp_path / "training") == [".lock"]

@@ -1,0 +1,372 @@
+"""``mixseg new``: what it measures, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from mixseg.apps.plan.measure import measure
+from mixseg.apps.plan.writing import find_template
+from mixseg.cli.main import app
+from mixseg.configuration.loading import load
+
+
+def run(*words: object) -> Result:
+    names = ["new", *map(str, words), "--quiet", "--device", "cpu", "--memory", "4"]
+    return CliRunner(env={"COLUMNS": "400"}).invoke(app, names)
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.diag([1, 1, 6, 1]) if affine is None else affine), path)
+    return str(path)
+
+
+def write(folder: Path, **splits: list[dict[str, Any]]) -> Path:
+    """A datalist of three classes; its entries' files exist or not."""
+    content = {"classes": ["background", "a", "b"], "unlabeled": 3, "training": [], **splits}
+    path = folder / "datalist.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def volume(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    image = np.random.default_rng(seed).integers(0, 900, shape).astype(np.int16)
+    label = np.zeros(shape, np.uint8)
+    label[2:5, 2:5], label[6:8, 6:8] = 1, 2
+    return image, label
+
+
+def case(folder: Path, name: str, kind: str = "full", **changes: Any) -> dict[str, Any]:
+    image, label = volume((16, 12, 4), len(name))
+    if kind == "partial":
+        label[:] = np.where(label > 0, label, 3)
+    entry: dict[str, Any] = {"case_id": name, "supervision": kind}
+    entry["image"] = save(folder / f"{name}.nii.gz", image)
+    if kind != "none":
+        entry["label"] = save(folder / f"{name}_label.nii.gz", label)
+    return entry | changes
+
+
+def garbage(folder: Path, name: str) -> str:
+    path = folder / name
+    path.write_bytes(b"not an image")
+    return str(path)
+
+
+@pytest.fixture
+def simple(tmp_path: Path) -> Path:
+    """Two full cases, one partial one, one for validation; thick slices."""
+    return write(
+        tmp_path,
+        training=[case(tmp_path, n) for n in ("c1", "c2")] + [case(tmp_path, "c3", "partial")],
+        validation=[case(tmp_path, "c4")],
+    )
+
+
+# --- what is measured
+
+
+def test_facts_in_anatomical_axes(tmp_path: Path) -> None:
+    # Array axes run to superior, left, anterior: stored sizes (10, 20, 30), voxels 5, 1, 2 mm.
+    affine = np.array([[0, -1, 0, 0], [0, 0, 2, 0], [5, 0, 0, 0], [0, 0, 0, 1.0]])
+    image, label = volume((10, 20, 30))
+    label[label == 2] = 0
+    entry = {"case_id": "a", "supervision": "full", "erode": False, "patient_id": "a"}
+    entry |= {"image": save(tmp_path / "a.nii", image, affine)}
+    entry |= {"label": save(tmp_path / "al.nii", label, affine)}
+    other = {**entry, "case_id": "b", "supervision": "partial", "patient_id": "b"}
+    scribble = np.full_like(label, 3)
+    scribble[0] = 0
+    other["label"] = save(tmp_path / "bl.nii", scribble, affine)
+    facts = measure([entry, other], ["background", "a", "b"], 3)
+    assert facts.shape == (20, 30, 10)
+    assert facts.spacing == (1, 2, 5)
+    assert facts.sizes == (("full", (20, 30, 10)), ("partial", (20, 30, 10)))
+    assert (facts.full, facts.partial, facts.channels, facts.pictures) == (1, 1, 1, False)
+    assert facts.seen == {0, 1}
+    assert facts.unseen == ["b"]
+    assert facts.background_drawn
+    assert not facts.eroded
+
+
+def test_intensities_of_images_and_of_objects(tmp_path: Path) -> None:
+    image = np.zeros((4, 4, 2), np.int16)
+    image[0], image[1] = -1000, 60
+    image[1, 0] = 40
+    label = (image > 0).astype(np.uint8)
+    entry = {"case_id": "a", "supervision": "full", "erode": False, "patient_id": "a"}
+    entry |= {
+        "image": save(tmp_path / "a.nii", image),
+        "label": save(tmp_path / "l.nii", label),
+    }
+    seen = measure([entry], ["background", "a"], 2).intensities
+    assert (seen.lowest, seen.integer, seen.byte) == (-1000, True, False)
+    # 8 voxels of −1000, 6 of 60, 2 of 40 and 16 of 0.
+    mean = (8 * -1000 + 6 * 60 + 2 * 40) / 32
+    assert seen.mean == pytest.approx(mean)
+    square = (8 * 1e6 + 6 * 3600 + 2 * 1600) / 32
+    assert seen.sd == pytest.approx(math.sqrt(square - mean**2))
+    assert seen.objects is not None
+    assert seen.objects[:2] == (40, 60)
+    assert seen.objects[2:] == pytest.approx((55, math.sqrt((6 * 25 + 2 * 225) / 8)))
+
+
+def test_nothing_but_training_labels_is_opened(tmp_path: Path) -> None:
+    bad = {"image": garbage(tmp_path, "x.nii.gz"), "label": garbage(tmp_path, "y.nii.gz")}
+    datalist = write(
+        tmp_path,
+        training=[
+            case(tmp_path, "c1"),
+            # Its mask would be eroded; its scribble-to-be says nothing yet.
+            case(tmp_path, "c2", label=garbage(tmp_path, "mask.nii.gz")),
+            {**bad, "case_id": "c3", "supervision": "none"},
+        ],
+        validation=[{**bad, "case_id": "c4", "supervision": "full"}],
+        test=[{**bad, "case_id": "c5", "supervision": "full"}],
+    )
+    result = run("own", "--datalist", datalist, "--output", tmp_path, "--num-full", 1)
+    assert result.exit_code == 0, result.output
+    train = yaml.safe_load((tmp_path / "own/configs/train.yaml").read_text())
+    assert (train["num_full"], train["num_partial"]) == (1, 1)
+
+
+def test_a_damaged_training_image_is_named(tmp_path: Path) -> None:
+    image = garbage(tmp_path, "x.nii.gz")
+    datalist = write(
+        tmp_path, training=[case(tmp_path, "c1", image=image)], validation=[case(tmp_path, "c2")]
+    )
+    result = run("own", "--datalist", datalist, "--output", tmp_path)
+    assert result.exit_code == 1
+    assert f"{image} (case c1): the image cannot be read" in result.output
+    assert "mixseg validate lists all faults" in result.output
+    assert not (tmp_path / "own").exists()
+
+
+def test_images_of_two_kinds_are_refused(tmp_path: Path) -> None:
+    paths = [tmp_path / "grey.png", tmp_path / "rgb.png"]
+    for path, shape in zip(paths, ((8, 8), (8, 8, 3)), strict=True):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(path)
+    common = {"supervision": "full", "erode": False, "patient_id": "a", "label": str(paths[0])}
+    items = [{**common, "case_id": path.stem, "image": str(path)} for path in paths]
+    with pytest.raises(ValueError, match=r"rgb.png: the image has 3 channels, .*grey.png has 1"):
+        measure(items, ["background", "a"], 2)
+    items[1] |= {"image": save(tmp_path / "v.nii", np.ones((4, 4, 4), np.uint8))}
+    with pytest.raises(ValueError, match=r"v.nii: the image has 3 axes, .*grey.png has 2"):
+        measure(items, ["background", "a"], 2)
+
+
+# --- what is written
+
+
+def options(datalist: Path, *more: object) -> list[object]:
+    return ["own", "--datalist", datalist, "--output", datalist.parent, *more]
+
+
+def test_the_files_of_a_bundle(simple: Path) -> None:
+    result = run(*options(simple))
+    assert result.exit_code == 0, result.output
+    bundle = simple.parent / "own"
+    written = sorted(p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file())
+    assert written == [
+        "LICENSE",
+        "configs/evaluate.yaml",
+        "configs/inference.yaml",
+        "configs/logging.conf",
+        "configs/metadata.json",
+        "configs/multi_gpu_train.yaml",
+        "configs/train.yaml",
+        "docs/README.md",
+        "docs/data_license.txt",
+    ]
+    assert "slices are 6.0 times as thick as their pixels are wide" in result.output
+    assert f"cd {bundle} && python -m monai.bundle run training" in result.output
+
+
+def test_knobs_change_and_comments_stay(simple: Path) -> None:
+    run(*options(simple))
+    own = (simple.parent / "own/configs/train.yaml").read_text()
+    template = (find_template(2) / "configs/train.yaml").read_text()
+    one, other = yaml.safe_load(own), yaml.safe_load(template)
+    assert list(one) == list(other)
+    changed = {name for name in one if one[name] != other[name]}
+    assert changed == {
+        *("datalist", "num_full", "num_partial", "target_classes", "class_names", "orientation"),
+        *("source_classes", "normalization", "slice_size"),
+        *("epoch_length", "lambda_w", "ramps", "features", "max_epochs", "lr"),
+        *("val_interval", "checkpoint_interval"),
+    }
+    assert one["datalist"] == str(simple)
+    assert one["class_names"] == one["source_classes"] == ["background", "a", "b"]
+    # From the first component on, nothing is touched.
+    assert own[own.index("datalist_content:") :] == template[template.index("datalist_content:") :]
+    for line in template[template.index("imports:") : template.index("datalist_content:")].split(
+        "\n"
+    ):
+        name = line.partition(":")[0]
+        again = {"dataset_dir", "crop_size", "spatial_size", "in_channels"}
+        again |= {"batch_full", "batch_partial"}  # chosen as they were, with another reason
+        if name not in changed | again:
+            assert f"\n{line}\n" in own, line
+    assert re.search(r"^num_partial: 1 {6,}# further cases, with the labels that the", own, re.M)
+    assert re.search(r"^ramps: \{lambda_ent: \d+\} +# and a later start of the entropy", own, re.M)
+    for text in ("ACDC", "left ventricle", "Set-3", "Set-N", "journal's and"):
+        assert text not in own[: own.index("datalist_content:")]
+
+
+def test_training_and_inference_agree(simple: Path) -> None:
+    run(*options(simple))
+    configs = simple.parent / "own/configs"
+    train, inference = load(configs / "train.yaml"), load(configs / "inference.yaml")
+    shared = set(train) & set(inference) - {"handlers", "initialize", "run", "network"}
+    assert {"features", "orientation", "normalization", "slice_size", "class_names"} <= shared
+    for name in shared:
+        if not isinstance(train[name], dict):
+            assert train[name] == inference[name], name
+    assert inference["output_postfix"] == "seg"
+    assert inference["branch"] == "student"
+
+
+def test_metadata(simple: Path) -> None:
+    run(*options(simple))
+    metadata = json.loads((simple.parent / "own/configs/metadata.json").read_text())
+    assert metadata["name"] == "own"
+    assert metadata["label_classes"].endswith(
+        "0 is background, 1 is a, 2 is b; in training labels 3 is unlabelled"
+    )
+    formats = metadata["network_data_format"]
+    assert formats["inputs"]["image"]["num_channels"] == 1
+    assert formats["outputs"]["pred"]["num_channels"] == 3
+    assert formats["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "a", "2": "b"}
+    for words in ("ACDC", "ventricle", "cardiac"):
+        assert words not in json.dumps(metadata)
+
+
+def test_the_card_lists_every_knob_and_the_licence_is_a_form(simple: Path) -> None:
+    run(*options(simple))
+    bundle = simple.parent / "own"
+    card = (bundle / "docs/README.md").read_text()
+    knobs = yaml.safe_load((bundle / "configs/train.yaml").read_text())
+    names = list(knobs)[list(knobs).index("bundle_root") : list(knobs).index("datalist_content")]
+    listed = re.findall(r"^\| `(\w+)` \| `(.+?)` \| \S", card, re.MULTILINE)
+    assert sorted(name for name, _ in listed) == sorted(names)
+    assert dict(listed)["num_full"] == "2"
+    assert "Training cases: 2 with full masks and 1 with partial labels" in card
+    licence = (bundle / "docs/data_license.txt").read_text()
+    assert licence.startswith("To be filled in by the author of this bundle")
+
+
+def test_the_lower_bound(tmp_path: Path) -> None:
+    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3")]
+    result = run(*options(write(tmp_path, training=cases[:2], validation=cases[2:])))
+    assert "the bundle trains the lower bound" in result.output
+    assert "--num-full and --num-partial" in result.output
+    configs = tmp_path / "own/configs"
+    train, inference = load(configs / "train.yaml"), load(configs / "inference.yaml")
+    assert [train[f"lambda_{n}"] for n in ("w", "kd", "ent")] == [0, 0, 0]
+    assert (train["num_partial"], train["batch_partial"]) == (0, 0)
+    assert inference["branch"] == "teacher"
+    assert "this is the lower bound" in (tmp_path / "own/docs/README.md").read_text()
+
+
+def test_hand_drawn_scribbles_are_taken_where_all_have_one(tmp_path: Path) -> None:
+    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3", "c4")]
+    scribble = np.full((16, 12, 4), 3, np.uint8)
+    scribble[3], scribble[10] = 1, 0
+    for entry in cases[1:3]:
+        entry["scribble"] = save(tmp_path / f"{entry['case_id']}_s.nii.gz", scribble)
+    datalist = write(tmp_path, training=cases[:3], validation=cases[3:])
+    assert run(*options(datalist, "--num-full", 1)).exit_code == 0
+    train = load(tmp_path / "own/configs/train.yaml")
+    assert (train["weak_label"], train["num_partial"], train["lambda_w"]) == ("drawn", 2, 1)
+    assert train["ramps"] == {}
+
+
+def test_classes_that_no_label_shows_are_told(tmp_path: Path) -> None:
+    cases = [case(tmp_path, name) for name in ("c1", "c2")]
+    empty = np.zeros((16, 12, 4), np.uint8)
+    empty[3] = 1
+    cases[0]["label"] = save(tmp_path / "one.nii.gz", empty)
+    result = run(*options(write(tmp_path, training=cases[:1], validation=cases[1:])))
+    assert result.exit_code == 0
+    assert "note: no training label shows b: the network cannot learn" in result.output
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my-bundle", "may hold letters, digits and _ alone"),
+        ("2d_cells", "must begin with a letter: choose another"),
+        ("cell_detection", "'detection', to which MONAI Label gives a meaning"),
+        ("DeepGrow_cells", "'deepgrow', to which MONAI Label gives a meaning"),
+        ("cells_v2", "holds '_v', where MONAI looks for the version"),
+    ],
+)
+def test_names(simple: Path, name: str, message: str) -> None:
+    result = run(name, "--datalist", simple, "--output", simple.parent)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not (simple.parent / name).exists()
+
+
+def test_a_folder_in_use(simple: Path) -> None:
+    folder = simple.parent / "own"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models/model.pt").write_bytes(b"weights")
+    result = run(*options(simple))
+    assert result.exit_code == 1
+    assert f"'{folder}' is not empty; give --force to overwrite its files" in result.output
+    result = run(*options(simple, "--force"))
+    assert result.exit_code == 0
+    assert f"{folder / 'models/model.pt'} is of the earlier files: train again" in result.output
+    assert (folder / "models/model.pt").read_bytes() == b"weights"
+
+
+def test_an_empty_folder_is_taken(simple: Path) -> None:
+    (simple.parent / "own").mkdir()
+    assert run(*options(simple)).exit_code == 0
+
+
+@pytest.mark.parametrize("kinds", [["partial", "none"], []])
+def test_a_full_mask_is_needed(tmp_path: Path, kinds: list[str]) -> None:
+    training = [case(tmp_path, f"c{i}", kind) for i, kind in enumerate(kinds)]
+    datalist = write(tmp_path, training=training, validation=[case(tmp_path, "v")])
+    result = run(*options(datalist))
+    assert result.exit_code == 1
+    assert f"{datalist}: no training case has a full mask" in result.output
+    assert "annotate a few cases in full" in result.output
+
+
+def test_a_full_mask_is_needed_where_values_decide(tmp_path: Path) -> None:
+    entry = case(tmp_path, "c1", "partial")
+    del entry["supervision"]
+    datalist = write(tmp_path, training=[entry], validation=[case(tmp_path, "v")])
+    result = run(*options(datalist))
+    assert result.exit_code == 1
+    assert "no training case has a full mask" in result.output
+
+
+def test_validation_cases_are_needed(tmp_path: Path) -> None:
+    datalist = write(tmp_path, training=[case(tmp_path, "c1")])
+    result = run(*options(datalist))
+    assert result.exit_code == 1
+    assert f"{datalist}: the validation split is empty" in result.output
+
+
+def test_a_missing_datalist(tmp_path: Path) -> None:
+    result = run("own", "--datalist", tmp_path / "absent.json", "--output", tmp_path)
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'absent.json'}: cannot read the datalist" in result.output

@@ -1,0 +1,361 @@
+"""``mixseg predict`` where something is wrong, or was interrupted: nothing lost, all named."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from mixseg.apps.bundle.sums import write_sums
+from mixseg.apps.predict import pipeline as predict_pipeline
+from mixseg.apps.predict.images import InputCase
+from mixseg.apps.predict.pipeline import BundlePipeline, choose_device
+from mixseg.apps.predict.report import PredictionReport
+from mixseg.apps.predict.run import PredictionRun, Wanted
+from mixseg.data import NativeNiftiWriter
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """When each mask was written."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*_LV.nii.gz")}
+
+
+def spoil(folder: Path) -> None:
+    """One file of each kind that cannot be predicted, beside the sound ones."""
+    whole = (folder / "c.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.nii.gz").write_text("no image at all")
+    series = np.random.default_rng(0).normal(size=(20, 20, 4, 3)).astype(np.float32)
+    nib.save(nib.Nifti1Image(series, np.eye(4)), folder / "series.nii.gz")
+    holes = series[..., 0].copy()
+    holes[3, 4, 1] = np.nan
+    nib.save(nib.Nifti1Image(holes, np.eye(4)), folder / "holes.nii.gz")
+
+
+def test_broken_files_are_named_and_do_not_stop_the_others(
+    predictor: Any, images: Path, tmp_path: Path, read_report: Any
+) -> None:
+    spoil(images)
+    output = tmp_path / "masks"
+    result = predictor(images, output)
+    assert result.exit_code == 1
+    assert sorted(stamps(output)) == ["a_LV.nii.gz", "b_LV.nii.gz", "c_LV.nii.gz"]
+    assert f"3 predicted: masks and report.json are in {output}" in result.output
+    assert "error: 4 of 7 images could not be predicted:" in result.output
+    reasons = {
+        "cut": r"is not a readable NIfTI file \(.*\); it may be truncated: copy or download it",
+        "holes": "the image has NaN or infinite voxels; replace them, or leave the case out",
+        "series": "the image has 4 axes (20×20×4×3), the bundle takes 2 or 3; store one frame per",
+        "text": "is not a readable NIfTI file",
+    }
+    lines = result.output.splitlines()
+    for name, reason in reasons.items():
+        (line,) = [line for line in lines if f"{images / name}.nii.gz: " in line]
+        assert reason in line or re.search(reason, line), line
+    report = read_report(output)
+    assert report["images"] == {"given": 7, "predicted": 3, "found_finished": 0, "failed": 4}
+    assert {entry["case_id"]: entry["kind"] for entry in report["failures"]} == {
+        "cut": "truncated",
+        "holes": "not finite",
+        "series": "wrong dimension",
+        "text": "unreadable",
+    }
+    with (output / "report.csv").open() as file:
+        rows = {row["case_id"]: row for row in csv.DictReader(file)}
+    assert rows["holes"]["status"] == "failed"
+    assert rows["holes"]["notes"].startswith("the image has NaN")
+    assert not (output / ".unfinished").exists()
+
+
+def test_a_flat_image_is_predicted_with_a_warning(
+    predictor: Any, tmp_path: Path, read_report: Any
+) -> None:
+    flat = tmp_path / "flat.nii.gz"
+    nib.save(nib.Nifti1Image(np.full((20, 20, 2), 7, np.int16), np.eye(4)), flat)
+    # A student that only knows background.
+    state = torch.load(predictor.weights, weights_only=True)
+    for name in state:
+        if name.startswith("student") and state[name].shape == (2,):
+            state[name] = torch.tensor([50.0, -50.0])
+    torch.save(state, predictor.weights)
+    assert predictor(flat, tmp_path / "masks").exit_code == 0
+    (case,) = read_report(tmp_path / "masks")["cases"]
+    assert case["warnings"] == [
+        "empty prediction: no voxel of any class",
+        "the image is constant (all voxels are equal)",
+        "the voxel size is not known: sizes are in voxels, not in ml",
+    ]
+    assert (case["ml"], case["voxels"]) == (None, {"LV": 0})
+
+
+def test_finished_cases_are_skipped_until_something_changes(
+    predictor: Any, images: Path, tmp_path: Path, read_report: Any
+) -> None:
+    output = tmp_path / "masks"
+    predictor(images, output)
+    first = stamps(output)
+    again = predictor(images, output)
+    assert again.exit_code == 0
+    assert "0 predicted, 3 were finished already" in again.output
+    assert stamps(output) == first
+    # One image changes, one mask is gone.
+    shutil.copy(images / "c.nii.gz", images / "b.nii.gz")
+    (output / "c_LV.nii.gz").unlink()
+    assert "2 predicted, 1 were finished already" in predictor(images, output).output
+    second = stamps(output)
+    assert second["a_LV.nii.gz"] == first["a_LV.nii.gz"]
+    assert second["b_LV.nii.gz"] != first["b_LV.nii.gz"]
+    cases = {case["case_id"]: case for case in read_report(output)["cases"]}
+    assert sorted(cases) == ["a", "b", "c"]
+    assert cases["b"]["shape"] == [32, 28, 6]
+    # A map that is missing, and --overwrite.
+    assert "3 predicted:" in predictor(images, output, "--entropy").output
+    assert "0 predicted, 3 were finished" in predictor(images, output, "--entropy").output
+    assert "3 predicted:" in predictor(images, output, "--overwrite").output
+
+
+def test_another_knob_or_other_weights_start_over_and_keep_the_report(
+    predictor: Any, images: Path, tmp_path: Path, read_report: Any
+) -> None:
+    output = tmp_path / "masks"
+    predictor(images, output)
+    settings = read_report(output)["settings"]
+    result = predictor(images / "a.nii.gz", output, branch="teacher")
+    assert "1 predicted:" in result.output
+    assert f"their report is kept as report_{settings}.json" in result.output
+    kept = json.loads((output / f"report_{settings}.json").read_text())
+    assert [case["case_id"] for case in kept["cases"]] == ["a", "b", "c"]
+    state = torch.load(predictor.weights, weights_only=True)
+    torch.save({"model": state}, predictor.weights)
+    assert "1 predicted:" in predictor(images / "a.nii.gz", output, branch="teacher").output
+
+
+def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
+    predictor: Any, images: Path, tmp_path: Path, read_report: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, calls = tmp_path / "masks", []
+    write = NativeNiftiWriter.write
+
+    def interrupted(self: Any, filename: Any, **options: Any) -> None:
+        write(self, filename, **options)
+        calls.append(filename)
+        if len(calls) == 2:  # its mask is written, not yet in place
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NativeNiftiWriter, "write", interrupted)
+        result = predictor(images, output)
+    assert result.exit_code == 130
+    assert "interrupted: 1 of 3 cases are finished; the same command goes on" in result.output
+    assert list(stamps(output)) == ["a_LV.nii.gz"]
+    assert [case["case_id"] for case in read_report(output)["cases"]] == ["a"]
+    assert not (output / ".unfinished").exists()
+    assert "2 predicted, 1 were finished already" in predictor(images, output).output
+
+
+def test_a_full_disk_stops_the_run_at_once(
+    predictor: Any, images: Path, tmp_path: Path, read_report: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, calls = tmp_path / "masks", []
+    write = NativeNiftiWriter.write
+
+    def full(self: Any, filename: Any, **options: Any) -> None:
+        calls.append(filename)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(filename))
+        write(self, filename, **options)
+
+    monkeypatch.setattr(NativeNiftiWriter, "write", full)
+    result = predictor(images, output)
+    assert result.exit_code == 1
+    assert f"error: '{output}' cannot be written (" in result.output
+    assert "No space left on device" in result.output
+    assert "make room, or choose another -o; what is finished (1 cases) is kept" in result.output
+    assert len(calls) == 2
+    assert [case["case_id"] for case in read_report(output)["cases"]] == ["a"]
+
+
+def test_an_output_that_cannot_be_written_is_said_before_any_work(
+    predictor: Any, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    result = predictor(images, tmp_path / "file" / "masks")
+    assert result.exit_code == 1
+    assert f"error: {tmp_path / 'file' / 'masks'} cannot be written" in result.output
+    assert "choose another folder with -o" in result.output
+
+
+def test_masks_never_lie_among_the_images_nor_overwrite_each_other(
+    predictor: Any, images: Path, tmp_path: Path
+) -> None:
+    result = predictor(images, images)
+    assert result.exit_code == 1
+    assert f"'{images}' is the folder of the images" in result.output
+    inside = images / "masks"
+    assert "3 predicted:" in predictor(images, inside).output
+    assert "0 predicted, 3 were finished already" in predictor(images, inside).output
+    (images / "more").mkdir()
+    shutil.copy(images / "a.nii.gz", images / "more" / "A.nii.gz")
+    refused = predictor(images, tmp_path / "masks")
+    assert refused.exit_code == 1
+    assert "images of one name would overwrite each other's masks" in refused.output
+    for image in (images / "a.nii.gz", images / "more" / "A.nii.gz"):
+        assert f"'{image}'" in refused.output
+    assert stamps(tmp_path / "masks") == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--colour", "1"), "'--colour' is neither an option nor a knob of inference.yaml"),
+        (("--dataset_dir", "x"), "'--dataset_dir' is given by -i here"),
+        (("--checkpoint", "gone.pt"), "there is no 'gone.pt': give the weights with --checkpoint"),
+        (("--features", "[4,8,16]"), "do not fit the network of inference.yaml; give the knobs"),
+        (("--config", "gone.yaml"), "--config: there is neither 'gone.yaml' nor '"),
+        (("--branch", "left"), "branch must be one of both, teacher, student, ensemble"),
+        (("--device", "cuda:77"), "--device cuda:77 is not available: PyTorch"),
+        (("--device", "gpu"), "--device gpu is no device: give cpu, cuda or cuda:1"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said(
+    more: tuple[str, str], message: str, predictor: Any, images: Path, tmp_path: Path
+) -> None:
+    predictor.knobs.pop(more[0][2:], None)
+    result = predictor(images, tmp_path / "masks", *more)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert stamps(tmp_path / "masks") == {}
+
+
+def test_weights_that_are_damaged_are_named(predictor: Any, images: Path, tmp_path: Path) -> None:
+    predictor.weights.write_bytes(predictor.weights.read_bytes()[:500])
+    result = predictor(images, tmp_path / "masks")
+    assert result.exit_code == 1
+    assert f"the weights '{predictor.weights}' cannot be read (" in result.output
+    assert "copy or download them again" in result.output
+
+
+def test_what_is_no_input_or_no_bundle_is_named(
+    predictor: Any, images: Path, tmp_path: Path
+) -> None:
+    missing = predictor(tmp_path / "gone", tmp_path / "masks")
+    assert f"there is no '{tmp_path / 'gone'}': give an image or a folder" in missing.output
+    (tmp_path / "empty").mkdir()
+    empty = predictor(tmp_path / "empty", tmp_path / "masks")
+    assert f"{tmp_path / 'empty'} holds no image (.nii, " in empty.output
+    assert "give an image or a folder of images with -i" in empty.output
+    assert "--dataset_dir" not in empty.output
+    predictor.bundle = images
+    no_bundle = predictor(images, tmp_path / "masks")
+    assert f"'{images}' is no bundle, it has no configs/metadata.json" in no_bundle.output
+    assert {missing.exit_code, empty.exit_code, no_bundle.exit_code} == {1}
+
+
+def test_a_changed_bundle_is_refused(predictor: Any, images: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "packed"
+    shutil.copytree(predictor.bundle / "configs", bundle / "configs")
+    write_sums(bundle)
+    predictor.bundle = bundle
+    assert predictor(images / "a.nii.gz", tmp_path / "masks").exit_code == 0
+    with (bundle / "configs" / "inference.yaml").open("a") as file:
+        file.write("evil: $print('taken over')\n")
+    result = predictor(images / "b.nii.gz", tmp_path / "masks")
+    assert result.exit_code == 1
+    assert f"'{bundle}' is not what was packed" in result.output
+    assert "configs/inference.yaml is not the file that was packed" in result.output
+    assert "taken over" not in result.output
+
+
+def test_a_report_of_something_else_is_not_replaced(
+    predictor: Any, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "report.json").write_text('{"mine": 1}')
+    result = predictor(images, tmp_path / "masks")
+    assert result.exit_code == 1
+    assert "report.json' is no report of a prediction: choose another -o" in result.output
+    assert json.loads((tmp_path / "masks" / "report.json").read_text()) == {"mine": 1}
+
+
+class _Exhausted:
+    """A pipeline on a device whose memory is too small."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, real: BundlePipeline) -> None:
+        self.real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def predict(self, batch: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def on(self, device: torch.device) -> BundlePipeline:
+        assert device.type == "cpu"
+        return self.real
+
+
+def test_without_memory_on_the_device_the_cpu_takes_over(
+    predictor: Any, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "masks"
+    output.mkdir()
+    files = [predictor.bundle / "configs" / "inference.yaml"]
+    staging, cpu = output / ".unfinished", torch.device("cpu")
+    real = BundlePipeline(predictor.bundle, files, predictor.knobs, predictor.weights, cpu, staging)
+    report = PredictionReport(output, {"settings": "x", "classes": real.class_names}, 1)
+    cases = [InputCase(images / "a.nii.gz", "a")]
+    exhausted: Any = _Exhausted(real)
+    run = PredictionRun(exhausted, cases, output, report, Wanted(False, False, 0))
+    run.predict_all(overwrite=False, progress=False)
+    (case,) = report.cases.values()
+    assert case["warnings"] == ["out of memory on cuda, predicted on the CPU"]
+    assert "a.nii.gz: out of memory on cuda, predicted on the CPU" in caplog.text
+    predictor(images / "a.nii.gz", tmp_path / "alone")
+    written, alone = (nib.load(folder / "a_LV.nii.gz") for folder in (output, tmp_path / "alone"))
+    np.testing.assert_array_equal(written.get_fdata(), alone.get_fdata())
+
+
+def test_without_memory_on_the_cpu_the_case_fails(
+    predictor: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict: Callable[..., Any] = BundlePipeline.predict
+
+    def exhausted(self: BundlePipeline, batch: Any) -> Any:
+        if batch["image"].shape[-1] == 5:
+            raise torch.OutOfMemoryError("no memory")
+        return predict(self, batch)
+
+    monkeypatch.setattr(BundlePipeline, "predict", exhausted)
+    result = predictor(images, tmp_path / "masks")
+    assert result.exit_code == 1
+    assert sorted(stamps(tmp_path / "masks")) == ["a_LV.nii.gz", "c_LV.nii.gz"]
+    assert "b.nii.gz: out of memory; crop or resample the image" in result.output
+
+
+def test_cuda_is_taken_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict_pipeline.torch.cuda, "is_available", lambda: False)
+    assert choose_device(None) == torch.device("cpu")
+    with pytest.raises(
+        ValueError, match=r"--device cuda is not available: PyTorch .* sees no CUDA"
+    ):
+        choose_device("cuda")
+    monkeypatch.setattr(predict_pipeline.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(predict_pipeline.torch.cuda, "device_count", lambda: 1)
+    assert choose_device(None) == torch.device("cuda")
+    assert choose_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(
+        ValueError, match=r"--device cuda:1 is not available: .* sees 1 CUDA device"
+    ):
+        choose_device("cuda:1")

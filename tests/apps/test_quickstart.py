@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mixseg.apps.quickstart import run as quickstart
+from mixseg.apps.quickstart.report import HEADER, markdown_report, score_lines
+from mixseg.cli.main import app
+from mixseg.configuration.settings import setting_texts
+
+# Two full, three partial patients and four iterations: every step of the real thing in a minute.
+SMALL = [
+    "--patients",
+    "8",
+    "--num_full",
+    "2",
+    "--num_partial",
+    "3",
+    "--max_epochs",
+    "1",
+    "--epoch_length",
+    "4",
+]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "600"}).invoke(app, ["quickstart", *map(str, arguments)])
+
+
+def statistics(mean: float, sd: float | None, n: int) -> dict[str, Any]:
+    return {"mean": mean, "sd": sd, "n": n}
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """Scores of two cases; 0.5 and 0.7 have mean 0.6 and standard deviation 0.1·√2."""
+    scores = {
+        "n": 2,
+        "dice": statistics(0.6, 0.02**0.5, 2),
+        "hd95_vox": statistics(3.25, 0.5, 2),
+        "hd95_mm": statistics(float("nan"), None, 0),
+    }
+    single = {
+        "n": 1,
+        "dice": statistics(0.9, None, 1),
+        "hd95_vox": statistics(1.0, None, 1),
+        "hd95_mm": statistics(1.5, None, 1),
+    }
+    knobs = {"num_full": 3, "num_partial": 15, "max_epochs": 7, "epoch_length": 100}
+    return {
+        "settings": {"patients": 32, "seed": 0, "knobs": {}},
+        "runs": {
+            "lower_bound": {"scores": {"teacher": {"LV": scores}}, "configuration": knobs},
+            "kl_ent": {"scores": {"student": {"LV": single}}, "configuration": knobs},
+        },
+        "seconds": {"phantom": 30.0, "training": 120.0},
+        "hardware": {"cpu": "a processor", "cpu_count": 2},
+    }
+
+
+def test_the_report_gives_percent_voxels_and_mm(results: dict[str, Any]) -> None:
+    assert score_lines(results) == [
+        ["lower bound", "teacher", "2", "60.0 ± 14.1", "3.2 ± 0.5", "–"],
+        ["KL+Ent", "student", "1", "90.0", "1.0", "1.5"],
+    ]
+    text = markdown_report(results)
+    assert text.splitlines()[0] == "| " + " | ".join(HEADER) + " |"
+    assert "3 with full masks, 15 with scribbles" in text
+    assert "700 iterations each. 2.5 minutes in all on 2 cores (a processor)" in text
+
+
+def test_knobs_are_read_and_checked() -> None:
+    known = {"lr": 1, "num_full": 3}
+    assert setting_texts(["--lr", "1e-3", "--num_full=-1"], known, "a bundle") == {
+        "lr": "1e-3",
+        "num_full": "-1",
+    }
+    with pytest.raises(ValueError, match="'--patient' is neither an option nor a knob"):
+        setting_texts(["--patient", "3"], known, "a bundle")
+    with pytest.raises(ValueError, match="'--lr' needs a value"):
+        setting_texts(["--lr"], known, "a bundle")
+
+
+def test_the_command_is_shown_as_a_shell_reads_it() -> None:
+    command = quickstart.bundle_command(
+        "training", ["a.yaml", "b.yaml"], {"crop_size": "[1, 2]", "lr": 1}, Path("c"), "python"
+    )
+    assert quickstart.shown(command) == (
+        "python -m monai.bundle run training --config_file \"['c/a.yaml','c/b.yaml']\" "
+        '--crop_size "[1, 2]" --lr 1'
+    )
+
+
+def test_a_mistyped_option_ends_before_anything_is_made(tmp_path: Path) -> None:
+    result = run("--output", tmp_path / "out", "--patient", 3)
+    assert result.exit_code == 1
+    assert "'--patient' is neither an option nor a knob" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_installation_without_bundles_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quickstart, "ROOT", tmp_path / "mixseg")
+    result = run("--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "is not beside this installation" in result.output
+    assert "clone the repository" in result.output
+
+
+def test_the_log_keeps_the_last_state_of_a_bar_and_the_status(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    program = r"import sys; sys.stderr.write('1%\r50%\r100%\nlast\n'); sys.exit(3)"
+    log = tmp_path / "log.txt"
+    assert quickstart.run_logged([sys.executable, "-c", program], log) == 3
+    assert capfdbinary.readouterr().out == b"1%\r50%\r100%\nlast\n"
+    assert log.read_bytes() == b"100%\nlast\n"
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_table(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    first = run("--output", output, *SMALL)
+    assert first.exit_code == 0, first.output
+    results = json.loads((output / "results.json").read_text())
+    # Two of eight patients are for testing, two frames each.
+    assert [line[:3] for line in score_lines(results)] == [
+        ["lower bound", "teacher", "4"],
+        ["KL+Ent", "teacher", "4"],
+        ["KL+Ent", "student", "4"],
+        ["KL+Ent", "ensemble", "4"],
+    ]
+    lower, full = (results["runs"][name] for name in ("lower_bound", "kl_ent"))
+    assert lower["data_hash"] == full["data_hash"]
+    differing = {
+        name
+        for name, value in full["configuration"].items()
+        if lower["configuration"][name] != value
+    }
+    assert differing == {"lambda_w", "lambda_kd", "lambda_ent"}
+    assert full["configuration"]["lambda_kd"] == 50
+    text = (output / "results.json").read_text()
+    assert str(tmp_path) not in text
+    assert str(Path.home()) not in text
+    for command in lower["commands"] + full["commands"]:
+        assert command.startswith("python -m monai.bundle run ")
+        assert "quickstart/phantom" in command
+    for name in ("lower_bound", "kl_ent"):
+        for picture in ("curves.png", "test/cases.png"):
+            place = output / name / picture
+            assert place.read_bytes().startswith(b"\x89PNG")
+            assert str(place) in first.output
+    assert "training --config_file" in first.output
+
+    # Done is done, and settings do not mix.
+    again = run("--output", output, *SMALL)
+    assert again.exit_code == 0
+    assert again.output.count("done already") == 5
+    other = run("--output", output, "--seed", 1, *SMALL)
+    assert other.exit_code == 1
+    assert "other settings" in other.output
+
+    # A step that fails ends the command; so does one whose weights are gone.
+    state = json.loads((output / "state.json").read_text())
+    state["done"].remove("KL+Ent: test")
+    (output / "state.json").write_text(json.dumps(state))
+    (output / "kl_ent" / "models" / "model.pt").unlink()
+    failed = run("--output", output, *SMALL)
+    assert failed.exit_code == 1
+    assert re.search(r"KL\+Ent, evaluating: exit status 1; the log is .*log\.txt", failed.output)
+    assert "model.pt" in (output / "kl_ent" / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_an_interrupted_quickstart_keeps_what_is_done(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "mixseg.cli.main", "quickstart", "--output", str(output)]
+    with (tmp_path / "screen.txt").open("wb") as screen:
+        process = subprocess.Popen(
+            [*command, *SMALL],
+            stdout=screen,
+            stderr=screen,
+            # A shell starts its background jobs with the signal ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        state = output / "state.json"
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline:
+            if state.is_file() and json.loads(state.read_text())["done"]:
+                break
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert "the same command goes on" in (tmp_path / "screen.txt").read_text()
+    # What is done stays done: the next call takes it up (see "done already" above).
+    left = json.loads(state.read_text())
+    assert left["done"] == ["phantom"]
+    assert set(left["seconds"]) == {"phantom", "lower bound: training"}
+    assert (output / "phantom" / "datalist.json").is_file()
