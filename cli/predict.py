@@ -5,27 +5,22 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixseg.apps.bundle.find import find_bundle, refuse_changed
-from mixseg.apps.bundle.weights import bundle_weights
-from mixseg.apps.predict.images import list_cases, refuse_same_outputs
-from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, choose_device
-from mixseg.apps.predict.report import JSON_NAME, PredictionReport
-from mixseg.apps.predict.run import PredictionRun, Wanted, run_header
 from mixseg.cli.console import clear_errors, console, fail
-from mixseg.configuration.loading import configurations, load
-from mixseg.configuration.settings import read_settings
-from mixseg.files.atomic import ensure_writable
 
-# Knobs that have another name here.
+if TYPE_CHECKING:
+    from mixseg.apps.predict.report import PredictionReport
+    from mixseg.apps.predict.run import PredictionRun
+
+# Settings that have another name here.
 _OWN_OPTIONS = {
     "bundle_root": "the argument BUNDLE",
     "dataset_dir": "-i",
     "output_dir": "-o",
-    "ckpt_dir": "--checkpoint",
+    "ckpt_dir": "--weights",
     "progress": "--quiet",
 }
 _STAGING = ".unfinished"
@@ -41,7 +36,7 @@ def predict(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
     ] = None,
-    checkpoint: Annotated[
+    weights: Annotated[
         Path | None, typer.Option(help="Weights; default: the bundle's own, fetched if need be.")
     ] = None,
     probabilities: Annotated[
@@ -75,21 +70,31 @@ def predict(
 
       mixseg predict acdc_lv_confkd_v0.1.0.zip -i scans/ -o masks --entropy --device cpu
 
-    Knobs of inference.yaml can be added, for example: --branch ensemble --mirror_axes "[0,1]"
+    Settings of inference.yaml can be added, for example: --branch ensemble --mirror_axes "[0,1]"
     """
+    from mixseg.apps.bundle.find import find_bundle, refuse_changed
+    from mixseg.apps.bundle.weights import bundle_weights
+    from mixseg.apps.predict.images import list_cases, refuse_same_outputs
+    from mixseg.apps.predict.pipeline import BundlePipeline, choose_device
+    from mixseg.apps.predict.report import PredictionReport
+    from mixseg.apps.predict.run import PredictionRun, Wanted, run_header
+    from mixseg.configuration.loading import configurations, load
+    from mixseg.configuration.settings import read_settings
+    from mixseg.files.atomic import ensure_writable
+
     with clear_errors():
         folder = find_bundle(bundle)
         refuse_changed(folder)
         files = [folder / "configs" / "inference.yaml", *configurations(folder, config or ())]
         knobs = read_settings(context.args, load(files[0]), own=_OWN_OPTIONS)
         exported = knobs.get("exported")
-        weights, overlays = (
-            (checkpoint or Path(str(exported)), [])
-            if checkpoint or exported
-            else bundle_weights(folder)
-        )
+        overlays: list[Path] = []
+        if weights is None and exported:
+            weights = Path(str(exported))
+        elif weights is None:
+            weights, overlays = bundle_weights(folder)
         if not weights.is_file():
-            raise ValueError(f"there is no '{weights}': give the weights with --checkpoint")
+            raise ValueError(f"there is no '{weights}': give the weights with --weights")
         files[1:1] = overlays
         cases = list_cases(source, output)
         ensure_writable([output], "-o")
@@ -120,6 +125,8 @@ def predict(
 
 def _run_to_the_end(run: PredictionRun, overwrite: bool, progress: bool) -> None:
     """Predict everything; whatever ends it, what is finished is in the report."""
+    from mixseg.apps.predict.pipeline import OutputError
+
     report = run.report
     try:
         run.predict_all(overwrite, progress)
@@ -141,6 +148,8 @@ def _run_to_the_end(run: PredictionRun, overwrite: bool, progress: bool) -> None
 
 def _finish(report: PredictionReport) -> None:
     """Say what was done, and end with status 1 where an image failed."""
+    from mixseg.apps.predict.report import JSON_NAME
+
     found = f", {report.skipped} were finished already" if report.skipped else ""
     console.print(
         f"{report.predicted} predicted{found}: masks and {JSON_NAME} are in {report.folder}",
