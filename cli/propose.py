@@ -62,7 +62,7 @@ def propose(
 
     The cases are those that the bundle's train.yaml takes as partially labelled; their full masks
     are not opened. In the new datalist they are 'noisy', beside the fully labelled ones; train on
-    it with --noisy_as full. The same command goes on where it was interrupted.
+    it with --noisy_as full. Interrupted, the same command resumes.
 
     Examples:
 
@@ -108,7 +108,7 @@ def propose(
         except OutputError as error:
             raise fail(
                 f"'{output}' cannot be written ({error}): make room, or choose another -o; what "
-                "is finished is kept, the same command goes on"
+                "is finished is kept, the same command resumes"
             ) from error
     summarize(proposals)
 

@@ -26,7 +26,7 @@ def quickstart(
 ) -> None:
     """Make synthetic data, train the lower bound and KL+Ent on it, and compare them.
 
-    Every command that it runs is shown. Interrupt it at any time: the same command goes on.
+    Every command that it runs is shown. Interrupt it at any time: the same command resumes.
     Knobs of the bundle can be added, for example: --max_epochs 3 --num_full 5
     """
     from mixseg.apps.quickstart.report import METHODS, markdown_report, screen_table
@@ -54,7 +54,7 @@ def quickstart(
                 work.step(f"{title}: training", partial(work.train, run))
                 work.step(f"{title}: test", partial(work.evaluate, run))
         except KeyboardInterrupt:
-            console.print("\n[yellow]interrupted; the same command goes on from here[/]")
+            console.print("\n[yellow]interrupted; the same command resumes[/]")
             raise typer.Exit(130) from None
         results = work.results()
         write_bytes_atomic(output / "results.json", strict_json(results).encode())

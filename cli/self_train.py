@@ -78,7 +78,7 @@ def self_train(
     """Train a fresh network on a teacher's proposals, the next one on its proposals, and so on.
 
     Each round has a folder with its proposals, weights, curves and validation scores; rounds.md
-    compares them. Interrupt it at any time: the same command goes on. More rounds can be added.
+    compares them. Interrupt it at any time: the same command resumes. More rounds can be added.
 
     Examples:
 
@@ -150,7 +150,7 @@ def self_train(
         except OutputError as error:
             raise fail(
                 f"'{output}' cannot be written ({error}): make room; what is finished is kept, "
-                "the same command goes on"
+                "the same command resumes"
             ) from error
         finally:
             signal.signal(signal.SIGTERM, previous)

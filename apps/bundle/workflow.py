@@ -1,4 +1,4 @@
-"""Training a bundle, and scoring what was trained: ``monai.bundle run`` with its files and paths."""
+"""Training a bundle, and scoring what was trained, by ``monai.bundle run``."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def prepare_folder(
         progress: show progress bars on standard error.
 
     Raises:
-        DatalistError: faults in the folder, all listed; ``output`` exists and ``overwrite`` is False.
+        DatalistError: faults in the folder, all listed; ``output`` exists and is not to be
+            replaced.
         ValueError: options that contradict each other.
         OSError: ``output`` cannot be written.
     """
