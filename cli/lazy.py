@@ -21,7 +21,19 @@ __all__ = ["HELP", "Command", "LazyCommand", "LazyGroup"]
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
-class Command(TyperCommand):
+class _Switches:
+    """Shows no type behind the options that take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, of which switches name no type in the help."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
+
+
+class Command(_Switches, TyperCommand):
     """A command whose options may be written with ``_`` for ``-``; old spellings are refused.
 
     Every command takes ``--verbose``, which shows what the libraries say of their own work.
@@ -76,7 +88,7 @@ class LazyCommand:
         return get_command(app)
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(_Switches, TyperGroup):
     """A group that imports a command when it is called, not when it is listed.
 
     Typer's own group lists what was imported before. Contexts and commands are untyped: Typer's are
