@@ -251,7 +251,7 @@ def test_an_interrupted_self_training_goes_on_to_the_same_weights(
     here.interrupt = lambda number: number == 2  # the second round's training
     ended = run(*command)
     assert ended.exit_code == 130
-    assert "interrupted; to go on: mixseg self-train as typed\n" in ended.output
+    assert "interrupted; to resume: mixseg self-train as typed\n" in ended.output
     assert (output / "round_02" / "data" / "datalist.json").is_file()
     assert not (output / "round_02" / "trained.json").exists()
     first = model(output, 1)
