@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from mixseg.cli.console import hush
+from mixseg.cli.console import hushed
 from mixseg.cli.spelling import present_spelling
 
 __all__ = ["HELP", "Command", "LazyCommand", "LazyGroup"]
@@ -39,6 +39,8 @@ class Command(_Switches, TyperCommand):
     Every command takes ``--verbose``, which shows what the libraries say of their own work.
     """
 
+    _verbose = False
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, their options in the present spelling."""
         names = {
@@ -47,15 +49,19 @@ class Command(_Switches, TyperCommand):
             for name in (*parameter.opts, *parameter.secondary_opts)
             if name.startswith("-")
         }
-        if "--verbose" in args and "--verbose" not in names:
+        self._verbose = "--verbose" in args
+        if "--verbose" not in names:
             args = [argument for argument in args if argument != "--verbose"]
-        elif "--verbose" not in args:
-            hush()
         try:
             args = present_spelling(args, names)
         except ValueError as error:
             raise typer.BadParameter(str(error), ctx=ctx) from error
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with nullcontext() if self._verbose else hushed():
+            return super().invoke(ctx)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def run(*words: object) -> Result:
 
 def propose(data: Path, output: Path, weights: Path, *more: object) -> Result:
     """One patient with full masks, two partially labelled ones."""
-    words: list[object] = ["propose", BUNDLE, "--dataset_dir", data, "-o", output, "--quiet"]
+    words: list[object] = ["propose", BUNDLE, "--data", data, "-o", output, "--quiet"]
     words += ["--weights", weights, "--device", "cpu", "--num_full", 1, "--num_partial", 2]
     return run(*words, *NETWORK, *more)
 
@@ -256,12 +256,12 @@ def test_values_of_label_files_are_read_back_as_the_classes_of_the_bundle() -> N
 
 
 def test_messages(phantom: Path, weights: Path, tmp_path: Path) -> None:
-    missing = run("propose", "no_such", "--dataset_dir", phantom, "-o", tmp_path / "out")
+    missing = run("propose", "no_such", "--data", phantom, "-o", tmp_path / "out")
     assert missing.exit_code == 1
     assert "there is no bundle 'no_such': give a bundle's folder" in missing.output
     copy = tmp_path / "acdc_lv_confkd"
     shutil.copytree(BUNDLE, copy, ignore=shutil.ignore_patterns("models", "large_files*"))
-    untrained = run("propose", copy, "--dataset_dir", phantom, "-o", tmp_path / "out")
+    untrained = run("propose", copy, "--data", phantom, "-o", tmp_path / "out")
     assert untrained.exit_code == 1
     assert f"'{copy}' has no weights:" in untrained.output
 

@@ -51,7 +51,7 @@ KNOBS: dict[str, Any] = {
 def words(data: Path, output: Path, weights: Path, rounds: int, *more: object) -> list[str]:
     """The command line after ``mixseg``."""
     line: list[object] = ["self-train", BUNDLE, "--student", BUNDLE, "--weights", weights]
-    line += ["--dataset_dir", data, "-o", output, "--rounds", rounds, "--device", "cpu", "--quiet"]
+    line += ["--data", data, "-o", output, "--rounds", rounds, "--device", "cpu", "--quiet"]
     line += ["--branch", "student"]
     for name, value in KNOBS.items():
         line += [f"--{name}", json.dumps(value)]
@@ -281,7 +281,7 @@ def test_proposals_can_be_the_labels_of_the_weak_branch(
     """Luo and Yang's proxy masks: the strong branch selects the weights and proposes further."""
     decoupled = BUNDLE.with_name("acdc_lv_decoupled")
     command = ["self-train", BUNDLE, "--student", decoupled, "--weights", weights]
-    command += ["--dataset_dir", data, "-o", tmp_path, "--rounds", 2, "--device", "cpu", "--quiet"]
+    command += ["--data", data, "-o", tmp_path, "--rounds", 2, "--device", "cpu", "--quiet"]
     of_the_teacher = {"lambda_kd", "lambda_ent"}
     for name, value in KNOBS.items():
         if name not in of_the_teacher:
@@ -350,9 +350,9 @@ def test_messages(data: Path, weights: Path, tmp_path: Path, here: Here) -> None
         result = run(*words(data, tmp_path / "out", weights, 1, *more))
         assert result.exit_code == 1, more
         assert message in result.output, result.output
-    untrained = run("self-train", bare, "--dataset_dir", data, "-o", "x", "--rounds", 1)
+    untrained = run("self-train", bare, "--data", data, "-o", "x", "--rounds", 1)
     assert f"'{bare}' has no weights:" in untrained.output
-    unknown = ["self-train", own, "--weights", weights, "--dataset_dir", data, "-o", "x"]
+    unknown = ["self-train", own, "--weights", weights, "--data", data, "-o", "x"]
     assert (
         "takes the proposals of 'own': name one with --student"
         in run(*unknown, "--rounds", 1).output
