@@ -103,6 +103,8 @@ class LazyGroup(_Switches, TyperGroup):
 
     #: Name → command, in the order of the help.
     lazy: ClassVar[Mapping[str, LazyCommand]] = {}
+    #: Names of before → what does the same now.
+    moved: ClassVar[Mapping[str, str]] = {}
     _listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -113,6 +115,8 @@ class LazyGroup(_Switches, TyperGroup):
         """The command, imported; while the help is written, what stands there of it."""
         command = self.lazy.get(cmd_name)
         if command is None:
+            if cmd_name in self.moved:
+                raise typer.BadParameter(f"'{cmd_name}' is now {self.moved[cmd_name]}", ctx=ctx)
             return None
         if self._listing:
             return TyperCommand(cmd_name, help=command.help, rich_markup_mode="rich")
