@@ -1,4 +1,4 @@
-"""``mixseg quickstart``: from nothing to a trained student beside its lower bound, in minutes."""
+"""``mixseg quickstart``: from nothing to a trained network beside its lower bound, in minutes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quickstart(
         typer.Option("--record", help="Maintainers: renew the numbers and pictures of the README."),
     ] = False,
 ) -> None:
-    """Make synthetic data, train the lower bound and KL+Ent on it, and compare them.
+    """Make synthetic data, train on masks alone and on masks and scribbles, and compare both.
 
     Every command that it runs is shown. Interrupt it at any time: the same command goes on.
     Knobs of the bundle can be added, for example: --max_epochs 3 --num_full 5

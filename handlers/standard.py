@@ -118,7 +118,9 @@ def evaluation_handlers(
         network: to load the weights into, strictly.
         bundle_root: see :func:`mixseg.handlers.find_weights`.
         checkpoint: see there.
-        ckpt_dir: see there.
+        ckpt_dir: see there. Its default is ``output_dir/models``: where that holds no weights,
+            those in ``models`` beside ``output_dir`` are taken (of a run inside whose folder the
+            scores go), or else the bundle's.
         scorer: of the evaluator.
         output_dir: folder of ``metrics.csv``, ``summary.json`` and ``cases.png``.
         seed: of the training, for the record.
@@ -128,6 +130,10 @@ def evaluation_handlers(
     Returns:
         Handlers for :class:`mixseg.engines.MixedSupervisionEvaluator`.
     """
+    output = Path(output_dir)
+    if ckpt_dir is not None and Path(ckpt_dir) == output / "models":
+        places = [output / "models", output.resolve().parent / "models"]
+        ckpt_dir = next((place for place in places if (place / "model.pt").is_file()), None)
     handlers = [
         LoadWeights(network, bundle_root, checkpoint, ckpt_dir),
         ProgressBar(enabled=progress),

@@ -177,3 +177,36 @@ def test_evaluation_loads_the_runs_weights_and_records_the_settings(
     engine.run([0])
     assert network.weight.item() == 4
     assert json.dumps(report.configuration)
+
+
+def test_weights_of_the_run_around_the_folder_of_scores(tmp_path: Path) -> None:
+    """``output_dir/models`` is the default of ``ckpt_dir``; scores often go into RUN/test."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
+
+    def loaded(output_dir: Path) -> float:
+        handlers = evaluation_handlers(
+            network=network,
+            bundle_root=tmp_path / "bundle",
+            ckpt_dir=f"{output_dir}/models",
+            scorer=scorer,
+            output_dir=output_dir,
+            seed=0,
+            data_hash="",
+            progress=False,
+        )
+        engine = Engine(lambda engine, batch: None)
+        handlers.handlers[0].attach(engine)
+        engine.run([0])
+        return float(network.weight.item())
+
+    def put(folder: Path, weight: float) -> None:
+        folder.mkdir(parents=True)
+        torch.save({"weight": torch.tensor([[weight]])}, folder / "model.pt")
+
+    put(tmp_path / "bundle" / "models", 1)
+    assert loaded(tmp_path / "run" / "test") == 1
+    put(tmp_path / "run" / "models", 2)
+    assert loaded(tmp_path / "run" / "test") == 2
+    put(tmp_path / "run" / "test" / "models", 3)
+    assert loaded(tmp_path / "run" / "test") == 3
