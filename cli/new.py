@@ -14,7 +14,14 @@ from mixseg.apps.plan.choices import (
     choose_dimensions,
 )
 from mixseg.apps.plan.machine import this_machine
-from mixseg.apps.plan.plan import Plan, check_folder, data_notes, make_plan, measure_cases
+from mixseg.apps.plan.plan import (
+    Plan,
+    case_uses,
+    check_folder,
+    data_notes,
+    make_plan,
+    measure_cases,
+)
 from mixseg.apps.plan.writing import bundle_files
 from mixseg.cli.console import clear_errors, console, error_console
 from mixseg.data.datalist import Datalist
@@ -115,6 +122,8 @@ def new(
     kind = "pictures" if facts.pictures else {2: "slices (2D)", 3: "volumes (3D)"}[dims]
     console.print(f"{method.value} on {kind}: {why}; for a {machine}", soft_wrap=True)
     console.print(_table(plan))
+    for line in case_uses(loaded, facts):
+        console.print(f"  {line}", soft_wrap=True, highlight=False)
     for note in (*data_notes(facts, folder, method.value), *notes):
         error_console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     console.print(f"wrote {folder}; now fill in docs/data_license.txt there, and train:")

@@ -13,6 +13,7 @@ from mixseg.apps.quickstart.run import (
     BUNDLE,
     FIGURES,
     Quickstart,
+    check_patients,
     find_repository,
     read_configuration,
     record_figures,
@@ -42,6 +43,7 @@ def quickstart(
         root = find_repository()
         known, digest = read_configuration(root / "bundles" / BUNDLE / "configs")
         knobs = setting_texts(context.args, known, f"the bundle {BUNDLE}")
+        check_patients(patients, known, knobs)
         settings = {"patients": patients, "seed": seed, "knobs": knobs, "configuration": digest}
         work = Quickstart(root, output, settings, knobs, show)
         work.open(force)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from mixseg.handlers.validation import Validation
 from mixseg.handlers.weights import LoadWeights
 
 __all__ = ["HandlerGroup", "evaluation_handlers", "standard_handlers"]
+
+logger = logging.getLogger(__name__)
 
 
 class HandlerGroup:
@@ -61,7 +64,8 @@ def standard_handlers(
     Args:
         objective: the method, whose weights the ramps move.
         output_dir: folder of the run.
-        evaluator: the validator.
+        evaluator: the validator. Where its dataset holds no case, the training does not validate
+            and keeps the latest weights.
         scorer: the validator's scorer, for the pictures.
         key_metric: metric that selects the weights, e.g. ``"val_dice_main"``.
         ckpt_dir: folder of ``model.pt``; None for ``output_dir/models``.
@@ -78,6 +82,9 @@ def standard_handlers(
     Returns:
         Handlers for :class:`mixseg.engines.MixedSupervisionTrainer`.
     """
+    if validate and _has_no_case(evaluator):
+        logger.warning("no validation case: the last weights are kept, whatever they score")
+        validate = False
     if not validate:
         evaluator = scorer = None
     ckpt_dir = Path(output_dir) / "models" if ckpt_dir is None else ckpt_dir
@@ -98,6 +105,12 @@ def standard_handlers(
         ),
     ]
     return HandlerGroup(handlers)
+
+
+def _has_no_case(evaluator: Any) -> bool:
+    """Whether the validator's dataset is empty; a process' share of it may be."""
+    dataset = getattr(getattr(evaluator, "data_loader", None), "dataset", None)
+    return dataset is not None and not len(dataset)
 
 
 def evaluation_handlers(

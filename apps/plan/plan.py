@@ -17,6 +17,7 @@ from mixseg.apps.plan.machine import Machine
 from mixseg.apps.plan.measure import DataFacts, measure
 from mixseg.apps.plan.sizes import slice_sizes, volume_sizes
 from mixseg.data.datalist import Datalist
+from mixseg.data.folds import MIN_TRAINING_MASKS
 from mixseg.data.subset import WeakLabel, select_cases
 
 
@@ -104,12 +105,14 @@ def measure_cases(
     """Whether scribbles are drawn by hand, and what the training cases show.
 
     Raises:
-        ValueError: the validation split is empty, or the method cannot learn from these labels.
+        ValueError: the validation split holds a single case, or the method cannot learn from these
+            labels.
     """
-    if not datalist.validation:
+    if len(datalist.validation) == 1:
         raise ValueError(
-            f"{path}: the validation split is empty, and the best weights are chosen by it; add "
-            "cases with full masks to 'validation'"
+            f"{path}: the validation split holds one case, '{datalist.validation[0].case_id}', and "
+            "weights that a single case chooses are chosen by chance: add cases to 'validation', "
+            "or move this one to 'training', where cross-validation tests it, too"
         )
     kinds = [entry.supervision for entry in datalist.training]
     usable = ("full", None) if method == "confkd" else ("full", "partial", None)
@@ -157,6 +160,38 @@ def make_plan(
     path = datalist.resolve()
     plan = Plan(name, method, dims, path, facts, choices, value_range, sizes.seconds)
     return plan, sizes.notes
+
+
+def case_uses(datalist: Datalist, facts: DataFacts) -> list[str]:
+    """What each case is used for, a line a split and one for those that are left out.
+
+    Args:
+        datalist: the datalist.
+        facts: of the training cases that are used.
+    """
+    kinds = {"full masks": facts.full_cases, "partial labels": facts.partial_cases}
+    used = [f"{number} with {kind}" for kind, number in kinds.items() if number]
+    lines = [f"training: {' and '.join(used)}"]
+    if datalist.validation:
+        lines.append(f"validation: {len(datalist.validation)}, which choose the weights")
+    else:
+        lines.append("validation: none; the last averaged weights are kept")
+        if facts.full > MIN_TRAINING_MASKS:
+            lines.append(
+                f"cross-validation tests each full mask once: mixseg train BUNDLE --folds "
+                f"{min(facts.full, 5)}"
+            )
+    lines.append(f"test: {len(datalist.test) or 'none'}")
+    without = sum(entry.supervision == "none" for entry in datalist.training)
+    if without:
+        lines.append(
+            f"left out: {without} without a label, from which this method does not learn; after "
+            "the training 'mixseg self-train' proposes their masks and trains on these"
+        )
+    rest = len(datalist.training) - facts.full_cases - facts.partial_cases - without
+    if rest:
+        lines.append(f"left out: {rest} more (--num-full, --num-partial, or doubtful masks)")
+    return lines
 
 
 def data_notes(facts: DataFacts, folder: Path, method: str) -> list[str]:

@@ -15,6 +15,8 @@ __all__ = ["Sizes", "slice_sizes", "volume_sizes"]
 
 #: Peak memory of a training step over that of the activations that autograd keeps.
 OVERHEAD = 1.3
+#: Trainings of fewer iterations show that everything runs, and no more.
+SMOKE_TEST = 500
 #: Longest side of a slice as it is resized.
 LONGEST_SIDE = 512
 
@@ -169,9 +171,9 @@ def slice_sizes(facts: DataFacts, machine: Machine, method: str) -> Sizes:
     counts = (facts.slices("full", axis), facts.slices("partial", axis))
     choices += _epochs(counts, schedule, f"{unit}s")
     needed = sum(counts) * math.prod(sides) * (4 * facts.channels + 2)
-    notes: tuple[str, ...] = ()
+    notes = _budget_notes(schedule, seconds, ladder, machine)
     if needed > machine.host_memory:
-        notes = (
+        notes += (
             f"the {sum(counts)} training {unit}s take {needed / 1e9:.1f} GB of memory, "
             f"{machine.host_memory / 1e9:.1f} GB is half of what is free: lower spatial_size, "
             "num_full or num_partial if that is too much",
@@ -219,7 +221,7 @@ def volume_sizes(facts: DataFacts, machine: Machine, method: str) -> Sizes:
         why = f"epochs between two steps of the rate, {share:.0%} of all"
         epochs.append(Choice("lr_step", max(1, round(share * length)), why))
     choices += [*epochs, *_cache(facts, machine, spacing)]
-    return Sizes(choices, schedule, seconds)
+    return Sizes(choices, schedule, seconds, _budget_notes(schedule, seconds, ladder, machine))
 
 
 def _mirroring(facts: DataFacts, method: str) -> list[Choice]:
@@ -229,6 +231,20 @@ def _mirroring(facts: DataFacts, method: str) -> list[Choice]:
     why = "left and right are classes of their own"
     other = Choice("rotate", False, why) if method == "confkd" else Choice("mirror_axes", [], why)
     return [Choice("flip_axes", [], why), other]
+
+
+def _budget_notes(
+    schedule: Schedule, seconds: float | None, ladder: _Ladder, machine: Machine
+) -> tuple[str, ...]:
+    """That the time is enough for a smoke test alone, where it is."""
+    if seconds is None or (schedule.iterations >= SMOKE_TEST and seconds <= machine.seconds):
+        return ()
+    return (
+        f"SMOKE TEST ONLY: {machine.seconds / 60:.0f} minutes are too short for more than "
+        f"{schedule.iterations} iterations of a small network, of the recipe's "
+        f"{ladder.iterations[1]:,}. The training shows that everything runs; do not judge data or "
+        f"method by its masks. For these give --minutes {Machine.seconds / 60:.0f}",
+    )
 
 
 def _shortened(iterations: int, machine: Machine) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from mixseg.report.tables import mean_and_sd
@@ -40,7 +41,8 @@ def screen_table(results: Mapping[str, Any]) -> Table:
     """The scores for the terminal."""
     table = Table(title="Test cases, mean ± sd", header_style="bold", title_justify="left")
     for index, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
+        # Rich takes what stands in brackets for a style, and drops it.
+        table.add_column(escape(name), justify="left" if index < 2 else "right", no_wrap=True)
     for line in score_lines(results):
         table.add_row(*line)
     return table

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from mixseg.apps.quickstart import run as quickstart
-from mixseg.apps.quickstart.report import HEADER, markdown_report, score_lines
+from mixseg.apps.quickstart.report import HEADER, markdown_report, score_lines, screen_table
 from mixseg.cli.main import app
 from mixseg.configuration.settings import setting_texts
 
@@ -78,6 +80,35 @@ def test_the_report_gives_percent_voxels_and_mm(results: dict[str, Any]) -> None
     text = markdown_report(results)
     assert text.splitlines()[0] == "| " + " | ".join(HEADER) + " |"
     assert "700 iterations each. 2.5 minutes in all on 2 cores (a processor)" in text
+
+
+def test_the_terminal_shows_the_units(results: dict[str, Any]) -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(screen_table(results))
+    header = console.export_text().splitlines()[2]
+    assert [cell.strip() for cell in header.strip("┃ ").split("┃")] == list(HEADER)
+
+
+@pytest.mark.parametrize(
+    ("patients", "knobs", "problem"),
+    [
+        # An eighth validates, a quarter tests: 29 − 4 − 7 = 18 are left, 28 − 4 − 7 = 17.
+        (28, {}, "--patients 28 leaves 17 for training.*3 with masks and 15 with.*--patients 29"),
+        (29, {}, None),
+        (5, {}, "--patients 5 leaves 3 for training"),
+        (5, {"num_full": "1", "num_partial": "2"}, None),
+        (5, {"num_full": "1", "num_partial": "3"}, "give --patients 7"),
+    ],
+)
+def test_too_few_patients_are_refused_before_anything_is_made(
+    patients: int, knobs: dict[str, str], problem: str | None
+) -> None:
+    known = {"num_full": 3, "num_partial": 15}
+    if problem is None:
+        quickstart.check_patients(patients, known, knobs)
+    else:
+        with pytest.raises(ValueError, match=problem):
+            quickstart.check_patients(patients, known, knobs)
 
 
 def test_knobs_are_read_and_checked() -> None:

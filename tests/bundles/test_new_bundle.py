@@ -126,15 +126,15 @@ def picture(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_data(data: Data, folder: Path) -> Path:
-    """Four training cases, one for validation, two for test, and their datalist."""
+    """Four training cases, two for validation, two for test, and their datalist."""
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     unlabeled = data.classes if data.unlabeled is None else data.unlabeled
     content: dict[str, Any] = {"classes": CLASSES[: data.classes], "unlabeled": unlabeled}
     content |= {"training": [], "validation": [], "test": []}
-    for i in range(7):
+    for i in range(8):
         image, label = picture(data, i)
-        split = "training" if i < 4 else "validation" if i == 4 else "test"
+        split = "training" if i < 4 else "validation" if i < 6 else "test"
         kind = "full"
         if data.partial == "scribbles" and i in (2, 3):
             kind, scribble = "partial", np.full_like(label, unlabeled)

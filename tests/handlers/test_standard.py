@@ -90,17 +90,20 @@ def test_a_training_with_validation(
     assert [row.split(",")[column] for row in rows[1:]] == ["", "0.5", "", "0.9", "", "0.7"]
 
 
+@pytest.mark.parametrize("validate", [False, True])
 def test_a_training_without_validation(
-    make_trainer: Factory, fake_evaluator: Any, tmp_path: Path
+    make_trainer: Factory, fake_evaluator: Any, tmp_path: Path, validate: bool
 ) -> None:
-    """The evaluator is there and not asked; the latest weights count."""
+    """The evaluator is there and not asked, or has no case; the latest weights count."""
     evaluator = fake_evaluator([])
+    if validate:
+        evaluator.data_loader = SimpleNamespace(dataset=[])
     handlers = standard_handlers(
         **settings(tmp_path, ckpt_dir=tmp_path / "elsewhere"),
         evaluator=evaluator,
         scorer=object(),
         key_metric="val_dice_student",
-        validate=False,
+        validate=validate,
     )
     assert not any(isinstance(handler, Validation) for handler in handlers.handlers)
     trainer = train(make_trainer, handlers)

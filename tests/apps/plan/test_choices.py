@@ -225,6 +225,19 @@ def test_less_time_makes_smaller_trainings() -> None:
         assert side == 256 or seconds * (larger[side] / side) ** 2 > limit
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_budget_that_is_too_short_is_called_a_smoke_test(dims: int) -> None:
+    sizes = slice_sizes if dims == 2 else volume_sizes
+    slow = Machine(cuda=False, memory=8e9, cores=1, host_memory=8e9, seconds=60)
+    (note,) = sizes(FACTS, slow, "mixed").notes
+    # 1/90 of the time: 3,000 · √(1/90) = 316 iterations in 2D; never fewer than 300.
+    assert note.startswith("SMOKE TEST ONLY: 1 minutes are too short for more than 300 iterations")
+    assert f"of the recipe's {3000 if dims == 2 else 1500:,}" in note
+    assert "give --minutes 90" in note
+    assert sizes(FACTS, replace(slow, cores=64, seconds=5400), "mixed").notes == ()
+    assert sizes(FACTS, replace(slow, cuda=True), "mixed").notes == ()
+
+
 def test_an_epoch_is_one_pass_between_100_and_250_batches() -> None:
     for count, length in ((100, 100), (1200, 150), (9000, 250)):
         facts = replace(FACTS, sizes=(("full", (256, 256, count)),), shape=(256, 256, 10))

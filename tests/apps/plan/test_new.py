@@ -66,11 +66,11 @@ def garbage(folder: Path, name: str) -> str:
 
 @pytest.fixture
 def simple(tmp_path: Path) -> Path:
-    """Two full cases, one partial one, one for validation; thick slices."""
+    """Two full cases, one partial one, two for validation; thick slices."""
     return write(
         tmp_path,
         training=[case(tmp_path, n) for n in ("c1", "c2")] + [case(tmp_path, "c3", "partial")],
-        validation=[case(tmp_path, "c4")],
+        validation=[case(tmp_path, n) for n in ("c4", "c5")],
     )
 
 
@@ -149,7 +149,7 @@ def test_nothing_but_training_labels_is_opened(tmp_path: Path) -> None:
             case(tmp_path, "c2", label=garbage(tmp_path, "mask.nii.gz")),
             {**bad, "case_id": "c3", "supervision": "none"},
         ],
-        validation=[{**bad, "case_id": "c4", "supervision": "full"}],
+        validation=[{**bad, "case_id": n, "supervision": "full"} for n in ("v1", "v2")],
         test=[{**bad, "case_id": "c5", "supervision": "full"}],
     )
     result = run("own", "--datalist", datalist, "--output", tmp_path, "--num-full", 1)
@@ -160,9 +160,7 @@ def test_nothing_but_training_labels_is_opened(tmp_path: Path) -> None:
 
 def test_a_damaged_training_image_is_named(tmp_path: Path) -> None:
     image = garbage(tmp_path, "x.nii.gz")
-    datalist = write(
-        tmp_path, training=[case(tmp_path, "c1", image=image)], validation=[case(tmp_path, "c2")]
-    )
+    datalist = write(tmp_path, training=[case(tmp_path, "c1", image=image)])
     result = run("own", "--datalist", datalist, "--output", tmp_path)
     assert result.exit_code == 1
     assert f"{image} (case c1): the image cannot be read" in result.output
@@ -282,7 +280,7 @@ def test_the_card_lists_every_knob_and_the_licence_is_a_form(simple: Path) -> No
 
 
 def test_the_lower_bound(tmp_path: Path) -> None:
-    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3")]
+    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3", "c4")]
     result = run(*options(write(tmp_path, training=cases[:2], validation=cases[2:])))
     assert "the bundle trains the lower bound" in result.output
     assert "--num-full and --num-partial" in result.output
@@ -296,7 +294,7 @@ def test_scribbles_of_objects_and_background_do_without_full_masks(tmp_path: Pat
     scribble[3], scribble[7], scribble[10] = 1, 2, 0
     label = save(tmp_path / "s.nii.gz", scribble)
     entry = case(tmp_path, "c1", "partial", label=label)
-    datalist = write(tmp_path, training=[entry], validation=[case(tmp_path, "c2")])
+    datalist = write(tmp_path, training=[entry])
     result = run(*options(datalist))
     assert result.exit_code == 0, result.output
     train = load(tmp_path / "own/configs/train.yaml")
@@ -305,12 +303,12 @@ def test_scribbles_of_objects_and_background_do_without_full_masks(tmp_path: Pat
 
 
 def test_hand_drawn_scribbles_are_taken_where_all_have_one(tmp_path: Path) -> None:
-    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3", "c4")]
+    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3")]
     scribble = np.full((16, 12, 4), 3, np.uint8)
     scribble[3], scribble[10] = 1, 0
     for entry in cases[1:3]:
         entry["scribble"] = save(tmp_path / f"{entry['case_id']}_s.nii.gz", scribble)
-    datalist = write(tmp_path, training=cases[:3], validation=cases[3:])
+    datalist = write(tmp_path, training=cases[:3])
     assert run(*options(datalist, "--num-full", 1)).exit_code == 0
     train = load(tmp_path / "own/configs/train.yaml")
     assert (train["weak_label"], train["num_partial"]) == ("drawn", 2)
@@ -335,8 +333,7 @@ def test_the_papers_method(simple: Path) -> None:
 
 
 def test_the_lower_bound_of_the_papers_method(tmp_path: Path) -> None:
-    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3")]
-    datalist = write(tmp_path, training=cases[:2], validation=cases[2:])
+    datalist = write(tmp_path, training=[case(tmp_path, name) for name in ("c1", "c2")])
     assert "the teacher alone" in run(*options(datalist, "--from", "confkd")).output
     configs = tmp_path / "own/configs"
     train, inference = load(configs / "train.yaml"), load(configs / "inference.yaml")
@@ -346,11 +343,11 @@ def test_the_lower_bound_of_the_papers_method(tmp_path: Path) -> None:
 
 
 def test_classes_that_no_label_shows_are_told(tmp_path: Path) -> None:
-    cases = [case(tmp_path, name) for name in ("c1", "c2")]
+    cases = [case(tmp_path, "c1")]
     empty = np.zeros((16, 12, 4), np.uint8)
     empty[3] = 1
     cases[0]["label"] = save(tmp_path / "one.nii.gz", empty)
-    result = run(*options(write(tmp_path, training=cases[:1], validation=cases[1:])))
+    result = run(*options(write(tmp_path, training=cases)))
     assert result.exit_code == 0
     assert "note: no training label shows b: the network cannot learn" in result.output
 
@@ -408,7 +405,7 @@ def test_labels_that_teach_nothing(
     tmp_path: Path, words: tuple[object, ...], kinds: list[str], message: str
 ) -> None:
     training = [case(tmp_path, f"c{i}", kind) for i, kind in enumerate(kinds)]
-    datalist = write(tmp_path, training=training, validation=[case(tmp_path, "v")])
+    datalist = write(tmp_path, training=training)
     result = run(*options(datalist, *words))
     assert result.exit_code == 1
     assert f"{datalist}: {message}" in result.output
@@ -417,17 +414,36 @@ def test_labels_that_teach_nothing(
 def test_a_full_mask_is_needed_where_values_decide(tmp_path: Path) -> None:
     entry = case(tmp_path, "c1", "partial")
     del entry["supervision"]
-    datalist = write(tmp_path, training=[entry], validation=[case(tmp_path, "v")])
+    datalist = write(tmp_path, training=[entry])
     result = run(*options(datalist, "--from", "confkd"))
     assert result.exit_code == 1
     assert "no training case has a full mask" in result.output
 
 
-def test_validation_cases_are_needed(tmp_path: Path) -> None:
-    datalist = write(tmp_path, training=[case(tmp_path, "c1")])
+def test_a_single_case_does_not_choose_the_weights(tmp_path: Path) -> None:
+    datalist = write(tmp_path, training=[case(tmp_path, "c1")], validation=[case(tmp_path, "v")])
     result = run(*options(datalist))
     assert result.exit_code == 1
-    assert f"{datalist}: the validation split is empty" in result.output
+    assert f"{datalist}: the validation split holds one case, 'v'" in result.output
+    assert "move this one to 'training'" in result.output
+
+
+def test_what_each_case_is_for_is_said(tmp_path: Path) -> None:
+    kinds = ["full"] * 3 + ["partial"] * 2 + ["none"]
+    training = [case(tmp_path, f"c{i}", kind) for i, kind in enumerate(kinds)]
+    result = run(*options(write(tmp_path, training=training)))
+    assert result.exit_code == 0, result.output
+    for line in (
+        "training: 3 with full masks and 2 with partial labels",
+        "validation: none; the last averaged weights are kept",
+        "cross-validation tests each full mask once: mixseg train BUNDLE --folds 3",
+        "test: none",
+        "left out: 1 without a label, from which this method does not learn",
+    ):
+        assert f"\n  {line}" in result.output
+    result = run(*options(write(tmp_path, training=training), "--num-full", 2, "--force"))
+    assert "training: 2 with full masks and 3 with partial labels" in result.output
+    assert "--folds" not in result.output
 
 
 def test_a_missing_datalist(tmp_path: Path) -> None:
