@@ -378,8 +378,8 @@ def test_a_folder_in_use(simple: Path) -> None:
     (folder / "models/model.pt").write_bytes(b"weights")
     result = run(*options(simple))
     assert result.exit_code == 1
-    assert f"'{folder}' is not empty; give --force to overwrite its files" in result.output
-    result = run(*options(simple, "--force"))
+    assert f"'{folder}' is not empty; give --overwrite to replace its files" in result.output
+    result = run(*options(simple, "--overwrite"))
     assert result.exit_code == 0
     assert f"{folder / 'models/model.pt'} is of the earlier files: train again" in result.output
     assert (folder / "models/model.pt").read_bytes() == b"weights"
@@ -441,7 +441,7 @@ def test_what_each_case_is_for_is_said(tmp_path: Path) -> None:
         "left out: 1 without a label, from which this method does not learn",
     ):
         assert f"\n  {line}" in result.output
-    result = run(*options(write(tmp_path, training=training), "--num-full", 2, "--force"))
+    result = run(*options(write(tmp_path, training=training), "--num-full", 2, "--overwrite"))
     assert "training: 2 with full masks and 3 with partial labels" in result.output
     assert "--folds" not in result.output
 
