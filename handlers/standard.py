@@ -118,7 +118,8 @@ def evaluation_handlers(
         network: to load the weights into, strictly.
         bundle_root: see :func:`mixseg.handlers.find_weights`.
         checkpoint: see there.
-        ckpt_dir: see there.
+        ckpt_dir: see there; ``output_dir/models`` counts only where it holds weights, so that the
+            scores can be written to a folder of their own.
         scorer: of the evaluator.
         output_dir: folder of ``metrics.csv``, ``summary.json`` and ``cases.png``.
         seed: of the training, for the record.
@@ -128,6 +129,8 @@ def evaluation_handlers(
     Returns:
         Handlers for :class:`mixseg.engines.MixedSupervisionEvaluator`.
     """
+    if ckpt_dir is not None and Path(ckpt_dir) == Path(output_dir) / "models":
+        ckpt_dir = ckpt_dir if (Path(ckpt_dir) / "model.pt").is_file() else None
     handlers = [
         LoadWeights(network, bundle_root, checkpoint, ckpt_dir),
         ProgressBar(enabled=progress),

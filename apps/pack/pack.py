@@ -26,7 +26,7 @@ from mixseg.apps.pack.vendor import (
     write_version,
 )
 from mixseg.configuration.loading import load, overlays
-from mixseg.configuration.yaml_text import set_knobs
+from mixseg.configuration.yaml_text import set_values
 from mixseg.files.atomic import write_bytes_atomic
 from mixseg.handlers.weights import PLACES
 from mixseg.networks.dual_branch.base import present_names
@@ -161,7 +161,7 @@ def _build(bundle: Path, folder: Path, overlay: Path | None, version: str | None
             text = packed_config(text, knobs, overlay.name)
         if name in _COMPLETE:
             known = load(bundle / "configs" / name)
-            text = set_knobs(text, {k: v for k, v in _PLACES.items() if k in known})
+            text = set_values(text, {k: v for k, v in _PLACES.items() if k in known})
         _write(configs / name, text)
     for name in ("logging.conf",):
         if (bundle / "configs" / name).is_file():
