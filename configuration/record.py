@@ -26,6 +26,8 @@ RECORD_NAME = "record.json"
 
 #: Handlers of one process or machine, which are no part of a method.
 _TRANSIENT = frozenset({"CheckpointLoader", "MLFlowHandler", "StopWithParent", "TrainingStatus"})
+#: Settings of the one who trains, here and now.
+_OF_MACHINE = ("device", "progress")
 #: What a workflow alone reads, in its own file.
 _WORKFLOW = frozenset({"initialize", "run", "training", "finalize"})
 #: Entries of train.yaml that inference.yaml says in its own way.
@@ -81,8 +83,7 @@ def own_configuration(config: Mapping[str, Any], configs: Path) -> dict[str, Any
         handlers = own[part].get("handlers") if isinstance(own.get(part), dict) else None
         if isinstance(handlers, list):
             own[part]["handlers"] = _lasting(handlers)
-    if "device" in own and "device" in base:
-        own["device"] = base["device"]
+    own |= {name: base[name] for name in _OF_MACHINE if name in own and name in base}
     plain: dict[str, Any] = _plain(own)
     return plain
 

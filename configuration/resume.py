@@ -113,7 +113,7 @@ def data_differences(
         elif case not in before:
             lines.append(f"case '{case}' is new, in the {now[case][0]} split")
         elif before[case][0] != now[case][0]:
-            lines.append(f"case '{case}' is in the {now[case][0]} split, was in {before[case][0]}")
+            lines.append(f"case '{case}' is in the {now[case][0]} split now, was in {before[case][0]}")
         else:
             lines += _case_differences(case, before[case][1], now[case][1])
     if not lines:

@@ -173,8 +173,7 @@ def _hold(folder: Path) -> None:
 
 def _facts(parser: ConfigParser, configs: Path) -> dict[str, Any]:
     """Content of ``record.json``."""
-    metadata = configs / "metadata.json"
-    described = load(metadata) if metadata.is_file() else {}
+    bundle = configs.resolve().parent
     cases = {
         split: parser.get_parsed_content(place)
         for split, place in (
@@ -184,8 +183,7 @@ def _facts(parser: ConfigParser, configs: Path) -> dict[str, Any]:
         if place in parser
     }
     return {
-        "bundle": described.get("name", configs.resolve().parent.name),
-        "version": described.get("version", ""),
+        "bundle": read_record(bundle)["bundle"] if is_run(bundle) else bundle.name,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "data": fingerprint(cases, progress=_switch(parser, "progress")),
         "environments": [environment()],
@@ -197,13 +195,12 @@ def _refuse_another(
 ) -> None:
     """Raise where the run to resume is not the one that is asked for."""
     before = load(folder / "configs" / "train.yaml")
-    lines = [
-        f"{name}: recorded {recorded[name]}, now {facts[name]}"
-        for name in ("bundle", "processes")
-        if recorded[name] != facts[name]
-    ]
-    if recorded["bundle"] == facts["bundle"]:
-        lines += config_differences(before, own)
+    lines = config_differences(before, own)
+    said = {name: f"{name}: recorded {recorded[name]}, now {facts[name]}" for name in facts}
+    if lines and recorded["bundle"] != facts["bundle"]:
+        lines = [said["bundle"]]  # which has other settings and parts throughout
+    if recorded["processes"] != facts["processes"]:
+        lines.append(said["processes"])
     lines += data_differences(recorded["data"], facts["data"])
     if lines:
         raise RunRefusedError(

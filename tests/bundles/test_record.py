@@ -158,3 +158,131 @@ def test_an_evaluation_without_settings_equals_one_with_them(
     )
     assert found == given
     assert {k: found[k] for k in SMALL} == SMALL
+
+
+@pytest.fixture
+def copied(trained: Any, tmp_path: Path) -> SimpleNamespace:
+    """The run in a folder of its own, and what it was trained with."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained.run, folder, ignore=shutil.ignore_patterns("tensorboard"))
+    settings = {**SMALL, "dataset_dir": trained.data, "optimizer#weight_decay": 0.01}
+    return SimpleNamespace(folder=folder, settings={**settings, "output_dir": folder})
+
+
+def epochs(folder: Path) -> list[str]:
+    with (folder / "history.csv").open(newline="") as file:
+        return [row["epoch"] for row in csv.DictReader(file)]
+
+
+def test_resume_names_what_differs_and_leaves_the_run_alone(copied: Any) -> None:
+    before = {p: p.read_bytes() for p in copied.folder.rglob("*") if p.is_file()}
+    changed = {"lr": 0.5, "features": [4, 8, 16], "max_epochs": 2, "resume": True}
+    message = refusal(**copied.settings | changed)
+    lines = [line.strip() for line in message.splitlines()]
+    assert lines[1:-1] == [
+        "features: recorded [4, 8, 8], now [4, 8, 16]",
+        "lr: recorded 0.002, now 0.5",
+    ]
+    assert str(copied.folder / "configs" / "train.yaml") in lines[-1]
+    assert {p: p.read_bytes() for p in copied.folder.rglob("*") if p.is_file()} == before
+
+
+def test_resume_of_another_bundle_is_refused(copied: Any, trained: Any) -> None:
+    with pytest.raises(Exception, match="Failed to") as caught:
+        run("training", BUNDLES / "acdc_lv_mixed" / "configs" / "train.yaml",
+            **copied.settings | {"resume": True})  # fmt: skip
+    assert "bundle: recorded acdc_mixed, now acdc_lv_mixed" in str(cause_of(caught.value))
+
+
+def test_a_longer_training_resumes_by_the_runs_own_file_alone(
+    copied: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = copied.folder / "configs" / "train.yaml"
+    run("training", train, resume=True, max_epochs=2)
+    assert epochs(copied.folder) == ["1", "2"]
+    assert "max_epochs was 1 and is 2 now" in caplog.text
+    assert load(train)["max_epochs"] == 2
+    assert load(copied.folder / "configs" / "evaluate.yaml")["max_epochs"] == 2
+    assert load(train)["output_dir"] == "$@bundle_root"
+
+
+def test_a_run_from_before_the_record_is_refused(copied: Any) -> None:
+    (copied.folder / "record.json").unlink()
+    message = refusal(**copied.settings, resume=True)
+    assert message.startswith(f"'{copied.folder}' was trained before runs recorded their settings")
+
+
+def test_a_folder_that_holds_a_run_is_kept_unless_it_is_to_be_overwritten(copied: Any) -> None:
+    weights = (copied.folder / "models" / "model.pt").read_bytes()
+    (copied.folder / "metrics.csv").write_text("scores of the weights that are there")
+    assert refusal(**copied.settings, lr=0.1) == (
+        f"'{copied.folder}' holds a run: resume it with --resume True, replace it with "
+        "--overwrite True, or choose another --output_dir"
+    )
+    assert (copied.folder / "models" / "model.pt").read_bytes() == weights
+    run("training", "train.yaml", **copied.settings, lr=0.1, overwrite=True)
+    assert (copied.folder / "models" / "model.pt").read_bytes() != weights
+    assert not (copied.folder / "metrics.csv").exists()
+    train = load(copied.folder / "configs" / "train.yaml")
+    assert train["lr"] == 0.1
+    assert "overwrite" not in train
+
+
+def test_one_training_writes_to_a_folder_at_a_time(copied: Any) -> None:
+    hold = (
+        "import sys; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]):\n    print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(copied.folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        message = refusal(**copied.settings, resume=True)
+        other.communicate()
+    assert message.startswith(f"another training writes to '{copied.folder}'")
+
+
+def test_one_workflow_trains_twice(trained: Any, tmp_path: Path) -> None:
+    """As a program does that changes nothing in between; the folder is free afterwards."""
+    workflow = monai.bundle.create_workflow(
+        config_file=str(CONFIGS / "train.yaml"), logging_file=False, workflow_type="train",
+        **SMALL, dataset_dir=str(trained.data), output_dir=str(tmp_path), device="cpu",
+        progress=False,
+    )  # fmt: skip
+    for _ in range(2):
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    assert epochs(tmp_path) == ["1"]
+    # Where the files lie, and none of the program's own folders.
+    assert load(tmp_path / "configs" / "train.yaml")["bundle_root"] == "$bundle_folder()"
+
+
+def test_a_bundle_whose_training_has_no_start_run_is_recorded_all_the_same(
+    trained: Any, tmp_path: Path
+) -> None:
+    """When the trainer runs; so is one of other configuration files, without comments."""
+    config = ConfigParser.load_config_files(str(CONFIGS / "train.yaml"))
+    config["initialize"] = []
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.json").write_text(json.dumps(config))
+    places = {"dataset_dir": trained.data, "output_dir": tmp_path / "run"}
+    run("training", tmp_path / "own" / "mine.json", **SMALL, **places)
+    train = load(tmp_path / "run" / "configs" / "train.yaml")
+    assert {k: train[k] for k in SMALL} == SMALL
+    with pytest.raises(Exception, match="Failed to") as caught:
+        run("training", tmp_path / "own" / "mine.json", **SMALL, **places)
+    assert isinstance(cause_of(caught.value), RunRefusedError)
+
+
+def test_the_command_line_says_the_refusal_alone(copied: Any) -> None:
+    settings = copied.settings | {"lr": 0.5, "max_epochs": 2, "resume": True, "device": "cpu"}
+    words = [f"--{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file"]
+    done = subprocess.run(
+        [*command, str(CONFIGS / "train.yaml"), *words, "--progress", "False"],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert f"error: '{copied.folder}' cannot be resumed" in done.stderr
