@@ -12,7 +12,38 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-__all__ = ["LazyCommand", "LazyGroup"]
+from mixseg.cli.console import hush
+from mixseg.cli.spelling import present_spelling
+
+__all__ = ["HELP", "Command", "LazyCommand", "LazyGroup"]
+
+#: Settings of every command: ``-h`` is ``--help``.
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+class Command(TyperCommand):
+    """A command whose options may be written with ``_`` for ``-``; old spellings are refused.
+
+    Every command takes ``--verbose``, which shows what the libraries say of their own work.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, their options in the present spelling."""
+        names = {
+            name: bool(getattr(parameter, "is_flag", False))
+            for parameter in self.get_params(ctx)
+            for name in (*parameter.opts, *parameter.secondary_opts)
+            if name.startswith("-")
+        }
+        if "--verbose" in args and "--verbose" not in names:
+            args = [argument for argument in args if argument != "--verbose"]
+        elif "--verbose" not in args:
+            hush()
+        try:
+            args = present_spelling(args, names)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), ctx=ctx) from error
+        return super().parse_args(ctx, args)
 
 
 @dataclass(frozen=True)
@@ -22,12 +53,12 @@ class LazyCommand:
     Attributes:
         source: ``module:name`` of a function, or of a Typer application with commands of its own.
         help: the first paragraph of its help, which a test holds against the command's own.
-        takes_knobs: what is no option of its own is a knob of a bundle, checked by the command.
+        takes_settings: options that are not its own are settings of a bundle, which it checks.
     """
 
     source: str
     help: str
-    takes_knobs: bool = False
+    takes_settings: bool = False
 
     def load(self, name: str) -> Any:
         """Import the command."""
@@ -38,8 +69,10 @@ class LazyCommand:
             group.name = name
             return group
         app = typer.Typer(rich_markup_mode="rich", add_completion=False)
-        settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-        app.command(name, context_settings=settings if self.takes_knobs else None)(target)
+        settings = dict(HELP)
+        if self.takes_settings:
+            settings |= {"allow_extra_args": True, "ignore_unknown_options": True}
+        app.command(name, cls=Command, context_settings=settings)(target)
         return get_command(app)
 
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.apps.plan.choices import (
-    choose_dimensions,
-)
-from mixseg.apps.plan.machine import this_machine
-from mixseg.apps.plan.plan import Plan, check_folder, data_notes, make_plan, measure_cases
-from mixseg.apps.plan.writing import bundle_files
 from mixseg.cli.console import clear_errors, console, error_console
-from mixseg.data.datalist import Datalist
-from mixseg.files.atomic import write_bytes_atomic
+
+if TYPE_CHECKING:
+    from mixseg.apps.plan.plan import Plan
 
 
 class Method(str, Enum):
@@ -42,7 +37,7 @@ def new(
     ],
     method: Annotated[Method, typer.Option("--from", help="Method of the bundle.")] = Method.CONFKD,
     output: Annotated[
-        Path, typer.Option(help="Folder that the bundle's folder is made in.")
+        Path, typer.Option("--output", "-o", help="Folder that the bundle's folder is made in.")
     ] = Path("."),
     dimensions: Annotated[
         int | None,
@@ -69,8 +64,8 @@ def new(
         float | None,
         typer.Option(min=1, help="Time to plan for on a CPU; default: an hour and a half."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite the files of a bundle that is there.")
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite the files of a bundle that is there.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -89,9 +84,16 @@ def new(
 
     mixseg new cells --datalist cells.json --num-full 10 --num-partial 50 --minutes 10
     """
+    from mixseg.apps.plan.choices import choose_dimensions
+    from mixseg.apps.plan.machine import this_machine
+    from mixseg.apps.plan.plan import check_folder, data_notes, make_plan, measure_cases
+    from mixseg.apps.plan.writing import bundle_files
+    from mixseg.data.datalist import Datalist
+    from mixseg.files.atomic import write_bytes_atomic
+
     with clear_errors():
         folder = output / name
-        check_folder(folder, force)
+        check_folder(folder, overwrite)
         loaded = Datalist.load(datalist)
         drawn, facts = measure_cases(loaded, datalist, num_full, num_partial, progress=not quiet)
         dims, why = choose_dimensions(facts, dimensions)

@@ -203,7 +203,7 @@ def _with_folder(imports: Sequence[Any]) -> list[Any]:
 
 
 def _changes(base: Any, wanted: Any, place: str = "") -> dict[str, Any]:
-    """Id → value of what has to change in a configuration's text; keys at the top are told apart."""
+    """Id → value of what changes in a configuration's text; not the keys that only one side has."""
     if _same(base, wanted):
         return {}
     both = isinstance(base, dict) and isinstance(wanted, dict)
@@ -276,9 +276,7 @@ def _like(known: Any, base: Any, value: Any) -> Any:
     return {**kept, **changed, **added}
 
 
-def _evaluation(
-    text: str, base: Mapping[str, Any], values: Mapping[str, Any], train: str
-) -> str:
+def _evaluation(text: str, base: Mapping[str, Any], values: Mapping[str, Any], train: str) -> str:
     """The complete evaluation: the training's text, then what evaluate.yaml adds and replaces."""
     known: dict[str, Any] = yaml.safe_load(text)
     if "network_def" in known:  # that of a run, complete already
@@ -291,7 +289,7 @@ def _evaluation(
     body = without_keys(body, known.keys() | _WORKFLOW)
     if "ckpt_dir" in values and "ckpt_dir" not in known:
         body = set_values(body, {"ckpt_dir": "$@bundle_root + '/models'"})
-    return f"{comment}{body.rstrip()}\n\n{text[len(comment):]}"
+    return f"{comment}{body.rstrip()}\n\n{text[len(comment) :]}"
 
 
 def _metadata(content: dict[str, Any], values: Mapping[str, Any]) -> str:

@@ -113,7 +113,8 @@ def data_differences(
         elif case not in before:
             lines.append(f"case '{case}' is new, in the {now[case][0]} split")
         elif before[case][0] != now[case][0]:
-            lines.append(f"case '{case}' is in the {now[case][0]} split now, was in {before[case][0]}")
+            (was, _), (is_now, _) = before[case], now[case]
+            lines.append(f"case '{case}' is in the {is_now} split now, was in {was}")
         else:
             lines += _case_differences(case, before[case][1], now[case][1])
     if not lines:

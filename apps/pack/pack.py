@@ -15,8 +15,9 @@ from packaging.version import InvalidVersion, Version
 
 from mixseg.apps.bundle.archive import write_zip
 from mixseg.apps.bundle.find import check_name
+from mixseg.apps.bundle.precision import Precision
 from mixseg.apps.bundle.sums import write_sums
-from mixseg.apps.bundle.weights import Precision, build_network, convert, misfits, read_weights
+from mixseg.apps.bundle.weights import build_network, convert, misfits, read_weights
 from mixseg.apps.pack.checks.configs import SCHEMA_NAME, check_overlays, check_shared, check_style
 from mixseg.apps.pack.texts import packed_card, packed_config, packed_metadata
 from mixseg.apps.pack.vendor import (

@@ -43,7 +43,7 @@ class Plan:
     seconds: float | None
 
 
-def check_folder(folder: Path, force: bool) -> None:
+def check_folder(folder: Path, overwrite: bool) -> None:
     """Refuse names that would break something later, and folders in use.
 
     Raises:
@@ -56,8 +56,8 @@ def check_folder(folder: Path, force: bool) -> None:
         raise ValueError("; ".join(dict.fromkeys(faults)))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"'{folder}' is a file; choose another name")
-    if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise ValueError(f"'{folder}' is not empty; give --force to overwrite its files")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise ValueError(f"'{folder}' is not empty; give --overwrite to replace its files")
 
 
 def measure_cases(

@@ -67,13 +67,13 @@ class Quickstart:
         self.seconds: dict[str, float] = {}
         self.done: list[str] = []
 
-    def open(self, force: bool) -> None:
+    def open(self, overwrite: bool) -> None:
         """Make the folder, or take up what is there.
 
         Raises:
-            ValueError: it holds a quickstart with other settings, and not ``force``.
+            ValueError: it holds a quickstart with other settings, and not ``overwrite``.
         """
-        if force:
+        if overwrite:
             for name in (*RUNS, "phantom"):
                 shutil.rmtree(self.output / name, ignore_errors=True)
             self.state_path.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ class Quickstart:
             if state["settings"] != self.settings:
                 raise ValueError(
                     f"'{self.output}' holds a quickstart with other settings; "
-                    "choose another --output, or give --force to start over"
+                    "choose another --output, or give --overwrite to start over"
                 )
             self.seconds, self.done = state["seconds"], state["done"]
         self._save()

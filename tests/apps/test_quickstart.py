@@ -84,7 +84,7 @@ def test_knobs_are_read_and_checked() -> None:
         "lr": "1e-3",
         "num_full": "-1",
     }
-    with pytest.raises(ValueError, match="'--patient' is neither an option nor a knob"):
+    with pytest.raises(ValueError, match="'--patient' is neither an option nor a setting"):
         setting_texts(["--patient", "3"], known, "a bundle")
     with pytest.raises(ValueError, match="'--lr' needs a value"):
         setting_texts(["--lr"], known, "a bundle")
@@ -103,7 +103,7 @@ def test_the_command_is_shown_as_a_shell_reads_it() -> None:
 def test_a_mistyped_option_ends_before_anything_is_made(tmp_path: Path) -> None:
     result = run("--output", tmp_path / "out", "--patient", 3)
     assert result.exit_code == 1
-    assert "'--patient' is neither an option nor a knob" in result.output
+    assert "'--patient' is neither an option nor a setting" in result.output
     assert not (tmp_path / "out").exists()
 
 

@@ -150,7 +150,9 @@ def test_an_evaluation_without_settings_equals_one_with_them(
     trained: Any, tmp_path: Path, files: tuple[str, ...]
 ) -> None:
     run("evaluating", *(trained.run / "configs" / name for name in files), output_dir=tmp_path)
-    metrics = [(folder / "metrics.csv").read_text() for folder in (tmp_path, trained.folder / "scores")]
+    metrics = [
+        (folder / "metrics.csv").read_text() for folder in (tmp_path, trained.folder / "scores")
+    ]
     assert metrics[0] == metrics[1]
     found, given = (
         json.loads((folder / "summary.json").read_text())["configuration"]

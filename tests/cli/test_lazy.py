@@ -21,7 +21,7 @@ def test_the_list_says_of_each_command_what_its_own_help_begins_with(name: str) 
     command = GROUP.get_command(None, name)  # type: ignore[attr-defined]
     assert command.name == name
     assert listed.help == command.help.split("\n\n")[0].replace("\n", " ")
-    assert bool(command.context_settings.get("ignore_unknown_options")) == listed.takes_knobs
+    assert bool(command.context_settings.get("ignore_unknown_options")) == listed.takes_settings
 
 
 def test_help_imports_no_torch_and_names_every_command() -> None:

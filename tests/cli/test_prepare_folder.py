@@ -75,8 +75,8 @@ def test_the_report_comes_first_and_the_result_validates(root: Path) -> None:
     assert run("validate", root / "datalist.json", "--quiet").exit_code == 0
     again = run(*command)
     assert again.exit_code == 1
-    assert f"'{root / 'datalist.json'}' exists; give --force to overwrite it" in again.output
-    assert run(*command, "--force").exit_code == 0
+    assert f"'{root / 'datalist.json'}' exists; give --overwrite to replace it" in again.output
+    assert run(*command, "--overwrite").exit_code == 0
 
 
 def test_faults_are_listed_and_nothing_is_written(root: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_file_that_differs_is_not_kept(
         (("--features", "[4, 8, 16]"), "do not fit the network of"),
         (("--branch", "both"), "the network returns both branches; add --branch student"),
         (("--branch", "left"), "branch must be one of both, teacher, student, ensemble"),
-        (("--colour", "1"), "'--colour' is neither an option nor a knob of inference.yaml"),
+        (("--colour", "1"), "'--colour' is neither an option nor a setting of inference.yaml"),
         (("--checkpoint", "absent.pt"), "there is no 'absent.pt'"),
         (("--norm",), "'--norm' needs a value"),
     ],

@@ -328,8 +328,8 @@ def test_a_folder_in_use(simple: Path) -> None:
     (folder / "models/model.pt").write_bytes(b"weights")
     result = run(*options(simple))
     assert result.exit_code == 1
-    assert f"'{folder}' is not empty; give --force to overwrite its files" in result.output
-    result = run(*options(simple, "--force"))
+    assert f"'{folder}' is not empty; give --overwrite to replace its files" in result.output
+    result = run(*options(simple, "--overwrite"))
     assert result.exit_code == 0
     assert f"{folder / 'models/model.pt'} is of the earlier files: train again" in result.output
     assert (folder / "models/model.pt").read_bytes() == b"weights"

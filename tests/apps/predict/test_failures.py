@@ -217,7 +217,7 @@ def test_masks_never_lie_among_the_images_nor_overwrite_each_other(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--colour", "1"), "'--colour' is neither an option nor a knob of inference.yaml"),
+        (("--colour", "1"), "'--colour' is neither an option nor a setting of inference.yaml"),
         (("--dataset_dir", "x"), "'--dataset_dir' is given by -i here"),
         (("--checkpoint", "gone.pt"), "there is no 'gone.pt': give the weights with --checkpoint"),
         (("--features", "[4,8,16]"), "do not fit the network of inference.yaml; give the knobs"),

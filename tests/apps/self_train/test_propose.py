@@ -272,7 +272,7 @@ def test_messages(phantom: Path, weights: Path, tmp_path: Path) -> None:
         ("--num_partial", 0): "there is nothing to propose: give --num_full and --num_partial",
         ("--num_full", 9): "num_full is 9, but the training split has 3 fully labelled",
         ("--unlabeled_value", 0): "unlabeled_value is 0, a class that proposals need",
-        ("--no_such", 1): "'--no_such' is neither an option nor a knob of the bundle",
+        ("--no_such", 1): "'--no_such' is neither an option nor a setting of the bundle",
         ("--output_dir", "x"): "'--output_dir' is given by -o here",
         ("--features", "[2, 4, 6]"): "do not fit the network of inference.yaml",
         ("--weights", tmp_path / "none.pt"): f"there is no '{tmp_path / 'none.pt'}'",

@@ -342,7 +342,7 @@ def test_messages(data: Path, weights: Path, tmp_path: Path, here: Here) -> None
         ("--student", bare): "has no knob 'noisy_as', with which proposals are trained on",
         ("-o", tmp_path / "file" / "out"): "choose another folder with -o",
         ("--noisy_as", "noisy"): "--noisy_as is 'noisy': give full or partial",
-        ("--no_such", 1): "'--no_such' is neither an option nor a knob of the bundle",
+        ("--no_such", 1): "'--no_such' is neither an option nor a setting of the bundle",
         ("--teacher-knob", "features"): "--teacher-knob features: write NAME=VALUE",
         ("--teacher-knob", "target_classes=[1]"): "the teacher proposes (1,) of 4",
         ("--teacher-knob", "features=[2,4,6]"): "do not fit the network of inference.yaml",
