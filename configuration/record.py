@@ -94,6 +94,7 @@ def write_record(
     own: Mapping[str, Any],
     dataset_dir: str,
     datalist: str | None,
+    branch: str | None,
     facts: Mapping[str, Any],
 ) -> None:
     """Make a training's output folder a bundle of its own.
@@ -108,6 +109,7 @@ def write_record(
         own: see :func:`own_configuration`.
         dataset_dir: the data's folder.
         datalist: the datalist's file, or None for the one in ``dataset_dir``.
+        branch: that the method predicts with; None where it has no choice.
         facts: content of ``record.json``.
     """
     base = _base(configs)
@@ -119,7 +121,7 @@ def write_record(
     files = {"train.yaml": _with(_text(configs / "train.yaml", base), base, values)}
     if (configs / "inference.yaml").is_file():
         text = (configs / "inference.yaml").read_text(encoding="utf-8")
-        files["inference.yaml"] = _shared(text, base, values)
+        files["inference.yaml"] = _shared(text, base, values, branch)
     if (configs / "evaluate.yaml").is_file():
         text = (configs / "evaluate.yaml").read_text(encoding="utf-8")
         files["evaluate.yaml"] = _evaluation(text, base, values, files["train.yaml"])
@@ -239,7 +241,9 @@ def _with(text: str, base: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     return with_keys(text, {k: v for k, v in values.items() if k not in base})
 
 
-def _shared(text: str, base: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def _shared(
+    text: str, base: Mapping[str, Any], values: Mapping[str, Any], branch: str | None
+) -> str:
     """An inference's text with the values of what it shares with the training."""
     known: dict[str, Any] = yaml.safe_load(text)
     wanted = dict(known)
@@ -254,6 +258,8 @@ def _shared(text: str, base: Mapping[str, Any], values: Mapping[str, Any]) -> st
             wanted[name] = inferers[1]
     if "ckpt_dir" in known:
         wanted["ckpt_dir"] = "$@bundle_root + '/models'"
+    if branch is not None and "branch" in known:
+        wanted["branch"] = branch
     wanted["imports"] = _with_folder(known.get("imports", ()))
     return _with(text, known, wanted)
 

@@ -7,12 +7,14 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import monai.bundle
+import torch
 from filelock import FileLock, Timeout
 from monai.bundle import ConfigParser
 
@@ -152,6 +154,7 @@ def begin_training(anew: bool = True) -> None:
         own,
         str(parser.get_parsed_content("dataset_dir")),
         None if datalist is None else _file_of(datalist, parser),
+        _inference_branch(own),
         facts,
     )
     _begun[parser] = folder
@@ -225,6 +228,19 @@ def _refuse_another(
             wanted,
             wanted,
         )
+
+
+def _inference_branch(own: Mapping[str, Any]) -> str | None:
+    """The branch that the method predicts with.
+
+    The objective is built apart from the run's own, whose random start must follow the seed.
+    """
+    if "objective" not in own:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        objective = ConfigParser(deepcopy(dict(own))).get_parsed_content("objective")
+    branch = getattr(objective, "inference_branch", None)
+    return None if branch is None else str(branch)
 
 
 def _file_of(datalist: Any, parser: ConfigParser) -> str:
