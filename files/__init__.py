@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mixseg.files.atomic import ensure_writable, strict_json, write_atomically, write_bytes_atomic
 from mixseg.files.geometry import AFFINE_TOLERANCE, nearest_axes, spacing_mm
+from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, hash_of, sha256_of
 from mixseg.files.reading import (
     IMAGE_SUFFIXES,
@@ -26,6 +27,7 @@ __all__ = [
     "NativeNiftiWriter",
     "UnreadableError",
     "Volume",
+    "claim",
     "count_values",
     "ensure_writable",
     "environment",
