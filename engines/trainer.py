@@ -33,7 +33,10 @@ class MixedSupervisionTrainer(Trainer):
     :class:`mixseg.data.MixedDataLoader` makes it. The trainer splits it by supervision kind,
     forwards each kind, sums ``weight × term`` over the objective's terms and steps.
 
-    ``engine.state.output`` is ``{"loss": …, term: …}``, detached scalars on the device.
+    ``engine.state.output`` is ``[{"loss": …, term: …}]``, detached scalars on the device: one item,
+    as MONAI's trainers leave one for each image, so that ``from_engine(["loss"], first=True)`` and
+    the handlers that log by it (``StatsHandler``, ``TensorBoardStatsHandler``, ``MLFlowHandler``)
+    find the loss.
 
     Under ``torch.distributed`` the forward step is wrapped in DistributedDataParallel.
 
@@ -135,6 +138,9 @@ class MixedSupervisionTrainer(Trainer):
         self._stateful: dict[str, Any] = {}
         #: Called with the trainer when it is run, before anything else: a resume happens here.
         self.before_run: list[Callable[[MixedSupervisionTrainer], None]] = []
+        #: Called with the trainer when it is run and all epochs are done: what the process before
+        #: did not live to write is written here.
+        self.when_done: list[Callable[[MixedSupervisionTrainer], None]] = []
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -177,6 +183,8 @@ class MixedSupervisionTrainer(Trainer):
             self.logger.info(
                 "epoch %d of %d is done already", self.state.epoch, self.state.max_epochs
             )
+            for hook in self.when_done:
+                hook(self)
             return
         self.logger.info("training on %s in %s", self.state.device, self.precision)
         # Ignite opens the first data iterator before the first EPOCH_STARTED.
@@ -212,7 +220,7 @@ class MixedSupervisionTrainer(Trainer):
             groups[kind] = group
         return groups
 
-    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> list[dict[str, Tensor]]:  # type: ignore[override]
         groups = self.split_batch(batchdata)
         position = (self.state.iteration - 1) % self.state.epoch_length + 1
         accumulate = self.accumulation_steps
@@ -243,7 +251,7 @@ class MixedSupervisionTrainer(Trainer):
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.networks.update_averages(self.state.epoch)
-        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+        return [{"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}]
 
     @torch.no_grad()
     def _explain(

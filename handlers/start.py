@@ -28,9 +28,12 @@ def start_run(
         cases: arguments of :func:`mixseg.data.check_cases`; none checks no case.
 
     Raises:
+        ValueError: a seed that is none of NumPy's.
         OSError: a folder that cannot be written.
         DatalistError: lists every fault of the cases.
     """
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed}")
     ensure_writable(folders)
     if cases:
         check_cases(**cases)
