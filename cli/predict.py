@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.apps.predict.images import list_cases, refuse_same_outputs
 from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, choose_device
 from mixseg.apps.predict.report import JSON_NAME, PredictionReport
-from mixseg.apps.predict.run import PredictionRun, Wanted, run_header
+from mixseg.apps.predict.run import PredictionRun, Wanted, claimed, run_header
 from mixseg.cli.console import clear_errors, console, fail
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.settings import read_settings
@@ -28,7 +27,6 @@ _OWN_OPTIONS = {
     "ckpt_dir": "--checkpoint",
     "progress": "--quiet",
 }
-_STAGING = ".unfinished"
 
 
 def predict(
@@ -94,9 +92,7 @@ def predict(
         cases = list_cases(source, output)
         ensure_writable([output], "-o")
         chosen = choose_device(device)
-        staging = output / _STAGING
-        shutil.rmtree(staging, ignore_errors=True)
-        try:
+        with claimed(output) as staging:
             pipeline = BundlePipeline(
                 folder, files, knobs, None if exported else weights, chosen, staging
             )
@@ -113,8 +109,6 @@ def predict(
             wanted = Wanted(probabilities, entropy, (preview_cases or len(cases)) if preview else 0)
             run = PredictionRun(pipeline, cases, output, report, wanted)
             _run_to_the_end(run, overwrite, not quiet)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     _finish(report)
 
 

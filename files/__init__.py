@@ -18,6 +18,7 @@ from mixseg.files.reading import (
     split_suffix,
     voxels,
 )
+from mixseg.files.weights import read_weights
 from mixseg.files.writing import NativeNiftiWriter, stored_dtype, write_nifti
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "is_picture",
     "nearest_axes",
     "open_volume",
+    "read_weights",
     "sha256_of",
     "spacing_mm",
     "split_suffix",

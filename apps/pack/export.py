@@ -16,6 +16,7 @@ from monai.utils import ensure_tuple_rep
 from torch import nn
 
 from mixseg.configuration.loading import cause_of, load, silence
+from mixseg.files.weights import read_weights
 from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
 
 #: Largest difference of the logits, relative to the largest logit where that is above one.
@@ -39,7 +40,7 @@ def export_bundle(
     config = bundle / "configs" / "inference.yaml"
     metadata = bundle / "configs" / "metadata.json"
     image = load(metadata)["network_data_format"]["inputs"]["image"]
-    network, key = _load_network(config, checkpoint, knobs)
+    network = _load_network(config, checkpoint, knobs)
     with torch.no_grad():
         shapes = _shapes(network, image["num_channels"], len(image["spatial_shape"]))
         logits = network(torch.randn(*shapes[0]))
@@ -47,14 +48,14 @@ def export_bundle(
         raise ValueError("the network returns both branches; add --branch student")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
-        file = Path(folder) / output.name
+        file, plain = Path(folder) / output.name, Path(folder) / "weights.pt"
+        torch.save(network.state_dict(), plain)
         options: dict[str, Any] = {
             "net_id": "network_def",
             "filepath": str(file),
-            "ckpt_file": str(checkpoint),
+            "ckpt_file": str(plain),
             "meta_file": str(metadata),
             "config_file": str(config),
-            "key_in_ckpt": key,
             "use_trace": True,  # the type that forward returns depends on the branch
             "input_shape": shapes[0],
             **knobs,
@@ -77,24 +78,23 @@ def export_bundle(
     return found
 
 
-def _load_network(config: Path, checkpoint: Path, knobs: dict[str, Any]) -> tuple[nn.Module, str]:
-    """The network with its weights, and the key that holds them in the checkpoint ("" for none)."""
+def _load_network(config: Path, checkpoint: Path, knobs: dict[str, Any]) -> nn.Module:
+    """The network with its weights."""
     parser = ConfigParser(load(config))
     parser.update(knobs)
     try:
         network: nn.Module = parser.get_parsed_content("network_def")
     except (RuntimeError, ValueError) as error:
         raise ValueError(str(cause_of(error))) from error
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    key = "model" if "model" in content else ""
+    weights = read_weights(checkpoint)
     try:
-        network.load_state_dict(content[key] if key else content)
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
             f"the weights '{checkpoint}' do not fit the network of {config}; give the knobs that "
             "they were trained with, for example --features"
         ) from error
-    return network.eval(), key
+    return network.eval()
 
 
 def _shapes(network: nn.Module, channels: int, spatial_dims: int) -> list[list[int]]:

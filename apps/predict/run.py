@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,15 @@ from mixseg.apps.predict.preview import plot_prediction
 from mixseg.apps.predict.report import PredictionReport, settings_digest, stamp_of
 from mixseg.configuration.loading import load
 from mixseg.data import NativeNiftiWriter
+from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, sha256_of
 from mixseg.files.reading import split_suffix
 
-__all__ = ["PredictionRun", "Wanted"]
+__all__ = ["PredictionRun", "Wanted", "claimed"]
 
 logger = logging.getLogger(__name__)
+
+_STAGING = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,29 @@ class Wanted:
         """The files of a finished case."""
         names = {"mask": True, "probabilities": self.probabilities, "entropy": self.entropy}
         return [name for name, wanted in names.items() if wanted]
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[Path]:
+    """Claim an output folder for one prediction.
+
+    Yields:
+        A new folder in it for files that are not finished; it goes when the prediction ends, and so
+        does what a killed one left.
+
+    Raises:
+        ValueError: another prediction writes to the folder.
+    """
+    with claim(output, "this prediction"):
+        for left in output.glob(f"{_STAGING}*"):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+        # Of a name that nobody can guess: no link can lie in wait there.
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=output))
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 class PredictionRun:
@@ -84,6 +112,7 @@ class PredictionRun:
         started = time.monotonic()
         # A case that failed may have left files behind.
         shutil.rmtree(self.pipeline.staging, ignore_errors=True)
+        self.pipeline.staging.mkdir(parents=True)
         stamp = stamp_of(case.image)
         shape = check_axes(case.image, self.pipeline.axes, self.pipeline.channels)
         prediction, warnings = self._predicted(case)
