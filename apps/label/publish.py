@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Events
 
 from mixseg.apps.bundle.weights import build_network, misfits
@@ -47,7 +48,9 @@ class PublishWeights:
         written = self.source.stat().st_mtime_ns
         if written == self._published:
             return
-        network = build_network(self.model / "configs" / "inference.yaml", {})
+        # A new network draws random weights: the training resumes as if it had not.
+        with torch.random.fork_rng(devices=[]):
+            network = build_network(self.model / "configs" / "inference.yaml", {})
         if faults := misfits(network, read_weights(self.source)):
             raise ValueError(
                 f"the training's weights '{self.source}' do not fit the network that predicts; the "

@@ -73,19 +73,9 @@ def test_addresses_of_this_machine_alone(host: str, local: bool) -> None:
 def test_names_that_leave_the_folder_are_refused() -> None:
     for name in ("patient 01", "Ø_frame12", "final", "a..b"):
         access.check_name("tag", name)
-    for name in (
-        "../x",
-        "a/b",
-        "/etc/passwd",
-        "..",
-        ".hidden",
-        "a\\b",
-        "a\x00b",
-        "",
-        "c:x",
-        201 * "a",
-    ):
-        with pytest.raises(ValueError, match="tag .* is no plain name"):
+    outside = ("../x", "a/b", "/etc/passwd", "..", ".hidden", "a\\b", "a\x00b", "c:x")
+    for name in (*outside, "", 201 * "a"):
+        with pytest.raises(ValueError, match=r"tag .* is no plain name"):
             access.check_name("tag", name)
 
 

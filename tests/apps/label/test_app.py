@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-fastapi = pytest.importorskip("fastapi", reason="MONAI Label is not installed")
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (docs/monai_label.md)")
+
+from fastapi import HTTPException
 
 from mixseg.apps.label import scoring as active
 from mixseg.apps.label.datastore import LabelDatastore
 from mixseg.apps.label.inference import StudentInferTask
 from mixseg.apps.label.model import make_model_folder
-
-HTTPException = fastapi.HTTPException
 
 BUNDLES = Path(__file__).resolve().parents[3] / "bundles"
 EXTENSIONS = ["*.nii.gz"]
@@ -100,8 +100,12 @@ def scans(tmp_path: Path) -> Path:
     return folder
 
 
-def refused(status: int) -> Any:
-    return pytest.raises(HTTPException, check=lambda error: error.status_code == status)
+@contextmanager
+def refused(status: int) -> Iterator[None]:
+    """An answer of that status is given in place of the work."""
+    with pytest.raises(HTTPException) as caught:
+        yield
+    assert caught.value.status_code == status
 
 
 def test_ids_and_tags_stay_in_the_folder(scans: Path, tmp_path: Path) -> None:

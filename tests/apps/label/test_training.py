@@ -62,7 +62,7 @@ def test_what_slicer_sends_is_understood() -> None:
     ("request_", "message"),
     [
         # Each of them ran, or could have been run, as an expression of the configuration.
-        ({"lr": "$__import__('os').system('touch owned')"}, "lr is '.*'; it is a number"),
+        ({"lr": "$__import__('os').system('touch owned')"}, "lr is .*; it is a number"),
         ({"lr": "@max_epochs"}, "lr is '@max_epochs'; it is a number"),
         ({"lr": {"_target_": "os.system", "command": "touch owned"}}, "lr is .*; it is a number"),
         ({"lambda_w": ["$1"]}, r"lambda_w is \['\$1'\]; it is a number"),
