@@ -6,8 +6,11 @@ import logging
 import os
 from pathlib import Path
 
+from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
 from torch import nn
+
+from mixseg.files.weights import read_weights
 
 __all__ = ["LoadWeights", "find_weights"]
 
@@ -61,7 +64,10 @@ def find_weights(
 
 
 class LoadWeights(CheckpointLoader):
-    """Load a bundle's weights strictly, on whatever device, and say which they are.
+    """Load a bundle's weights strictly, whatever device wrote them, and say which they are.
+
+    The file is read by :func:`mixseg.files.read_weights`: a state dict, or the full state of a
+    training.
 
     Args:
         network: to load them into.
@@ -70,7 +76,8 @@ class LoadWeights(CheckpointLoader):
         ckpt_dir: see :func:`find_weights`.
 
     Raises:
-        ValueError: there are no weights.
+        ValueError: there are no weights; or, when the engine starts, they cannot be read, hold
+            values that are not finite, or do not fit the network.
     """
 
     def __init__(
@@ -82,4 +89,16 @@ class LoadWeights(CheckpointLoader):
     ) -> None:
         path = find_weights(bundle_root, checkpoint, ckpt_dir)
         logger.info("weights: %s", path)
+        self.network = network
         super().__init__(str(path), {"model": network}, map_location="cpu", strict=True)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load them."""
+        try:
+            self.network.load_state_dict(read_weights(self.load_path))
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines()]
+            raise ValueError(
+                f"the weights '{self.load_path}' do not fit the network: {' '.join(lines[:2])} "
+                "Give the settings that they were trained with, for example --features"
+            ) from error

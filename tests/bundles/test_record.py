@@ -241,7 +241,7 @@ def test_one_training_writes_to_a_folder_at_a_time(copied: Any) -> None:
         assert other.stdout.readline() == b"held\n"
         message = refusal(**copied.settings, resume=True)
         other.communicate()
-    assert message.startswith(f"another training writes to '{copied.folder}'")
+    assert message.startswith(f"'{copied.folder}' is in use: another process is running")
 
 
 def test_one_workflow_trains_twice(trained: Any, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ Spoil = Callable[[Path], object]
         (
             lambda b: torch.save([1, 2], b / "models" / "tiny.pt"),
             [],
-            "holds no state dict: save network.state_dict()",
+            "holds no state dict and is not the full state of a training: give the",
         ),
         (
             lambda b: (b / "configs" / "tiny.yaml").write_text("network_def#norm: none\n"),
