@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from mixseg.apps.bundle.find import find_bundle, refuse_changed
 from mixseg.apps.bundle.weights import bundle_weights
-from mixseg.apps.predict.images import list_cases, refuse_same_outputs
+from mixseg.apps.predict.images import refuse_same_outputs, search_cases
 from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, choose_device
 from mixseg.apps.predict.report import JSON_NAME, PredictionReport
-from mixseg.apps.predict.run import PredictionRun, Wanted, run_header
+from mixseg.apps.predict.run import PredictionRun, Wanted, output_names, run_header
 from mixseg.cli.console import clear_errors, console, fail
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.settings import read_settings
@@ -91,7 +92,7 @@ def predict(
         if not weights.is_file():
             raise ValueError(f"there is no '{weights}': give the weights with --checkpoint")
         files[1:1] = overlays
-        cases = list_cases(source, output)
+        cases, left_out = search_cases(source, output)
         ensure_writable([output], "-o")
         chosen = choose_device(device)
         staging = output / _STAGING
@@ -105,10 +106,10 @@ def predict(
                     f"'{files[0]}' makes no mask of probabilities by argmax (AsDiscreted): leave "
                     "out --probabilities and --entropy"
                 )
-            names = [pipeline.output_name(str(case.image)) for case in cases]
-            refuse_same_outputs(cases, names)
+            refuse_same_outputs(cases, output_names(pipeline, cases))
             header = run_header(pipeline, weights)
             report = PredictionReport(output, header, len(cases))
+            report.left_out = left_out
             _announce(header, report, weights)
             wanted = Wanted(probabilities, entropy, (preview_cases or len(cases)) if preview else 0)
             run = PredictionRun(pipeline, cases, output, report, wanted)
@@ -165,3 +166,5 @@ def _announce(header: Mapping[str, Any], report: PredictionReport, weights: Path
             f"are replaced, their report is kept as {report.replaces}",
             soft_wrap=True,
         )
+    for sentence in report.left_out:
+        console.print(f"[yellow]note:[/] {escape(sentence)}", soft_wrap=True)
