@@ -125,8 +125,11 @@ def decide_classes(
     if codes is None and names is not None:
         codes = tuple(range(len(names)))
     if codes is None:
-        if not labels and any(fact.pair.label or fact.pair.scribble for fact in facts):
-            return None  # each of them has a fault of its own
+        given = [
+            x for fact in facts for x in (fact.pair.label, fact.pair.scribble) if x is not None
+        ]
+        if len(given) > len(labels) and not any(set(label.counts) - {0} for label in labels):
+            return None  # the others have faults of their own
         codes = _codes_from_values(labels, stated.unlabeled, root, faults)
         if codes is None:
             return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from mixseg.files.reading.volume import UnreadableError, Volume, checked_size
 
@@ -16,6 +18,16 @@ __all__ = ["read_picture"]
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: EXIF orientations that exchange the axes.
 _TURNED = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TIFF_ORIENTATION = 274
 #: How the modes are read that hold neither gray values nor colors as they are.
 _CONVERTED = {"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "La": "LA", "RGBa": "RGBA"}
 _OPACITY = ("LA", "PA", "RGBA")
@@ -34,10 +46,16 @@ def read_picture(path: Path, voxels: bool) -> Volume:
             raise UnreadableError(
                 f"it holds {picture.n_frames} pages", "store one page a file, or a volume as NIfTI"
             )
-        if picture.format == "PNG":
-            _check_png(path)
+        orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        stored_as = picture.format
+    if stored_as == "PNG":
+        _check_png(path)
+    # Pillow turns some TIFF files itself, and gets others wrong.
+    turned_here = stored_as == "TIFF" and orientation != 1
+    source = io.BytesIO(_unturned(path.read_bytes())) if turned_here else path
+    with Image.open(source) as picture:
         width, height = picture.size
-        if picture.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+        if orientation in _TURNED:
             width, height = height, width
         mode = _CONVERTED.get(picture.mode, picture.mode)
         channels = Image.getmodebands(mode) - (mode in _OPACITY)
@@ -45,8 +63,10 @@ def read_picture(path: Path, voxels: bool) -> Volume:
         palette = mode in ("P", "PA")
         if not voxels:
             return Volume((width, height), np.eye(4), None, channels, palette=palette)
-        upright: Any = ImageOps.exif_transpose(picture)
-        data = np.asarray(upright if upright.mode == mode else upright.convert(mode))
+        upright: Any = picture if picture.mode == mode else picture.convert(mode)
+        if orientation in _TURNS:
+            upright = upright.transpose(_TURNS[orientation])
+        data = np.asarray(upright)
     opaque = True
     if mode in _OPACITY:
         opacity = data[..., -1]
@@ -57,6 +77,17 @@ def read_picture(path: Path, voxels: bool) -> Volume:
         data = data.astype(data.dtype.newbyteorder("="))
     data = np.swapaxes(data, 0, 1)
     return Volume(data.shape[:2], np.eye(4), data, channels, palette=palette, opaque=opaque)
+
+
+def _unturned(content: bytes) -> bytes:
+    """A TIFF file whose first directory says that it is upright."""
+    order = "<" if content[:2] == b"II" else ">"
+    (place,) = struct.unpack_from(order + "I", content, 4)
+    (entries,) = struct.unpack_from(order + "H", content, place)
+    for entry in range(place + 2, place + 2 + 12 * entries, 12):
+        if struct.unpack_from(order + "H", content, entry) == (_TIFF_ORIENTATION,):
+            return content[: entry + 8] + struct.pack(order + "H", 1) + content[entry + 10 :]
+    return content
 
 
 def _check_png(path: Path) -> None:
