@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ __all__ = [
     "CaseError",
     "InputCase",
     "check_axes",
+    "place_cases",
     "refuse_same_outputs",
     "remarks_of",
     "search_cases",
@@ -50,9 +51,6 @@ class InputCase:
 def search_cases(source: Path, output: Path) -> tuple[list[InputCase], list[str]]:
     """The image at ``source``, or all images below it except those below ``output``.
 
-    Where images of several folders bear one name, as in a folder a patient, each case has its
-    image's folder for its own.
-
     Returns:
         The cases, and a sentence for each kind of file that is left out.
 
@@ -76,17 +74,21 @@ def search_cases(source: Path, output: Path) -> tuple[list[InputCase], list[str]
     cases = [c for c in cases if target not in c.image.resolve().parents or source.is_file()]
     if not cases:
         raise ValueError(f"all images below '{source}' are in the output folder '{output}'")
-    return _in_folders(source, cases), found.left_out
+    return cases, found.left_out
 
 
-def _in_folders(source: Path, cases: list[InputCase]) -> list[InputCase]:
-    """The cases with their own folders and names where one name occurs in several folders."""
-    names = Counter(case.case_id.lower() for case in cases)
-    if max(names.values()) == 1:
-        return cases
+def place_cases(cases: Sequence[InputCase]) -> list[InputCase]:
+    """The cases, each in its image's folder where one name occurs in several folders.
+
+    So the masks of a folder a patient with equal file names lie in a folder a patient.
+    """
+    names = {case.case_id.lower() for case in cases}
+    if len(names) == len(cases):
+        return list(cases)
+    root = Path(os.path.commonpath([case.image.parent.absolute() for case in cases]))
     placed = []
     for case in cases:
-        folder = case.image.parent.relative_to(source)
+        folder = case.image.parent.absolute().relative_to(root)
         name = "_".join((*folder.parts, case.case_id))
         placed.append(replace(case, folder=folder, case_id=name))
     return placed
