@@ -30,6 +30,7 @@ from mixseg.transforms.labels import (
     SupervisionFromLabeld,
     label_kind,
 )
+from mixseg.transforms.loading import LoadVolumed
 from mixseg.transforms.noisy_labels import (
     NoisyInstance,
     NoisyLabel,
@@ -74,6 +75,7 @@ __all__ = [
     "FreeNegativesd",
     "KeepMostProbableComponent",
     "KeepMostProbableComponentd",
+    "LoadVolumed",
     "MaskUnannotatedClasses",
     "MaskUnannotatedClassesd",
     "NoisyInstance",

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mixseg.apps.predict.images import CaseError
 from mixseg.configuration.loading import cause_of, load
 from mixseg.files.geometry import spacing_mm
+from mixseg.files.reading import subject_name
 from mixseg.files.weights import read_weights
 from mixseg.transforms import AddDepthd
 
@@ -203,7 +204,7 @@ class BundlePipeline:
 
     def output_name(self, image: str) -> Path:
         """Where the bundle puts the mask of an image, relative to the output folder."""
-        name = self._saver.folder_layout.filename(subject=image, idx=None)
+        name = self._saver.folder_layout.filename(subject=subject_name(image), idx=None)
         return Path(name).relative_to(self.staging.absolute())
 
     def prepare(self, case: Mapping[str, Any]) -> dict[str, Any]:
