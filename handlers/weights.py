@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
 from torch import nn
+
+from mixseg.configuration.loading import load
+from mixseg.configuration.record import is_run
+from mixseg.configuration.settings import run_settings
 
 __all__ = ["LoadWeights", "find_weights"]
 
@@ -63,6 +70,9 @@ def find_weights(
 class LoadWeights(CheckpointLoader):
     """Load a bundle's weights strictly, on whatever device, and say which they are.
 
+    Where they are those of a run whose recorded settings differ from the ones here, a warning names
+    the settings, and the run's own configuration.
+
     Args:
         network: to load them into.
         bundle_root: see :func:`find_weights`.
@@ -70,7 +80,7 @@ class LoadWeights(CheckpointLoader):
         ckpt_dir: see :func:`find_weights`.
 
     Raises:
-        ValueError: there are no weights.
+        ValueError: there are no weights; when they are loaded, they do not fit the network.
     """
 
     def __init__(
@@ -82,4 +92,33 @@ class LoadWeights(CheckpointLoader):
     ) -> None:
         path = find_weights(bundle_root, checkpoint, ckpt_dir)
         logger.info("weights: %s", path)
+        self._run = path.resolve().parents[1]
+        if is_run(self._run) and self._run != Path(bundle_root).resolve():
+            self._compare(load(self._run / "configs" / "train.yaml"))
         super().__init__(str(path), {"model": network}, map_location="cpu", strict=True)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load the weights when ``engine`` starts."""
+        try:
+            super().__call__(engine)
+        except RuntimeError as error:
+            if "state_dict" not in str(error):
+                raise
+            advice = (
+                f"use the configuration in '{self._run / 'configs'}'"
+                if is_run(self._run)
+                else "give the settings that they were trained with, such as --features"
+            )
+            raise ValueError(
+                f"the weights '{self.load_path}' do not fit the network: {advice}"
+            ) from error
+
+    def _compare(self, recorded: Mapping[str, Any]) -> None:
+        present = run_settings()
+        other = [f"{k} ({recorded[k]})" for k, v in present.items() if recorded.get(k, v) != v]
+        if other:
+            logger.warning(
+                "the weights are of a run with other settings: %s; its own configuration is in %s",
+                ", ".join(other),
+                self._run / "configs",
+            )
