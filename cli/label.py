@@ -18,7 +18,8 @@ def label(
     context: typer.Context,
     studies: Annotated[Path, typer.Argument(help="Folder of scans (NIfTI, NRRD, MHA).")],
     bundle: Annotated[
-        str, typer.Option("--bundle", "-b", help="Folder, packed zip or name of a bundle.")
+        str,
+        typer.Option("--bundle", "-b", help="Folder of a run; or of a bundle, its zip, or name."),
     ],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 8000,
     host: Annotated[
@@ -56,7 +57,7 @@ def label(
     r"""Start a MONAI Label server for the scans in STUDIES.
 
     Open its address in 3D Slicer (module MONAILabel), draw a few scribbles, press Train.
-    Settings of the bundle can be added, for weights that were trained with other ones.
+    Settings of its training can be added.
 
     [bold]Examples[/]
 
@@ -66,9 +67,9 @@ def label(
 
       mixseg label SCANS --bundle my_bundle --from-scratch
 
-      mixseg label SCANS --bundle la_confkd --weights model.pt --features "\[8,16,32,64,128]"
+      mixseg label SCANS --bundle run
     """
-    from mixseg.apps.bundle.find import find_bundle
+    from mixseg.apps.bundle.find import bundle_name, find_trained
     from mixseg.apps.bundle.weights import bundle_weights
     from mixseg.apps.label import server
     from mixseg.apps.label.access import is_local
@@ -95,12 +96,13 @@ def label(
             raise ValueError(f"--patient-pattern '{patient_pattern}': {error}") from error
         if patient_pattern and not groups:
             raise ValueError(f"--patient-pattern '{patient_pattern}' has no group in parentheses")
-        source = find_bundle(bundle).resolve()
+        source = find_trained(bundle).resolve()
+        name = bundle_name(source)
         known = {
             **load(source / "configs" / "train.yaml"),
             **load(source / "configs" / "inference.yaml"),
         }
-        settings = read_settings(context.args, known, f"the bundle {source.name}")
+        settings = read_settings(context.args, known, f"the bundle {name}")
         overlays: list[Path] = []
         if weights is None and not from_scratch:
             try:
@@ -108,7 +110,7 @@ def label(
             except ValueError as error:
                 raise ValueError(f"{error}, or begin with random ones: --from-scratch") from error
         work = (work or studies / "mixseg_label").resolve()
-        folder = work / "model" / source.name
+        folder = work / "model" / name
         made = make_model_folder(source, folder, weights, overlays, settings)
         main = importlib.util.find_spec("mixseg.apps.label.main")
         if main is None or main.origin is None:
@@ -122,7 +124,7 @@ def label(
         soft_wrap=True,
         highlight=False,
     )
-    conf = {"models": source.name, "patient_pattern": patient_pattern}
+    conf = {"models": name, "patient_pattern": patient_pattern}
     command = server.server_command(work, studies.resolve(), conf, host, port)
     console.print(f"[cyan]{escape(' '.join(command))}[/]", soft_wrap=True, highlight=False)
     status = server.start(command, server.server_environment(work, scoring, host))

@@ -322,6 +322,12 @@ def test_nothing_is_trained_anew_over_checkpoints_that_cannot_be_read(
     assert trainer.state.iteration == 0
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path below the folder → bytes."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
 def test_what_a_kill_after_the_last_checkpoint_left_out_is_written_on_resume(
     make_trainer: Factory, fake_evaluator: type, tmp_path: Path
 ) -> None:
@@ -333,12 +339,12 @@ def test_what_a_kill_after_the_last_checkpoint_left_out_is_written_on_resume(
         return make_trainer([Validation(evaluator), handler])
 
     build(False).run()
-    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    files = contents(tmp_path)
     (tmp_path / "model_last.pt").unlink()
     trainer = build(True)
     trainer.add_event_handler(Events.ITERATION_STARTED, lambda _: pytest.fail("it trains"))
     trainer.run()
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert contents(tmp_path) == files
 
 
 @pytest.mark.parametrize(
