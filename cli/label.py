@@ -11,14 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mixseg.apps.bundle.find import find_bundle
-from mixseg.apps.bundle.weights import bundle_weights
-from mixseg.apps.label import server
-from mixseg.apps.label.model import make_model_folder
-from mixseg.apps.label.server import PATIENT_PATTERN
 from mixseg.cli.console import clear_errors, console
-from mixseg.configuration.loading import load
-from mixseg.configuration.settings import read_settings
 
 
 def label(
@@ -35,7 +28,7 @@ def label(
         Path | None,
         typer.Option(help="Folder of the model, its trainings and logs [STUDIES/mixseg_label]."),
     ] = None,
-    checkpoint: Annotated[
+    weights: Annotated[
         Path | None, typer.Option(help="Weights to begin with instead of the bundle's own.")
     ] = None,
     from_scratch: Annotated[
@@ -46,14 +39,17 @@ def label(
         typer.Option(help="Score scans by entropy in the background, at start and after training."),
     ] = True,
     patient_pattern: Annotated[
-        str,
-        typer.Option(help="Regular expression: its first group in a scan's name is the patient."),
-    ] = PATIENT_PATTERN,
+        str | None,
+        typer.Option(
+            help="Regular expression: its first group in a scan's name is the patient; default: "
+            r"'^(.+?)_frame\d+$'."
+        ),
+    ] = None,
 ) -> None:
     r"""Start a MONAI Label server for the scans in STUDIES.
 
     Open its address in 3D Slicer (module MONAILabel), draw a few scribbles, press Train.
-    Knobs of the bundle can be added, for weights that were trained with other ones.
+    Settings of the bundle can be added, for weights that were trained with other ones.
 
     [bold]Examples[/]
 
@@ -63,14 +59,22 @@ def label(
 
       mixseg label SCANS --bundle my_bundle --from-scratch
 
-      mixseg label SCANS --bundle la_confkd --checkpoint model.pt --features "\[8,16,32,64,128]"
+      mixseg label SCANS --bundle la_confkd --weights model.pt --features "\[8,16,32,64,128]"
     """
+    from mixseg.apps.bundle.find import find_bundle
+    from mixseg.apps.bundle.weights import bundle_weights
+    from mixseg.apps.label import server
+    from mixseg.apps.label.model import make_model_folder
+    from mixseg.configuration.loading import load
+    from mixseg.configuration.settings import read_settings
+
     with clear_errors():
         server.check_installation()
+        patient_pattern = server.PATIENT_PATTERN if patient_pattern is None else patient_pattern
         if not studies.is_dir():
             raise ValueError(f"'{studies}' is not a folder of scans")
-        if checkpoint is not None and from_scratch:
-            raise ValueError("--checkpoint and --from-scratch exclude each other")
+        if weights is not None and from_scratch:
+            raise ValueError("--weights and --from-scratch exclude each other")
         try:
             groups = re.compile(patient_pattern).groups
         except re.error as error:
@@ -82,17 +86,16 @@ def label(
             **load(source / "configs" / "train.yaml"),
             **load(source / "configs" / "inference.yaml"),
         }
-        knobs = read_settings(context.args, known, f"the bundle {source.name}")
-        weights: Path | None = checkpoint
+        settings = read_settings(context.args, known, f"the bundle {source.name}")
         overlays: list[Path] = []
-        if checkpoint is None and not from_scratch:
+        if weights is None and not from_scratch:
             try:
                 weights, overlays = bundle_weights(source)
             except ValueError as error:
                 raise ValueError(f"{error}, or begin with random ones: --from-scratch") from error
         work = (work or studies / "mixseg_label").resolve()
         folder = work / "model" / source.name
-        made = make_model_folder(source, folder, weights, overlays, knobs)
+        made = make_model_folder(source, folder, weights, overlays, settings)
         main = importlib.util.find_spec("mixseg.apps.label.main")
         if main is None or main.origin is None:
             raise ValueError(

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mixseg.apps.bundle.weights import Precision
-from mixseg.apps.pack.pack import COMPACT, pack_bundle, write_index
+from mixseg.apps.bundle.precision import Precision
 from mixseg.cli.console import clear_errors, console
 
 
@@ -17,8 +16,8 @@ def pack(
     overlay: Annotated[
         str | None,
         typer.Option(
-            help="File of knobs that become the configuration's own, or 'none'; default: "
-            f"configs/{COMPACT} where the bundle has it."
+            help="File of settings that become the configuration's own, or 'none'; default: "
+            "configs/compact.yaml where the bundle has it."
         ),
     ] = None,
     weights: Annotated[
@@ -28,7 +27,9 @@ def pack(
             "in the bundle's folder, eval/models/model.pt, or models/model.pt."
         ),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the zip.")] = Path("dist"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the zip.")] = Path(
+        "dist"
+    ),
     version: Annotated[
         str | None, typer.Option(help="Version of the bundle; default: that of metadata.json.")
     ] = None,
@@ -52,6 +53,8 @@ def pack(
 
     mixseg pack bundles/la_confkd --weights run/models/model.pt --overlay none
     """
+    from mixseg.apps.pack.pack import pack_bundle, write_index
+
     with clear_errors():
         if repo is not None and len(repo.split("/")) != 3:
             raise ValueError(f"--repo must be OWNER/REPOSITORY/TAG, got '{repo}'")

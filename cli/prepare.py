@@ -8,22 +8,25 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, EnumMeta
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from rich.markup import escape
 
 from mixseg.cli.console import clear_errors, console, datalist_table, error_console
+from mixseg.cli.lazy import HELP, Command
 from mixseg.cli.prepare_folder import folder
-from mixseg.data.collections.base import Collection
-from mixseg.data.collections.registry import collections
+
+if TYPE_CHECKING:
+    from mixseg.data.collections.base import Collection
 
 prepare_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    context_settings=HELP,
     help="Write the datalist of a public data set, or of your own.",
 )
-prepare_app.command("folder")(folder)
+prepare_app.command("folder", cls=Command, context_settings=HELP)(folder)
 
 
 def prepare(collection: Collection, **values: Any) -> None:
@@ -53,6 +56,7 @@ def _command(collection: Collection) -> Callable[..., None]:
         name, kind = parameter.name, hints[parameter.name]
         option = parameter.kind is inspect.Parameter.KEYWORD_ONLY
         flag = [f"--{name.replace('_', '-')}"] if kind is bool else []
+        flag = ["--output", "-o"] if name == "output" else flag
         info = (
             typer.Option(*flag, help=helps.get(name))
             if option
@@ -77,8 +81,10 @@ def _typed(kind: Any, name: str) -> Any:
 
 def add_commands(app: typer.Typer) -> None:
     """Give ``app`` a command for each collection."""
+    from mixseg.data.collections.registry import collections
+
     for collection in collections():
-        app.command(collection.name)(_command(collection))
+        app.command(collection.name, cls=Command, context_settings=HELP)(_command(collection))
 
 
 @contextmanager

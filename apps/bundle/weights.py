@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,15 @@ from monai.apps.utils import SUPPORTED_HASH_TYPES, HashCheckError, download_url
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
+from mixseg.apps.bundle.precision import Precision
 from mixseg.configuration.loading import cause_of, load
 from mixseg.files.provenance import hash_of
 from mixseg.handlers.weights import PLACES
 from mixseg.networks.dual_branch.base import present_names
 
-__all__ = ["Precision", "build_network", "convert", "misfits", "read_weights"]
+__all__ = ["build_network", "convert", "misfits", "read_weights"]
 
 _SHOWN = 4  # names of a kind in a message
-
-
-class Precision(str, Enum):
-    """Type of the numbers of stored weights."""
-
-    KEEP = "keep"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -153,7 +145,7 @@ def bundle_weights(folder: Path) -> tuple[Path, list[Path]]:
     raise ValueError(
         f"'{folder}' has no weights: there is neither {' nor '.join(_WEIGHTS)}, and no "
         f"{_LARGE_FILES[0]} says where to fetch them; train them (python -m monai.bundle run "
-        "training), or give a file with --checkpoint"
+        "training), or give a file with --weights"
     )
 
 
@@ -192,7 +184,7 @@ def _check(path: Path, entry: dict[str, Any]) -> None:
         raise ValueError(
             f"'{path}' is not the file that {_LARGE_FILES[0]} names ({kind} {found[:12]}… instead "
             f"of {value[:12]}…): delete it to have it fetched again, or, if you trained it, give "
-            "it with --checkpoint"
+            "it with --weights"
         )
 
 

@@ -15,8 +15,9 @@ from packaging.version import InvalidVersion, Version
 
 from mixseg.apps.bundle.archive import write_zip
 from mixseg.apps.bundle.find import check_name
+from mixseg.apps.bundle.precision import Precision
 from mixseg.apps.bundle.sums import write_sums
-from mixseg.apps.bundle.weights import Precision, build_network, convert, misfits, read_weights
+from mixseg.apps.bundle.weights import build_network, convert, misfits, read_weights
 from mixseg.apps.pack.checks.configs import SCHEMA_NAME, check_overlays, check_shared, check_style
 from mixseg.apps.pack.texts import packed_card, packed_config, packed_metadata
 from mixseg.apps.pack.vendor import (
@@ -27,7 +28,7 @@ from mixseg.apps.pack.vendor import (
 )
 from mixseg.configuration.loading import load, overlays
 from mixseg.configuration.yaml_text import set_knobs
-from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.handlers.weights import PLACES
 from mixseg.networks.dual_branch.base import present_names
 
@@ -163,6 +164,8 @@ def _build(bundle: Path, folder: Path, overlay: Path | None, version: str | None
             known = load(bundle / "configs" / name)
             text = set_knobs(text, {k: v for k, v in _PLACES.items() if k in known})
         _write(configs / name, text)
+    # monai.bundle.load reads no YAML.
+    _write(configs / "inference.json", strict_json(load(configs / "inference.yaml")))
     for name in ("logging.conf",):
         if (bundle / "configs" / name).is_file():
             shutil.copyfile(bundle / "configs" / name, configs / name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,49 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mixseg.apps.predict.images import CaseError, InputCase, check_axes, why
-from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, Prediction, root_cause
+from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.apps.bundle.workflow import check_settings
+from mixseg.apps.predict.images import (
+    CaseError,
+    InputCase,
+    check_axes,
+    list_cases,
+    refuse_same_outputs,
+    why,
+)
+from mixseg.apps.predict.pipeline import (
+    BundlePipeline,
+    OutputError,
+    Prediction,
+    choose_device,
+    root_cause,
+)
 from mixseg.apps.predict.preview import plot_prediction
 from mixseg.apps.predict.report import PredictionReport, settings_digest, stamp_of
-from mixseg.configuration.loading import load
+from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.settings import settings_of
+from mixseg.configuration.threads import share_processors
 from mixseg.data import NativeNiftiWriter
+from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import environment, sha256_of
 from mixseg.files.reading import split_suffix
 
-__all__ = ["PredictionRun", "Wanted"]
+__all__ = ["PredictionRun", "Wanted", "open_run"]
 
 logger = logging.getLogger(__name__)
+
+#: Settings of inference.yaml that a prediction gives by arguments of its own.
+ARGUMENTS = {
+    "bundle_root": "the bundle",
+    "dataset_dir": "--input",
+    "output_dir": "--output",
+    "ckpt_dir": "--weights",
+    "checkpoint": "--weights",
+    "device": "--device",
+    "progress": "--quiet",
+}
+_STAGING = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -41,6 +73,74 @@ class Wanted:
         """The files of a finished case."""
         names = {"mask": True, "probabilities": self.probabilities, "entropy": self.entropy}
         return [name for name, wanted in names.items() if wanted]
+
+
+@contextmanager
+def open_run(
+    bundle: str | Path,
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    weights: Path | None = None,
+    device: str | None = None,
+    config: Sequence[Path] = (),
+    settings: Mapping[str, Any] | None = None,
+    wanted: Wanted,
+) -> Iterator[PredictionRun]:
+    """A bundle with its weights, and the images that it is to segment.
+
+    Args:
+        bundle: its folder, a zip of ``mixseg pack``, or its name.
+        sources: images, and folders of images.
+        output: folder for masks and report.
+        weights: file of weights; None for the bundle's own, fetched if need be.
+        device: where the network runs; None for CUDA where it is there.
+        config: files to pass after ``inference.yaml``.
+        settings: entries of the configuration with other values.
+        wanted: what to write beside the masks.
+
+    Yields:
+        The run, to be begun by :meth:`PredictionRun.predict_all`.
+
+    Raises:
+        ValueError: there is no such bundle, image, file, setting, device or weights, the weights
+            do not fit, or two masks would have one name.
+    """
+    settings = dict(settings or {})
+    folder = find_bundle(bundle)
+    refuse_changed(folder)
+    files = [folder / "configs" / "inference.yaml", *configurations(folder, config)]
+    check_settings(settings, settings_of(files), "inference.yaml", ARGUMENTS)
+    exported = settings.get("exported")
+    overlays: list[Path] = []
+    if weights is None and exported:
+        weights = Path(str(exported))
+    elif weights is None:
+        weights, overlays = bundle_weights(folder)
+    if not weights.is_file():
+        raise ValueError(f"there is no '{weights}': give the weights with --weights")
+    files[1:1] = overlays
+    cases = [case for source in sources for case in list_cases(source, output)]
+    ensure_writable([output], "-o")
+    chosen = choose_device(device)
+    share_processors()
+    staging = output / _STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        pipeline = BundlePipeline(
+            folder, files, settings, None if exported else weights, chosen, staging
+        )
+        if (wanted.probabilities or wanted.entropy) and not pipeline.has_probabilities:
+            raise ValueError(
+                f"'{files[0]}' makes no mask of probabilities by argmax (AsDiscreted): leave "
+                "out --probabilities and --entropy"
+            )
+        names = [pipeline.output_name(str(case.image)) for case in cases]
+        refuse_same_outputs(cases, names)
+        report = PredictionReport(output, run_header(pipeline, weights), len(cases))
+        yield PredictionRun(pipeline, cases, output, report, wanted)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 class PredictionRun:
@@ -198,8 +298,17 @@ def _facts(
         "voxels": voxels,
         "ml": millilitres,
         "mean_entropy": None if entropy is None else round(float(entropy.mean()), 6),
+        "quality": _quality(prediction),
         "warnings": warnings,
     }
+
+
+def _quality(prediction: Prediction) -> float | None:
+    """Mean probability of the chosen class over all voxels but those of the background."""
+    found = prediction.mask > 0
+    if prediction.probabilities is None or not found.any():
+        return None
+    return round(float(prediction.probabilities.max(axis=0)[found].mean()), 6)
 
 
 def run_header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def trained(
     refuse_changed(folder)
     weights, overlays = (checkpoint, []) if checkpoint else bundle_weights(folder)
     if not weights.is_file():
-        raise ValueError(f"there is no '{weights}': give the weights with --checkpoint")
+        raise ValueError(f"there is no '{weights}': give the weights with --weights")
     return Trained(folder, (*overlays, *configurations(folder, config, option)), weights)
 
 

@@ -28,7 +28,7 @@ def prepare_folder(
     output: str | os.PathLike[str],
     options: FolderOptions | None = None,
     *,
-    force: bool = False,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> Datalist:
     """:func:`inspect_folder` and :func:`write_folder` in one.
@@ -37,18 +37,19 @@ def prepare_folder(
         images: see :func:`inspect_folder`.
         output: the datalist file, or the folder for a ``datalist.json``.
         options: see :func:`inspect_folder`.
-        force: overwrite an existing datalist.
+        overwrite: overwrite an existing datalist.
         progress: show progress bars on standard error.
 
     Raises:
-        DatalistError: faults in the folder, all listed; ``output`` exists and ``force`` is False.
+        DatalistError: faults in the folder, all listed; ``output`` exists and is not to be
+            replaced.
         ValueError: options that contradict each other.
         OSError: ``output`` cannot be written.
     """
     path = Path(output)
     path = path if path.suffix == ".json" else path / DATALIST_NAME
-    if path.exists() and not force:
-        raise DatalistError(f"'{path}' exists; give force=True to overwrite it")
+    if path.exists() and not overwrite:
+        raise DatalistError(f"'{path}' exists; give overwrite=True to overwrite it")
     return write_folder(inspect_folder(images, options, progress), path, progress)
 
 

@@ -21,7 +21,7 @@ def test_the_list_says_of_each_command_what_its_own_help_begins_with(name: str) 
     command = GROUP.get_command(None, name)  # type: ignore[attr-defined]
     assert command.name == name
     assert listed.help == command.help.split("\n\n")[0].replace("\n", " ")
-    assert bool(command.context_settings.get("ignore_unknown_options")) == listed.takes_knobs
+    assert bool(command.context_settings.get("ignore_unknown_options")) == listed.takes_settings
 
 
 def test_help_imports_no_torch_and_names_every_command() -> None:
@@ -43,6 +43,12 @@ def test_an_unknown_command_is_refused() -> None:
     result = CliRunner().invoke(app, ["trian"])
     assert result.exit_code == 2
     assert "No such command 'trian'" in result.output
+
+
+def test_a_command_that_moved_says_where_it_is() -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["compare", "run"])
+    assert result.exit_code == 2
+    assert "'compare' is now 'python -m benchmarks.compare', in the repository" in result.output
 
 
 def test_a_group_of_commands_offers_no_shell_completion_of_its_own() -> None:

@@ -1,50 +1,44 @@
-"""The page on adding a data collection: its class, taken from the page, prepares a folder."""
+"""The page on adding a collection, executed as it stands, in a package beside this one."""
 
 from __future__ import annotations
 
-import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mixseg.data import Datalist
-from mixseg.data.collections import Collection
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding_a_collection.md"
 
 
-@pytest.fixture
-def kidneys() -> Collection:
-    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
-    names: dict[str, type[Collection]] = {}
-    exec(compile(code, str(PAGE), "exec"), names)
-    return names["Kidneys"]()
+def block(language: str) -> str:
+    """The page's only block in a language."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    return str(found)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    split = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
-    for kind in ("image", "label"):
-        (tmp_path / kind).mkdir()
-        for name in "abcd":
-            (tmp_path / kind / f"{name}.nii.gz").touch()
-    (tmp_path / "split.json").write_text(json.dumps(split))
-    return tmp_path
-
-
-def test_the_class_of_the_page_prepares_a_folder(kidneys: Collection, folder: Path) -> None:
-    prepared = kidneys.prepare(folder)
-    assert prepared.written == (folder / "datalist.json",)
-    datalist = Datalist.load(folder / "datalist.json")
-    assert datalist.classes == ["background", "kidney"]
-    assert [entry.image for entry in datalist.training] == ["image/a.nii.gz", "image/b.nii.gz"]
-    assert [entry.label for entry in datalist.test] == ["label/d.nii.gz"]
-    with pytest.raises(ValueError, match="exists"):
-        kidneys.prepare(folder)
-
-
-def test_it_leaves_other_folders_alone(kidneys: Collection, tmp_path: Path) -> None:
-    assert kidneys.datalist(tmp_path) is None
-    with pytest.raises(ValueError, match=r"has no split\.json"):
-        kidneys.prepare(tmp_path)
+@pytest.mark.slow
+def test_the_collection_of_another_package_is_prepared(tmp_path: Path) -> None:
+    site, data = tmp_path / "site", tmp_path / "TOYS"
+    (site / "toys-1.dist-info").mkdir(parents=True)
+    (site / "toys.py").write_text(block("python"))
+    group, point = re.findall(r'"(.+?)"', block("toml"))
+    (site / "toys-1.dist-info" / "entry_points.txt").write_text(f"[{group}]\ntoys = {point}\n")
+    (site / "toys-1.dist-info" / "METADATA").write_text("Name: toys\nVersion: 1\n")
+    data.mkdir()
+    for number in range(4):
+        for name in (f"case{number}.nii.gz", f"case{number}_mask.nii.gz"):
+            (data / name).touch()
+    command = Path(sys.executable).with_name("mixseg")
+    words = shlex.split(block("bash").replace("TOYS", str(data)))
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([command, *words[1:]], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    datalist = Datalist.load(data / "datalist.json")
+    assert [entry.case_id for entry in datalist.training] == ["case0", "case1"]
+    assert [entry.label for entry in datalist.test] == ["case3_mask.nii.gz"]

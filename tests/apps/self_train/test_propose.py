@@ -32,7 +32,7 @@ def run(*words: object) -> Result:
 
 def propose(data: Path, output: Path, weights: Path, *more: object) -> Result:
     """One patient with full masks, two partially labelled ones."""
-    words: list[object] = ["propose", BUNDLE, "--dataset_dir", data, "-o", output, "--quiet"]
+    words: list[object] = ["propose", BUNDLE, "--data", data, "-o", output, "--quiet"]
     words += ["--weights", weights, "--device", "cpu", "--num_full", 1, "--num_partial", 2]
     return run(*words, *NETWORK, *more)
 
@@ -256,12 +256,12 @@ def test_values_of_label_files_are_read_back_as_the_classes_of_the_bundle() -> N
 
 
 def test_messages(phantom: Path, weights: Path, tmp_path: Path) -> None:
-    missing = run("propose", "no_such", "--dataset_dir", phantom, "-o", tmp_path / "out")
+    missing = run("propose", "no_such", "--data", phantom, "-o", tmp_path / "out")
     assert missing.exit_code == 1
     assert "there is no bundle 'no_such': give a bundle's folder" in missing.output
     copy = tmp_path / "acdc_lv_confkd"
     shutil.copytree(BUNDLE, copy, ignore=shutil.ignore_patterns("models", "large_files*"))
-    untrained = run("propose", copy, "--dataset_dir", phantom, "-o", tmp_path / "out")
+    untrained = run("propose", copy, "--data", phantom, "-o", tmp_path / "out")
     assert untrained.exit_code == 1
     assert f"'{copy}' has no weights:" in untrained.output
 
@@ -272,7 +272,7 @@ def test_messages(phantom: Path, weights: Path, tmp_path: Path) -> None:
         ("--num_partial", 0): "there is nothing to propose: give --num_full and --num_partial",
         ("--num_full", 9): "num_full is 9, but the training split has 3 fully labelled",
         ("--unlabeled_value", 0): "unlabeled_value is 0, a class that proposals need",
-        ("--no_such", 1): "'--no_such' is neither an option nor a knob of the bundle",
+        ("--no_such", 1): "'--no_such' is neither an option nor a setting of the bundle",
         ("--output_dir", "x"): "'--output_dir' is given by -o here",
         ("--features", "[2, 4, 6]"): "do not fit the network of inference.yaml",
         ("--weights", tmp_path / "none.pt"): f"there is no '{tmp_path / 'none.pt'}'",

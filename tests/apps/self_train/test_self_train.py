@@ -51,7 +51,7 @@ KNOBS: dict[str, Any] = {
 def words(data: Path, output: Path, weights: Path, rounds: int, *more: object) -> list[str]:
     """The command line after ``mixseg``."""
     line: list[object] = ["self-train", BUNDLE, "--student", BUNDLE, "--weights", weights]
-    line += ["--dataset_dir", data, "-o", output, "--rounds", rounds, "--device", "cpu", "--quiet"]
+    line += ["--data", data, "-o", output, "--rounds", rounds, "--device", "cpu", "--quiet"]
     line += ["--branch", "student"]
     for name, value in KNOBS.items():
         line += [f"--{name}", json.dumps(value)]
@@ -251,7 +251,7 @@ def test_an_interrupted_self_training_goes_on_to_the_same_weights(
     here.interrupt = lambda number: number == 2  # the second round's training
     ended = run(*command)
     assert ended.exit_code == 130
-    assert "interrupted; to go on: mixseg self-train as typed\n" in ended.output
+    assert "interrupted; to resume: mixseg self-train as typed\n" in ended.output
     assert (output / "round_02" / "data" / "datalist.json").is_file()
     assert not (output / "round_02" / "trained.json").exists()
     first = model(output, 1)
@@ -281,7 +281,7 @@ def test_proposals_can_be_the_labels_of_the_weak_branch(
     """Luo and Yang's proxy masks: the strong branch selects the weights and proposes further."""
     decoupled = BUNDLE.with_name("acdc_lv_decoupled")
     command = ["self-train", BUNDLE, "--student", decoupled, "--weights", weights]
-    command += ["--dataset_dir", data, "-o", tmp_path, "--rounds", 2, "--device", "cpu", "--quiet"]
+    command += ["--data", data, "-o", tmp_path, "--rounds", 2, "--device", "cpu", "--quiet"]
     of_the_teacher = {"lambda_kd", "lambda_ent"}
     for name, value in KNOBS.items():
         if name not in of_the_teacher:
@@ -342,7 +342,7 @@ def test_messages(data: Path, weights: Path, tmp_path: Path, here: Here) -> None
         ("--student", bare): "has no knob 'noisy_as', with which proposals are trained on",
         ("-o", tmp_path / "file" / "out"): "choose another folder with -o",
         ("--noisy_as", "noisy"): "--noisy_as is 'noisy': give full or partial",
-        ("--no_such", 1): "'--no_such' is neither an option nor a knob of the bundle",
+        ("--no_such", 1): "'--no_such' is neither an option nor a setting of the bundle",
         ("--teacher-knob", "features"): "--teacher-knob features: write NAME=VALUE",
         ("--teacher-knob", "target_classes=[1]"): "the teacher proposes (1,) of 4",
         ("--teacher-knob", "features=[2,4,6]"): "do not fit the network of inference.yaml",
@@ -350,9 +350,9 @@ def test_messages(data: Path, weights: Path, tmp_path: Path, here: Here) -> None
         result = run(*words(data, tmp_path / "out", weights, 1, *more))
         assert result.exit_code == 1, more
         assert message in result.output, result.output
-    untrained = run("self-train", bare, "--dataset_dir", data, "-o", "x", "--rounds", 1)
+    untrained = run("self-train", bare, "--data", data, "-o", "x", "--rounds", 1)
     assert f"'{bare}' has no weights:" in untrained.output
-    unknown = ["self-train", own, "--weights", weights, "--dataset_dir", data, "-o", "x"]
+    unknown = ["self-train", own, "--weights", weights, "--data", data, "-o", "x"]
     assert (
         "takes the proposals of 'own': name one with --student"
         in run(*unknown, "--rounds", 1).output

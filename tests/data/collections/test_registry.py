@@ -28,13 +28,13 @@ class Toys(Collection):
         training = [Entry(image="a.nii.gz", case_id="a")]
         return Datalist(classes=["background", "toy"], unlabeled=2, training=training)
 
-    def prepare(self, source: Path, *, seed: int = 0, force: bool = False) -> Prepared:
+    def prepare(self, source: Path, *, seed: int = 0, overwrite: bool = False) -> Prepared:
         """Prepare toys.
 
         Args:
             source: Folder with toys.txt.
             seed: Seed of the split.
-            force: Overwrite an existing
+            overwrite: Overwrite an existing
                 file.
         """
         datalist = self.datalist(source, seed)
