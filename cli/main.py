@@ -55,7 +55,6 @@ class _Commands(LazyGroup):
         "propose": LazyCommand(
             "mixseg.cli.propose:propose",
             "Segment the training cases that have no full mask, and write them as a datalist.",
-            takes_settings=True,
         ),
         "self-train": LazyCommand(
             "mixseg.cli.self_train:self_train",
