@@ -1,4 +1,4 @@
-"""What a flagship's model card says of the weights that ship with it."""
+"""What model cards and README say of the weights that ship with the flagship's bundles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["shipped_weights_block"]
+__all__ = ["flagship_block", "shipped_weights_block"]
 
 #: Groups of disease in the official numbering of ACDC's training patients, twenty each.
 _ACDC_GROUPS = (
@@ -24,17 +24,7 @@ _WORST = 3
 
 def shipped_weights_block(root: Path, page: Path) -> str:
     """Test scores of the weights that ship with the bundle whose card the page is."""
-    bundle = page.parents[1].name
-    origin_path = root / "benchmarks" / "results" / "weights" / f"{bundle}.json"
-    origin = json.loads(origin_path.read_text(encoding="utf-8"))
-    result = json.loads(
-        (root / "benchmarks" / "results" / origin["result"]).read_text(encoding="utf-8")
-    )
-    cases = pd.DataFrame(result["cases"])
-    numbers = ["dice", "hd95_vox", "assd_vox", "reference_voxels", "prediction_voxels"]
-    cases[numbers] = cases[numbers].astype(float)
-    cases["dice"] *= 100
-    cases["volume"] = 100 * (cases["prediction_voxels"] / cases["reference_voxels"] - 1)
+    origin, result, cases = _shipped(root, page.parents[1].name)
     lines = [
         "| | Cases | Dice [%] | HD95 [voxels] | ASSD [voxels] | Volume error [%] |",
         "|---|---:|---:|---:|---:|---:|",
@@ -61,6 +51,42 @@ def shipped_weights_block(root: Path, page: Path) -> str:
         f"from `benchmarks/results/{origin['result']}`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def flagship_block(root: Path) -> str:
+    """Test scores of all weights that ship: a line for each bundle and class."""
+    lines = [
+        "| Bundle | Class | Cases | Dice [%] | HD95 [voxels] |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for path in sorted((root / "benchmarks" / "results" / "weights").glob("*_mixed.json")):
+        _, _, cases = _shipped(root, path.stem)
+        for name, part in cases.groupby("class", sort=False):
+            scores = (
+                f"{part[column].mean():.1f} ± {part[column].std():.1f}"
+                for column in ("dice", "hd95_vox")
+            )
+            lines.append(
+                f"| `{path.stem}` | {name} | {part['case_id'].nunique()} | {' | '.join(scores)} |"
+            )
+    lines += ["", "Test split, scored once: mean ± sd over the cases."]
+    return "\n".join(lines) + "\n"
+
+
+def _shipped(root: Path, bundle: str) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
+    """Where a bundle's weights come from, the result of their training, and its cases.
+
+    Of the cases ``dice`` is in percent, and ``volume`` the error of the volume in percent.
+    """
+    results = root / "benchmarks" / "results"
+    origin = json.loads((results / "weights" / f"{bundle}.json").read_text(encoding="utf-8"))
+    result = json.loads((results / origin["result"]).read_text(encoding="utf-8"))
+    cases = pd.DataFrame(result["cases"])
+    numbers = ["dice", "hd95_vox", "assd_vox", "reference_voxels", "prediction_voxels"]
+    cases[numbers] = cases[numbers].astype(float)
+    cases["dice"] *= 100
+    cases["volume"] = 100 * (cases["prediction_voxels"] / cases["reference_voxels"] - 1)
+    return origin, result, cases
 
 
 def _parts(cases: pd.DataFrame, data: str) -> Iterable[tuple[str, pd.DataFrame]]:

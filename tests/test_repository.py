@@ -100,22 +100,9 @@ def test_readme_has_the_two_commands_on_its_first_screen(readme: str) -> None:
     assert tests in head
 
 
-def test_readme_names_only_knobs_and_files_that_exist(readme: str) -> None:
-    known = {"config_file"}
-    for path in ROOT.glob("bundles/*/configs/*.yaml"):
-        known |= {name.lstrip("+") for name in yaml.safe_load(path.read_text(encoding="utf-8"))}
-    known |= {"force", "format", "output", "split"}  # options of the mixseg command
-    known |= {"bundle", "entropy", "probabilities"}
-    known |= {"strict"}  # of mkdocs
-    named = set(re.findall(r"(?<![\w-])--(\w+)", readme))
-    assert named - known == set()
-    for place in re.findall(r"configs/\w+\.yaml", readme):
-        assert list(ROOT.glob(f"bundles/*/{place}")), place
-    for page in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
+def test_links_of_the_readme_lead_somewhere(readme: str) -> None:
+    for page in re.findall(r"\]\((?!https?:|#)([^)#]+)", readme):
         assert (ROOT / page).exists(), page
-    for folder in re.findall(r"`(\w+/)`", readme):
-        if folder not in ("eval/", "site/", "patient001/"):
-            assert (ROOT / folder).is_dir(), folder
 
 
 def test_continuous_integration_adds_its_arguments_to_the_last_command(tmp_path: Path) -> None:

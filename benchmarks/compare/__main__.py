@@ -65,7 +65,10 @@ class _Bar(Watch):
 @compare_app.command("run")
 def run(
     experiment_list: Annotated[
-        Path, typer.Argument(metavar="LIST", help="Experiment list (YAML), see docs/compare.md.")
+        Path,
+        typer.Argument(
+            metavar="LIST", help="Experiment list (YAML), see benchmarks/compare/README.md."
+        ),
     ],
     dataset_dir: Annotated[
         Path, typer.Option("--dataset_dir", help="Folder of the data, as for training.")
