@@ -9,6 +9,7 @@ from mixseg.configuration.loading import (
     silence,
     strings,
 )
+from mixseg.configuration.parent import end_with_parent
 from mixseg.configuration.settings import (
     literal,
     read_settings,
@@ -22,6 +23,7 @@ from mixseg.configuration.yaml_text import set_knobs
 __all__ = [
     "cause_of",
     "configurations",
+    "end_with_parent",
     "literal",
     "load",
     "overlays",

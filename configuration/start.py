@@ -10,6 +10,7 @@ from types import TracebackType
 import monai.bundle
 
 from mixseg.configuration.loading import cause_of
+from mixseg.configuration.parent import end_with_parent
 from mixseg.configuration.settings import false_as_text, suggestion, unknown_options
 
 __all__ = ["start_command"]
@@ -25,6 +26,8 @@ def start_command(argv: Sequence[str] | None = None) -> None:
 
     Nothing is done unless the program is ``python -m monai.bundle`` (also under ``torchrun``).
 
+    A run that a command started ends with it, see :func:`mixseg.configuration.end_with_parent`.
+
     Args:
         argv: the command line; None for :data:`sys.argv`.
 
@@ -32,6 +35,7 @@ def start_command(argv: Sequence[str] | None = None) -> None:
         ValueError: naming the unknown options, each with the nearest known name, or switches
             given as ``false``.
     """
+    end_with_parent()
     argv = sys.argv if argv is None else argv
     if not argv or Path(argv[0]) != Path(monai.bundle.__file__).with_name("__main__.py"):
         return

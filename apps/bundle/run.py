@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
+
+from mixseg.apps.bundle.children import child
 
 
 def bundle_command(
@@ -36,25 +37,19 @@ def run_logged(command: Sequence[str], log: Path) -> int:
     else:
         # Where the bar cannot be drawn over itself, a line every half minute is enough.
         variables.setdefault("TQDM_MININTERVAL", "30")
-    process = subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
-    )
-    assert process.stdout is not None
     line = b""
-    try:
-        with log.open("ab") as file:
-            while chunk := process.stdout.read(4096):
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
-                *lines, line = (line + chunk).split(b"\n")
-                for text in lines:
-                    # Of a progress bar, the log keeps the last state.
-                    file.write(text.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
+    with (
+        child(
+            command, variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+        ) as process,
+        log.open("ab") as file,
+    ):
+        assert process.stdout is not None
+        while chunk := process.stdout.read(4096):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            *lines, line = (line + chunk).split(b"\n")
+            for text in lines:
+                # Of a progress bar, the log keeps the last state.
+                file.write(text.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
         return process.wait()
-    except BaseException:
-        # Ctrl-C reached the child as well; anything else must end it.
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(2)
-        process.kill()
-        process.wait()
-        raise
