@@ -93,3 +93,11 @@ def test_start_makes_folders_and_sets_the_seed(tmp_path: Path) -> None:
         assert torch.rand(1).item() == expected
     finally:
         set_determinism(None)
+
+
+def test_a_split_without_cases_and_a_seed_of_no_generator_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no case to score: the split is empty\. .* --split"):
+        start_run([tmp_path], test=[], classes=["background", "heart"])
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=f"seed must be a whole number .*, got {seed}"):
+            start_run([tmp_path], seed=seed)
