@@ -61,7 +61,7 @@ def self_train(
     rounds: Annotated[int, typer.Option(help="Networks to train, one after another.")],
     student: Annotated[
         str | None,
-        typer.Option(help="Bundle trained in each round; default: the single-branch one."),
+        typer.Option(help="Bundle trained in each round; default: one branch, for the same data."),
     ] = None,
     split: Annotated[
         str,
@@ -107,7 +107,8 @@ def self_train(
       mixseg self-train la_confkd --weights kl/model.pt --dataset_dir LA -o rounds --rounds 3
 
       mixseg self-train acdc_lv_confkd --weights kl/model.pt --dataset_dir ACDC -o rounds --rounds 1
-      --student acdc_lv_decoupled --noisy_as partial --inference_branch teacher --lambda_w 1
+      --student acdc_lv_confkd --config rows/decoupled.yaml --noisy_as partial
+      --inference_branch teacher --lambda_w 1
 
     Knobs of the student can be added. Those of data and network hold for the teacher as well.
     """
@@ -117,8 +118,8 @@ def self_train(
         if split not in ("validation", "test"):
             raise ValueError(f"--split is '{split}': give validation or test")
         source = trained(teacher, checkpoint, teacher_config or (), "--teacher-config")
-        folder = find_student(source.folder, student)
-        overlays = tuple(configurations(folder, config or ()))
+        folder, row = find_student(source.folder, student)
+        overlays = (*row, *configurations(folder, config or ()))
         chosen = choose_device(device)
         knobs = _read(context.args, source, folder, overlays)
         source, selection = make_teacher(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -32,29 +33,43 @@ _TRACKING_OPTIONS = frozenset(
 
 
 def run_settings(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """The settings of the ``monai.bundle run`` under way: plain values, expressions as written.
+    """The settings of the ``monai.bundle run`` under way, expressions by their values.
 
     Args:
         argv: the command line; None for :data:`sys.argv`.
 
     Returns:
         Name → value of the entries of each configuration file up to its first component, with
-        those of the command line; empty in another program.
+        those of the command line; empty in another program. An expression whose value JSON cannot
+        hold stands as it is written.
     """
     argv = sys.argv if argv is None else argv
     given = _given(argv[1:])
     if "config_file" not in given:
         return {}
     files = given["config_file"]
+    files = files.split(",") if isinstance(files, str) else list(files)
     settings: dict[str, Any] = {}
-    for file in files.split(",") if isinstance(files, str) else files:
+    for file in files:
         for name, value in ConfigParser.load_config_file(file).items():
-            if isinstance(value, dict) or "#" in name:
+            if "#" in name or (isinstance(value, dict) and "_target_" in value):
                 break
             settings[name.removeprefix("+")] = given.get(name, value)
     places = {"imports", "bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir"}
     places |= {"checkpoint", "device"}
-    return {name: value for name, value in settings.items() if name not in places}
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.update({name: settings[name] for name in settings if name in given})
+    return {name: _value(parser, name) for name in settings if name not in places}
+
+
+def _value(parser: ConfigParser, name: str) -> Any:
+    """An entry's value, or the entry as it is written where that is nothing for JSON."""
+    try:
+        value = parser.get_parsed_content(name)
+        json.dumps(value)
+    except Exception:  # whatever an expression raises
+        return parser.get(name)
+    return value
 
 
 def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:

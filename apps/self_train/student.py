@@ -21,16 +21,21 @@ from mixseg.configuration.settings import read_settings, settings_in
 from mixseg.data.datalist import data_hash
 from mixseg.files.provenance import sha256_of
 
-#: Student for a teacher whose name begins so.
-_STUDENTS = {"acdc_lv_": "acdc_lv_single", "la_": "la_single"}
+#: Student for a teacher whose name begins so: the bundle, with its row of one branch.
+_STUDENTS = {"acdc_lv_": "acdc_lv_confkd", "la_": "la_confkd"}
+_ROW = "rows/single.yaml"
 
 
 #: Knobs that select the cases: the rounds train on all that the datalist of proposals names.
 _SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
 
 
-def find_student(teacher: Path, student: str | None) -> Path:
-    """The student's bundle: the one that was named, or the single-branch one of the same data."""
+def find_student(teacher: Path, student: str | None) -> tuple[Path, tuple[Path, ...]]:
+    """The student's bundle and the files that are passed after its train.yaml.
+
+    The bundle that was named, or the row of one branch of the same data's.
+    """
+    row = student is None
     if student is None:
         name = teacher.resolve().name
         found = [s for prefix, s in _STUDENTS.items() if name.startswith(prefix)]
@@ -46,7 +51,7 @@ def find_student(teacher: Path, student: str | None) -> Path:
             f"'{folder / 'configs' / 'train.yaml'}' has no knob 'noisy_as', with which proposals "
             "are trained on: name another bundle with --student"
         )
-    return folder
+    return folder, (folder / "configs" / _ROW,) if row else ()
 
 
 def own_knobs(texts: Sequence[str], teacher: Trained, given: Mapping[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_single" / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd" / "configs"
 NETWORK = {
     "_target_": "mixseg.networks.SingleBranchNetwork",
     "size_divisor": 4,
@@ -33,14 +33,19 @@ def test_it_trains_and_segments(tmp_path: Path, tools: SimpleNamespace) -> None:
     """Two iterations; the scores are those of the masks that inference writes."""
     tools.write_datalist(tmp_path / "data")
     overlay = tmp_path / "segresnet.yaml"
-    overlay.write_text(yaml.safe_dump({"network_def": NETWORK}))
+    row = yaml.safe_load((CONFIGS / "rows" / "single.yaml").read_text())
+    settings = {name: value for name, value in row.items() if "#" not in name}
+    overlay.write_text(yaml.safe_dump({"network_def": NETWORK, **settings}))
 
     def run(run_id: str, *files: Path | str, **places: Any) -> None:
         known = ("slice_size", "device", "progress") if run_id == "inference" else tools.tiny
         knobs = {name: tools.tiny[name] for name in known if name != "features"}
         if run_id != "inference":
             knobs["max_epochs"] = 1
-        paths = {"dataset_dir": tmp_path / "data", "ckpt_dir": tmp_path / "models", **places}
+        if run_id == "inference":
+            paths = {"checkpoint": tmp_path / "models" / "model.pt", **places}
+        else:
+            paths = {"dataset_dir": tmp_path / "data", "ckpt_dir": tmp_path / "models", **places}
         monai.bundle.run(
             run_id=run_id,
             config_file=[str(CONFIGS / file) for file in files],

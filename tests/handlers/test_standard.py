@@ -12,6 +12,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+from mixseg.data import Datalist, data_hash
 from mixseg.handlers import (
     FullCheckpoint,
     HandlerGroup,
@@ -157,6 +158,7 @@ def test_evaluation_loads_the_runs_weights_and_records_the_settings(
     )
     (tmp_path / "train.yaml").write_text("lr: 0.1\nsplit: validation\n")
     monkeypatch.setattr("sys.argv", ["x", "--config_file", str(tmp_path / "train.yaml")])
+    datalist = Datalist(classes=["background", "LV"], unlabeled=2)
     scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
     scorer.attach = lambda engine: None
     handlers = evaluation_handlers(
@@ -166,12 +168,15 @@ def test_evaluation_loads_the_runs_weights_and_records_the_settings(
         scorer=scorer,
         output_dir=tmp_path / "run",
         seed=3,
-        data_hash="abc",
+        datalist=datalist,
+        dataset_dir=tmp_path,
+        surfaces=False,
         progress=False,
     )
     *_, report = handlers.handlers
     assert report.configuration == {"lr": 0.1, "split": "validation"}
-    assert (report.seed, report.data_hash) == (3, "abc")
+    assert (report.seed, report.data_hash) == (3, data_hash(datalist, tmp_path))
+    assert report.surfaces is None
     engine = Engine(lambda engine, batch: None)
     handlers.handlers[0].attach(engine)
     engine.run([0])

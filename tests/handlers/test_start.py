@@ -20,9 +20,12 @@ output_dir: $@bundle_root + '/eval'
 device: cpu
 num_full: 3
 num_partial: $5 * @num_full
+ramps: {lambda_ent: $10 * @num_full}
+loss: $torch.nn.functional.mse_loss
 features: [16, 32]
 lr: 2.0e-3
 network_def: {_target_: Identity}
+validate: {dataset: {data: {split: validation}}}
 training: '@run'
 """
 EVALUATE = """
@@ -41,18 +44,21 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def test_settings_are_the_entries_before_the_first_component(files: list[str]) -> None:
-    """Of each file; expressions as written, the command line's values, no place of the machine."""
+    """Of each file; expressions by their values, the command line's, no place of the machine."""
     words = ["__main__.py", "run", "evaluating", "--config_file", str(files)]
     expected = {
         "num_full": 3,
-        "num_partial": "$5 * @num_full",
+        "num_partial": 15,
+        "ramps": {"lambda_ent": 30},
+        "loss": "$torch.nn.functional.mse_loss",  # a function is nothing for JSON
         "features": [16, 32],
         "lr": 2e-3,
         "split": "test",
     }
     assert run_settings(words) == expected
     given = [*words, "--num_full", "5", "--split=validation", "--features", "[4, 8]"]
-    changed = {"num_full": 5, "split": "validation", "features": [4, 8]}
+    changed = {"num_full": 5, "num_partial": 25, "ramps": {"lambda_ent": 50}}
+    changed |= {"split": "validation", "features": [4, 8]}
     assert run_settings(given) == expected | changed
 
 

@@ -279,8 +279,8 @@ def test_proposals_can_be_the_labels_of_the_weak_branch(
     data: Path, weights: Path, tmp_path: Path, here: Here
 ) -> None:
     """Luo and Yang's proxy masks: the strong branch selects the weights and proposes further."""
-    decoupled = BUNDLE.with_name("acdc_lv_decoupled")
-    command = ["self-train", BUNDLE, "--student", decoupled, "--weights", weights]
+    command = ["self-train", BUNDLE, "--student", BUNDLE, "--weights", weights]
+    command += ["--config", "rows/decoupled.yaml"]
     command += ["--dataset_dir", data, "-o", tmp_path, "--rounds", 2, "--device", "cpu", "--quiet"]
     of_the_teacher = {"lambda_kd", "lambda_ent"}
     for name, value in KNOBS.items():
