@@ -31,6 +31,7 @@ from mixseg.transforms.labels import (
     SupervisionFromLabeld,
     label_kind,
 )
+from mixseg.transforms.loading import LoadVolumed
 from mixseg.transforms.noisy_labels import (
     NoisyInstance,
     NoisyLabel,
@@ -76,6 +77,7 @@ __all__ = [
     "FreeNegativesd",
     "KeepMostProbableComponent",
     "KeepMostProbableComponentd",
+    "LoadVolumed",
     "MaskUnannotatedClasses",
     "MaskUnannotatedClassesd",
     "NoisyInstance",

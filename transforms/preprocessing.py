@@ -14,7 +14,6 @@ from typing import Any, Literal
 from monai.transforms import (
     Compose,
     CopyItemsd,
-    LoadImaged,
     Orientationd,
     ResizeWithPadOrCropd,
 )
@@ -28,6 +27,7 @@ from mixseg.transforms.labels import (
     SelectClassesd,
     SupervisionFromLabeld,
 )
+from mixseg.transforms.loading import LoadVolumed
 from mixseg.transforms.resampling import ResizeToSized, ResizeToSpacingd
 from mixseg.transforms.scribbles import ScribbleByErosiond
 
@@ -76,7 +76,7 @@ class _Preprocessing:
 
     def _load(self, *keys: str) -> list[Any]:
         return [
-            LoadImaged(keys, ensure_channel_first=True, allow_missing_keys=True),
+            LoadVolumed(keys, allow_missing_keys=True),
             AddDepthd(keys, allow_missing_keys=True),
         ]
 
