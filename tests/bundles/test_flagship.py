@@ -43,7 +43,7 @@ OF_DATA = {"num_full", "num_partial", "weak_label", "source_classes", "target_cl
 }
 #: Settings that only some have.
 SLICES = {"slice_size", "spatial_size", "orientation"}
-VOLUMES = {"spacing", "cache_dir", "cache_device"}
+VOLUMES = {"spacing", "center_size", "cache_dir", "cache_device"}
 #: Places in train.yaml where a network in 3D is another one than in 2D.
 OF_DIMENSION = (
     "network_def#spatial_dims",
