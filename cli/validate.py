@@ -33,7 +33,7 @@ def validate(
     console.print(datalist_table(loaded, str(datalist)))
     if faults:
         table = Table(show_lines=True)
-        for name in ("", "file", "case", "problem", "mend"):
+        for name in ("", "file", "case", "problem", "fix"):
             table.add_column(name, overflow="fold")
         for fault in faults:
             style = "red" if fault.level == "error" else "yellow"
