@@ -18,7 +18,7 @@ class _Commands(LazyGroup):
     lazy: ClassVar[Mapping[str, LazyCommand]] = {
         "quickstart": LazyCommand(
             "mixseg.cli.quickstart:quickstart",
-            "Make synthetic data, train the lower bound and KL+Ent on it, and compare them.",
+            "Make synthetic data, train on masks alone and on masks and scribbles, and compare both.",
             takes_settings=True,
         ),
         "phantom": LazyCommand(

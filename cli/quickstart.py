@@ -27,7 +27,7 @@ def quickstart(
     """Make synthetic data, train on masks alone and on masks and scribbles, and compare both.
 
     Every command that it runs is shown. Interrupt it at any time: the same command resumes.
-    Knobs of the bundle can be added, for example: --max_epochs 3 --num_full 5
+    Settings of the bundle can be added, for example: --max-epochs 3 --num-full 5
     """
     from mixseg.apps.quickstart.report import METHODS, markdown_report, screen_table
     from mixseg.apps.quickstart.run import (
