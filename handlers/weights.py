@@ -80,7 +80,8 @@ class LoadWeights(CheckpointLoader):
         ckpt_dir: see :func:`find_weights`.
 
     Raises:
-        ValueError: there are no weights; when they are loaded, they do not fit the network.
+        ValueError: there are no weights; when they are loaded, those of a run do not fit.
+        RuntimeError: when they are loaded, other weights do not fit.
     """
 
     def __init__(
@@ -102,15 +103,11 @@ class LoadWeights(CheckpointLoader):
         try:
             super().__call__(engine)
         except RuntimeError as error:
-            if "state_dict" not in str(error):
+            if "state_dict" not in str(error) or not is_run(self._run):
                 raise
-            advice = (
-                f"use the configuration in '{self._run / 'configs'}'"
-                if is_run(self._run)
-                else "give the settings that they were trained with, such as --features"
-            )
             raise ValueError(
-                f"the weights '{self.load_path}' do not fit the network: {advice}"
+                f"the weights '{self.load_path}' do not fit the network: use their run's own "
+                f"configuration, in '{self._run / 'configs'}'"
             ) from error
 
     def _compare(self, recorded: Mapping[str, Any]) -> None:

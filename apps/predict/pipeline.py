@@ -184,6 +184,8 @@ class BundlePipeline:
             try:
                 loader(self._evaluator)
             except Exception as error:  # torch, pickle and zip errors of all kinds
+                if isinstance(error, ValueError) and "do not fit" in str(error):
+                    raise
                 if "size mismatch" not in str(error) and "key(s) in state_dict" not in str(error):
                     raise ValueError(
                         f"the weights '{self.weights}' cannot be read ({_first_line(error)}): "
@@ -192,8 +194,8 @@ class BundlePipeline:
                 names = ", ".join(path.name for path in self.files)
                 raise ValueError(
                     f"the weights '{self.weights}' do not fit the network of {names}; give the "
-                    "knobs that they were trained with, for example --features, or a file that "
-                    "holds them with --config"
+                    "folder of the run that trained them, or its settings, for example --features, "
+                    "or a file that holds them with --config"
                 ) from error
             self._evaluator.remove_event_handler(loader, Events.STARTED)
 
