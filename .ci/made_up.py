@@ -3,7 +3,7 @@
     .venv/bin/python .ci/made_up.py quickstart/phantom FOLDER
 
 FOLDER then holds ``IMAGES/`` and ``LABELS/`` (own data), ``scan.nii.gz``, ``scans/`` and
-``run/models/model.pt`` (to predict), ``full/models/model.pt`` (weights of the left atrium's
+``run/models/model.pt`` (to predict), ``full`` (a bundle with weights of the left atrium's
 network, untrained) and ``la/``, a small data set in place of the left atrium's.
 """
 
@@ -64,8 +64,9 @@ def left_atrium(phantom: Path, folder: Path) -> None:
 
 
 def weights(folder: Path) -> None:
-    """The shipped weights under another name, and random ones of the full size."""
+    """The shipped weights under another name, and a bundle with random ones of the full size."""
     bundle = ROOT / "bundles" / "la_confkd"
+    shutil.copytree(bundle, folder / "full", ignore=shutil.ignore_patterns("models", "eval"))
     for name in ("run", "full"):
         (folder / name / "models").mkdir(parents=True)
     shutil.copy(bundle / "models" / "compact.pt", folder / "run" / "models" / "model.pt")
