@@ -12,6 +12,9 @@ from mixseg.cli.lazy import HELP, LazyCommand, LazyGroup
 
 
 class _Commands(LazyGroup):
+    moved: ClassVar[Mapping[str, str]] = {
+        "compare": "'python -m benchmarks.compare', in the repository"
+    }
     lazy: ClassVar[Mapping[str, LazyCommand]] = {
         "quickstart": LazyCommand(
             "mixseg.cli.quickstart:quickstart",

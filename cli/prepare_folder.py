@@ -90,8 +90,9 @@ def folder(
     split: Annotated[
         str,
         typer.Option(
-            help="Training/validation/test: percent of the patients with full masks; or a file "
-            "with lists train, val and test; or splits_final.json:FOLD of nnU-Net."
+            help="Training/validation/test: percent of the patients with full masks, such as "
+            "70/10/20, which auto is from ten of them on (fewer all train); or a file with lists "
+            "train, val and test; or splits_final.json:FOLD of nnU-Net."
         ),
     ] = "70/10/20",
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
@@ -105,8 +106,9 @@ def folder(
 
     Every file is read. Cases with full masks, scribbles, some classes annotated or no label are
     told by the labels' values; cases are split by patient, and only those with full masks go to
-    validation and test. All faults are listed at once, and then nothing is written. Your files
-    are never changed: labels that need other values are copied beside the datalist.
+    validation and test: where there are fewer than ten, none does. All faults are listed at once,
+    and then nothing is written. Your files are never changed: labels that need other values are
+    copied beside the datalist.
 
     Examples:
 
@@ -242,7 +244,7 @@ def _print(report: FolderReport) -> None:
         console.print(_image_table(report.cases))
     if report.classes is not None and report.cases:
         console.print(_class_table(report))
-    for note in report.notes:
+    for note in (*report.notes, *report.uses):
         error_console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""``mixseg quickstart``: from nothing to a trained student beside its lower bound, in minutes."""
+"""``mixseg quickstart``: from nothing to a trained network beside its lower bound, in minutes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def quickstart(
         typer.Option("--record", help="Maintainers: renew the numbers and pictures of the README."),
     ] = False,
 ) -> None:
-    """Make synthetic data, train the lower bound and KL+Ent on it, and compare them.
+    """Make synthetic data, train on masks alone and on masks and scribbles, and compare both.
 
     Every command that it runs is shown. Interrupt it at any time: the same command resumes.
     Knobs of the bundle can be added, for example: --max_epochs 3 --num_full 5
@@ -34,6 +34,7 @@ def quickstart(
         BUNDLE,
         FIGURES,
         Quickstart,
+        check_patients,
         find_repository,
         read_configuration,
         record_figures,
@@ -45,6 +46,7 @@ def quickstart(
         root = find_repository()
         known, digest = read_configuration(root / "bundles" / BUNDLE / "configs")
         knobs = setting_texts(context.args, known, f"the bundle {BUNDLE}")
+        check_patients(patients, known, knobs)
         settings = {"patients": patients, "seed": seed, "knobs": knobs, "configuration": digest}
         work = Quickstart(root, output, settings, knobs, show)
         work.open(overwrite)

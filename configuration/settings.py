@@ -195,8 +195,8 @@ def value_of(text: str, present: Any = None) -> Any:
     value = literal(text)
     if not isinstance(value, str):
         return value
-    if text.lower() == "none":
-        return text if is_text else None
+    if not text or text.lower() == "none":
+        return text if is_text or not text else None
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -55,7 +55,7 @@ def start_command(argv: Sequence[str] | None = None) -> None:
     ``--lamda_ent 0`` would train with the default. It also reports the failure of a component at
     the end of a long traceback that does not name the cause; :func:`sys.excepthook` then prints
     the cause once more, as the last line. PyTorch gets half of the processors, see
-    :func:`share_processors`.
+    :func:`share_processors`, and Ignite's messages are left out unless MIXSEG_VERBOSE is set.
 
     Nothing is done unless the program is ``python -m monai.bundle`` (also under ``torchrun``).
 
@@ -71,6 +71,9 @@ def start_command(argv: Sequence[str] | None = None) -> None:
         return
     sys.excepthook = _end_with_cause
     share_processors()
+    if "MIXSEG_VERBOSE" not in os.environ:
+        # Two lines of Ignite an epoch, and two a validation, hide what concerns a user.
+        logging.getLogger("ignite").setLevel(logging.WARNING)
     if dashes := one_dash(argv[1:]):
         raise ValueError(
             "; ".join(f"'{name}' begins with one dash: write -{name}" for name in dashes)

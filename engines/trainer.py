@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -24,6 +25,14 @@ __all__ = ["MixedSupervisionTrainer", "NonFiniteLossError"]
 
 class NonFiniteLossError(RuntimeError):
     """A loss term became NaN or infinite; the message names the term and the cases."""
+
+
+def _is_not_a_false_resume(record: logging.LogRecord) -> bool:
+    """Whether a message is other than Ignite's that a fresh training resumes.
+
+    MONAI sets ``max_epochs`` before it starts the engine, which Ignite takes for a resume.
+    """
+    return not record.getMessage().startswith("Engine run resuming from iteration 0,")
 
 
 class MixedSupervisionTrainer(Trainer):
@@ -148,6 +157,7 @@ class MixedSupervisionTrainer(Trainer):
             handlers=None,
             decollate=False,
         )
+        self.logger.addFilter(_is_not_a_false_resume)
         # Only float16 needs scaled gradients; a disabled scaler passes everything through.
         self.scaler = torch.amp.GradScaler(
             device.type, enabled=self.amp and self.amp_dtype is torch.float16

@@ -36,7 +36,7 @@ from mixseg.configuration.loading import load, overlays
 from mixseg.configuration.record import is_run
 from mixseg.configuration.settings import settings_of
 from mixseg.configuration.yaml_text import set_values
-from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.networks.dual_branch.base import present_names
 
 # Overlays of other networks than the one whose weights are packed.
@@ -131,6 +131,8 @@ def _build(bundle: Path, folder: Path, settings: Mapping[str, Any], version: str
         if "network_def" in known:  # complete, as those of a run are
             values |= _PLACES if name == "inference.yaml" else places
         _write(configs / name, set_values(text, {k: v for k, v in values.items() if k in known}))
+    # monai.bundle.load reads no YAML.
+    _write(configs / "inference.json", strict_json(load(configs / "inference.yaml")))
     for name in ("logging.conf",):
         if (bundle / "configs" / name).is_file():
             shutil.copyfile(bundle / "configs" / name, configs / name)

@@ -25,6 +25,7 @@ from mixseg.data.folder.contents import PairFacts, read_pairs
 from mixseg.data.folder.layouts import find_layout
 from mixseg.data.folder.pairs import Layout, Stated, file_fault
 from mixseg.data.folder.split import DEFAULT_SPLIT, SplitRule, parse_split, split_by_patient
+from mixseg.data.folds import MIN_TRAINING_MASKS
 
 __all__ = ["FolderOptions", "FolderReport", "inspect_folder"]
 
@@ -46,8 +47,8 @@ class FolderOptions:
         channel: which file of a case is its image where it has several.
         patient_pattern: regular expression whose first group is the patient, searched in an
             image's path below its folder; None where each case is a patient of its own.
-        split: ``"70/10/20"``, percent of the fully labelled patients, or a file with names
-            (:func:`mixseg.data.folder.split.parse_split`).
+        split: ``"auto"``, ``"70/10/20"``, percent of the fully labelled patients, or a file with
+            names (:func:`mixseg.data.folder.split.parse_split`).
         seed: of the split.
     """
 
@@ -89,6 +90,31 @@ class FolderReport:
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cases: list[FolderCase] = field(default_factory=list)
+
+    @property
+    def uses(self) -> list[str]:
+        """What the cases are for, in sentences, where that may not be what one expects."""
+        sentences = []
+        if self.splits and not self.splits["validation"]:
+            full = len({case.patient for case in self.cases if case.kind == "full"})
+            masks = f"{_count(full, 'patient')} with full masks" if full else "no full mask"
+            score = "Nothing can be scored: label at least three patients completely"
+            if full > MIN_TRAINING_MASKS:
+                score = (
+                    "To score them, test each mask once by cross-validation: mixseg train BUNDLE "
+                    f"--folds {min(full, 5)}"
+                )
+            sentences.append(
+                f"{masks}: too few to set any aside for validation. A training keeps its last "
+                f"weights. {score}"
+            )
+        if without := sum(case.kind == "none" for case in self.cases):
+            sentences.append(
+                f"{_count(without, 'case')} without a label: in the datalist for methods that "
+                "learn from images alone (num_unlabeled) and for 'mixseg self-train', which "
+                "proposes their masks; other methods leave them out"
+            )
+        return sentences
 
     def check(self) -> None:
         """Refuse a folder with faults.

@@ -89,17 +89,20 @@ def test_a_training_with_validation(
     assert [row.split(",")[column] for row in rows[1:]] == ["", "0.5", "", "0.9", "", "0.7"]
 
 
+@pytest.mark.parametrize("validate", [False, True])
 def test_a_training_without_validation(
-    make_trainer: Factory, fake_evaluator: Any, tmp_path: Path
+    make_trainer: Factory, fake_evaluator: Any, tmp_path: Path, validate: bool
 ) -> None:
-    """The evaluator is there and not asked; the latest weights count."""
+    """The evaluator is there and not asked, or has no case; the latest weights count."""
     evaluator = fake_evaluator([])
+    if validate:
+        evaluator.data_loader = SimpleNamespace(dataset=[])
     handlers = standard_handlers(
         **settings(tmp_path, ckpt_dir=tmp_path / "elsewhere"),
         evaluator=evaluator,
         scorer=object(),
         key_metric="val_dice_student",
-        validate=False,
+        validate=validate,
     )
     assert not any(isinstance(handler, Validation) for handler in handlers.handlers)
     trainer = train(make_trainer, handlers)
@@ -170,6 +173,39 @@ def test_evaluation_loads_the_runs_weights(tmp_path: Path) -> None:
     handlers.handlers[0].attach(engine)
     engine.run([0])
     assert network.weight.item() == 4
+
+
+def test_weights_of_the_run_around_the_folder_of_scores(tmp_path: Path) -> None:
+    """``output_dir/models`` is the default of ``ckpt_dir``; scores often go into RUN/test."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
+
+    def loaded(output_dir: Path) -> float:
+        handlers = evaluation_handlers(
+            network=network,
+            bundle_root=tmp_path / "bundle",
+            ckpt_dir=f"{output_dir}/models",
+            scorer=scorer,
+            output_dir=output_dir,
+            seed=0,
+            data_hash="",
+            progress=False,
+        )
+        engine = Engine(lambda engine, batch: None)
+        handlers.handlers[0].attach(engine)
+        engine.run([0])
+        return float(network.weight.item())
+
+    def put(folder: Path, weight: float) -> None:
+        folder.mkdir(parents=True)
+        torch.save({"weight": torch.tensor([[weight]])}, folder / "model.pt")
+
+    put(tmp_path / "bundle" / "models", 1)
+    assert loaded(tmp_path / "run" / "test") == 1
+    put(tmp_path / "run" / "models", 2)
+    assert loaded(tmp_path / "run" / "test") == 2
+    put(tmp_path / "run" / "test" / "models", 3)
+    assert loaded(tmp_path / "run" / "test") == 3
 
 
 def test_scores_of_their_own_folder_are_of_the_bundles_weights(tmp_path: Path) -> None:

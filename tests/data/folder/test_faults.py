@@ -302,9 +302,10 @@ CASES = [
             (root / n / f"c{i}.nii.gz").unlink() for n in ("images", "labels") for i in range(3)
         ],
         "",
-        "2 patients have full masks only, but 3 are needed, at least one each for training, "
+        "2 patients have full masks only, but 6 are needed, at least two each for training, "
         "validation, test",
-        "leave out the test split: --split 80/20/0",
+        "leave out --split: all of them train, and cross-validation scores them",
+        {"split": "70/10/20"},
     ),
 ]
 

@@ -86,10 +86,18 @@ def test_each_case_is_recognised_by_the_values_of_its_label(tmp_path: Path) -> N
     assert entries["s"].supervision == "partial"
     assert entries["f3"].label == "labels/f3.nii.gz"
     assert datalist.unlabeled == 3
-    # Half of the 5 full cases would be a fraction: at least one each, the rest trains.
-    assert [len(datalist.validation), len(datalist.test)] == [1, 1]
-    assert {e.supervision for e in (*datalist.validation, *datalist.test)} == {"full"}
-    assert validate_datalist(Datalist.load(tmp_path / "datalist.json")) == []
+    # Five full masks are too few to set any aside.
+    assert [len(datalist.validation), len(datalist.test)] == [0, 0]
+    few, without = report.uses
+    assert few.startswith("5 patients with full masks: too few to set any aside for validation. A ")
+    assert few.endswith("mixseg train BUNDLE --folds 5")
+    assert without.startswith("1 case without a label: ")
+    errors = [
+        f
+        for f in validate_datalist(Datalist.load(tmp_path / "datalist.json"))
+        if f.level == "error"
+    ]
+    assert errors == []
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(255, np.uint8), (-1, np.int16)])
@@ -194,6 +202,36 @@ def test_the_split_is_by_patient_seeded_and_in_proportion(tmp_path: Path) -> Non
         patient_pattern=r"(p\d+)_", split="50/20/30", classes=["background", "a"], seed=1
     )
     assert {c.patient for c in inspect_folder(tmp_path, other).splits["test"]} != patients["test"]
+
+
+@pytest.mark.parametrize(
+    ("masks", "split", "expected"),
+    [
+        # 0.1 · 10 is one, and a single case is never a split.
+        (10, "auto", (6, 2, 2)),
+        (9, "auto", (9, 0, 0)),
+        (6, "60/20/20", (2, 2, 2)),
+        (30, "auto", (21, 3, 6)),
+    ],
+)
+def test_few_masks_all_train_and_no_split_is_a_single_patient(
+    tmp_path: Path, masks: int, split: str, expected: tuple[int, ...]
+) -> None:
+    fill(tmp_path, {f"f{i:02d}": full(1) for i in range(masks)} | {"s": scribble(2, 1)})
+    options = FolderOptions(split=split, classes=["background", "a"])
+    report = inspect_folder(tmp_path, options)
+    numbers = {split: len(cases) for split, cases in report.splits.items()}
+    training, validation, test = expected
+    assert numbers == {"training": training + 1, "validation": validation, "test": test}
+
+
+def test_scribbles_alone_train_and_nothing_scores_them(tmp_path: Path) -> None:
+    fill(tmp_path, {"s": scribble(2, 1), "t": scribble(2, 1)})
+    report = inspect_folder(tmp_path, FolderOptions(classes=["background", "a"]))
+    assert kinds(report) == {"s": "partial", "t": "partial"}
+    (sentence,) = report.uses
+    assert sentence.startswith("no full mask: too few to set any aside for validation. A training ")
+    assert sentence.endswith("label at least three patients completely")
 
 
 def test_patients_are_suggested_where_names_share_beginnings(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import itk
@@ -132,7 +133,7 @@ def test_masks_stored_in_colour_become_grey(tmp_path: Path) -> None:
         "5 label files converted into copies (4 equal channels→1), such as 000.png"
     ]
     datalist = prepare_folder(tmp_path, tmp_path)
-    copy = np.asarray(Image.open(tmp_path / str(datalist.test[0].label)))
+    copy = np.asarray(Image.open(tmp_path / str(datalist.training[0].label)))
     np.testing.assert_array_equal(copy, mask(1))
 
 
@@ -151,7 +152,10 @@ def test_training_and_validation_read_pictures(tmp_path: Path) -> None:
     fill(tmp_path, 1, 2)
     save(tmp_path / "image" / "009.png", colours(9))
     save(tmp_path / "label" / "009.png", np.where(mask(1, 2) == 0, 3, mask(1, 2)).astype(np.uint8))
-    options = FolderOptions(classes=["background", "a", "b"])
+    names = {"train": ["000", "001", "002", "009"], "val": ["003"], "test": ["004"]}
+    (tmp_path / "split.json").write_text(json.dumps(names))
+    split = str(tmp_path / "split.json")
+    options = FolderOptions(classes=["background", "a", "b"], split=split)
     prepare_folder(tmp_path, tmp_path, options)
     datalist = Datalist.load(tmp_path / "datalist.json")
     training = select_cases(datalist, None)
