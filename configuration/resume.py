@@ -21,7 +21,6 @@ FREE = frozenset(
         "bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir",
         "device", "num_workers", "progress", "resume", "overwrite", "init_weights",
         "max_epochs", "val_interval", "checkpoint_interval", "patience",
-        "tracking_uri", "experiment_name", "run_name", "save_execute_config",
     }
 )  # fmt: skip
 #: Entries at the top that say what is run, not how it is trained.

@@ -143,14 +143,15 @@ def begin_training(anew: bool = True) -> None:
             f"'{folder}' was trained before runs recorded their settings and cannot be resumed: "
             "train into another --output_dir, or replace it with --overwrite True"
         )
-    if not _switch(parser, "resume") and not own_run and _any(folder, _HOLDS):
-        if not _switch(parser, "overwrite"):
-            raise RunRefusedError(
-                f"'{folder}' holds a run: resume it with --resume True, replace it with "
-                "--overwrite True, or choose another --output_dir"
-            )
-        _remove_run(folder)
+    asked = own_run or _switch(parser, "resume") or _switch(parser, "overwrite")
+    if _any(folder, _HOLDS) and not asked:
+        raise RunRefusedError(
+            f"'{folder}' holds a run: resume it with --resume True, replace it with "
+            "--overwrite True, or choose another --output_dir"
+        )
     facts = _facts(parser, configs)
+    if _switch(parser, "overwrite") and not _switch(parser, "resume"):
+        _remove_run(folder)
     if resuming:
         recorded = read_record(folder)
         _refuse_another(folder, own, recorded, facts)
@@ -208,11 +209,13 @@ def _refuse_another(
     """Raise where the run to resume is not the one that is asked for."""
     before = load(folder / "configs" / "train.yaml")
     lines = config_differences(before, own)
-    said = {name: f"{name}: recorded {recorded[name]}, now {facts[name]}" for name in facts}
-    if lines and recorded["bundle"] != facts["bundle"]:
-        lines = [said["bundle"]]  # which has other settings and parts throughout
-    if recorded["processes"] != facts["processes"]:
-        lines.append(said["processes"])
+    bundle, processes = (
+        [f"{name}: recorded {recorded[name]}, now {facts[name]}"] * (recorded[name] != facts[name])
+        for name in ("bundle", "processes")
+    )
+    if lines and bundle:
+        lines = bundle  # which has other settings and parts throughout
+    lines += processes
     lines += data_differences(recorded["data"], facts["data"])
     if lines:
         raise RunRefusedError(

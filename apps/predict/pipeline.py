@@ -193,8 +193,8 @@ class BundlePipeline:
                 names = ", ".join(path.name for path in self.files)
                 raise ValueError(
                     f"the weights '{self.weights}' do not fit the network of {names}; give the "
-                    "knobs that they were trained with, for example --features, or a file that "
-                    "holds them with --config"
+                    "folder of the run that trained them, or its settings, for example --features, "
+                    "or a file that holds them with --config"
                 ) from error
             self._evaluator.remove_event_handler(loader, Events.STARTED)
 

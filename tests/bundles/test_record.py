@@ -176,7 +176,7 @@ def test_weights_of_a_run_with_other_settings_are_told_apart(
     with pytest.raises(Exception, match="Failed to") as caught:
         run("inference", "inference.yaml", output_dir=tmp_path, **places)
     message = str(cause_of(caught.value))
-    assert message.endswith(f"use the configuration in '{trained.run / 'configs'}'")
+    assert message.endswith(f"use their run's own configuration, in '{trained.run / 'configs'}'")
 
 
 @pytest.fixture
