@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console, this_command
+from mixseg.cli.console import clear_errors, console, show, this_command
 
 
 def train(
@@ -39,6 +39,14 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start again where the folder holds a training.")
     ] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Cross-validate over the full masks: so many trainings, each tested on a part "
+            "of them that it has not seen. The same command resumes.",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all log messages.")] = False,
 ) -> None:
     """Train a bundle.
@@ -52,38 +60,70 @@ def train(
 
       mixseg train my_bundle --max-epochs 100 --lr 1e-3
 
+      mixseg train my_bundle --folds 3
+
     Settings of train.yaml are options: --num-full 5 or --num_full 5, --amp false, --noisy_as null.
     It runs `python -m monai.bundle run training`.
     """
     from mixseg.apps.bundle.find import find_bundle
+    from mixseg.apps.bundle.folds import cross_validate, fold_folder
     from mixseg.apps.bundle.workflow import TRAINING_ARGUMENTS, train_bundle, training_files
     from mixseg.configuration.settings import read_settings, settings_of
+    from mixseg.report.tables import score_table
 
     with clear_errors():
         folder = find_bundle(bundle)
         known = settings_of(training_files(folder, config or ()))
         name = f"the bundle {folder.resolve().name}"
         settings = read_settings(context.args, known, name, TRAINING_ARGUMENTS)
+        if folds is not None and (resume or overwrite):
+            raise ValueError(
+                "with --folds the same command resumes: leave out --resume, or "
+                "delete the folder to start again instead of --overwrite"
+            )
         # As Ctrl-C: the training that runs is ended, too.
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        rows = None
         try:
-            run = train_bundle(
-                bundle,
-                data=data,
-                output=output,
-                config=config or (),
-                settings=settings,
-                device=device,
-                resume=resume,
-                overwrite=overwrite,
-                verbose=verbose,
-            )
+            if folds is not None:
+                run, rows = cross_validate(
+                    bundle,
+                    folds,
+                    data=data,
+                    output=output,
+                    config=config or (),
+                    settings=settings,
+                    device=device,
+                    verbose=verbose,
+                    show=show,
+                )
+            else:
+                run = train_bundle(
+                    bundle,
+                    data=data,
+                    output=output,
+                    config=config or (),
+                    settings=settings,
+                    device=device,
+                    resume=resume,
+                    overwrite=overwrite,
+                    verbose=verbose,
+                )
         except KeyboardInterrupt:
-            again = this_command(without="--overwrite", plus="--resume")
+            again = this_command(without="--overwrite", plus="" if folds else "--resume")
             console.print(f"\n[yellow]interrupted; to resume:[/] {again}", soft_wrap=True)
             raise typer.Exit(130) from None
         finally:
             signal.signal(signal.SIGTERM, previous)
+    if rows is not None:
+        console.print(score_table(rows))
+        runs = " ".join(str(fold_folder(run, fold)) for fold in range(folds or 0))
+        console.print(
+            f"scores of every full mask: {run / 'metrics.csv'}, {run / 'summary.json'}; to average "
+            f"the folds: mixseg predict {runs} -i IMAGES -o MASKS",
+            soft_wrap=True,
+        )
+        return
     console.print(
         f"weights: {run / 'models' / 'model.pt'}; curves, pictures and log: {run}", soft_wrap=True
     )

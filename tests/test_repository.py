@@ -104,7 +104,7 @@ def test_readme_names_only_knobs_and_files_that_exist(readme: str) -> None:
     known = {"config_file"}
     for path in ROOT.glob("bundles/*/configs/*.yaml"):
         known |= {name.lstrip("+") for name in yaml.safe_load(path.read_text(encoding="utf-8"))}
-    known |= {"force", "format", "output", "split"}  # options of the mixseg command
+    known |= {"format", "output", "overwrite", "split"}  # options of the mixseg command
     known |= {"bundle", "entropy", "probabilities"}
     known |= {"strict"}  # of mkdocs
     named = set(re.findall(r"(?<![\w-])--(\w+)", readme))

@@ -14,7 +14,13 @@ from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.settings import settings_of, suggestion
 
-__all__ = ["evaluate_run", "evaluation_files", "train_bundle", "training_files"]
+__all__ = [
+    "evaluate_run",
+    "evaluation_files",
+    "output_folder",
+    "train_bundle",
+    "training_files",
+]
 
 #: Settings that :func:`train_bundle` and :func:`evaluate_run` give by arguments of their own.
 TRAINING_ARGUMENTS = {
@@ -111,7 +117,7 @@ def train_bundle(
     known = settings_of(files)
     given = dict(settings or {})
     check_settings(given, known, f"the bundle {folder.resolve().name}", TRAINING_ARGUMENTS)
-    output = _output(bundle, folder, output)
+    output = output_folder(bundle, folder, output)
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     if not (resume or overwrite) and any((output / name).is_file() for name in _TRAINED):
@@ -173,7 +179,7 @@ def evaluate_run(
     given = dict(settings or {})
     owner = f"the bundle {folder.resolve().name}"
     check_settings(given, settings_of(files), owner, EVALUATION_ARGUMENTS)
-    output = _output(run, folder, output, split)
+    output = output_folder(run, folder, output, split)
     given |= _places(folder, data, output, device)
     given |= {"checkpoint": weights.resolve(), "split": split}
     run_bundle("evaluating", files, given, output / "evaluate.log", verbose=verbose)
@@ -202,7 +208,9 @@ def check_settings(
             raise ValueError(f"'{name}' is not a setting of {owner}{suggestion(near)}")
 
 
-def _output(given: str | Path, folder: Path, output: Path | None, inside: str = "eval") -> Path:
+def output_folder(
+    given: str | Path, folder: Path, output: Path | None, inside: str = "eval"
+) -> Path:
     """Where to write: as asked for, or in the folder that was given; never in an installed one."""
     if output is not None:
         return output
