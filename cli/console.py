@@ -32,13 +32,22 @@ class _Notes(logging.Handler):
         error_console.print(f"[yellow]note:[/] {escape(record.getMessage())}", soft_wrap=True)
 
 
-def hush() -> None:
+@contextmanager
+def hushed() -> Iterator[None]:
     """Keep what MONAI, Ignite and PyTorch say of their own work off the screen."""
-    for name in ("monai", "ignite", "torch"):
-        warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # MONAI's, raised on behalf of whoever reads a configuration.
-    warnings.filterwarnings("ignore", message="parsing config_file")
+    loggers = [logging.getLogger(name) for name in ("monai", "ignite", "torch")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for logger in loggers:
+            warnings.filterwarnings("ignore", module=rf"{logger.name}(\.|$)")
+            logger.setLevel(logging.ERROR)
+        # MONAI's, raised on behalf of whoever reads a configuration.
+        warnings.filterwarnings("ignore", message="parsing config_file")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def this_command(without: str = "", plus: str = "") -> str:

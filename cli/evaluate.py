@@ -59,12 +59,12 @@ def evaluate(
     Settings of the run are options: --mirror-axes "[]". It runs `python -m monai.bundle run
     evaluating`.
     """
-    from mixseg.apps.bundle.find import find_bundle
+    from mixseg.apps.bundle.find import find_trained
     from mixseg.apps.bundle.workflow import EVALUATION_ARGUMENTS, evaluate_run, evaluation_files
     from mixseg.configuration.settings import read_settings, settings_of
 
     with clear_errors():
-        folder = find_bundle(run)
+        folder = find_trained(run)
         known = settings_of(evaluation_files(folder, config or ()))
         name = f"the bundle {folder.resolve().name}"
         settings = read_settings(context.args, known, name, EVALUATION_ARGUMENTS)

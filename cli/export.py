@@ -37,7 +37,7 @@ def export(
     Settings of inference.yaml can be added, for example: --branch ensemble --features "[8,16,32]".
     The file takes any batch, and any sides that the network takes.
     """
-    from mixseg.apps.bundle.find import find_bundle, refuse_changed
+    from mixseg.apps.bundle.find import find_trained
     from mixseg.apps.bundle.weights import bundle_weights
     from mixseg.apps.pack.export import export_bundle
     from mixseg.configuration.loading import load
@@ -46,8 +46,7 @@ def export(
     if output is None and Path(bundle).is_file():
         raise fail(f"'{bundle}' is a packed bundle: say with --output where the file goes")
     with clear_errors():
-        folder = find_bundle(bundle)
-        refuse_changed(folder)
+        folder = find_trained(bundle)
         known = load(folder / "configs" / "inference.yaml")
         settings = read_settings(context.args, known)
         if weights is None:

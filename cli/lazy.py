@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from mixseg.cli.console import hush
+from mixseg.cli.console import hushed
 from mixseg.cli.spelling import present_spelling
 
 __all__ = ["HELP", "Command", "LazyCommand", "LazyGroup"]
@@ -21,11 +21,25 @@ __all__ = ["HELP", "Command", "LazyCommand", "LazyGroup"]
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
-class Command(TyperCommand):
+class _Switches:
+    """Shows no type behind the options that take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, of which switches name no type in the help."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
+
+
+class Command(_Switches, TyperCommand):
     """A command whose options may be written with ``_`` for ``-``; old spellings are refused.
 
     Every command takes ``--verbose``, which shows what the libraries say of their own work.
     """
+
+    _verbose = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, their options in the present spelling."""
@@ -35,15 +49,19 @@ class Command(TyperCommand):
             for name in (*parameter.opts, *parameter.secondary_opts)
             if name.startswith("-")
         }
-        if "--verbose" in args and "--verbose" not in names:
+        self._verbose = "--verbose" in args
+        if "--verbose" not in names:
             args = [argument for argument in args if argument != "--verbose"]
-        elif "--verbose" not in args:
-            hush()
         try:
             args = present_spelling(args, names)
         except ValueError as error:
             raise typer.BadParameter(str(error), ctx=ctx) from error
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with nullcontext() if self._verbose else hushed():
+            return super().invoke(ctx)
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,7 @@ class LazyCommand:
         return get_command(app)
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(_Switches, TyperGroup):
     """A group that imports a command when it is called, not when it is listed.
 
     Typer's own group lists what was imported before. Contexts and commands are untyped: Typer's are
@@ -85,6 +103,8 @@ class LazyGroup(TyperGroup):
 
     #: Name → command, in the order of the help.
     lazy: ClassVar[Mapping[str, LazyCommand]] = {}
+    #: Names of before → what does the same now.
+    moved: ClassVar[Mapping[str, str]] = {}
     _listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -95,6 +115,8 @@ class LazyGroup(TyperGroup):
         """The command, imported; while the help is written, what stands there of it."""
         command = self.lazy.get(cmd_name)
         if command is None:
+            if cmd_name in self.moved:
+                raise typer.BadParameter(f"'{cmd_name}' is now {self.moved[cmd_name]}", ctx=ctx)
             return None
         if self._listing:
             return TyperCommand(cmd_name, help=command.help, rich_markup_mode="rich")

@@ -12,6 +12,9 @@ from mixseg.cli.lazy import HELP, LazyCommand, LazyGroup
 
 
 class _Commands(LazyGroup):
+    moved: ClassVar[Mapping[str, str]] = {
+        "compare": "'python -m benchmarks.compare', in the repository"
+    }
     lazy: ClassVar[Mapping[str, LazyCommand]] = {
         "quickstart": LazyCommand(
             "mixseg.cli.quickstart:quickstart",
@@ -52,7 +55,6 @@ class _Commands(LazyGroup):
         "propose": LazyCommand(
             "mixseg.cli.propose:propose",
             "Segment the training cases that have no full mask, and write them as a datalist.",
-            takes_settings=True,
         ),
         "self-train": LazyCommand(
             "mixseg.cli.self_train:self_train",

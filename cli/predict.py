@@ -61,13 +61,13 @@ def predict(
 
     Settings of inference.yaml can be added, for example: --branch ensemble --mirror_axes "[0,1]"
     """
-    from mixseg.apps.bundle.find import find_bundle
+    from mixseg.apps.bundle.find import find_trained
     from mixseg.apps.predict.run import ARGUMENTS, Wanted, open_run
     from mixseg.configuration.loading import load
     from mixseg.configuration.settings import read_settings
 
     with clear_errors():
-        known = load(find_bundle(bundle) / "configs" / "inference.yaml")
+        known = load(find_trained(bundle) / "configs" / "inference.yaml")
         settings = read_settings(context.args, known, own=ARGUMENTS)
         previews = (preview_cases or sys.maxsize) if preview else 0
         with open_run(

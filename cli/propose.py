@@ -12,25 +12,13 @@ from mixseg.cli.console import clear_errors, console, fail, this_command
 if TYPE_CHECKING:
     from mixseg.apps.self_train.proposals import Proposals
 
-#: Knobs that have another name here.
-OWN_OPTIONS = {
-    "bundle_root": "the argument BUNDLE",
-    "dataset_dir": "--data",
-    "output_dir": "-o",
-    "ckpt_dir": "--weights",
-    "checkpoint": "--weights",
-    "exported": "--weights",
-    "device": "--device",
-    "progress": "--quiet",
-}
-
 
 def propose(
-    context: typer.Context,
-    bundle: Annotated[
-        str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
+    run: Annotated[
+        str,
+        typer.Argument(help="Folder of a run; or of a bundle with weights, its zip, or its name."),
     ],
-    data: Annotated[Path, typer.Option(help="The data that the bundle was trained on.")],
+    data: Annotated[Path, typer.Option(help="The data that it was trained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the proposals.")],
     branch: Annotated[
         str | None,
@@ -47,11 +35,7 @@ def propose(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Weights; default: the bundle's own, as for predict."),
-    ] = None,
-    config: Annotated[
-        list[Path] | None,
-        typer.Option(help="File of knobs to pass after the bundle's; can be repeated."),
+        typer.Option(help="Weights; default: the run's own, as for predict."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict finished cases again.")
@@ -60,32 +44,22 @@ def propose(
 ) -> None:
     """Segment the training cases that have no full mask, and write them as a datalist.
 
-    The cases are those that the bundle's train.yaml takes as partially labelled; their full masks
-    are not opened. In the new datalist they are 'noisy', beside the fully labelled ones; train on
-    it with --noisy_as full. Interrupted, the same command resumes.
+    The cases are those that the run was trained on as partially labeled or without a label; their
+    full masks are not opened. In the new datalist they are 'noisy', beside the fully labeled ones;
+    train on it with --noisy-as full. Interrupted, the same command resumes.
 
-    Examples:
+    Example:
 
-      mixseg propose acdc_lv_confkd --data ACDC -o proposals --num_full 3
-
-      mixseg propose la_confkd --data LA -o proposals --weights run/models/model.pt
-
-    Give the knobs that the bundle was trained with, of train.yaml or inference.yaml.
+      mixseg propose run --data ACDC -o proposals
     """
     from mixseg.apps.predict.pipeline import OutputError, choose_device
-    from mixseg.apps.self_train.cases import BOTH_FILES, read_selection
-    from mixseg.apps.self_train.proposals import propose_masks, proposing, trained
-    from mixseg.configuration.loading import load
-    from mixseg.configuration.settings import read_settings, settings_in
+    from mixseg.apps.self_train.cases import read_selection
+    from mixseg.apps.self_train.proposals import propose_masks, trained
 
     with clear_errors():
-        source = trained(bundle, weights, config or ())
-        train = source.files("train.yaml")
-        known = settings_in(load(train[0]), load(source.files("inference.yaml")[0]))
-        knobs = read_settings(context.args, known, BOTH_FILES, OWN_OPTIONS)
+        source = trained(run, weights, branch)
         chosen = choose_device(device)
-        selection = read_selection(train, knobs, data)
-        source = proposing(source, knobs, branch, knobs)
+        selection = read_selection(source.files("train.yaml"), data)
         console.print(
             f"{len(selection.proposed)} cases to propose, {len(selection.full)} with full masks; "
             f"{source.folder.name} on {chosen}, weights {source.weights}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,28 +13,26 @@ from filelock import FileLock, Timeout
 from mixseg.cli.console import clear_errors, console, fail, show, this_command
 
 if TYPE_CHECKING:
-    from mixseg.apps.self_train.proposals import Trained
     from mixseg.apps.self_train.rounds import SelfTraining
 
-#: Knobs that have another name here, or that the rounds decide.
+#: Settings of the student that have another name here, or that the rounds decide.
 _OWN_OPTIONS = {
-    "bundle_root": "the arguments",
+    "bundle_root": "--student",
     "dataset_dir": "--data",
     "output_dir": "-o",
     "ckpt_dir": "-o",
-    "checkpoint": "--weights",
-    "exported": "--weights",
-    "branch": "--branch",
     "device": "--device",
     "progress": "--quiet",
     "resume": "each round",
+    **dict.fromkeys(("datalist", "num_full", "num_partial", "num_unlabeled"), "the teacher"),
 }
 
 
 def self_train(
     context: typer.Context,
     teacher: Annotated[
-        str, typer.Argument(help="Trained bundle: a folder, a zip of 'mixseg pack', or a name.")
+        str,
+        typer.Argument(help="Folder of a run; or of a bundle with weights, its zip, or its name."),
     ],
     data: Annotated[Path, typer.Option(help="The data that the teacher was trained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the rounds.")],
@@ -54,15 +52,8 @@ def self_train(
         Path | None,
         typer.Option(help="The teacher's; default: its bundle's own."),
     ] = None,
-    teacher_knob: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE for the teacher, where it differs; can be repeated."),
-    ] = None,
-    teacher_config: Annotated[
-        list[Path] | None, typer.Option(help="The teacher's file of knobs; can be repeated.")
-    ] = None,
     config: Annotated[
-        list[Path] | None, typer.Option(help="The student's file of knobs; can be repeated.")
+        list[Path] | None, typer.Option(help="The student's file of settings; can be repeated.")
     ] = None,
     keep_scribbles: Annotated[
         bool,
@@ -82,27 +73,25 @@ def self_train(
 
     Examples:
 
-      mixseg self-train acdc_lv_confkd --data ACDC -o rounds --rounds 3 --num_full 3
+      mixseg self-train run --data ACDC -o rounds --rounds 3
 
-      mixseg self-train la_confkd --weights kl/model.pt --data LA -o rounds --rounds 3
+      mixseg self-train run --data ACDC -o rounds --rounds 1 --student acdc_lv_decoupled
+      --noisy-as partial --inference-branch teacher --lambda-w 1
 
-      mixseg self-train acdc_lv_confkd --weights kl/model.pt --data ACDC -o rounds --rounds 1
-      --student acdc_lv_decoupled --noisy_as partial --inference_branch teacher --lambda_w 1
-
-    Knobs of the student can be added. Those of data and network hold for the teacher as well.
+    Settings of the student's train.yaml are options. Its classes are the teacher's.
     """
     from mixseg.apps.predict.pipeline import OutputError, choose_device
+    from mixseg.apps.self_train.cases import read_selection
     from mixseg.apps.self_train.proposals import trained
     from mixseg.apps.self_train.rounds import SelfTraining
     from mixseg.apps.self_train.student import (
         decisive_settings,
         find_student,
         make_student,
-        make_teacher,
-        own_knobs,
         refuse_other_classes,
     )
     from mixseg.configuration.loading import configurations
+    from mixseg.configuration.settings import read_settings, settings_in, settings_of
     from mixseg.files.atomic import ensure_writable
 
     with clear_errors():
@@ -110,15 +99,14 @@ def self_train(
             raise ValueError(f"--rounds is {rounds}: train one network at least")
         if split not in ("validation", "test"):
             raise ValueError(f"--split is '{split}': give validation or test")
-        source = trained(teacher, weights, teacher_config or (), "--teacher-config")
+        source = trained(teacher, weights, branch)
         folder = find_student(source.folder, student)
         overlays = tuple(configurations(folder, config or ()))
         chosen = choose_device(device)
-        knobs = _read(context.args, source, folder, overlays)
-        source, selection = make_teacher(
-            source, own_knobs(teacher_knob or (), source, _OWN_OPTIONS), knobs, data, branch
-        )
-        learner = make_student(folder, overlays, knobs, selection, device)
+        known = settings_in(settings_of([folder / "configs" / "train.yaml", *overlays]))
+        given = read_settings(context.args, known, f"the student, {folder.name}", _OWN_OPTIONS)
+        selection = read_selection(source.files("train.yaml"), data)
+        learner = make_student(folder, overlays, given, source, selection, device)
         refuse_other_classes(learner, selection)
         ensure_writable([output], "-o")
         work = SelfTraining(
@@ -171,17 +159,3 @@ def _run(work: SelfTraining, rounds: int, split: str, settings: Mapping[str, Any
     weights = work.folder(rounds) / "models" / "model.pt"
     console.print(f"last weights: {weights}", soft_wrap=True, highlight=False)
     console.print(f"table: {work.output / 'rounds.md'}", soft_wrap=True, highlight=False)
-
-
-def _read(
-    arguments: Sequence[str], teacher: Trained, folder: Path, overlays: Sequence[Path]
-) -> dict[str, Any]:
-    from mixseg.apps.self_train.cases import BOTH_FILES
-    from mixseg.configuration.loading import load
-    from mixseg.configuration.settings import read_settings, settings_in
-
-    student = [load(folder / "configs" / name) for name in ("train.yaml", "inference.yaml")]
-    known = settings_in(
-        load(teacher.folder / "configs" / "inference.yaml"), *student, *map(load, overlays)
-    )
-    return read_settings(arguments, known, BOTH_FILES, _OWN_OPTIONS)

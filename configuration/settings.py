@@ -7,7 +7,6 @@ import difflib
 import inspect
 import itertools
 import re
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +17,7 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from mixseg.configuration.loading import load
+from mixseg.configuration.workflow import running_parser
 
 __all__ = [
     "literal",
@@ -40,35 +40,53 @@ _RUN_OPTIONS = frozenset[str]().union(
         for function in (monai.bundle.run, monai.bundle.create_workflow, ConfigWorkflow)
     )
 ) - {"override", "kwargs"}
+#: What every training knows, whether or not its configuration names it.
+_TRAINING_OPTIONS = frozenset({"overwrite"})
 _TRACKING_OPTIONS = frozenset(
     {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 )
 
+#: What a workflow consists of, and where it reads and writes.
+_WORKFLOW = frozenset({"imports", "initialize", "run", "training", "evaluating", "inference"})
+_WORKFLOW |= {"finalize", "_meta_"}
+_PLACES = frozenset({"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir"})
+_PLACES |= {"checkpoint", "device", "resume", "overwrite", "progress"}
 
-def run_settings(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """The settings of the ``monai.bundle run`` under way: plain values, expressions as written.
 
-    Args:
-        argv: the command line; None for :data:`sys.argv`.
+def run_settings() -> dict[str, Any]:
+    """The settings of the bundle workflow under way: plain values, expressions as written.
 
     Returns:
-        Name → value of the entries of each configuration file up to its first component, with
-        those of the command line; empty in another program.
+        Name → value of each entry at the top of the configuration that is no component, names
+        none, and is no place of the machine; empty outside a workflow.
     """
-    argv = sys.argv if argv is None else argv
-    given = _given(argv[1:])
-    if "config_file" not in given:
+    parser = running_parser()
+    if parser is None:
         return {}
-    files = given["config_file"]
-    settings: dict[str, Any] = {}
-    for file in files.split(",") if isinstance(files, str) else files:
-        for name, value in ConfigParser.load_config_file(file).items():
-            if isinstance(value, dict) or "#" in name:
-                break
-            settings[name.removeprefix("+")] = given.get(name, value)
-    places = {"imports", "bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir"}
-    places |= {"checkpoint", "device"}
-    return {name: value for name, value in settings.items() if name not in places}
+    config: dict[str, Any] = parser.get()
+    parts = {name for name, value in config.items() if not _is_plain(value)}
+    left_out = parts | _PLACES | _WORKFLOW
+    return {
+        name: value
+        for name, value in config.items()
+        if name not in left_out and not _named(value) & parts
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value holds no component, and no expression below its top."""
+    if isinstance(value, dict):
+        return "_target_" not in value and all(
+            _is_plain(item) and not (isinstance(item, str) and item[:1] in ("@", "$"))
+            for item in value.values()
+        )
+    return not isinstance(value, list) or all(map(_is_plain, value))
+
+
+def _named(value: Any) -> set[str]:
+    """Entries at the top that an expression or a reference names."""
+    is_code = isinstance(value, str) and value[:1] in ("@", "$")
+    return set(re.findall(r"@(\w+)", value)) if is_code else set()
 
 
 def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:
@@ -85,7 +103,7 @@ def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:
     if "config_file" not in given:
         return {}
     known = set(ConfigParser.load_config_files(given["config_file"]))
-    known = {name.removeprefix("+") for name in known} | _RUN_OPTIONS
+    known = {name.removeprefix("+") for name in known} | _RUN_OPTIONS | _TRAINING_OPTIONS
     if "tracking" in given:
         known |= _TRACKING_OPTIONS
     return {
@@ -177,8 +195,8 @@ def value_of(text: str, present: Any = None) -> Any:
     value = literal(text)
     if not isinstance(value, str):
         return value
-    if text.lower() == "none":
-        return text if is_text else None
+    if not text or text.lower() == "none":
+        return text if is_text or not text else None
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -104,7 +104,8 @@ def run_logged(command: Sequence[str], log: Path, *, verbose: bool = False) -> i
     Returns:
         Its exit status.
     """
-    variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # The log keeps what a run leaves out on a screen.
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", "MIXSEG_VERBOSE": "1"}
     if sys.stderr.isatty():
         size = shutil.get_terminal_size()
         variables |= {"COLUMNS": str(size.columns), "LINES": str(size.lines), "FORCE_COLOR": "1"}
@@ -206,5 +207,9 @@ class _Stream(Thread):
 
     def _show(self, text: bytes) -> None:
         with self._lock:
-            self._screen.buffer.write(text)
-            self._screen.buffer.flush()
+            if (screen := getattr(self._screen, "buffer", None)) is not None:
+                screen.write(text)
+                screen.flush()
+            else:  # that of a notebook, which takes text alone
+                self._screen.write(text.decode("utf-8", "replace"))
+                self._screen.flush()

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed
 from mixseg.apps.bundle.run import run_bundle
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.record import is_run
 from mixseg.configuration.settings import settings_of, suggestion
 
 __all__ = [
@@ -95,7 +96,8 @@ def train_bundle(
     Args:
         bundle: its folder, a zip of ``mixseg pack``, or its name.
         data: folder of the data; None for the one that the bundle names.
-        output: folder of the run; None for ``eval`` in the bundle's folder, where that is given.
+        output: folder of the run; None for ``eval`` in the bundle's folder, where that is given,
+            and for a run itself.
         config: files to pass after ``train.yaml``.
         settings: entries of the configuration with other values.
         device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA where it is there.
@@ -116,8 +118,12 @@ def train_bundle(
     files = training_files(folder, config)
     known = settings_of(files)
     given = dict(settings or {})
-    check_settings(given, known, f"the bundle {folder.resolve().name}", TRAINING_ARGUMENTS)
+    check_settings(given, known, f"the bundle {bundle_name(folder)}", TRAINING_ARGUMENTS)
+    if output is None and is_run(folder):
+        output = folder
     output = output_folder(bundle, folder, output)
+    if given.get("init_weights") is not None:
+        given["init_weights"] = _weights_to_start_from(str(given["init_weights"]))
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     if not (resume or overwrite) and any((output / name).is_file() for name in _TRAINED):
@@ -128,8 +134,9 @@ def train_bundle(
     given |= _places(folder, data, output, device)
     if "ckpt_dir" in known:
         given["ckpt_dir"] = (output / "models").resolve()
-    if resume:
-        given["resume"] = True
+    given |= {
+        name: True for name, wanted in (("resume", resume), ("overwrite", overwrite)) if wanted
+    }
     run_bundle("training", files, given, output / "train.log", verbose=verbose)
     return output
 
@@ -168,8 +175,7 @@ def evaluate_run(
     """
     if split not in SPLITS:
         raise ValueError(f"--split is '{split}': give {' or '.join(SPLITS)}")
-    folder = find_bundle(run)
-    refuse_changed(folder)
+    folder = find_trained(run)
     overlays: list[Path] = []
     if weights is None:
         weights, overlays = bundle_weights(folder)
@@ -177,7 +183,7 @@ def evaluate_run(
         raise ValueError(f"there is no '{weights}': give a file of weights with --weights")
     files = evaluation_files(folder, [*overlays, *config])
     given = dict(settings or {})
-    owner = f"the bundle {folder.resolve().name}"
+    owner = f"the bundle {bundle_name(folder)}"
     check_settings(given, settings_of(files), owner, EVALUATION_ARGUMENTS)
     output = output_folder(run, folder, output, split)
     given |= _places(folder, data, output, device)
@@ -219,6 +225,17 @@ def output_folder(
     raise ValueError(
         f"say with --output where to write: '{given}' is installed, and its folder stays as it is"
     )
+
+
+def _weights_to_start_from(source: str) -> Path:
+    """A file of weights or the folder that holds some, given by its path, its zip or its name.
+
+    Raises:
+        ValueError: there is no such file, folder or bundle.
+    """
+    path = Path(source)
+    packed = path.suffix.lower() == ".zip"
+    return (path if path.exists() and not packed else find_bundle(source)).resolve()
 
 
 def _places(folder: Path, data: Path | None, output: Path, device: str | None) -> dict[str, Any]:

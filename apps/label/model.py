@@ -15,7 +15,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from mixseg.configuration.loading import load
-from mixseg.configuration.yaml_text import set_knobs
+from mixseg.configuration.yaml_text import set_values
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 
 __all__ = ["make_model_folder", "model_classes"]
@@ -76,10 +76,10 @@ def make_model_folder(
     if unknown := [k for k in values if not any(k in content for content in known.values())]:
         raise ValueError(f"{', '.join(unknown)}: no such knob in {' or '.join(CONFIGS)}")
     texts = {
-        name: set_knobs(text, {k: v for k, v in values.items() if k in known[name]})
+        name: set_values(text, {k: v for k, v in values.items() if k in known[name]})
         for name, text in texts.items()
     }
-    texts["train.yaml"] = set_knobs(texts["train.yaml"], _annotated(known["train.yaml"], values))
+    texts["train.yaml"] = set_values(texts["train.yaml"], _annotated(known["train.yaml"], values))
     source = {
         "bundle": bundle.name,
         "configs": hashlib.sha256("".join(texts.values()).encode()).hexdigest(),

@@ -27,8 +27,8 @@ from mixseg.apps.pack.vendor import (
     write_version,
 )
 from mixseg.configuration.loading import load, overlays
-from mixseg.configuration.yaml_text import set_knobs
-from mixseg.files.atomic import write_bytes_atomic
+from mixseg.configuration.yaml_text import set_values
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.handlers.weights import PLACES
 from mixseg.networks.dual_branch.base import present_names
 
@@ -162,8 +162,10 @@ def _build(bundle: Path, folder: Path, overlay: Path | None, version: str | None
             text = packed_config(text, knobs, overlay.name)
         if name in _COMPLETE:
             known = load(bundle / "configs" / name)
-            text = set_knobs(text, {k: v for k, v in _PLACES.items() if k in known})
+            text = set_values(text, {k: v for k, v in _PLACES.items() if k in known})
         _write(configs / name, text)
+    # monai.bundle.load reads no YAML.
+    _write(configs / "inference.json", strict_json(load(configs / "inference.yaml")))
     for name in ("logging.conf",):
         if (bundle / "configs" / name).is_file():
             shutil.copyfile(bundle / "configs" / name, configs / name)

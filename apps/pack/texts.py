@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mixseg.apps.pack.checks.configs import PACKAGE_KEYS
-from mixseg.configuration.yaml_text import set_knobs
+from mixseg.configuration.yaml_text import set_values
 
 __all__ = ["packed_card", "packed_config", "packed_metadata"]
 
@@ -34,7 +34,7 @@ def packed_config(text: str, knobs: Mapping[str, Any], overlay: str) -> str:
         return text
     words = f"Packed with the knobs of {overlay}: {', '.join(own)}."
     note = textwrap.fill(words, 100, initial_indent="# ", subsequent_indent="# ")
-    return f"{note}\n#\n{set_knobs(text, own)}"
+    return f"{note}\n#\n{set_values(text, own)}"
 
 
 def packed_card(text: str, train: str) -> str:

@@ -17,7 +17,7 @@ from mixseg.apps.plan.card import FILL_IN, REFERENCES, data_license, model_card
 from mixseg.apps.plan.choices import Choice
 from mixseg.apps.plan.measure import DataFacts
 from mixseg.apps.plan.plan import Plan
-from mixseg.configuration.yaml_text import set_knobs
+from mixseg.configuration.yaml_text import set_values
 
 __all__ = ["TEMPLATES", "bundle_files", "find_template"]
 
@@ -131,9 +131,9 @@ def _inference_choices(plan: Plan) -> list[Choice]:
 
 def _with_choices(text: str, choices: Sequence[Choice]) -> str:
     """The configuration with other values, each with its reason as the comment."""
-    text = set_knobs(text, {choice.knob: choice.value for choice in choices})
+    text = set_values(text, {choice.knob: choice.value for choice in choices})
     for choice in choices:
-        # set_knobs leaves a value on one line; a comment follows two spaces at least.
+        # set_values leaves a value on one line; a comment follows two spaces at least.
         pattern = re.compile(rf"^({re.escape(choice.knob)}: .*?)(?: {{2,}}#[^\n]*)?$", re.MULTILINE)
         found = pattern.search(text)
         assert found is not None, choice.knob

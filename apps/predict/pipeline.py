@@ -273,7 +273,7 @@ def choose_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name} is no device: give cpu, cuda or cuda:1") from error
+        raise ValueError(f"--device {name} is not a device: give cpu, cuda or cuda:1") from error
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         seen = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"

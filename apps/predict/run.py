@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.find import bundle_name, find_trained
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.apps.bundle.workflow import check_settings
 from mixseg.apps.predict.images import (
@@ -90,7 +90,7 @@ def open_run(
     """A bundle with its weights, and the images that it is to segment.
 
     Args:
-        bundle: its folder, a zip of ``mixseg pack``, or its name.
+        bundle: folder of a run or of a bundle, a zip of ``mixseg pack``, or a bundle's name.
         sources: images, and folders of images.
         output: folder for masks and report.
         weights: file of weights; None for the bundle's own, fetched if need be.
@@ -107,8 +107,7 @@ def open_run(
             do not fit, or two masks would have one name.
     """
     settings = dict(settings or {})
-    folder = find_bundle(bundle)
-    refuse_changed(folder)
+    folder = find_trained(bundle)
     files = [folder / "configs" / "inference.yaml", *configurations(folder, config)]
     check_settings(settings, settings_of(files), "inference.yaml", ARGUMENTS)
     exported = settings.get("exported")
@@ -316,7 +315,7 @@ def run_header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:
     metadata = load(pipeline.bundle / "configs" / "metadata.json")
     digest = sha256_of(weights)
     settings = {
-        "bundle": pipeline.bundle.resolve().name,
+        "bundle": bundle_name(pipeline.bundle),
         "version": str(metadata.get("version", "")),
         "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
         "weights": digest,

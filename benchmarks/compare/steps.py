@@ -136,7 +136,7 @@ def self_training_steps(
     bundles = [_configs(one).parent for one in (teacher, experiment)]
     command = [sys.executable, "-m", "mixseg.cli.main", "self-train", str(bundles[0])]
     command += ["--weights", str(weights), "--student", str(bundles[1])]
-    command += ["--dataset_dir", str(dataset_dir), "--output", str(folder / "rounds")]
+    command += ["--data", str(dataset_dir), "--output", str(folder / "rounds")]
     command += ["--rounds", str(experiment.rounds), "--split", "test", "--quiet"]
     for option, one in (("--teacher-config", teacher), ("--config", experiment)):
         for name in one.overlays:

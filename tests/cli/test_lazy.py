@@ -45,6 +45,12 @@ def test_an_unknown_command_is_refused() -> None:
     assert "No such command 'trian'" in result.output
 
 
+def test_a_command_that_moved_says_where_it_is() -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["compare", "run"])
+    assert result.exit_code == 2
+    assert "'compare' is now 'python -m benchmarks.compare', in the repository" in result.output
+
+
 def test_a_group_of_commands_offers_no_shell_completion_of_its_own() -> None:
     result = CliRunner().invoke(app, ["prepare", "--help"])
     assert result.exit_code == 0

@@ -51,6 +51,7 @@ def test_files_of_a_run(make_trainer: Factory, tmp_path: Path) -> None:
         "checkpoint.pt",
         "checkpoint_previous.pt",
         "model_last.pt",
+        "models",
     ]
     assert (load(out / "checkpoint.pt")["epoch"], load(out / "checkpoint.pt")["iteration"]) == (
         3,
@@ -60,6 +61,8 @@ def test_files_of_a_run(make_trainer: Factory, tmp_path: Path) -> None:
     assert main_weights(out / "checkpoint_previous.pt") == kept[2]
     # Without a validator the latest weights are the selected ones.
     assert load(out / "model_last.pt") == load(tmp_path / "models" / "model.pt") == kept[3]
+    # The run's folder is whole, wherever else its weights are wanted.
+    assert load(out / "models" / "model.pt") == kept[3]
 
 
 def test_interval_and_last_epoch(make_trainer: Factory, tmp_path: Path) -> None:
@@ -267,6 +270,7 @@ def test_death_between_the_renames_leaves_the_state_before(
     replace = os.replace
     for death in range(1, 12):
         out = tmp_path / f"out{death}"
+        models = out / "models"
         count = 0
 
         def die(source: Any, target: Any, limit: int = death) -> None:
@@ -277,7 +281,7 @@ def test_death_between_the_renames_leaves_the_state_before(
             replace(source, target)
 
         monkeypatch.setattr(os, "replace", die)
-        trainer = make_trainer([FullCheckpoint(out, tmp_path / "models")])
+        trainer = make_trainer([FullCheckpoint(out, models)])
         try:
             trainer.run()
         except KeyboardInterrupt:
@@ -285,7 +289,7 @@ def test_death_between_the_renames_leaves_the_state_before(
         else:
             finished = True
         monkeypatch.setattr(os, "replace", replace)
-        make_trainer([FullCheckpoint(out, tmp_path / "models", resume=True)]).run()
+        make_trainer([FullCheckpoint(out, models, resume=True)]).run()
         assert main_weights(out / "checkpoint.pt") == expected.network.state_dict()
         if finished:
             break
@@ -298,7 +302,8 @@ def test_unwritable_folder_is_named(make_trainer: Factory, tmp_path: Path) -> No
     trainer = make_trainer([FullCheckpoint(tmp_path / "file" / "out", tmp_path / "models")])
     with pytest.raises(OSError, match="could not be written") as caught:
         trainer.run()
-    assert str(caught.value).startswith(f"{tmp_path / 'file' / 'out' / 'checkpoint.pt'} could")
+    out = tmp_path / "file" / "out"
+    assert str(caught.value).startswith(f"{out / 'models' / 'model.pt'} could")
 
 
 def test_nothing_is_trained_anew_over_checkpoints_that_cannot_be_read(

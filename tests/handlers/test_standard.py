@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,17 +173,13 @@ def test_every_handler_is_there_in_its_order(tmp_path: Path) -> None:
     assert [type(handler) for handler in handlers.handlers] == kinds
 
 
-def test_evaluation_loads_the_runs_weights_and_records_the_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_loads_the_runs_weights(tmp_path: Path) -> None:
     network = torch.nn.Linear(1, 1)
     (tmp_path / "run" / "models").mkdir(parents=True)
     torch.save(
         {"weight": torch.tensor([[4.0]]), "bias": torch.zeros(1)},
         tmp_path / "run" / "models" / "model.pt",
     )
-    (tmp_path / "train.yaml").write_text("lr: 0.1\nsplit: validation\n")
-    monkeypatch.setattr("sys.argv", ["x", "--config_file", str(tmp_path / "train.yaml")])
     scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
     scorer.attach = lambda engine: None
     handlers = evaluation_handlers(
@@ -198,13 +193,11 @@ def test_evaluation_loads_the_runs_weights_and_records_the_settings(
         progress=False,
     )
     *_, report = handlers.handlers
-    assert report.configuration == {"lr": 0.1, "split": "validation"}
     assert (report.seed, report.data_hash) == (3, "abc")
     engine = Engine(lambda engine, batch: None)
     handlers.handlers[0].attach(engine)
     engine.run([0])
     assert network.weight.item() == 4
-    assert json.dumps(report.configuration)
 
 
 def test_weights_of_the_run_around_the_folder_of_scores(tmp_path: Path) -> None:
@@ -238,3 +231,22 @@ def test_weights_of_the_run_around_the_folder_of_scores(tmp_path: Path) -> None:
     assert loaded(tmp_path / "run" / "test") == 2
     put(tmp_path / "run" / "test" / "models", 3)
     assert loaded(tmp_path / "run" / "test") == 3
+
+
+def test_scores_of_their_own_folder_are_of_the_bundles_weights(tmp_path: Path) -> None:
+    """Unless the folder of another training's weights is given."""
+
+    def weights(ckpt_dir: Path) -> str:
+        scorer = SimpleNamespace(rows=[], panels=[], class_names=["background"])
+        handlers = evaluation_handlers(
+            network=torch.nn.Linear(1, 1), bundle_root=tmp_path, ckpt_dir=ckpt_dir, scorer=scorer,
+            output_dir=tmp_path / "scores", seed=0, data_hash="", progress=False,
+        ).handlers  # fmt: skip
+        return str(handlers[0].load_path)
+
+    own = tmp_path / "models" / "model.pt"
+    own.parent.mkdir()
+    torch.save({}, own)
+    assert weights(tmp_path / "scores" / "models") == str(own)
+    with pytest.raises(ValueError, match="there is no"):
+        weights(tmp_path / "other")

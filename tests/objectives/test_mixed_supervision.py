@@ -68,13 +68,23 @@ def supervised(z: np.ndarray, label: np.ndarray) -> float:
     return float(cross_entropy + (np.mean(dice) if dice else 0.0))
 
 
+def shares(label: np.ndarray) -> np.ndarray:
+    """Of each class among the labeled voxels, each counted once more than it occurs."""
+    counts = np.array([(label == c).sum() + 1.0 for c in range(CLASSES)])
+    return counts / counts.sum()
+
+
 def transcribed(logits: Logits, batch: Groups, beta: float) -> dict[str, float]:
     branches = len(parts_of(next(iter(logits.values()))))
     terms: dict[str, float] = {}
     for kind in ("full", "partial", "noisy"):
         if kind in logits:
             label = batch[kind]["label"].numpy()
-            terms[kind] = float(np.mean([supervised(z, label) for z in parts_of(logits[kind])]))
+            shift = np.zeros(CLASSES)
+            if kind == "partial" and "full" in logits:
+                shift = np.log(shares(label) / shares(batch["full"]["label"].numpy()))
+            z = [part + shift[:, None, None] for part in parts_of(logits[kind])]
+            terms[kind] = float(np.mean([supervised(part, label) for part in z]))
     rest = [kind for kind in ("partial", "noisy", "none") if kind in logits]
     if branches == 2 and rest:
         losses: list[list[np.ndarray]] = [[], []]

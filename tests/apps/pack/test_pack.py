@@ -87,6 +87,7 @@ def test_it_holds_what_a_user_needs_and_no_more(packed: Packed) -> None:
         "configs/evaluate.yaml",
         "configs/inference.yaml",
         "configs/logging.conf",
+        "configs/inference.json",
         "configs/metadata.json",
         "configs/metadata.schema.json",
         "configs/multi_gpu_train.yaml",

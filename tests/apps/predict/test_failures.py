@@ -156,7 +156,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
         patch.setattr(NativeNiftiWriter, "write", interrupted)
         result = predictor(images, output)
     assert result.exit_code == 130
-    assert "interrupted: 1 of 3 cases are finished; the same command goes on" in result.output
+    assert "interrupted: 1 of 3 cases are finished; the same command resumes" in result.output
     assert list(stamps(output)) == ["a_LV.nii.gz"]
     assert [case["case_id"] for case in read_report(output)["cases"]] == ["a"]
     assert not (output / ".unfinished").exists()
@@ -218,13 +218,13 @@ def test_masks_never_lie_among_the_images_nor_overwrite_each_other(
     ("more", "message"),
     [
         (("--colour", "1"), "'--colour' is neither an option nor a setting of inference.yaml"),
-        (("--dataset_dir", "x"), "'--dataset_dir' is given by -i here"),
-        (("--checkpoint", "gone.pt"), "there is no 'gone.pt': give the weights with --checkpoint"),
+        (("--dataset_dir", "x"), "'--dataset_dir' is given by --input here"),
+        (("--checkpoint", "gone.pt"), "there is no 'gone.pt': give the weights with --weights"),
         (("--features", "[4,8,16]"), "do not fit the network of inference.yaml; give the knobs"),
         (("--config", "gone.yaml"), "--config: there is neither 'gone.yaml' nor '"),
         (("--branch", "left"), "branch must be one of both, teacher, student, ensemble"),
         (("--device", "cuda:77"), "--device cuda:77 is not available: PyTorch"),
-        (("--device", "gpu"), "--device gpu is no device: give cpu, cuda or cuda:1"),
+        (("--device", "gpu"), "--device gpu is not a device: give cpu, cuda or cuda:1"),
     ],
 )
 def test_what_cannot_be_asked_for_is_said(
