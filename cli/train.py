@@ -33,19 +33,20 @@ def train(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
     ] = None,
-    folds: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            help="Cross-validate over the full masks: so many trainings, each mask tested once.",
-        ),
-    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the training in the output folder.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start again where the folder holds a training.")
     ] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Cross-validate over the full masks: so many trainings, each tested on a part "
+            "of them that it has not seen. The same command resumes.",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all log messages.")] = False,
 ) -> None:
     """Train a bundle.
@@ -66,12 +67,8 @@ def train(
     It runs `python -m monai.bundle run training`.
     """
     from mixseg.apps.bundle.find import find_bundle
-    from mixseg.apps.bundle.workflow import (
-        TRAINING_ARGUMENTS,
-        train_bundle,
-        training_files,
-        validate_folds,
-    )
+    from mixseg.apps.bundle.folds import cross_validate, fold_folder
+    from mixseg.apps.bundle.workflow import TRAINING_ARGUMENTS, train_bundle, training_files
     from mixseg.configuration.settings import read_settings, settings_of
     from mixseg.report.tables import score_table
 
@@ -80,44 +77,54 @@ def train(
         known = settings_of(training_files(folder, config or ()))
         name = f"the bundle {folder.resolve().name}"
         settings = read_settings(context.args, known, name, TRAINING_ARGUMENTS)
+        if folds is not None and (resume or overwrite):
+            raise ValueError(
+                "with --folds the same command resumes: leave out --resume, or "
+                "delete the folder to start again instead of --overwrite"
+            )
         # As Ctrl-C: the training that runs is ended, too.
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        rows = None
         try:
             if folds is not None:
-                if resume or overwrite or config:
-                    raise ValueError(
-                        "--folds takes neither --config, --resume nor --overwrite: the same "
-                        "command resumes, and another --output starts again"
-                    )
-                run, rows = validate_folds(
+                run, rows = cross_validate(
                     bundle,
                     folds,
-                    show,
                     data=data,
                     output=output,
+                    config=config or (),
                     settings=settings,
                     device=device,
+                    verbose=verbose,
+                    show=show,
                 )
-                console.print(score_table(rows))
-                console.print(f"pooled scores: {run / 'summary.json'}", soft_wrap=True)
-                return
-            run = train_bundle(
-                bundle,
-                data=data,
-                output=output,
-                config=config or (),
-                settings=settings,
-                device=device,
-                resume=resume,
-                overwrite=overwrite,
-                verbose=verbose,
-            )
+            else:
+                run = train_bundle(
+                    bundle,
+                    data=data,
+                    output=output,
+                    config=config or (),
+                    settings=settings,
+                    device=device,
+                    resume=resume,
+                    overwrite=overwrite,
+                    verbose=verbose,
+                )
         except KeyboardInterrupt:
-            again = this_command("--overwrite", plus="" if folds else "--resume")
+            again = this_command(without="--overwrite", plus="" if folds else "--resume")
             console.print(f"\n[yellow]interrupted; to resume:[/] {again}", soft_wrap=True)
             raise typer.Exit(130) from None
         finally:
             signal.signal(signal.SIGTERM, previous)
+    if rows is not None:
+        console.print(score_table(rows))
+        runs = " ".join(str(fold_folder(run, fold)) for fold in range(folds or 0))
+        console.print(
+            f"scores of every full mask: {run / 'metrics.csv'}, {run / 'summary.json'}; to average "
+            f"the folds: mixseg predict {runs} -i IMAGES -o MASKS",
+            soft_wrap=True,
+        )
+        return
     console.print(
         f"weights: {run / 'models' / 'model.pt'}; curves, pictures and log: {run}", soft_wrap=True
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
@@ -41,8 +42,11 @@ def screen_table(results: Mapping[str, Any]) -> Table:
     """The scores for the terminal."""
     table = Table(title="Test cases, mean ± sd", header_style="bold", title_justify="left")
     for index, name in enumerate(HEADER):
-        # Rich takes what stands in brackets for a style, and drops it.
-        table.add_column(escape(name), justify="left" if index < 2 else "right", no_wrap=True)
+        # Rich takes what stands in brackets for a style, and drops it. Words and headings break,
+        # figures never do: the table fits narrow terminals.
+        heading = escape("\n".join(textwrap.wrap(name, 8)))
+        side: Literal["left", "right"] = "left" if index < 2 else "right"
+        table.add_column(heading, justify=side, no_wrap=index >= 2)
     for line in score_lines(results):
         table.add_row(*line)
     return table

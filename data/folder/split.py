@@ -106,7 +106,8 @@ def split_by_patient(
     patients: dict[str, list[FolderCase]] = {}
     for case in sorted(cases, key=lambda case: case.pair.case_id):
         patients.setdefault(case.patient, []).append(case)
-    if not rule.automatic and not any(case.kind == "full" for case in cases):
+    kinds = {case.kind for case in cases}
+    if "full" not in kinds and (not rule.automatic or kinds == {"none"}):
         faults.append(
             file_fault(
                 root,
@@ -250,7 +251,7 @@ def _read_file(text: str) -> SplitRule:
         head, separator, tail = text.rpartition(":")
         if not separator or not tail.isdigit() or not Path(head).is_file():
             raise DatalistError(
-                f"--split '{text}' is neither percentages such as {DEFAULT_SPLIT} nor a file"
+                f"--split '{text}' is neither percentages such as {_SHARES_OF_MANY} nor a file"
             )
         path, fold = Path(head), int(tail)
     try:

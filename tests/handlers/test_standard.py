@@ -125,6 +125,31 @@ def test_a_resumed_training_takes_up_further_handlers(
     assert [counter.count for counter in counters] == [2, 5]
 
 
+def test_a_training_from_given_weights_equals_one_that_has_them(
+    make_trainer: Factory, tmp_path: Path
+) -> None:
+    """The averaged weights, too; and a resumed training continues from its checkpoint."""
+    given = {"teacher": torch.tensor(3.0), "student": torch.tensor(2.0)}
+    torch.save(given, tmp_path / "given.pt")
+    found = []
+    for name, source in (("own", None), ("given", tmp_path / "given.pt")):
+        trainer = make_trainer(max_epochs=2, ema_decay=0.5)
+        if source is None:
+            trainer.network.load_state_dict(given)
+        standard_handlers(**settings(tmp_path / name), validate=False, init_weights=source).attach(
+            trainer
+        )
+        trainer.run()
+        found.append(torch.load(tmp_path / name / "models" / "model.pt", weights_only=True))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in given)
+    trainer = make_trainer(max_epochs=2, ema_decay=0.5)
+    more = {"init_weights": tmp_path / "given.pt", "resume": True}
+    standard_handlers(**settings(tmp_path / "own"), validate=False, **more).attach(trainer)
+    trainer.run()
+    resumed = trainer.inference_network.state_dict()
+    assert all(torch.equal(found[0][name], resumed[name]) for name in given)
+
+
 def test_patience_and_ramps(make_trainer: Factory, fake_evaluator: Any, tmp_path: Path) -> None:
     objective = ConfKD(lambda_ent=2.0)
     handlers = standard_handlers(

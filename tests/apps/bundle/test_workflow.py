@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mixseg.apps.bundle import workflow
+from mixseg.apps.bundle import folds, workflow
 from mixseg.cli.main import app
 from mixseg.metrics.scores import CaseScore
 
@@ -132,19 +132,19 @@ def test_folds_take_the_same_options(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    def cross_validate(*arguments: Any) -> list[CaseScore]:
-        calls.append(arguments)
-        return []
+    def cross_validate(*arguments: Any, **options: Any) -> tuple[Path, list[CaseScore]]:
+        calls.append((*arguments, options))
+        return tmp_path / "out", []
 
-    monkeypatch.setattr(workflow, "cross_validate", cross_validate)
+    monkeypatch.setattr(folds, "cross_validate", cross_validate)
     words = ["--data", tmp_path, "--device", "cpu", "--lr", "1e-3"]
     done = run("train", bundle, "--folds", "3", *words)
     assert done.exit_code == 0, done.output
-    ((folder, output, folds, settings, _),) = calls
-    assert (folder, output, folds) == (bundle, bundle / "folds", 3)
-    device = "$torch.device('cpu')"
-    assert settings == {"lr": 0.001, "dataset_dir": tmp_path, "device": device}
-    assert f"pooled scores: {bundle / 'folds' / 'summary.json'}" in done.output
+    ((named, number, options),) = calls
+    assert (named, number) == (str(bundle), 3)
+    assert (options["data"], options["output"], options["device"]) == (tmp_path, None, "cpu")
+    assert options["settings"] == {"lr": 0.001}
+    assert str(tmp_path / "out" / "summary.json") in done.output
     refused = run("train", bundle, "--folds", "3", "--resume")
     assert refused.exit_code == 1
     assert "the same command resumes" in refused.output

@@ -303,7 +303,7 @@ def test_nnunet(tmp_path: Path, ending: str) -> None:
     datalist = prepare_folder(root, root)
     assert (datalist.classes, datalist.unlabeled) == (["background", "RV", "LV"], 3)
     assert [entry.case_id for entry in datalist.test] == ["c_007"]
-    assert len(datalist.validation) == 1
+    assert datalist.validation == []
     assert any("1 files of" in note and "imagesTs" in note for note in report.notes)
     assert validate_datalist(datalist) == []
     by_parts = inspect_folder(root / "imagesTr", FolderOptions(labels=root / "labelsTr"))
@@ -416,7 +416,7 @@ def test_select_cases_and_check_cases_take_the_result(tmp_path: Path) -> None:
     fill(tmp_path, FULL | {"s": scribble(3, 1, 2), "u": None})
     options = FolderOptions(classes=["background", "a", "b"], unlabeled=3, allow_unlabeled=True)
     datalist = prepare_folder(tmp_path, tmp_path, options)
-    cases = select_cases(datalist, tmp_path, num_full=2)
+    cases = select_cases(datalist, tmp_path, num_full=2, num_partial=2)
     assert sorted(case["supervision"] for case in cases) == ["full", "full", "partial", "partial"]
     validation = split_cases(datalist, tmp_path, "validation")
     assert check_cases(cases, validation, classes=datalist.classes, spatial_dims=3) == []
