@@ -100,7 +100,7 @@ def folder(
             "70/10/20, which auto is from ten of them on (fewer all train); or a file with lists "
             "train, val and test; or splits_final.json:FOLD of nnU-Net."
         ),
-    ] = "70/10/20",
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report, and write nothing.")] = False,
     overwrite: Annotated[

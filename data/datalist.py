@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.documents import read_json
 from mixseg.files.reading import UnreadableError, open_volume
 
 Supervision = Literal["full", "partial", "noisy", "none"]
@@ -180,16 +181,10 @@ class Datalist(BaseModel):
         """
         path = Path(path)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+            raw = read_json(path)
+        except ValueError as error:
             raise DatalistError(
-                f"{path} is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DatalistError(
-                f"{path}: cannot read the datalist ({reason}): give a datalist.json, which "
-                "'mixseg prepare' writes"
+                f"{error}: give a datalist.json, which 'mixseg prepare' writes"
             ) from error
         try:
             datalist = cls.model_validate(raw)
@@ -290,7 +285,7 @@ def _absolute(path: str, folders: list[Path]) -> str:
     if not folders:
         raise DatalistError(f"'{path}' is relative and no dataset_dir is given")
     candidates = [folder / path for folder in folders]
-    return str(next((c for c in candidates if c.is_file()), candidates[0]))
+    return str(next((c for c in candidates if os.path.exists(c)), candidates[0]))
 
 
 def _relative(path: str, folder: Path) -> str:
@@ -303,6 +298,8 @@ def _relative(path: str, folder: Path) -> str:
 
 
 def _size(path: Path) -> int:
+    if path.is_dir():  # a DICOM series
+        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return path.stat().st_size if path.is_file() else -1
 
 

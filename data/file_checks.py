@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -137,7 +138,7 @@ def read_file(
     case: Case, path: str, name: str, check_voxels: bool, add: Callable[[Fault], None]
 ) -> Volume | None:
     """The file's grid and, where asked for, its voxels; None for what cannot be read."""
-    if not (Path(path).exists() or Path(path).is_symlink()):
+    if not os.path.lexists(path):
         add(case_fault(case, path, f"the {name} file is missing", "mend the path or add the file"))
         return None
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -23,6 +22,7 @@ from mixseg.data.folder.pairs import (
     match_side_by_side,
     name_pairs,
 )
+from mixseg.files.documents import read_json
 from mixseg.files.reading import IMAGE_SUFFIXES, PICTURE_SUFFIXES, split_suffix
 
 __all__ = ["find_layout"]
@@ -233,7 +233,7 @@ def _listed_files_exist(root: Path, described: Mapping[str, Any]) -> bool:
     if not isinstance(entries, list) or not entries or not isinstance(entries[0], Mapping):
         return False
     image = entries[0].get("image")
-    return isinstance(image, (str, list)) and bool(image) and (root / _first(image)).is_file()
+    return isinstance(image, (str, list)) and bool(image) and os.path.exists(root / _first(image))
 
 
 def _first(image: str | list) -> str:
@@ -259,7 +259,11 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
     pairs = []
     unlabelled = 0
     for key, split in keys:
-        for place, entry in enumerate(described.get(key, [])):
+        entries = described.get(key) or []
+        if not isinstance(entries, list):
+            layout.faults.append(file_fault(file, f"its '{key}' is not a list", "correct it"))
+            continue
+        for place, entry in enumerate(entries):
             item = {"image": entry} if isinstance(entry, (str, list)) else entry
             if not isinstance(item, Mapping) or not item.get("image"):
                 problem = f"{key}[{place}] names no 'image'"
@@ -276,7 +280,7 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
             f"{unlabelled} images of {file.name} that it names for validation or test have no "
             "label and are left out: images to predict, not to train on"
         )
-    if any(isinstance(e, Mapping) and "fold" in e for e in described.get("training", [])):
+    if any(isinstance(e, Mapping) and "fold" in e for e in described.get("training") or []):
         layout.notes.append(f"the folds of {file.name} are not followed; see --split")
     seen: dict[Path, Pair] = {}
     for pair in pairs:
@@ -309,7 +313,7 @@ def _listed_pair(
             return None
         image = image[channel or 0]
     paths = [root / _native(image)] + ([root / _native(item["label"])] if item.get("label") else [])
-    missing = [path for path in paths if not path.exists()]
+    missing = [path for path in paths if not os.path.exists(path)]
     for path in missing:
         layout.faults.append(file_fault(path, "the file is missing", "mend the list or add it"))
     if missing:
@@ -329,9 +333,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatalistError(f"{path} cannot be read: {error}") from error
+        content = read_json(path)
+    except ValueError as error:
+        raise DatalistError(str(error)) from error
     if not isinstance(content, dict):
         raise DatalistError(f"{path} is no dataset.json: an object with 'labels' is expected")
     return content
