@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mixseg.apps.predict.images import CaseError
 from mixseg.configuration.loading import cause_of, load
+from mixseg.configuration.paths import literal_path
 from mixseg.files.geometry import spacing_mm
 from mixseg.files.reading import subject_name
 from mixseg.transforms import AddDepthd
@@ -131,14 +132,14 @@ class BundlePipeline:
         self.network_dims = len(image["image"]["spatial_shape"])
         parser = ConfigParser(ConfigParser.load_config_files([str(p) for p in self.files]))
         own: dict[str, Any] = {
-            "bundle_root": str(self.bundle),
-            "output_dir": str(self.staging),
+            "bundle_root": literal_path(self.bundle),
+            "output_dir": literal_path(self.staging),
             "device": f"$torch.device('{self.device}')",
             "progress": False,
             "dataset#data": [{}],  # replaced for each case
         }
         if self.weights is not None:
-            own["checkpoint"] = str(self.weights)
+            own["checkpoint"] = literal_path(self.weights)
         parser.update({**self.knobs, **own})
         try:
             self._build(parser)

@@ -137,7 +137,10 @@ def propose_masks(
     ):
         raise ValueError(f"'{output}' is the folder of a data set: choose another -o")
     ensure_writable([output], "-o")
-    cases = [InputCase(Path(entry.image), entry.case_id) for entry in selection.proposed]
+    cases = [
+        InputCase(Path(entry.image), entry.case_id, channels=tuple(map(Path, entry.channels or ())))
+        for entry in selection.proposed
+    ]
     staging = output / _STAGING
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -196,6 +199,7 @@ def _datalist(selection: Selection, labels: Sequence[Path]) -> Datalist:
     proposed = [
         Entry(
             image=entry.image,
+            channels=entry.channels,
             label=str(label),
             supervision="noisy",
             case_id=entry.case_id,
