@@ -18,6 +18,7 @@ from mixseg.data.file_checks import (
     describe_faults,
     examine_case,
     grid_faults,
+    image_files,
 )
 
 _WORKERS = min(8, (os.cpu_count() or 1) + 2)
@@ -55,6 +56,7 @@ def validate_datalist(
             entry.supervision,
             erode=False,
             complete=bool(entry.complete),
+            channels=tuple(entry.channels or ()),
         )
         for split, entry in datalist.resolve(base_dir).items()
         if split in chosen
@@ -127,12 +129,13 @@ def check_cases(
             split,
             str(item["case_id"]),
             str(item.get("patient_id", item["case_id"])),
-            str(item["image"]),
+            image_files(item)[0],
             item.get("label"),
             None,
             item.get("supervision"),
             erode=bool(item.get("erode", False)),
             complete=bool(item.get("complete", False)),
+            channels=tuple(image_files(item)[1:]),
         )
         for split, items in given.items()
         for item in items or ()

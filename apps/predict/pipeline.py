@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mixseg.apps.predict.images import CaseError
 from mixseg.configuration.loading import cause_of, load
+from mixseg.configuration.paths import literal_path
 from mixseg.files.geometry import spacing_mm
 from mixseg.files.reading import subject_name
 from mixseg.files.weights import read_weights
@@ -132,15 +133,14 @@ class BundlePipeline:
         self.network_dims = len(image["image"]["spatial_shape"])
         parser = ConfigParser(ConfigParser.load_config_files([str(p) for p in self.files]))
         own: dict[str, Any] = {
-            # Absolute paths begin with no character that MONAI would take for an expression.
-            "bundle_root": str(self.bundle.absolute()),
-            "output_dir": str(self.staging.absolute()),
+            "bundle_root": literal_path(self.bundle.absolute()),
+            "output_dir": literal_path(self.staging.absolute()),
             "device": f"$torch.device('{self.device}')",
             "progress": False,
             "dataset#data": [{}],  # replaced for each case
         }
         if self.weights is not None:
-            own["checkpoint"] = str(self.weights.absolute())
+            own["checkpoint"] = literal_path(self.weights.absolute())
         parser.update({**self.knobs, **own})
         try:
             self._build(parser)

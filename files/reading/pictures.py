@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +15,9 @@ from PIL import ExifTags, Image
 from mixseg.files.reading.volume import UnreadableError, Volume, checked_size
 
 __all__ = ["read_picture"]
+
+# What Pillow logs of damaged files is said in the fault.
+logging.getLogger("PIL").setLevel(logging.ERROR)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: EXIF orientations that exchange the axes.

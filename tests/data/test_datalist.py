@@ -236,3 +236,14 @@ def test_class_names_that_a_configuration_would_run_are_refused(name: str) -> No
     with pytest.raises(ValueError, match=r"begin with a sign that .* rename these classes"):
         Datalist(classes=["background", name])
     assert Datalist(classes=["background", "5% $ @"]).classes[1] == "5% $ @"
+
+
+def test_a_list_of_files_is_an_image_and_its_channels(tmp_path: Path) -> None:
+    entry = Entry.model_validate({"image": ["a_t1.nii", "a_t2.nii"], "case_id": "a"})
+    assert (entry.image, entry.channels) == ("a_t1.nii", ["a_t2.nii"])
+    datalist = Datalist(classes=["bg", "a"], unlabeled=2, training=[entry]).with_base_dir(tmp_path)
+    (resolved,) = datalist.resolve().training
+    assert resolved.image_files == [str(tmp_path / "a_t1.nii"), str(tmp_path / "a_t2.nii")]
+    assert datalist.relative_to(tmp_path).training[0].channels == ["a_t2.nii"]
+    with pytest.raises(ValidationError, match="not in both"):
+        Entry.model_validate({"image": ["a", "b"], "channels": ["c"], "case_id": "a"})

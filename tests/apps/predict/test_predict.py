@@ -165,7 +165,7 @@ def test_pictures_get_masks_of_their_size(predictor: Any, tmp_path: Path, read_r
     more = {"in_channels": 3, "output_ext": ".png"}
     result = predictor(tmp_path / "cells", tmp_path / "masks", "--preview", **more)
     assert result.exit_code == 1
-    assert "two.png: the image has 1 channels, the bundle takes 3" in result.output
+    assert "two.png: the image has 1 channels (24×20), the bundle takes 3" in result.output
     with Image.open(tmp_path / "masks" / "one_LV.png") as mask:
         assert mask.size == (24, 20)
         count = int(np.count_nonzero(np.asarray(mask)))

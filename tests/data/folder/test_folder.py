@@ -23,6 +23,7 @@ from mixseg.data import (
 )
 from mixseg.data.checks import validate_datalist
 from mixseg.data.folder.cases import Kind
+from mixseg.transforms import LoadVolumed
 
 SHAPE = (6, 5, 3)  # 90 voxels
 
@@ -328,18 +329,31 @@ def test_nnunet_folds(tmp_path: Path) -> None:
     }
 
 
-def test_nnunet_with_several_channels_needs_a_choice(tmp_path: Path) -> None:
+def test_nnunet_channels_are_one_image_or_one_is_chosen(tmp_path: Path) -> None:
     root = nnunet(tmp_path, channel_names={"0": "T1", "1": "T2"})
     for i in range(4):
         save(root / "imagesTr" / f"c_{i:03d}_0001.nii.gz", image(20 + i))
-    (fault,) = inspect_folder(root).faults
-    assert "its cases have 2 channels: 0 (T1), 1 (T2)" in fault.problem
-    assert "--channel" in fault.mend
-    for path in (root / "imagesTs").iterdir():
-        path.rename(path.with_name(path.name.replace("_0000", "_0001")))
-    report = inspect_folder(root, FolderOptions(channel=1))
+    # The held-out cases lack the second channel.
+    faults = inspect_folder(root).faults
+    assert "the case has no channel 0001" in faults[0].problem
+    for i in (7, 8):
+        save(root / "imagesTs" / f"c_{i:03d}_0001.nii.gz", image(20 + i))
+    report = inspect_folder(root)
     assert kinds(report)
-    assert {case.pair.image.name[-12:] for case in report.cases} == {"_0001.nii.gz"[-12:]}
+    assert any("2 channels, which are one image: 0 (T1), 1 (T2)" in n for n in report.notes)
+    datalist = prepare_folder(root, root / "out")
+    entry = next(e for e in datalist.training if e.case_id == "c_002")
+    assert [Path(path).name for path in entry.image_files] == [
+        "c_002_0000.nii.gz",
+        "c_002_0001.nii.gz",
+    ]
+    assert validate_datalist(datalist) == []
+    (item,) = (i for i in select_cases(datalist, None) if i["case_id"] == "c_002")
+    loaded = LoadVolumed("image")({"image": item["image"]})["image"]
+    np.testing.assert_array_equal(loaded, np.stack([image(2), image(22)]))
+    chosen = inspect_folder(root, FolderOptions(channel=1))
+    assert kinds(chosen)
+    assert {case.pair.image.name[-12:] for case in chosen.cases} == {"_0001.nii.gz"}
 
 
 def test_a_decathlon_list(tmp_path: Path) -> None:

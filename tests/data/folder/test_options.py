@@ -67,7 +67,7 @@ def test_one_folder_without_suffixes(root: Path, twice: bool) -> None:
 def test_dataset_json_that_cannot_be_followed(root: Path) -> None:
     file = root / "dataset.json"
     file.write_text("{")
-    with pytest.raises(DatalistError, match=r"dataset\.json cannot be read: "):
+    with pytest.raises(DatalistError, match=r"dataset\.json is not valid JSON: "):
         inspect_folder(root)
     file.write_text(json.dumps({"labels": {"background": 0, "whole": [1, 2], "core": 2}}))
     with pytest.raises(DatalistError, match="regions of several classes are not read here"):
