@@ -121,7 +121,8 @@ def evaluation_handlers(
         network: to load the weights into, strictly.
         bundle_root: see :func:`mixseg.handlers.find_weights`.
         checkpoint: see there.
-        ckpt_dir: see there.
+        ckpt_dir: see there; ``output_dir/models``, where a run has its weights, is passed over if
+            it holds none, so that scores can be written to another folder than the run's.
         scorer: of the evaluator.
         output_dir: folder of ``metrics.csv``, ``summary.json`` and ``cases.png``.
         seed: of the training, for the record.
@@ -133,6 +134,9 @@ def evaluation_handlers(
     Returns:
         Handlers for :class:`mixseg.engines.MixedSupervisionEvaluator`.
     """
+    own = Path(output_dir) / "models"
+    if ckpt_dir is not None and Path(ckpt_dir) == own and not (own / "model.pt").is_file():
+        ckpt_dir = None
     handlers = [
         LoadWeights(network, bundle_root, checkpoint, ckpt_dir),
         ProgressBar(enabled=progress),

@@ -171,7 +171,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_training_leaves_weights_and_a_history(made: Made) -> None:
-    state = torch.load(made.bundle / "models" / "model.pt", weights_only=True)
+    state = torch.load(made.bundle / "eval" / "models" / "model.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state.values())
     with open(made.bundle / "eval" / "history.csv", newline="") as file:
         (row,) = csv.DictReader(file)

@@ -182,3 +182,35 @@ def test_evaluation_loads_the_runs_weights_and_records_the_settings(
     engine.run([0])
     assert network.weight.item() == 4
     assert json.dumps(report.configuration)
+
+
+def test_scores_go_to_another_folder_than_the_runs(tmp_path: Path) -> None:
+    """The weights are those of a training in the bundle's folder; a folder that is asked for is."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    for name, value in (("bundle/eval", 4.0), ("other", 5.0)):
+        (tmp_path / name / "models").mkdir(parents=True)
+        state = {"weight": torch.tensor([[value]])}
+        torch.save(state, tmp_path / name / "models" / "model.pt")
+    scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
+    common: dict[str, Any] = {
+        "network": network,
+        "bundle_root": tmp_path / "bundle",
+        "scorer": scorer,
+        "seed": 0,
+        "datalist": Datalist(classes=["background", "LV"], unlabeled=2),
+        "dataset_dir": tmp_path,
+        "surfaces": False,
+    }
+    for output, ckpt_dir, expected in (
+        ("bundle/eval/test", "bundle/eval/test/models", 4),
+        ("other", "other/models", 5),
+        ("test", "other/models", 5),
+    ):
+        places = {"output_dir": tmp_path / output, "ckpt_dir": tmp_path / ckpt_dir}
+        loader = evaluation_handlers(**common, **places).handlers[0]
+        engine = Engine(lambda engine, batch: None)
+        loader.attach(engine)
+        engine.run([0])
+        assert network.weight.item() == expected
+    with pytest.raises(ValueError, match=r"there is no .*absent.*model\.pt"):
+        evaluation_handlers(**common, output_dir=tmp_path, ckpt_dir=tmp_path / "absent")
