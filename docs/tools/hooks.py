@@ -153,6 +153,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     package.mkdir()
     for marker in ROOT.glob("*/py.typed"):
         os.symlink(marker.parent, package / marker.parent.name, target_is_directory=True)
+    for module in (ROOT / "api").glob("*.py"):  # installed as mixseg itself
+        os.symlink(module, package / module.name)
     config.extra["tree"] = tree  # removed when the configuration goes
     config.plugins["mkdocstrings"].config["handlers"]["python"]["paths"] = [tree.name]
     return config
