@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import nibabel as nib
 import numpy as np
@@ -90,6 +90,21 @@ class Bundle:
         """Content of ``metadata.json``."""
         return load(self.folder / "configs" / "metadata.json")
 
+    @overload
+    def predict(
+        self,
+        images: NDArray[Any],
+        output: _Path | None = None,
+        *,
+        affine: NDArray[Any] | None = None,
+        **settings: Any,
+    ) -> CaseResult: ...
+
+    @overload
+    def predict(
+        self, images: _Path | Sequence[_Path], output: _Path | None = None, **settings: Any
+    ) -> list[CaseResult]: ...
+
     def predict(
         self,
         images: _Path | Sequence[_Path] | NDArray[Any],
@@ -97,7 +112,7 @@ class Bundle:
         *,
         affine: NDArray[Any] | None = None,
         **settings: Any,
-    ) -> Any:
+    ) -> CaseResult | list[CaseResult]:
         """Segment images.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mixseg.files.atomic import ensure_writable, strict_json, write_atomically, write_bytes_atomic
 from mixseg.files.geometry import AFFINE_TOLERANCE, nearest_axes, spacing_mm
+from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, hash_of, sha256_of
 from mixseg.files.reading import (
     IMAGE_SUFFIXES,
@@ -17,6 +18,7 @@ from mixseg.files.reading import (
     split_suffix,
     voxels,
 )
+from mixseg.files.weights import read_weights
 from mixseg.files.writing import NativeNiftiWriter, stored_dtype, write_nifti
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "UnreadableError",
     "Volume",
     "VolumeReader",
+    "claim",
     "count_values",
     "ensure_writable",
     "environment",
@@ -34,6 +37,7 @@ __all__ = [
     "is_picture",
     "nearest_axes",
     "open_volume",
+    "read_weights",
     "sha256_of",
     "spacing_mm",
     "split_suffix",

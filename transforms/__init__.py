@@ -7,6 +7,7 @@ from mixseg.transforms.components import (
     KeepMostProbableComponent,
     KeepMostProbableComponentd,
 )
+from mixseg.transforms.cropping import CropToCenterd
 from mixseg.transforms.free_negatives import (
     FreeNegatives,
     FreeNegativesd,
@@ -69,6 +70,7 @@ __all__ = [
     "CentroidLabeld",
     "ConvertUnlabeled",
     "ConvertUnlabeledd",
+    "CropToCenterd",
     "EllipseLabel",
     "EllipseLabeld",
     "FreeNegatives",

@@ -208,6 +208,9 @@ def why(error: BaseException, case: InputCase) -> CaseError:
         return error
     while error.__cause__ is not None:
         error = error.__cause__
+    # PyTorch has no error of its own for the memory of the CPU.
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return CaseError("failed", "out of memory", "crop or resample the image")
     try:
         open_volume(case.source)
     except UnreadableError as reason:

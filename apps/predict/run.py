@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,10 +44,11 @@ from mixseg.configuration.settings import settings_of
 from mixseg.configuration.threads import share_processors
 from mixseg.data import NativeNiftiWriter
 from mixseg.files.atomic import ensure_writable
+from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, sha256_of
 from mixseg.files.reading import split_suffix
 
-__all__ = ["PredictionRun", "Wanted", "open_run", "output_names"]
+__all__ = ["PredictionRun", "Wanted", "claimed", "open_run", "output_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ def open_run(
 
     Raises:
         ValueError: there is no such bundle, image, file, setting, device or weights, the weights
-            do not fit, or two masks would have one name.
+            do not fit, two masks would have one name, or another prediction writes to ``output``.
     """
     settings = dict(settings or {})
     folder = find_trained(bundle)
@@ -127,9 +129,7 @@ def open_run(
     ensure_writable([output], "-o")
     chosen = choose_device(device)
     share_processors()
-    staging = output / _STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with claimed(output) as staging:
         pipeline = BundlePipeline(
             folder, files, settings, None if exported else weights, chosen, staging
         )
@@ -143,8 +143,29 @@ def open_run(
         report = PredictionReport(output, run_header(pipeline, weights), len(cases))
         report.left_out = [sentence for _, left_out in found for sentence in left_out]
         yield PredictionRun(pipeline, cases, output, report, wanted)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[Path]:
+    """Claim an output folder for one prediction.
+
+    Yields:
+        A new folder in it for files that are not finished; it goes when the prediction ends, and so
+        does what a killed one left.
+
+    Raises:
+        ValueError: another prediction writes to the folder.
+    """
+    with claim(output, "this prediction"):
+        for left in output.glob(f"{_STAGING}*"):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+        # Of a name that nobody can guess: no link can lie in wait there.
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=output))
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 class PredictionRun:
@@ -188,6 +209,7 @@ class PredictionRun:
         started = time.monotonic()
         # A case that failed may have left files behind.
         shutil.rmtree(self.pipeline.staging, ignore_errors=True)
+        self.pipeline.staging.mkdir(parents=True)
         stamp = stamp_of(case.image)
         shape = check_axes(case, self.pipeline.axes, self.pipeline.channels)
         prediction, warnings = self._predicted(case)

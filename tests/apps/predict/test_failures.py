@@ -7,6 +7,8 @@ import errno
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from mixseg.apps.predict.pipeline import BundlePipeline, choose_device
 from mixseg.apps.predict.report import PredictionReport
 from mixseg.apps.predict.run import PredictionRun, Wanted
 from mixseg.data import NativeNiftiWriter
+from mixseg.networks import DualBranchUNet
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -277,8 +280,82 @@ def test_weights_that_are_damaged_are_named(predictor: Any, images: Path, tmp_pa
     predictor.weights.write_bytes(predictor.weights.read_bytes()[:500])
     result = predictor(images, tmp_path / "masks")
     assert result.exit_code == 1
-    assert f"the weights '{predictor.weights}' cannot be read (" in result.output
-    assert "copy or download them again" in result.output
+    assert f"'{predictor.weights}' cannot be read as weights: " in result.output
+    assert "Copy or download it again" in result.output
+
+
+def test_weights_with_nan_are_refused(predictor: Any, images: Path, tmp_path: Path) -> None:
+    state = torch.load(predictor.weights, weights_only=True)
+    name = next(name for name, value in state.items() if value.is_floating_point())
+    state[name][0] = torch.nan
+    torch.save(state, predictor.weights)
+    result = predictor(images, tmp_path / "masks")
+    assert result.exit_code == 1
+    assert f"weights.pt' holds values that are not finite in {name}: " in result.output
+    assert stamps(tmp_path / "masks") == {}
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_full_state_of_a_training_is_taken_for_its_weights(
+    averaged: bool, predictor: Any, images: Path, tmp_path: Path
+) -> None:
+    """The moving average where there is one: it is what the training validates and exports."""
+    predictor(images / "a.nii.gz", tmp_path / "plain")
+    state = torch.load(predictor.weights, weights_only=True)
+    other = {name: torch.zeros_like(value) for name, value in state.items()}
+    networks = {"average": state, "network": other} if averaged else {"network": state}
+    flat = {f"{n}.{k}": v for n, weights in networks.items() for k, v in weights.items()}
+    predictor.weights = tmp_path / "checkpoint.pt"
+    torch.save({"networks": flat, "optimizer": {}, "epoch": 3}, predictor.weights)
+    result = predictor(images / "a.nii.gz", tmp_path / "masks")
+    assert result.exit_code == 0, result.output
+    one, other_mask = (nib.load(tmp_path / f / "a_LV.nii.gz") for f in ("plain", "masks"))
+    np.testing.assert_array_equal(one.get_fdata(), other_mask.get_fdata())
+
+
+def test_a_case_that_fails_in_the_network_does_not_spoil_the_next(
+    predictor: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A RuntimeError as a GPU without memory for cuDNN gives it, in the middle of the engine."""
+    forward = DualBranchUNet.forward
+    seen: list[int] = []
+
+    def fail_first(self: Any, *arguments: Any, **options: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 1:
+            raise RuntimeError("CUDNN_STATUS_ALLOC_FAILED")
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(DualBranchUNet, "forward", fail_first)
+    result = predictor(images, tmp_path / "masks")
+    assert result.exit_code == 1
+    assert "error: 1 of 3 images could not be predicted:" in result.output
+    assert "a.nii.gz: RuntimeError: CUDNN_STATUS_ALLOC_FAILED" in result.output
+    assert sorted(stamps(tmp_path / "masks")) == ["b_LV.nii.gz", "c_LV.nii.gz"]
+
+
+def test_a_second_prediction_into_the_folder_is_refused(
+    predictor: Any, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "masks"
+    code = f"import filelock; l = filelock.FileLock({str(output / '.lock')!r}); l.acquire(); "
+    code += "print('held', flush=True); input()"
+    output.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"held\n"
+        result = predictor(images, output)
+        assert result.exit_code == 1
+        assert f"'{output}' is in use: another process is running" in result.output
+        first.kill()
+    # What a killed one has left goes; a link that lies there is neither followed nor removed.
+    (output / ".unfinished_left").mkdir()
+    (output / ".unfinished_link").symlink_to(images)
+    assert predictor(images, output).exit_code == 0
+    assert sorted(p.name for p in output.glob(".unfinished*")) == [".unfinished_link"]
+    assert len(list(images.iterdir())) == 3
 
 
 def test_what_is_no_input_or_no_bundle_is_named(
