@@ -140,7 +140,7 @@ def test_schema_faults_are_listed_together_with_file_and_place(tmp_path: Path) -
 
 def test_broken_and_missing_json_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
-    with pytest.raises(DatalistError, match=r"d\.json: cannot read the datalist"):
+    with pytest.raises(DatalistError, match=r"d\.json cannot be read"):
         Datalist.load(path)
     path.write_text('{"classes": [}')
     with pytest.raises(DatalistError, match=r"d\.json is not valid JSON: .*\(line 1, column 14\)"):
@@ -193,7 +193,7 @@ def test_find_datalist_takes_the_explicit_one_then_the_folders(tmp_path: Path) -
     assert find_datalist(tmp_path).unlabeled == 3
     assert find_datalist(tmp_path, tmp_path / "other.json").unlabeled == 7
     assert find_datalist(tmp_path, "other.json").unlabeled == 7
-    with pytest.raises(DatalistError, match=r"absent\.json: cannot read"):
+    with pytest.raises(DatalistError, match=r"absent\.json cannot be read"):
         find_datalist(tmp_path, "absent.json")
 
 
