@@ -46,9 +46,9 @@ def read_picture(path: Path, voxels: bool) -> Volume:
         UnreadableError: for whatever cannot be read.
     """
     with Image.open(path) as picture:
-        if getattr(picture, "n_frames", 1) > 1:
+        if (pages := getattr(picture, "n_frames", 1)) > 1:
             raise UnreadableError(
-                f"it holds {picture.n_frames} pages", "store one page a file, or a volume as NIfTI"
+                f"it holds {pages} pages", "store one page a file, or a volume as NIfTI"
             )
         orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
         stored_as = picture.format
