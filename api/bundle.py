@@ -17,7 +17,7 @@ from PIL import Image
 
 from mixseg.apps.bundle.find import find_bundle
 from mixseg.apps.bundle.workflow import evaluate_run, train_bundle
-from mixseg.apps.predict.run import PredictionRun, Wanted, open_run
+from mixseg.apps.predict.run import PredictionRun, Wanted, open_run, output_names
 from mixseg.configuration.loading import load
 from mixseg.files.reading import is_picture, open_volume
 
@@ -243,8 +243,7 @@ class Bundle:
 def _results(run: PredictionRun, keep: bool) -> list[CaseResult]:
     """The results of a finished run, in the order of its cases."""
     results = []
-    for case in run.cases:
-        name = run.pipeline.output_name(str(case.image))
+    for case, name in zip(run.cases, output_names(run.pipeline, run.cases), strict=True):
         facts, file = run.report.cases[name.as_posix()], run.output / name
         volume = open_volume(file)
         assert volume.data is not None
