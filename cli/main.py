@@ -18,7 +18,8 @@ class _Commands(LazyGroup):
     lazy: ClassVar[Mapping[str, LazyCommand]] = {
         "quickstart": LazyCommand(
             "mixseg.cli.quickstart:quickstart",
-            "Make synthetic data, train on masks alone and on masks and scribbles, and compare both.",
+            "Make synthetic data, train on masks alone and on masks and scribbles, and compare "
+            "both.",
             takes_settings=True,
         ),
         "phantom": LazyCommand(

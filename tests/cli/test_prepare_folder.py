@@ -61,7 +61,7 @@ def test_the_report_comes_first_and_the_result_validates(root: Path) -> None:
     # 15 and 6 voxels in each case; background 69 in five, 3 in the scribbled one, of 540.
     assert cells(dry.output, "organ") == ["organ", "1", "1", "6", "90", "16.67 %"]
     assert cells(dry.output, "background")[3:] == ["6", "348", "64.44 %"]
-    assert cells(dry.output, "(unlabelled)")[1:] == ["255", "255", "1", "66", "12.22 %"]
+    assert cells(dry.output, "(unlabeled)")[1:] == ["255", "255", "1", "66", "12.22 %"]
     assert cells(dry.output, "spacing z, mm") == ["spacing z, mm", "8", "8", "8"]
     assert cells(dry.output, "size x, voxels") == ["size x, voxels", "6", "6", "6"]
     assert cells(dry.output, "greatest intensity")[1:] == ["100", "102.5", "105"]
@@ -125,7 +125,7 @@ def test_converted_copies_are_counted(root: Path) -> None:
     # 15 voxels were 1, 6 were 2, 3 were 0 and 66 unlabelled, which is 3 now.
     assert np.bincount(np.asarray(copy.dataobj).ravel()).tolist() == [3, 6, 15, 66]
     words = run(*command[:-2], "a,b", "--quiet")
-    assert "error: --values 'a,b' must be whole numbers, such as 0,128,255" in words.output
+    assert "error: --values 'a,b' is not a list of whole numbers such as 0,128,255" in words.output
 
 
 def test_known_collections_go_to_their_own_commands(tmp_path: Path) -> None:
