@@ -133,7 +133,7 @@ class BundlePipeline:
         own: dict[str, Any] = {
             # Absolute paths begin with no character that MONAI would take for an expression.
             "bundle_root": str(self.bundle.absolute()),
-            "output_dir": str(self.staging.absolute()),
+            "output_dir": str(self.staging.resolve()),
             "device": f"$torch.device('{self.device}')",
             "progress": False,
             "dataset#data": [{}],  # replaced for each case
@@ -204,7 +204,7 @@ class BundlePipeline:
     def output_name(self, image: str) -> Path:
         """Where the bundle puts the mask of an image, relative to the output folder."""
         name = self._saver.folder_layout.filename(subject=image, idx=None)
-        return Path(name).relative_to(self.staging.absolute())
+        return Path(name).relative_to(self.staging.resolve())
 
     def prepare(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """Read and preprocess a case.
