@@ -134,7 +134,7 @@ class BundlePipeline:
         parser = ConfigParser(ConfigParser.load_config_files([str(p) for p in self.files]))
         own: dict[str, Any] = {
             "bundle_root": literal_path(self.bundle.absolute()),
-            "output_dir": literal_path(self.staging.absolute()),
+            "output_dir": literal_path(self.staging.resolve()),
             "device": f"$torch.device('{self.device}')",
             "progress": False,
             "dataset#data": [{}],  # replaced for each case
@@ -205,7 +205,7 @@ class BundlePipeline:
     def output_name(self, image: str) -> Path:
         """Where the bundle puts the mask of an image, relative to the output folder."""
         name = self._saver.folder_layout.filename(subject=subject_name(image), idx=None)
-        return Path(name).relative_to(self.staging.absolute())
+        return Path(name).relative_to(self.staging.resolve())
 
     def prepare(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """Read and preprocess a case.

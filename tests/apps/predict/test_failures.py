@@ -334,6 +334,17 @@ def test_a_case_that_fails_in_the_network_does_not_spoil_the_next(
     assert sorted(stamps(tmp_path / "masks")) == ["b_LV.nii.gz", "c_LV.nii.gz"]
 
 
+def test_a_folder_may_be_named_in_any_way(predictor: Any, images: Path, tmp_path: Path) -> None:
+    """Upwards and down again, through a link, and by signs that a configuration would run."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for output in (tmp_path / "real" / ".." / "one", tmp_path / "link" / "$two", tmp_path / "@3"):
+        result = predictor(images / "a.nii.gz", output)
+        assert result.exit_code == 0, result.output
+        assert list(stamps(output)) == ["a_LV.nii.gz"]
+    assert list(stamps(tmp_path / "real" / "$two")) == ["a_LV.nii.gz"]
+
+
 def test_a_second_prediction_into_the_folder_is_refused(
     predictor: Any, images: Path, tmp_path: Path
 ) -> None:
