@@ -193,7 +193,7 @@ def value_of(text: str, present: Any = None) -> Any:
     """
     is_text = isinstance(present, str) and not present.startswith(("$", "@", "%"))
     value = literal(text)
-    if not isinstance(value, str):
+    if value != text or not isinstance(value, str):
         return value
     if not text or text.lower() == "none":
         return text if is_text or not text else None

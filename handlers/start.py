@@ -31,10 +31,13 @@ def start_run(
             :func:`mixseg.configuration.begin_training`.
 
     Raises:
+        ValueError: a seed that is none of NumPy's.
         OSError: a folder that cannot be written.
         DatalistError: lists every fault of the cases.
         RunRefusedError: the first folder holds a run that would be spoiled.
     """
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed}")
     ensure_writable(folders)
     if cases:
         check_cases(**cases)

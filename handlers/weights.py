@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
 from torch import Tensor, nn
 
+from mixseg.configuration.loading import load
+from mixseg.configuration.record import is_run
+from mixseg.configuration.settings import run_settings
+from mixseg.files.weights import read_weights
 from mixseg.networks.dual_branch.base import present_names
 
 __all__ = ["InitialWeights", "LoadWeights", "find_weights"]
@@ -66,7 +70,13 @@ def find_weights(
 
 
 class LoadWeights(CheckpointLoader):
-    """Load a bundle's weights strictly, on whatever device, and say which they are.
+    """Load a bundle's weights strictly, whatever device wrote them, and say which they are.
+
+    The file is read by :func:`mixseg.files.read_weights`: a state dict, or the full state of a
+    training.
+
+    Where they are those of a run whose recorded settings differ from the ones here, a warning names
+    the settings, and the run's own configuration.
 
     Args:
         network: to load them into.
@@ -75,7 +85,8 @@ class LoadWeights(CheckpointLoader):
         ckpt_dir: see :func:`find_weights`.
 
     Raises:
-        ValueError: there are no weights.
+        ValueError: there are no weights; or, when the engine starts, they cannot be read, hold
+            values that are not finite, or do not fit the network.
     """
 
     def __init__(
@@ -87,7 +98,37 @@ class LoadWeights(CheckpointLoader):
     ) -> None:
         path = find_weights(bundle_root, checkpoint, ckpt_dir)
         logger.info("weights: %s", path)
+        self.network = network
+        self._run = path.resolve().parents[1]
+        if is_run(self._run) and self._run != Path(bundle_root).resolve():
+            self._compare(load(self._run / "configs" / "train.yaml"))
         super().__init__(str(path), {"model": network}, map_location="cpu", strict=True)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load the weights when ``engine`` starts."""
+        try:
+            self.network.load_state_dict(read_weights(self.load_path))
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines()]
+            advice = (
+                f"Use the configuration in '{self._run / 'configs'}'"
+                if is_run(self._run)
+                else "Give the settings that they were trained with, such as --features"
+            )
+            raise ValueError(
+                f"the weights '{self.load_path}' do not fit the network: {' '.join(lines[:2])} "
+                f"{advice}"
+            ) from error
+
+    def _compare(self, recorded: Mapping[str, Any]) -> None:
+        present = run_settings()
+        other = [f"{k} ({recorded[k]})" for k, v in present.items() if recorded.get(k, v) != v]
+        if other:
+            logger.warning(
+                "the weights are of a run with other settings: %s; its own configuration is in %s",
+                ", ".join(other),
+                self._run / "configs",
+            )
 
 
 class InitialWeights:
@@ -98,8 +139,7 @@ class InitialWeights:
     A resumed training continues from its checkpoint all the same.
 
     Args:
-        source: folder of a run or of a bundle, see :func:`find_weights`; or a file with a state
-            dict.
+        source: folder of a run or of a bundle, see :func:`find_weights`; or a file of weights.
 
     Raises:
         ValueError: there are no weights, they cannot be read, or they are of another network.
@@ -120,19 +160,8 @@ class InitialWeights:
 
     def __call__(self, engine: Any) -> None:
         """Load them into the trained network; averages of it begin with its first update."""
-        try:
-            weights = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch reports a damaged file in half a dozen ways
-            raise ValueError(f"init_weights: '{self.path}' cannot be read ({error})") from error
-        if not isinstance(weights, Mapping) or not all(
-            isinstance(value, Tensor) for value in weights.values()
-        ):
-            raise ValueError(
-                f"init_weights: '{self.path}' holds no state dict: give model.pt of a run, not its "
-                "checkpoint.pt"
-            )
         network = engine.network
-        weights = present_names(network, weights)
+        weights = present_names(network, read_weights(self.path))
         head = _other_head(network, weights, self.path)
         network.load_state_dict(
             {name: value for name, value in weights.items() if name not in head}, strict=not head

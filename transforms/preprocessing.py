@@ -14,11 +14,11 @@ from typing import Any, Literal
 from monai.transforms import (
     Compose,
     CopyItemsd,
-    LoadImaged,
     Orientationd,
     ResizeWithPadOrCropd,
 )
 
+from mixseg.transforms.cropping import CropToCenterd
 from mixseg.transforms.free_negatives import FreeNegativesd, negative_radius
 from mixseg.transforms.images import AddDepthd, RescaleIntensityd
 from mixseg.transforms.labels import (
@@ -27,6 +27,7 @@ from mixseg.transforms.labels import (
     SelectClassesd,
     SupervisionFromLabeld,
 )
+from mixseg.transforms.loading import LoadVolumed
 from mixseg.transforms.resampling import ResizeToSized, ResizeToSpacingd
 from mixseg.transforms.scribbles import ScribbleByErosiond
 
@@ -75,7 +76,7 @@ class _Preprocessing:
 
     def _load(self, *keys: str) -> list[Any]:
         return [
-            LoadImaged(keys, ensure_channel_first=True, allow_missing_keys=True),
+            LoadVolumed(keys, allow_missing_keys=True),
             AddDepthd(keys, allow_missing_keys=True),
         ]
 
@@ -122,6 +123,10 @@ class _Preprocessing:
             negatives,
         ]
 
+    def _region(self) -> list[Any]:
+        """The part of an oriented image that evaluation and inference see."""
+        return []
+
     def _weak_grid(self) -> list[Any]:
         """Image and label on the grid in which masks become scribbles."""
         return []
@@ -136,8 +141,8 @@ class _Preprocessing:
     @cached_property
     def inference(self) -> Compose:
         """Transforms of an item with ``image``, a path."""
-        return Compose([*self._load("image"), *self._orient("image"), self.rescale,
-                        *self._to_grid()])  # fmt: skip
+        return Compose([*self._load("image"), *self._orient("image"), *self._region(),
+                        self.rescale, *self._to_grid()])  # fmt: skip
 
     @cached_property
     def evaluation(self) -> Compose:
@@ -148,6 +153,7 @@ class _Preprocessing:
                 *self._label_classes(),
                 CopyItemsd("image", names="native"),
                 *self._orient("image"),
+                *self._region(),
                 self.rescale,
                 *self._to_grid(),
             ]
@@ -281,6 +287,9 @@ class VolumePreprocessing(_Preprocessing):
         spacing: (x, y, z) voxel size in mm.
         erosion_axis: slices across this axis are eroded; None erodes in 3D.
         free_negatives: see there, but in voxels of the file's own grid, and in 3D.
+        center_size: (x, y, z) size in mm of the central box that evaluation and inference see,
+            None for a whole axis: for scans that show far more than those of the training, which
+            is not cropped. Predictions outside the box are background.
     """
 
     def __init__(
@@ -299,6 +308,7 @@ class VolumePreprocessing(_Preprocessing):
         erosion_axis: int | None = 2,
         free_negatives: float | Literal["auto"] | None = "auto",
         weak_label: bool = False,
+        center_size: Sequence[float | None] | None = None,
     ) -> None:
         super().__init__(
             source_classes=source_classes,
@@ -316,6 +326,10 @@ class VolumePreprocessing(_Preprocessing):
         self.slice_axis = erosion_axis
         self.distance = "volume"
         self.spacing = tuple(spacing)
+        self.center_size = center_size
+
+    def _region(self) -> list[Any]:
+        return [] if self.center_size is None else [CropToCenterd("image", self.center_size)]
 
     def _to_grid(self, *label_keys: str) -> list[Any]:
         return [ResizeToSpacingd("image", self.spacing, label_keys, self.num_classes)]

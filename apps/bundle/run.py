@@ -15,7 +15,7 @@ from typing import IO, Any, BinaryIO
 
 from fire.parser import DefaultParseValue
 
-__all__ = ["bundle_command", "run_bundle", "run_logged", "shown"]
+__all__ = ["bundle_command", "run_bundle", "run_logged", "shown", "word_of"]
 
 #: A line of a log: when, whose, how important, what. The bundles' logging.conf writes it so.
 _RECORD = re.compile(
@@ -38,12 +38,12 @@ def bundle_command(
     paths = ",".join(f"'{(configs / name).as_posix()}'" for name in files)
     command = [python, "-m", "monai.bundle", "run", run_id, "--config_file", f"[{paths}]"]
     for name, value in settings.items():
-        command += [f"--{name}", _word(value)]
+        command += [f"--{name}", str(value)]
     return command
 
 
-def _word(value: object) -> str:
-    """A value as Python Fire, which reads MONAI's command line, gives it back."""
+def word_of(value: object) -> str:
+    """The word from which Python Fire, which reads MONAI's command line, makes a value again."""
     text = str(value)
     is_text = isinstance(value, (str, Path))
     return repr(text) if is_text and DefaultParseValue(text) != text else text
@@ -76,7 +76,8 @@ def run_bundle(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     begin = log.stat().st_size if log.is_file() else 0
-    command = bundle_command(run_id, files, settings, Path(), sys.executable)
+    words = {name: word_of(value) for name, value in settings.items()}
+    command = bundle_command(run_id, files, words, Path(), sys.executable)
     if status := run_logged(command, log, verbose=verbose):
         with log.open("rb") as file:
             file.seek(begin)

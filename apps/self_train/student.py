@@ -19,7 +19,7 @@ from mixseg.files.provenance import sha256_of
 _STUDENTS = {"acdc_lv_": "acdc_lv_single", "la_": "la_single"}
 
 #: Settings that select the cases: the rounds train on all that the datalist of proposals names.
-_SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
+SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
 #: Settings of the teacher that its student has, too, unless it is told otherwise.
 _OF_CLASSES = ("source_classes", "target_classes", "class_names", "in_channels", "unlabeled_value")
 
@@ -69,7 +69,7 @@ def make_student(
     taught = settings_of(teacher.files("train.yaml"))
     training = {n: taught[n] for n in _OF_CLASSES if n in taught and n in config}
     training = {n: v for n, v in training.items() if v != config[n]}
-    training |= {n: v for n, v in settings.items() if n not in _SELECTING}
+    training |= {n: v for n, v in settings.items() if n not in SELECTING}
     # All full masks; MONAI's command line takes no None.
     fixed = {"num_full": len({entry.patient_id for entry in selection.full})}
     fixed |= round_settings(settings)

@@ -162,6 +162,23 @@ def test_an_evaluation_without_settings_equals_one_with_them(
     assert {k: found[k] for k in SMALL} == SMALL
 
 
+def test_weights_of_a_run_with_other_settings_are_told_apart(
+    trained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the bundle's own configuration: named where it fits, refused where it does not."""
+    weights = trained.run / "models" / "model.pt"
+    places = {"dataset_dir": trained.data / "image" / "c0.nii.gz", "checkpoint": weights}
+    network = {"features": SMALL["features"], "crop_size": [32, 32], "spatial_size": [16, 16]}
+    run("inference", "inference.yaml", **network, slice_size=40, output_dir=tmp_path, **places)
+    assert "a run with other settings: normalization (zscore); its own configuration is in" in (
+        caplog.text
+    )
+    with pytest.raises(Exception, match="Failed to") as caught:
+        run("inference", "inference.yaml", output_dir=tmp_path, **places)
+    message = str(cause_of(caught.value))
+    assert message.endswith(f"use the configuration in '{trained.run / 'configs'}'")
+
+
 @pytest.fixture
 def copied(trained: Any, tmp_path: Path) -> SimpleNamespace:
     """The run in a folder of its own, and what it was trained with."""
@@ -241,7 +258,7 @@ def test_one_training_writes_to_a_folder_at_a_time(copied: Any) -> None:
         assert other.stdout.readline() == b"held\n"
         message = refusal(**copied.settings, resume=True)
         other.communicate()
-    assert message.startswith(f"another training writes to '{copied.folder}'")
+    assert message.startswith(f"'{copied.folder}' is in use: another process is running")
 
 
 def test_one_workflow_trains_twice(trained: Any, tmp_path: Path) -> None:
