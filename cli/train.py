@@ -33,20 +33,19 @@ def train(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Cross-validate over the full masks: so many trainings, each mask tested once.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the training in the output folder.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start again where the folder holds a training.")
     ] = False,
-    folds: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            help="Cross-validate over the full masks: so many trainings, each tested on a part "
-            "of them that it has not seen. The same command resumes.",
-        ),
-    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all log messages.")] = False,
 ) -> None:
     """Train a bundle.
@@ -59,6 +58,8 @@ def train(
       mixseg train acdc_mixed --data ACDC --output run --num-full 5
 
       mixseg train my_bundle --max-epochs 100 --lr 1e-3
+
+      mixseg train my_bundle --folds 3
 
     With few full masks, --folds 5 tells how good the model is: it trains five runs, each tested on
     masks that it has not seen, and pools the scores. Interrupted, the same command resumes.
@@ -77,16 +78,16 @@ def train(
         known = settings_of(training_files(folder, config or ()))
         name = f"the bundle {folder.resolve().name}"
         settings = read_settings(context.args, known, name, TRAINING_ARGUMENTS)
-        if folds is not None and (resume or overwrite):
-            raise ValueError(
-                "with --folds the same command resumes: leave out --resume, or "
-                "delete the folder to start again instead of --overwrite"
-            )
         # As Ctrl-C: the training that runs is ended, too.
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         rows = None
         try:
             if folds is not None:
+                if resume or overwrite:
+                    raise ValueError(
+                        "--folds takes neither --resume nor --overwrite: the same command resumes, "
+                        "and another --output starts again"
+                    )
                 run, rows = cross_validate(
                     bundle,
                     folds,
@@ -111,7 +112,7 @@ def train(
                     verbose=verbose,
                 )
         except KeyboardInterrupt:
-            again = this_command(without="--overwrite", plus="" if folds else "--resume")
+            again = this_command("--overwrite", plus="" if folds else "--resume")
             console.print(f"\n[yellow]interrupted; to resume:[/] {again}", soft_wrap=True)
             raise typer.Exit(130) from None
         finally:

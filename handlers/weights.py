@@ -139,8 +139,7 @@ class InitialWeights:
     A resumed training continues from its checkpoint all the same.
 
     Args:
-        source: folder of a run or of a bundle, see :func:`find_weights`; or a file, see
-            :func:`mixseg.files.read_weights`.
+        source: folder of a run or of a bundle, see :func:`find_weights`; or a file of weights.
 
     Raises:
         ValueError: there are no weights, they cannot be read, or they are of another network.
@@ -161,12 +160,8 @@ class InitialWeights:
 
     def __call__(self, engine: Any) -> None:
         """Load them into the trained network; averages of it begin with its first update."""
-        try:
-            weights = read_weights(self.path)
-        except ValueError as error:
-            raise ValueError(f"init_weights: {error}") from error
         network = engine.network
-        weights = present_names(network, weights)
+        weights = present_names(network, read_weights(self.path))
         head = _other_head(network, weights, self.path)
         network.load_state_dict(
             {name: value for name, value in weights.items() if name not in head}, strict=not head

@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixseg.apps.bundle.find import find_bundle
+from mixseg.apps.bundle.find import bundle_name, find_bundle
 from mixseg.apps.bundle.workflow import (
+    TRAINING_ARGUMENTS,
+    check_settings,
     evaluate_run,
     output_folder,
     train_bundle,
     training_files,
 )
 from mixseg.configuration.loading import cause_of, read_parser
+from mixseg.configuration.settings import settings_of
 from mixseg.data.datalist import Datalist, data_hash
 from mixseg.data.folds import fold_datalist, full_patients
 from mixseg.files.atomic import ensure_writable, strict_json, write_bytes_atomic
@@ -77,6 +80,8 @@ def cross_validate(
     folder = find_bundle(bundle)
     given = dict(settings or {})
     files = training_files(folder, config)
+    owner = f"the bundle {bundle_name(folder)}"
+    check_settings(given, settings_of(files), owner, TRAINING_ARGUMENTS)
     places = {"bundle_root": str(folder.resolve())}
     places |= {} if data is None else {"dataset_dir": str(data.resolve())}
     datalist, dataset_dir, numbers = _cases(files, {**given, **places})
@@ -119,16 +124,7 @@ def cross_validate(
                 verbose=verbose,
             )
             show(f"{name}: test", "heading")
-            evaluate_run(
-                bundle,
-                data=data,
-                output=scores,
-                weights=run / "models" / "model.pt",
-                config=config,
-                settings=own,
-                device=device,
-                verbose=verbose,
-            )
+            evaluate_run(run, output=scores, device=device, verbose=verbose)
         rows += read_metrics_csv(scores / "metrics.csv")
     write_metrics_csv(rows, output / "metrics.csv")
     write_summary(

@@ -59,10 +59,10 @@ def markdown_report(results: Mapping[str, Any]) -> str:
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     settings, seconds, hardware = results["settings"], results["seconds"], results["hardware"]
     knobs = results["runs"]["mixed"]["configuration"]
-    iterations = knobs["max_epochs"] * knobs["epoch_length"]
+    iterations, count = knobs["max_epochs"] * knobs["epoch_length"], hardware["cpu_count"]
     return table + (
         f"\nSynthetic phantom of {settings['patients']} patients, two scans each. Labels are of "
         f"patients, scores of scans: mean ± sd over the test split, seed {settings['seed']}, "
         f"{iterations} iterations each. {sum(seconds.values()) / 60:.1f} minutes in all on "
-        f"{hardware['cpu_count']} cores ({hardware['cpu']}).\n"
+        f"{count} core{'s' * (count > 1)} ({hardware['cpu']}).\n"
     )

@@ -130,21 +130,22 @@ def test_an_installed_bundle_asks_for_the_output(
 def test_folds_take_the_same_options(
     tmp_path: Path, bundle: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[Any, ...]] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def cross_validate(*arguments: Any, **options: Any) -> tuple[Path, list[CaseScore]]:
-        calls.append((*arguments, options))
-        return tmp_path / "out", []
+    def cross_validate(*given: Any, **arguments: Any) -> tuple[Path, list[CaseScore]]:
+        calls.append((given, arguments))
+        return bundle / "folds", []
 
     monkeypatch.setattr(folds, "cross_validate", cross_validate)
     words = ["--data", tmp_path, "--device", "cpu", "--lr", "1e-3"]
     done = run("train", bundle, "--folds", "3", *words)
     assert done.exit_code == 0, done.output
-    ((named, number, options),) = calls
-    assert (named, number) == (str(bundle), 3)
-    assert (options["data"], options["output"], options["device"]) == (tmp_path, None, "cpu")
-    assert options["settings"] == {"lr": 0.001}
-    assert str(tmp_path / "out" / "summary.json") in done.output
+    ((given, arguments),) = calls
+    assert given == (str(bundle), 3)
+    assert (arguments["data"], arguments["device"]) == (tmp_path, "cpu")
+    assert arguments["settings"] == {"lr": 0.001}
+    for place in ("metrics.csv", "summary.json", "fold_1", "fold_3"):
+        assert str(bundle / "folds" / place) in done.output
     refused = run("train", bundle, "--folds", "3", "--resume")
     assert refused.exit_code == 1
     assert "the same command resumes" in refused.output
