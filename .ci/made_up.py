@@ -3,8 +3,8 @@
     .venv/bin/python .ci/made_up.py quickstart/phantom FOLDER
 
 FOLDER then holds ``IMAGES/`` and ``LABELS/`` (own data), ``scan.nii.gz``, ``scans/`` and
-``run/models/model.pt`` (to predict), ``full/models/model.pt`` (weights of the left atrium's
-network, untrained) and ``la/``, a small data set in place of the left atrium's.
+``run/models/model.pt`` and ``full/models/model.pt`` (weights of the left atrium's network,
+untrained, to predict with and to pack) and ``la/``, a small data set in place of the left atrium's.
 """
 
 from __future__ import annotations

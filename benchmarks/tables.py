@@ -183,8 +183,8 @@ def quickstart_block(page: Path) -> str:
         return f"Quickstart: {NOT_RUN}.\n"
     text = markdown_report(json.loads(path.read_text(encoding="utf-8")))
     captions = {
-        "cases": "Test cases: image, reference, teacher, student, and the student's entropy",
-        "curves": "Loss terms and validation scores of the KL+Ent run",
+        "cases": "Test cases: image, reference, prediction and its entropy",
+        "curves": "Loss terms and validation scores of the run with masks and scribbles",
     }
     for name, caption in captions.items():
         figure = ROOT / "docs" / "figures" / f"quickstart_{name}.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from mixseg.handlers.validation import Validation
 from mixseg.handlers.weights import LoadWeights
 
 __all__ = ["HandlerGroup", "evaluation_handlers", "standard_handlers"]
+
+logger = logging.getLogger(__name__)
 
 
 class HandlerGroup:
@@ -62,7 +65,8 @@ def standard_handlers(
     Args:
         objective: the method, whose weights the ramps move.
         output_dir: folder of the run.
-        evaluator: the validator.
+        evaluator: the validator. Where its dataset holds no case, the training does not validate
+            and keeps the latest weights.
         scorer: the validator's scorer, for the pictures.
         key_metric: metric that selects the weights, e.g. ``"val_dice_main"``.
         ckpt_dir: folder of ``model.pt``; None for ``output_dir/models``.
@@ -79,6 +83,9 @@ def standard_handlers(
     Returns:
         Handlers for :class:`mixseg.engines.MixedSupervisionTrainer`.
     """
+    if validate and _has_no_case(evaluator):
+        logger.warning("no validation case: the last weights are kept, whatever they score")
+        validate = False
     if not validate:
         evaluator = scorer = None
     ckpt_dir = Path(output_dir) / "models" if ckpt_dir is None else ckpt_dir
@@ -101,6 +108,12 @@ def standard_handlers(
     return HandlerGroup(handlers)
 
 
+def _has_no_case(evaluator: Any) -> bool:
+    """Whether the validator's dataset is empty; a process' share of it may be."""
+    dataset = getattr(getattr(evaluator, "data_loader", None), "dataset", None)
+    return dataset is not None and not len(dataset)
+
+
 def evaluation_handlers(
     *,
     network: nn.Module,
@@ -121,8 +134,9 @@ def evaluation_handlers(
         network: to load the weights into, strictly.
         bundle_root: see :func:`mixseg.handlers.find_weights`.
         checkpoint: see there.
-        ckpt_dir: see there; ``output_dir/models``, where a run has its weights, is passed over if
-            it holds none, so that scores can be written to another folder than the run's.
+        ckpt_dir: see there. Its default is ``output_dir/models``: where that holds no weights,
+            those in ``models`` beside ``output_dir`` are taken (of a run inside whose folder the
+            scores go), or else the bundle's.
         scorer: of the evaluator.
         output_dir: folder of ``metrics.csv``, ``summary.json`` and ``cases.png``.
         seed: of the training, for the record.
@@ -134,9 +148,10 @@ def evaluation_handlers(
     Returns:
         Handlers for :class:`mixseg.engines.MixedSupervisionEvaluator`.
     """
-    own = Path(output_dir) / "models"
-    if ckpt_dir is not None and Path(ckpt_dir) == own and not (own / "model.pt").is_file():
-        ckpt_dir = None
+    output = Path(output_dir)
+    if ckpt_dir is not None and Path(ckpt_dir) == output / "models":
+        places = [output / "models", output.resolve().parent / "models"]
+        ckpt_dir = next((place for place in places if (place / "model.pt").is_file()), None)
     handlers = [
         LoadWeights(network, bundle_root, checkpoint, ckpt_dir),
         ProgressBar(enabled=progress),

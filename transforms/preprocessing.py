@@ -14,12 +14,12 @@ from typing import Any, Literal
 from monai.transforms import (
     Compose,
     CopyItemsd,
-    LoadImaged,
     Orientationd,
     ResizeWithPadOrCropd,
     Spacingd,
 )
 
+from mixseg.transforms.cropping import CropToCenterd
 from mixseg.transforms.free_negatives import FreeNegativesd, negative_radius
 from mixseg.transforms.images import AddDepthd, RescaleIntensityd
 from mixseg.transforms.labels import (
@@ -28,6 +28,7 @@ from mixseg.transforms.labels import (
     SelectClassesd,
     SupervisionFromLabeld,
 )
+from mixseg.transforms.loading import LoadVolumed
 from mixseg.transforms.noisy_labels import NoisyLabeld
 from mixseg.transforms.resampling import ResizeToSized, ResizeToSpacingd
 from mixseg.transforms.scribbles import ScribbleByErosiond
@@ -87,7 +88,7 @@ class _Preprocessing:
         )
 
     def _load(self, *keys: str) -> list[Any]:
-        return [LoadImaged(keys, ensure_channel_first=True, allow_missing_keys=True)]
+        return [LoadVolumed(keys, allow_missing_keys=True)]
 
     def _orient(self, *keys: str) -> list[Any]:
         if self.orientation is None:
@@ -132,6 +133,10 @@ class _Preprocessing:
             negatives,
         ]
 
+    def _region(self) -> list[Any]:
+        """The part of an oriented image that evaluation and inference see."""
+        return []
+
     def _weak_grid(self) -> list[Any]:
         """Image and label on the grid in which masks become scribbles."""
         return []
@@ -167,7 +172,12 @@ class _Preprocessing:
     def inference(self) -> Compose:
         """Transforms of an item with ``image``, a path."""
         return Compose(
-            [*self._load("image"), *self._orient("image"), *self._rescaled(self._to_grid())]
+            [
+                *self._load("image"),
+                *self._orient("image"),
+                *self._region(),
+                *self._rescaled(self._to_grid()),
+            ]
         )
 
     @cached_property
@@ -179,6 +189,7 @@ class _Preprocessing:
                 *self._label_classes(),
                 CopyItemsd("image", names="native"),
                 *self._orient("image"),
+                *self._region(),
                 *self._rescaled(self._to_grid()),
             ]
         )
@@ -340,6 +351,9 @@ class VolumePreprocessing(_Preprocessing):
         resampling: ``"area"``, or ``"nearest"`` neighbor for label maps as in the papers that the
             methods come from; then the image is interpolated linearly by
             ``monai.transforms.Spacing`` and its intensities are rescaled afterwards.
+        center_size: (x, y, z) size in mm of the central box that evaluation and inference see,
+            None for a whole axis: for scans that show far more than those of the training, which
+            is not cropped. Predictions outside the box are background.
     """
 
     def __init__(
@@ -359,6 +373,7 @@ class VolumePreprocessing(_Preprocessing):
         free_negatives: float | Literal["auto"] | None = "auto",
         weak_label: bool = False,
         resampling: Literal["area", "nearest"] = "area",
+        center_size: Sequence[float | None] | None = None,
     ) -> None:
         super().__init__(
             source_classes=source_classes,
@@ -377,6 +392,10 @@ class VolumePreprocessing(_Preprocessing):
         self.slice_axis = erosion_axis
         self.distance = "volume"
         self.spacing = tuple(spacing)
+        self.center_size = center_size
+
+    def _region(self) -> list[Any]:
+        return [] if self.center_size is None else [CropToCenterd("image", self.center_size)]
 
     def _to_grid(self, *label_keys: str) -> list[Any]:
         if self.resampling == "area":

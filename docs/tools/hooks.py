@@ -157,7 +157,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     package = Path(tree.name) / "mixseg"
     package.mkdir()
     for marker in ROOT.glob("*/py.typed"):
-        os.symlink(marker.parent, package / marker.parent.name, target_is_directory=True)
+        if marker.parent.name == "api":  # which is mixseg itself
+            for module in marker.parent.glob("*.py"):
+                os.symlink(module, package / module.name)
+        else:
+            os.symlink(marker.parent, package / marker.parent.name, target_is_directory=True)
     config.extra["tree"] = tree  # removed when the configuration goes
     config.plugins["mkdocstrings"].config["handlers"]["python"]["paths"] = [tree.name]
     return config

@@ -6,14 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import monai.bundle
 import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
 from monai.transforms import Orientationd, RandFlipd
 
-from mixseg.configuration.settings import false_as_text, unknown_options
+from mixseg.configuration.settings import unknown_options
 from mixseg.configuration.start import start_command
 from mixseg.handlers import FullCheckpoint, ProgressBar, Ramp, Validation, WeightRamps
 from mixseg.transforms import ConvertUnlabeledd, RescaleIntensityd, ScribbleByErosiond
@@ -281,13 +280,3 @@ def test_options_in_an_arguments_file(tmp_path: Path, tools: SimpleNamespace) ->
 
 def test_other_programs_are_left_alone() -> None:
     start_command(["pytest", "run", "--config_file", "absent.yaml", "--x", "1"])
-
-
-def test_switches_turned_off_in_lower_case_are_refused(tools: SimpleNamespace) -> None:
-    """Python Fire leaves ``false`` a text, which would switch the option on."""
-    words = ["run", "training", "--config_file", str(tools.configs / "train.yaml")]
-    given = [*words, "--progress", "false", "--amp=no", "--smooth", "False", "--resume", "true"]
-    assert false_as_text(given) == ["progress", "amp"]
-    main = str(Path(monai.bundle.__file__).with_name("__main__.py"))
-    with pytest.raises(ValueError, match=r"write --progress False, with a capital; write --amp"):
-        start_command([main, *given])

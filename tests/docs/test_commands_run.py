@@ -78,7 +78,14 @@ def test_every_block_of_code_says_its_language(blocks: list[Block]) -> None:
     assert fences == 2 * len(blocks)  # none is overlooked
     assert [block for block in blocks if not block.language] == []
     # A shell's commands are never hidden under another name.
-    assert {block.language for block in blocks} <= {"bash", "json", "markdown", "python", "yaml"}
+    assert {block.language for block in blocks} <= {
+        "bash",
+        "json",
+        "markdown",
+        "python",
+        "toml",
+        "yaml",
+    }
 
 
 def test_every_command_runs_or_is_listed_with_its_reason(blocks: list[Block]) -> None:

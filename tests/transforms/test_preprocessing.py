@@ -413,3 +413,25 @@ def test_color_pictures(tmp_path: Path) -> None:
     expected = ResizeLabel(3)(ResizeLabel(3)(label, (30, 40, 1)), (15, 20, 1))
     np.testing.assert_array_equal(plain(trained["label"]), plain(expected))
     assert tuple(evaluated["native"].shape) == (3, 45, 60, 1)
+
+
+def test_a_far_larger_scan_is_segmented_in_its_center_alone(tmp_path: Path) -> None:
+    """As if the scan had been cut out by hand; what comes back has the file's own grid."""
+    scan, _ = heart((61, 72, 3))
+    field = np.full((120, 150, 3), 40, np.float32)
+    field[30:91, 40:112] = scan
+    affine = np.diag([1.5, 1.25, 8.0, 1.0])  # 91.5 mm × 90 mm × 24 mm of 180 × 187.5 × 24
+    known = {"source_classes": CLASSES, "spacing": (2.0, 2.5, 4.0)}
+    cut = save(tmp_path / "cut.nii.gz", field[30:91, 39:111], affine)
+    whole = {"image": save(tmp_path / "whole.nii.gz", field, affine)}
+    small = VolumePreprocessing(**known).inference({"image": cut})["image"]
+    central = VolumePreprocessing(**known, center_size=(91.5, 90, None))
+    item = central.inference(whole)
+    assert item["image"].shape == small.shape
+    torch.testing.assert_close(item["image"].as_tensor(), small.as_tensor())
+    item["pred"] = MetaTensor(torch.ones(1, *small.shape[1:]), meta=item["image"].meta)
+    back = Invertd("pred", central.inference, orig_keys="image", nearest_interp=True)(item)["pred"]
+    expected = np.zeros((120, 150, 3))
+    expected[30:91, 39:111] = 1
+    assert back.shape == (1, 120, 150, 3)
+    assert np.array_equal(back[0].numpy(), expected)
