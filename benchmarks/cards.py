@@ -1,15 +1,28 @@
-"""What model cards and README say of the weights that ship with the flagship's bundles."""
+"""What is generated of model cards and README: settings of train.yaml, and weights that ship."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
-__all__ = ["flagship_block", "shipped_weights_block"]
+__all__ = ["card_settings_block", "flagship_block", "shipped_weights_block"]
+
+#: Settings whose lines in the YAML have no comment.
+_PLAIN = {
+    "device": "where to train",
+    "encoder_layers": "whose gradients are compared",
+    "ramps": "iterations until values of the method are full",
+    "seed": "of weights, batches and dropout",
+    "max_epochs": "epochs in all, those before a resume included",
+    "weight_decay": "of the optimizer",
+    "momentum": "of the optimizer",
+}
 
 #: Groups of disease in the official numbering of ACDC's training patients, twenty each.
 _ACDC_GROUPS = (
@@ -20,6 +33,34 @@ _ACDC_GROUPS = (
     "abnormal right ventricle",
 )
 _WORST = 3
+#: A setting of train.yaml: its line, and those below it that are indented.
+_SETTING = re.compile(r"^(?P<name>\w+):(?P<rest>.*)\n(?P<more>(?: +.*\n)*)", re.MULTILINE)
+
+
+def card_settings_block(page: Path) -> str:
+    """Settings of the train.yaml beside the card: name, default and comment.
+
+    Raises:
+        ValueError: a setting has no comment.
+    """
+    text = (page.parents[1] / "configs" / "train.yaml").read_text(encoding="utf-8")
+    end = re.search(r"^(?:num_classes|datalist_content):", text, re.MULTILINE)
+    assert end is not None, page
+    top = text[text.index("bundle_root:") : end.start()]
+    lines = ["| Setting | Default | Meaning |", "|---|---|---|"]
+    for match in _SETTING.finditer(top):
+        first, _, comment = match["rest"].partition(" #")
+        value = first.strip() or match["more"].strip()
+        content = yaml.safe_load(match["more"])
+        if isinstance(content, dict):  # in one line
+            value = yaml.safe_dump(content, default_flow_style=True, sort_keys=False, width=10_000)
+            value = value.strip()
+        comment = comment.strip() or _PLAIN.get(match["name"], "")
+        if not comment:
+            raise ValueError(f"{page}: '{match['name']}' has no comment in train.yaml")
+        shown = value.strip('"').replace("|", "\\|")
+        lines.append(f"| `{match['name']}` | `{shown}` | {comment} |")
+    return "\n".join(lines) + "\n"
 
 
 def shipped_weights_block(root: Path, page: Path) -> str:

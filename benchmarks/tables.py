@@ -5,7 +5,7 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``augmentation``, ``free_negatives``, ``nnunet``, ``flagship``, ``weights`` and
+``noise``, ``augmentation``, ``free_negatives``, ``nnunet``, ``flagship``, ``settings`` and
 ``shipped_weights`` (on a model card), ``compared_settings``, ``table_1`` and so on for the
 journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in their order;
 with ``_frames`` behind it, by frame of the heart's cycle.
@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cards import flagship_block, shipped_weights_block
+from cards import card_settings_block, flagship_block, shipped_weights_block
 from measured import (
     NOT_RUN,
     augmentation_block,
@@ -35,7 +35,6 @@ from measured import (
     noise_block,
     training_cost_block,
     tutorial_block,
-    weights_block,
 )
 
 from compare import pages as compare_pages
@@ -245,8 +244,8 @@ def render(page: Path) -> str:
             text = flagship_block(ROOT)
         elif name == "shipped_weights":
             text = shipped_weights_block(ROOT, page)
-        elif name == "weights":
-            text = weights_block(ROOT, page)
+        elif name == "settings":
+            text = card_settings_block(page)
         elif name in COMPARED:
             text = compare_pages.block(COMPARED[name], measurements(ROOT), page, ROOT / FIGURES)
         elif (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").is_file():

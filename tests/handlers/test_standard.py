@@ -11,6 +11,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+from mixseg.data import Datalist, data_hash
 from mixseg.handlers import (
     FullCheckpoint,
     HandlerGroup,
@@ -24,6 +25,7 @@ from mixseg.handlers import (
 from mixseg.objectives import ConfKD
 
 Factory = Callable[..., Any]
+DATALIST = Datalist(classes=["background", "LV"], unlabeled=2)
 
 
 class Counter:
@@ -155,6 +157,7 @@ def test_evaluation_loads_the_runs_weights(tmp_path: Path) -> None:
         {"weight": torch.tensor([[4.0]]), "bias": torch.zeros(1)},
         tmp_path / "run" / "models" / "model.pt",
     )
+    datalist = DATALIST
     scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
     scorer.attach = lambda engine: None
     handlers = evaluation_handlers(
@@ -164,11 +167,14 @@ def test_evaluation_loads_the_runs_weights(tmp_path: Path) -> None:
         scorer=scorer,
         output_dir=tmp_path / "run",
         seed=3,
-        data_hash="abc",
+        datalist=datalist,
+        dataset_dir=tmp_path,
+        surfaces=False,
         progress=False,
     )
     *_, report = handlers.handlers
-    assert (report.seed, report.data_hash) == (3, "abc")
+    assert (report.seed, report.data_hash) == (3, data_hash(datalist, tmp_path))
+    assert report.surfaces is None
     engine = Engine(lambda engine, batch: None)
     handlers.handlers[0].attach(engine)
     engine.run([0])
@@ -188,7 +194,8 @@ def test_weights_of_the_run_around_the_folder_of_scores(tmp_path: Path) -> None:
             scorer=scorer,
             output_dir=output_dir,
             seed=0,
-            data_hash="",
+            datalist=DATALIST,
+            dataset_dir=tmp_path,
             progress=False,
         )
         engine = Engine(lambda engine, batch: None)
@@ -215,7 +222,8 @@ def test_scores_of_their_own_folder_are_of_the_bundles_weights(tmp_path: Path) -
         scorer = SimpleNamespace(rows=[], panels=[], class_names=["background"])
         handlers = evaluation_handlers(
             network=torch.nn.Linear(1, 1), bundle_root=tmp_path, ckpt_dir=ckpt_dir, scorer=scorer,
-            output_dir=tmp_path / "scores", seed=0, data_hash="", progress=False,
+            output_dir=tmp_path / "scores", seed=0, datalist=DATALIST, dataset_dir=tmp_path,
+            progress=False,
         ).handlers  # fmt: skip
         return str(handlers[0].load_path)
 
