@@ -149,7 +149,7 @@ def test_method_pages_run_the_rows_of_the_page_on_training(tool: Tool) -> None:
             del given[name]
         if page != "upper_bound":
             assert given.pop("--num_full") == "3"
-        # A page may use a file of the row, which sets what README gives as words.
+        # A page may use a file of the row, which sets what that page gives as words.
         assert meaning(files, given) == meaning([home / "configs" / "train.yaml"], wanted), page
         drawn = {f"--{name}": str(value) for name, value in methods[page][1].items()}
         assert drawn.items() <= wanted.items(), page
