@@ -31,7 +31,7 @@ def present_spelling(arguments: Sequence[str], names: Mapping[str, bool]) -> lis
         The arguments; those that are not options of the command as they were.
 
     Raises:
-        ValueError: an option was renamed or went, or a name of several letters begins with one dash.
+        ValueError: an option was renamed or went, or one of several letters begins with one dash.
     """
     present: list[str] = []
     is_value = False
