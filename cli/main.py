@@ -73,7 +73,8 @@ class _Commands(LazyGroup):
         ),
         "pack": LazyCommand(
             "mixseg.cli.pack:pack",
-            "Pack a bundle into OUTPUT/<name>_v<version>.zip, which runs without mixseg.",
+            "Pack a run, or a bundle, into OUTPUT/<name>_v<version>.zip, which runs without "
+            "mixseg.",
         ),
         "export": LazyCommand(
             "mixseg.cli.export:export",
