@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,7 +21,7 @@ from pydantic import (
 
 from mixseg.files.atomic import write_bytes_atomic
 from mixseg.files.documents import read_json
-from mixseg.files.reading import UnreadableError, open_volume
+from mixseg.files.reading import UnreadableError, count_values, open_volume, voxels
 
 Supervision = Literal["full", "partial", "noisy", "none"]
 Split = Literal["training", "validation", "test"]
@@ -276,13 +275,13 @@ def supervision_of(entry: Entry, unlabeled: int) -> Supervision:
     if entry.supervision is not None:
         return entry.supervision
     try:
-        values = open_volume(str(entry.label)).data
+        values = voxels(open_volume(str(entry.label)))
     except UnreadableError as error:
         raise DatalistError(
             f"case '{entry.case_id}': cannot read {entry.label} to find its supervision "
             f"({error}); declare 'supervision' or mend the file"
         ) from error
-    return "partial" if bool(np.any(values == unlabeled)) else "full"
+    return "partial" if unlabeled in count_values(values)[0] else "full"
 
 
 def data_hash(datalist: Datalist, dataset_dir: str | os.PathLike[str] | None = None) -> str:

@@ -251,7 +251,8 @@ def _read_file(text: str) -> SplitRule:
         head, separator, tail = text.rpartition(":")
         if not separator or not tail.isdigit() or not Path(head).is_file():
             raise DatalistError(
-                f"--split '{text}' is neither percentages such as {_SHARES_OF_MANY} nor a file"
+                f"--split '{text}' is neither '{DEFAULT_SPLIT}' nor percentages such as "
+                f"{_SHARES_OF_MANY} nor a file"
             )
         path, fold = Path(head), int(tail)
     try:

@@ -48,7 +48,9 @@ def open_volume(path: _Path | Sequence[_Path], voxels: bool = True) -> Volume:
         return _joined([Path(each) for each in path], voxels)
     path = Path(path)
     try:
-        return _open(path, voxels)
+        # Headers may hold any number; what comes of it is checked.
+        with np.errstate(all="ignore"):
+            return _open(path, voxels)
     except UnreadableError:
         raise
     except Exception as error:  # nibabel, Pillow and ITK raise many unrelated types

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from mixseg.files.reading.volume import UnreadableError, Volume, checked_size
 
 __all__ = ["read_picture"]
 
-# What Pillow logs of damaged files is said in the fault.
+# What Pillow says of damaged files on its own is said in the fault.
 logging.getLogger("PIL").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: EXIF orientations that exchange the axes.
@@ -45,15 +47,17 @@ def read_picture(path: Path, voxels: bool) -> Volume:
     Raises:
         UnreadableError: for whatever cannot be read.
     """
+    if path.suffix.lower() == ".png":
+        _check_png(path)
     with Image.open(path) as picture:
+        # Before anything that makes Pillow decode it.
+        checked_size((*picture.size, Image.getmodebands(picture.mode)), 1)
         if (pages := getattr(picture, "n_frames", 1)) > 1:
             raise UnreadableError(
                 f"it holds {pages} pages", "store one page a file, or a volume as NIfTI"
             )
         orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
         stored_as = picture.format
-    if stored_as == "PNG":
-        _check_png(path)
     # Pillow turns some TIFF files itself, and gets others wrong.
     turned_here = stored_as == "TIFF" and orientation != 1
     source = io.BytesIO(_unturned(path.read_bytes())) if turned_here else path
@@ -63,7 +67,6 @@ def read_picture(path: Path, voxels: bool) -> Volume:
             width, height = height, width
         mode = _CONVERTED.get(picture.mode, picture.mode)
         channels = Image.getmodebands(mode) - (mode in _OPACITY)
-        checked_size((width, height, Image.getmodebands(mode)), 1)
         palette = mode in ("P", "PA")
         if not voxels:
             return Volume((width, height), np.eye(4), None, channels, palette=palette)
