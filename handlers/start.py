@@ -9,7 +9,6 @@ from typing import Any
 from monai.utils import set_determinism
 
 from mixseg.data import check_cases
-from mixseg.data.datalist import SPLITS, DatalistError
 from mixseg.files.atomic import ensure_writable
 
 __all__ = ["start_run"]
@@ -36,11 +35,6 @@ def start_run(
     if seed is not None and not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed}")
     ensure_writable(folders)
-    if "test" in cases and not cases["test"]:
-        raise DatalistError(
-            "there is no case to score: the split is empty. Add cases to the datalist, or choose "
-            f"another one of {', '.join(SPLITS)} with --split"
-        )
     if cases:
         check_cases(**cases)
     if seed is not None:
