@@ -26,7 +26,7 @@ from monai.bundle import ConfigWorkflow
 from resume_after_kill import KNOBS, METHODS, ROOT, write_data
 
 BUNDLE = "acdc_lv_confkd"
-EPOCHS = 8
+EPOCHS = 9
 #: Exit status of a training that was ended.
 _ENDED = 9
 

@@ -117,13 +117,19 @@ def check_cases(
         The notes.
 
     Raises:
-        DatalistError: lists all errors, each with its file and the mend.
+        DatalistError: lists all errors, each with its file and the mend; or there is a ``test``
+            alone, without a case.
     """
     given: dict[Split, Sequence[Mapping[str, Any]] | None] = {
         "training": training,
         "validation": validation,
         "test": test,
     }
+    if training is None and validation is None and test is not None and not test:
+        raise DatalistError(
+            "there is no case to score: the split is empty. Add cases to it in the datalist, or "
+            f"choose another one of {', '.join(SPLITS)} with --split"
+        )
     cases = [
         Case(
             split,
