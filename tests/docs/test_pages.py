@@ -123,8 +123,8 @@ def test_the_page_on_reproducibility_names_its_tests() -> None:
     assert [row for row in promises if "`tests/" not in row] == []
 
 
-def test_method_pages_run_the_rows_of_the_page_on_training(tool: Tool) -> None:
-    table = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
+def test_method_pages_run_the_rows_of_the_page_on_public_data(tool: Tool) -> None:
+    table = (ROOT / "docs" / "public_data.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| ([\w+ -]+?) \| (`--.+?`|nothing) \|$", table, re.MULTILINE))
     methods = tool("draw_methods").METHODS
     names = {
