@@ -165,7 +165,7 @@ def begin_training(anew: bool = True) -> None:
         own,
         str(parser.get_parsed_content("dataset_dir")),
         None if datalist is None else _file_of(datalist, parser),
-        _inference_branch(own),
+        _inference_branch(own, configs),
         facts,
     )
     _begun[parser] = folder
@@ -237,12 +237,13 @@ def _refuse_another(
         )
 
 
-def _inference_branch(own: Mapping[str, Any]) -> str | None:
-    """The branch that the method predicts with.
+def _inference_branch(own: Mapping[str, Any], configs: Path) -> str | None:
+    """The branch that the method predicts with, where the inference has a choice.
 
     The objective is built apart from the run's own, whose random start must follow the seed.
     """
-    if "objective" not in own:
+    inference = configs / "inference.yaml"
+    if "objective" not in own or not inference.is_file() or "branch" not in load(inference):
         return None
     with torch.random.fork_rng(devices=[]):
         objective = ConfigParser(deepcopy(dict(own))).get_parsed_content("objective")

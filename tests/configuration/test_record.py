@@ -24,7 +24,8 @@ def record(bundle: str, folder: Path, *overlays: str, **changed: Any) -> dict[st
     parser = ConfigParser(ConfigParser.load_config_files(files))
     parser.update(changed)
     own = own_configuration(parser.get(), configs)
-    write_record(folder, configs, own, "/data", None, _inference_branch(own), {"bundle": bundle})
+    branch = _inference_branch(own, configs)
+    write_record(folder, configs, own, "/data", None, branch, {"bundle": bundle})
     return own
 
 
