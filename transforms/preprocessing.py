@@ -158,7 +158,8 @@ class _Preprocessing:
             steps.append(copied)
         if self.noise is None:
             return steps
-        made = {"num_classes": self.num_classes, "allow_missing_keys": True, **self.noise}
+        made: dict[str, Any] = {"num_classes": self.num_classes, "allow_missing_keys": True}
+        made |= self.noise
         steps.append(NoisyLabeld("label", flag_key="distort", **made))
         if self.weak_label == "noise":  # of all cases, by the same rule
             steps.append(NoisyLabeld("weak_label", flag_key=None, **made))
@@ -402,8 +403,9 @@ class VolumePreprocessing(_Preprocessing):
             return [ResizeToSpacingd("image", self.spacing, label_keys, self.num_classes)]
         steps = [Spacingd("image", pixdim=self.spacing, mode="bilinear")]
         if label_keys:
-            nearest = {"pixdim": self.spacing, "mode": "nearest", "allow_missing_keys": True}
-            steps.append(Spacingd(label_keys, **nearest))
+            steps.append(
+                Spacingd(label_keys, pixdim=self.spacing, mode="nearest", allow_missing_keys=True)
+            )
         return steps
 
     def _rescaled(self, grid: Sequence[Any]) -> list[Any]:
