@@ -70,7 +70,9 @@ def fingerprint(
         str(value)
         for items in cases.values()
         for item in items
-        for value in item.values()
+        for values in item.values()
+        # Several files may be the channels of one image.
+        for value in (values if isinstance(values, list) else [values])
         if _is_file(value)
     }
     size = sum(path.stat().st_size for file in files for path in _parts(Path(file)))
@@ -85,6 +87,8 @@ def fingerprint(
         digests = dict(zip(sorted(files), done, strict=True))
 
     def described(value: Any) -> Any:
+        if isinstance(value, list):
+            return [described(each) for each in value]
         if not _is_file(value):
             return value
         return {"file": Path(value).name, "sha256": digests[str(value)]}
