@@ -69,8 +69,9 @@ def fingerprint(
         str(value)
         for items in cases.values()
         for item in items
-        for entry in item.values()
-        for value in (entry if isinstance(entry, list) else [entry])  # a file a channel
+        for values in item.values()
+        # Several files may be the channels of one image.
+        for value in (values if isinstance(values, list) else [values])
         if _is_file(value)
     }
     size = sum(path.stat().st_size for file in files for path in _parts(Path(file)))
@@ -86,7 +87,7 @@ def fingerprint(
 
     def described(value: Any) -> Any:
         if isinstance(value, list):
-            return [described(item) for item in value]
+            return [described(each) for each in value]
         if not _is_file(value):
             return value
         return {"file": Path(value).name, "sha256": digests[str(value)]}

@@ -113,8 +113,8 @@ def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
         "--config_file configs/inference.yaml\n"
         "```",
         "`eval/` then holds `curves.png`, `cases.png`, `history.csv` and TensorBoard events, "
-        "`eval/models/model.pt` the weights with the best validation Dice, or the last averaged ones "
-        "where the datalist has no validation cases. Settings of the network or the "
+        "`eval/models/model.pt` the weights with the best validation Dice, or the last averaged "
+        "ones where the datalist has no validation cases. Settings of the network or the "
         "images that you change belong in `train.yaml` and `inference.yaml` alike.",
         "## What was chosen, and why",
         _table(rows),

@@ -47,7 +47,9 @@ def read_picture(path: Path, voxels: bool) -> Volume:
     Raises:
         UnreadableError: for whatever cannot be read.
     """
-    if path.suffix.lower() == ".png":
+    with open(path, "rb") as file:
+        is_png = file.read(8) == _PNG
+    if is_png:
         _check_png(path)
     with Image.open(path) as picture:
         # Before anything that makes Pillow decode it.
@@ -100,8 +102,7 @@ def _unturned(content: bytes) -> bytes:
 def _check_png(path: Path) -> None:
     """Read all chunks with their checksums, which Pillow passes over."""
     with open(path, "rb") as file:
-        if file.read(8) != _PNG:
-            raise UnreadableError("it does not begin as a PNG file does")
+        file.seek(len(_PNG))
         while True:
             head = file.read(8)
             if len(head) < 8:
