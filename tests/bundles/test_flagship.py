@@ -37,6 +37,7 @@ OF_DATA = {"num_full", "num_partial", "weak_label", "source_classes", "target_cl
     "spatial_size",
     "features",
     "max_epochs",
+    "lambda_partial",
     "batch_full",
     "batch_partial",
     "keep_component",
@@ -272,7 +273,7 @@ def test_mixseg_predict_writes_the_same_masks(trained: Any, tmp_path: Path) -> N
     assert len(list((tmp_path / "out" / "preview").iterdir())) == 1
 
 
-@pytest.mark.parametrize("name", [*NAMES, "acdc_lv_single", "la_uamt", "wbc_dcr"])
+@pytest.mark.parametrize("name", [*NAMES, "acdc_lv_confkd", "la_uamt", "wbc_dcr"])
 def test_a_bundle_without_weights_says_how_to_get_some(
     name: str, tmp_path: Path, tools: SimpleNamespace
 ) -> None:
