@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 
 from mixseg.apps.bundle.find import find_bundle
 from mixseg.apps.bundle.workflow import evaluate_run, train_bundle
-from mixseg.apps.predict.run import PredictionRun, Wanted, open_run
+from mixseg.apps.predict.run import PredictionRun, Wanted, open_run, output_names
 from mixseg.configuration.loading import load
 from mixseg.files.reading import is_picture, open_volume
 
@@ -90,6 +90,21 @@ class Bundle:
         """Content of ``metadata.json``."""
         return load(self.folder / "configs" / "metadata.json")
 
+    @overload
+    def predict(
+        self,
+        images: NDArray[Any],
+        output: _Path | None = None,
+        *,
+        affine: NDArray[Any] | None = None,
+        **settings: Any,
+    ) -> CaseResult: ...
+
+    @overload
+    def predict(
+        self, images: _Path | Sequence[_Path], output: _Path | None = None, **settings: Any
+    ) -> list[CaseResult]: ...
+
     def predict(
         self,
         images: _Path | Sequence[_Path] | NDArray[Any],
@@ -97,7 +112,7 @@ class Bundle:
         *,
         affine: NDArray[Any] | None = None,
         **settings: Any,
-    ) -> Any:
+    ) -> CaseResult | list[CaseResult]:
         """Segment images.
 
         Args:
@@ -228,8 +243,7 @@ class Bundle:
 def _results(run: PredictionRun, keep: bool) -> list[CaseResult]:
     """The results of a finished run, in the order of its cases."""
     results = []
-    for case in run.cases:
-        name = run.pipeline.output_name(str(case.image))
+    for case, name in zip(run.cases, output_names(run.pipeline, run.cases), strict=True):
         facts, file = run.report.cases[name.as_posix()], run.output / name
         volume = open_volume(file)
         assert volume.data is not None

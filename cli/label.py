@@ -25,6 +25,13 @@ def label(
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
+    allow_remote: Annotated[
+        bool,
+        typer.Option(
+            "--allow-remote",
+            help="Let other machines in at --host; the server has no password.",
+        ),
+    ] = False,
     work: Annotated[
         Path | None,
         typer.Option(help="Folder of the model, its trainings and logs [STUDIES/mixseg_label]."),
@@ -65,6 +72,7 @@ def label(
     from mixseg.apps.bundle.find import bundle_name, find_trained
     from mixseg.apps.bundle.weights import bundle_weights
     from mixseg.apps.label import server
+    from mixseg.apps.label.access import is_local
     from mixseg.apps.label.model import make_model_folder
     from mixseg.configuration.loading import load
     from mixseg.configuration.settings import read_settings
@@ -72,6 +80,12 @@ def label(
     with clear_errors():
         server.check_installation()
         patient_pattern = server.PATIENT_PATTERN if patient_pattern is None else patient_pattern
+        if not is_local(host) and not allow_remote:
+            raise ValueError(
+                f"--host {host} lets other machines in, and the server has no password: whoever "
+                "reaches it can read, replace and train. Add --allow-remote in a network that you "
+                "trust"
+            )
         if not studies.is_dir():
             raise ValueError(f"'{studies}' is not a folder of scans")
         if weights is not None and from_scratch:
@@ -113,5 +127,5 @@ def label(
     conf = {"models": name, "patient_pattern": patient_pattern}
     command = server.server_command(work, studies.resolve(), conf, host, port)
     console.print(f"[cyan]{escape(' '.join(command))}[/]", soft_wrap=True, highlight=False)
-    status = server.start(command, server.server_environment(work, scoring))
+    status = server.start(command, server.server_environment(work, scoring, host))
     raise typer.Exit(status)

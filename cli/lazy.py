@@ -118,9 +118,13 @@ class LazyGroup(_Switches, TyperGroup):
             if cmd_name in self.moved:
                 raise typer.BadParameter(f"'{cmd_name}' is now {self.moved[cmd_name]}", ctx=ctx)
             return None
+        return self.listed(cmd_name, command)
+
+    def listed(self, name: str, command: LazyCommand) -> Any:
+        """A command imported, or while the help is written what stands there of it."""
         if self._listing:
-            return TyperCommand(cmd_name, help=command.help, rich_markup_mode="rich")
-        return command.load(cmd_name)
+            return TyperCommand(name, help=command.help, rich_markup_mode="rich")
+        return command.load(name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help without importing the commands."""

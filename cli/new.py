@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -129,7 +130,7 @@ def new(
         error_console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     console.print(f"wrote {folder}; now fill in docs/data_license.txt there, and train:")
     console.print(
-        f"  cd {folder} && python -m monai.bundle run training --config_file configs/train.yaml",
+        f"  mixseg train {shlex.quote(str(folder))}",
         soft_wrap=True,
         highlight=False,
     )

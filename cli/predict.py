@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from mixseg.cli.console import clear_errors, console, fail
 
@@ -137,3 +138,5 @@ def _announce(report: PredictionReport) -> None:
             f"are replaced, their report is kept as {report.replaces}",
             soft_wrap=True,
         )
+    for sentence in report.left_out:
+        console.print(f"[yellow]note:[/] {escape(sentence)}", soft_wrap=True)

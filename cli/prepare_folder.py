@@ -63,10 +63,16 @@ def folder(
         typer.Option(help="Values of the classes in the files, in their order: 0,128,255."),
     ] = None,
     unlabeled: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Value of unlabelled voxels; default: the number of classes, 255 and -1. 0 is "
-            "taken in --scribbles alone."
+            help="Value of unlabeled voxels, or several with commas; default: none, or what "
+            "dataset.json names 'ignore'. 0 is taken in --scribbles alone."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="For smoothed or gray masks of one class: voxels of at least this value are it."
         ),
     ] = None,
     missing_classes: Annotated[
@@ -127,8 +133,9 @@ def folder(
         labels,
         scribbles,
         None if classes is None else [name.strip() for name in classes.split(",")],
-        None if values is None else _numbers(values),
-        unlabeled,
+        None if values is None else _numbers("--values", values),
+        None if unlabeled is None else _numbers("--unlabeled", unlabeled),
+        threshold,
         missing_classes.value,
         allow_unlabeled,
         channel,
@@ -158,11 +165,11 @@ def folder(
         console.print(f"wrote {path}", soft_wrap=True)
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise fail(f"--values '{text}' is no list of whole numbers such as 0,128,255") from error
+        raise fail(f"{option} '{text}' is not a list of whole numbers such as 0,128,255") from error
 
 
 def _output_path(images: Path, labels: Path | None, output: Path | None) -> Path:
@@ -284,7 +291,7 @@ def _class_table(report: FolderReport) -> Table:
     total = sum(sum(case.voxels.values()) for case in report.cases)
     rows = [*zip(classes.names, range(count), map(str, classes.codes), strict=True)]
     unlabeled = ", ".join(str(value) for value in report.values)
-    rows += [("(unlabelled)", count, unlabeled)] if report.values else []
+    rows += [("(unlabeled)", count, unlabeled)] if report.values else []
     for name, index, values in rows:
         voxels = [case.voxels[index] for case in report.cases if index in case.voxels]
         written = report.unlabeled if index == count else index

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console, this_command
+from mixseg.cli.console import clear_errors, console, show, this_command
 
 
 def train(
@@ -33,6 +33,13 @@ def train(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Cross-validate over the full masks: so many trainings, each mask tested once.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the training in the output folder.")
     ] = False,
@@ -52,12 +59,21 @@ def train(
 
       mixseg train my_bundle --max-epochs 100 --lr 1e-3
 
+    With few full masks, --folds 5 tells how good the model is: it trains five runs, each tested on
+    masks that it has not seen, and pools the scores. Interrupted, the same command resumes.
+
     Settings of train.yaml are options: --num-full 5 or --num_full 5, --amp false, --noisy_as null.
     It runs `python -m monai.bundle run training`.
     """
     from mixseg.apps.bundle.find import find_bundle
-    from mixseg.apps.bundle.workflow import TRAINING_ARGUMENTS, train_bundle, training_files
+    from mixseg.apps.bundle.workflow import (
+        TRAINING_ARGUMENTS,
+        train_bundle,
+        training_files,
+        validate_folds,
+    )
     from mixseg.configuration.settings import read_settings, settings_of
+    from mixseg.report.tables import score_table
 
     with clear_errors():
         folder = find_bundle(bundle)
@@ -67,6 +83,24 @@ def train(
         # As Ctrl-C: the training that runs is ended, too.
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
+            if folds is not None:
+                if resume or overwrite or config:
+                    raise ValueError(
+                        "--folds takes neither --config, --resume nor --overwrite: the same "
+                        "command resumes, and another --output starts again"
+                    )
+                run, rows = validate_folds(
+                    bundle,
+                    folds,
+                    show,
+                    data=data,
+                    output=output,
+                    settings=settings,
+                    device=device,
+                )
+                console.print(score_table(rows))
+                console.print(f"pooled scores: {run / 'summary.json'}", soft_wrap=True)
+                return
             run = train_bundle(
                 bundle,
                 data=data,
@@ -79,7 +113,7 @@ def train(
                 verbose=verbose,
             )
         except KeyboardInterrupt:
-            again = this_command(without="--overwrite", plus="--resume")
+            again = this_command("--overwrite", plus="" if folds else "--resume")
             console.print(f"\n[yellow]interrupted; to resume:[/] {again}", soft_wrap=True)
             raise typer.Exit(130) from None
         finally:

@@ -26,6 +26,7 @@ def validate(
     """Check a datalist and every file it names; exit status 1 if anything is wrong."""
     from mixseg.data.checks import validate_datalist
     from mixseg.data.datalist import Datalist
+    from mixseg.data.file_checks import group_faults
 
     with clear_errors():
         loaded = Datalist.load(datalist)
@@ -35,10 +36,14 @@ def validate(
         table = Table(show_lines=True)
         for name in ("", "file", "case", "problem", "mend"):
             table.add_column(name, overflow="fold")
-        for fault in faults:
+        for fault, others in group_faults(faults):
             style = "red" if fault.level == "error" else "yellow"
             case = f"{fault.case_id} ({fault.split})" if fault.case_id else ""
-            cells = (escape(text) for text in (fault.file, case, fault.problem, fault.mend))
+            file = fault.file
+            if others:
+                names = ", ".join(Path(name).name for name in others[:20])
+                file += f"\nand {len(others)} more: {names}{', …' * (len(others) > 20)}"
+            cells = (escape(text) for text in (file, case, fault.problem, fault.mend))
             table.add_row(f"[{style}]{fault.level}[/]", *cells)
         console.print(table)
     errors = sum(fault.level == "error" for fault in faults)

@@ -15,15 +15,17 @@ from weakref import WeakKeyDictionary
 
 import monai.bundle
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy
 from monai.bundle import ConfigParser
 
 from mixseg.configuration.loading import cause_of, load
+from mixseg.configuration.parent import end_with_parent
 from mixseg.configuration.record import is_run, own_configuration, read_record, write_record
 from mixseg.configuration.resume import config_differences, data_differences, fingerprint
 from mixseg.configuration.settings import misread_values, one_dash, suggestion, unknown_options
 from mixseg.configuration.threads import share_processors
 from mixseg.configuration.workflow import running_parser, running_workflow
+from mixseg.files.lock import claim
 from mixseg.files.provenance import environment
 
 __all__ = ["RunRefusedError", "begin_training", "release_run", "start_command"]
@@ -41,7 +43,7 @@ _HOLDS = (*CHECKPOINTS, "history.csv", "model_last.pt", "models/model.pt")
 
 #: Parser → folder of the training that it has begun in this process.
 _begun: WeakKeyDictionary[ConfigParser, Path] = WeakKeyDictionary()
-_locks: dict[Path, FileLock] = {}
+_claims: dict[Path, AcquireReturnProxy] = {}
 
 
 class RunRefusedError(ValueError):
@@ -59,6 +61,8 @@ def start_command(argv: Sequence[str] | None = None) -> None:
 
     Nothing is done unless the program is ``python -m monai.bundle`` (also under ``torchrun``).
 
+    A run that a command started ends with it, see :func:`mixseg.configuration.end_with_parent`.
+
     Args:
         argv: the command line; None for :data:`sys.argv`.
 
@@ -66,6 +70,7 @@ def start_command(argv: Sequence[str] | None = None) -> None:
         ValueError: naming options with one dash, unknown options, each with the nearest known
             name, or values such as ``false`` and ``null`` that would be texts.
     """
+    end_with_parent()
     argv = sys.argv if argv is None else argv
     if not argv or Path(argv[0]) != Path(monai.bundle.__file__).with_name("__main__.py"):
         return
@@ -166,23 +171,17 @@ def begin_training(anew: bool = True) -> None:
 
 def release_run(folder: Path) -> None:
     """Let other processes train in a folder that :func:`begin_training` has locked."""
-    if (lock := _locks.pop(Path(os.path.abspath(folder)), None)) is not None:
-        lock.release()
+    if (claimed := _claims.pop(Path(os.path.abspath(folder)), None)) is not None:
+        claimed.lock.release()
 
 
 def _hold(folder: Path) -> None:
-    if folder in _locks:
+    if folder in _claims:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0, thread_local=False)
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise RunRefusedError(
-            f"another training writes to '{folder}': wait until it ends, or choose another "
-            "--output_dir"
-        ) from error
-    _locks[folder] = lock
+        _claims[folder] = claim(folder, "this training")
+    except ValueError as error:
+        raise RunRefusedError(str(error)) from error
 
 
 def _facts(parser: ConfigParser, configs: Path) -> dict[str, Any]:

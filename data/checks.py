@@ -15,6 +15,7 @@ from mixseg.data.file_checks import (
     Fault,
     Rules,
     case_fault,
+    describe_faults,
     examine_case,
     grid_faults,
 )
@@ -239,7 +240,7 @@ def _structure_faults(cases: Sequence[Case], needed: Sequence[str]) -> list[Faul
 def _raise_errors(faults: list[Fault]) -> list[Fault]:
     errors = [f for f in faults if f.level == "error"]
     if errors:
-        lines = "\n".join(f"  {fault}" for fault in errors)
+        lines = "\n".join(f"  {line}" for line in describe_faults(errors))
         plural = "faults" if len(errors) > 1 else "fault"
         raise DatalistError(f"{len(errors)} {plural} in the data; nothing is trained:\n{lines}")
     return [f for f in faults if f.level == "note"]

@@ -43,7 +43,10 @@ class MixedSupervisionTrainer(Trainer):
     :class:`mixseg.data.MixedDataLoader` makes it. The trainer splits it by supervision kind,
     forwards each kind, sums ``weight × term`` over the objective's terms and steps.
 
-    ``engine.state.output`` is ``{"loss": …, term: …}``, detached scalars on the device.
+    ``engine.state.output`` is ``[{"loss": …, term: …}]``, detached scalars on the device: one item,
+    as MONAI's trainers leave one for each image, so that ``from_engine(["loss"], first=True)`` and
+    the handlers that log by it (``StatsHandler``, ``TensorBoardStatsHandler``, ``MLFlowHandler``)
+    find the loss.
 
     Under ``torch.distributed`` the forward step is wrapped in DistributedDataParallel.
 
@@ -147,6 +150,9 @@ class MixedSupervisionTrainer(Trainer):
         self.before_run: list[Callable[[MixedSupervisionTrainer], None]] = []
         #: Called with the trainer when it has run, also where that has failed.
         self.after_run: list[Callable[[MixedSupervisionTrainer], None]] = []
+        #: Called with the trainer when it is run and all epochs are done: what the process before
+        #: did not live to write is written here.
+        self.when_done: list[Callable[[MixedSupervisionTrainer], None]] = []
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -191,6 +197,8 @@ class MixedSupervisionTrainer(Trainer):
                 self.logger.info(
                     "epoch %d of %d is done already", self.state.epoch, self.state.max_epochs
                 )
+                for hook in self.when_done:
+                    hook(self)
                 return
             if not any(group["lr"] for group in self.optimizer.param_groups):
                 self.logger.warning(
@@ -235,7 +243,7 @@ class MixedSupervisionTrainer(Trainer):
             groups[kind] = group
         return groups
 
-    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> list[dict[str, Tensor]]:  # type: ignore[override]
         groups = self.split_batch(batchdata)
         position = (self.state.iteration - 1) % self.state.epoch_length + 1
         accumulate = self.accumulation_steps
@@ -266,7 +274,7 @@ class MixedSupervisionTrainer(Trainer):
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.networks.update_averages(self.state.epoch)
-        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+        return [{"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}]
 
     @torch.no_grad()
     def _explain(

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
+import platform
+import re
+import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,11 +33,10 @@ def ensure_writable(
         OSError: naming the folder that cannot be written and what to set instead.
     """
     for folder in map(Path, folders):
-        probe = folder / f".probe.{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             raise OSError(
                 f"{folder} cannot be written ({error.strerror or error}): "
@@ -43,7 +47,9 @@ def ensure_writable(
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that readers, and a crash, see the old content or the new, never a part.
 
-    The content goes to a temporary name in the same folder, is flushed to the disk and renamed.
+    The content goes to a temporary name in the same folder, is flushed to the disk and renamed. No
+    two writers share a temporary name, and a link at either name is not followed: the file takes
+    the link's place. What a killed writer of the same file left behind is removed.
 
     Args:
         path: target; missing parent folders are made.
@@ -54,22 +60,53 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
             leaves what was there before.
     """
     target = Path(path)
-    # One name for all writers of the file: what a killed run left is overwritten, not kept.
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = target.with_name(f".{target.name}.{_HOST}-{os.getpid()}-{next(_COUNTER)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        _remove_leftovers(target)
+        # Exclusive creation fails at any file or link that is there.
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError of its zip writer.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise OSError(
             f"{target} could not be written, its last version is kept: {error}"
         ) from error
+    finally:
+        # After the rename there is none; an interrupt leaves none either.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+#: Tells machines apart that share a folder: process ids alone do not.
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_COUNTER = itertools.count()
+_LEFTOVER = re.compile(rf"{_HOST}-(\d+)-\d+\.tmp")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files of the target that processes of this machine left when killed."""
+    prefix = f".{target.name}."
+    for name in os.listdir(target.parent):
+        found = _LEFTOVER.fullmatch(name, len(prefix)) if name.startswith(prefix) else None
+        if found and not _is_alive(int(found[1])):
+            with contextlib.suppress(OSError):
+                target.with_name(name).unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # on Windows, signal 0 would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:

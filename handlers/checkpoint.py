@@ -24,9 +24,10 @@ class FullCheckpoint:
 
     ``output_dir/checkpoint.pt`` is the full state after the last epoch, with the one before it
     beside it as ``checkpoint_previous.pt``; ``output_dir/model_last.pt`` the last weights, at the
-    end; ``ckpt_dir/model.pt`` the weights of the best validation so far (a plain state dict, for
-    inference and MONAI Label), and so does ``output_dir/models/model.pt``. Each file is written
-    under a temporary name, flushed and renamed.
+    end, also where a run is resumed whose epochs are all done; ``ckpt_dir/model.pt`` the weights of
+    the best validation so far (a plain state dict, for inference and MONAI Label), and so does
+    ``output_dir/models/model.pt``. Each file is written under a temporary name, flushed and
+    renamed.
 
     A training of a bundle that has not recorded itself does so when it is run; see
     :func:`mixseg.configuration.begin_training`.
@@ -44,8 +45,8 @@ class FullCheckpoint:
         resume: go on from ``output_dir/checkpoint.pt`` where it exists.
 
     Raises:
-        ValueError: on resume, when the checkpoint belongs to a run with other settings, or no
-            checkpoint that is there can be read.
+        ValueError: an interval below 1 or a negative patience; on resume, when the checkpoint
+            belongs to a run with other settings, or no checkpoint that is there can be read.
     """
 
     def __init__(
@@ -59,6 +60,10 @@ class FullCheckpoint:
         patience: int = 0,
         resume: bool = False,
     ) -> None:
+        if interval < 1:
+            raise ValueError(f"checkpoint_interval must be at least 1, got {interval}")
+        if patience < 0:
+            raise ValueError(f"patience must not be negative, got {patience}")
         self.path = Path(output_dir) / "checkpoint.pt"
         self.previous = self.path.with_name("checkpoint_previous.pt")
         self.last = self.path.with_name("model_last.pt")
@@ -78,6 +83,7 @@ class FullCheckpoint:
         """Take part in ``engine``, a :class:`mixseg.engines.MixedSupervisionTrainer`."""
         engine.register_state("selection", self)
         engine.before_run += [self._begin, self._resume]
+        engine.when_done.append(self._end)
         engine.after_run.append(self._release)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         engine.add_event_handler(Events.COMPLETED, self._end)

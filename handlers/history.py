@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mixseg.files.atomic import write_bytes_atomic
 from mixseg.handlers.scoring import CaseScorer
+from mixseg.handlers.validation import validate
 from mixseg.report.cases import CasePanel, plot_cases
 from mixseg.report.curves import plot_curves
 
@@ -32,7 +33,8 @@ class History:
     Writes ``history.csv`` and TensorBoard events below ``tensorboard/`` after each epoch.
     ``curves.png`` and ``cases.png`` show the last validation: drawn after the first one, then when
     the last drawing is ``picture_seconds`` old, and always when training ends, also early, by an
-    interrupt or by an error. Takes part in checkpoints, so the curves of a resumed run have no
+    interrupt or by an error. A run that is resumed when all epochs are done draws what the process
+    before did not live to draw. Takes part in checkpoints, so the curves of a resumed run have no
     gap. Attach it after the validator and, as Ignite gives an error to the first handler that
     raises it again alone, before any other handler of errors.
 
@@ -85,6 +87,7 @@ class History:
         engine.add_event_handler(Events.COMPLETED, self._close)
         engine.add_event_handler(Events.INTERRUPT, self._draw)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._raise)
+        engine.when_done.append(self._catch_up)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -100,7 +103,7 @@ class History:
 
     def _add(self, engine: Any) -> None:
         # Summed on the device: reading a value here would wait for CUDA at every iteration.
-        for name, value in engine.state.output.items():
+        for name, value in engine.state.output[0].items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def _finish(self, engine: Any) -> None:
@@ -148,6 +151,26 @@ class History:
             plot_cases(self._pending, self.output_dir / "cases.png", self.scorer.class_names)
         self._pending = None
         self._drawn = self.clock()
+
+    def _catch_up(self, engine: Any) -> None:
+        """Draw the pictures that are missing or older than the last epoch."""
+        table = self.output_dir / "history.csv"
+        made = table.stat().st_mtime_ns if table.is_file() else 0
+        names = ["curves.png"]
+        # Cases can be drawn again only where the last epoch was validated, by one process.
+        if (
+            self.scorer is not None
+            and any(name.startswith("val_") for name in self.rows[-1])
+            and not torch.distributed.is_initialized()
+        ):
+            names.append("cases.png")
+        paths = [self.output_dir / name for name in names]
+        if all(path.is_file() and path.stat().st_mtime_ns >= made for path in paths):
+            return
+        if len(paths) > 1:
+            validate(self.evaluator, engine)
+        self._pending = [] if self.scorer is None else self.scorer.panels
+        self._draw()
 
     def _raise(self, error: BaseException) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -53,8 +52,8 @@ class ProgressBar:
         assert self._bar is not None
         self._bar.update()
         if engine.state.iteration % self.every == 0:
-            # A trainer leaves its losses there, an evaluator a list of images.
-            output = engine.state.output if isinstance(engine.state.output, Mapping) else {}
+            # A trainer leaves its losses there, an evaluator images.
+            output = engine.state.output[0] if hasattr(engine, "objective") else {}
             shown = {name: f"{value:.3g}" for name, value in output.items()}
             if self.evaluator is not None and self.key in self.evaluator.state.metrics:
                 shown["val dice"] = f"{self.evaluator.state.metrics[self.key]:.3f}"

@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.utils.data import Sampler
 
-__all__ = ["CaseShare", "Validation"]
+__all__ = ["CaseShare", "Validation", "validate"]
 
 
 class CaseShare(Sampler[int]):
@@ -79,20 +79,23 @@ class Validation:
         """Validate, if the epoch is one to validate after."""
         state = engine.state
         if state.epoch % self.interval == 0 or state.epoch == state.max_epochs:
-            self.evaluator.network = engine.inference_network
-            _share_buffers(engine.inference_network)
-            # A loader draws a seed whenever it is read: training goes on as if it had not.
-            with torch.random.fork_rng(devices=[]):
-                self._run(state.epoch)
+            validate(self.evaluator, engine)
 
-    def _run(self, epoch: int) -> None:
-        if _is_empty_share(self.evaluator):
+
+def validate(evaluator: Any, engine: Any) -> None:
+    """Score the network of ``engine``, a trainer, as it stands after the trainer's epoch."""
+    evaluator.network = engine.inference_network
+    _share_buffers(engine.inference_network)
+    epoch = engine.state.epoch
+    # A loader draws a seed whenever it is read: training goes on as if it had not.
+    with torch.random.fork_rng(devices=[]):
+        if _is_empty_share(evaluator):
             # MONAI's evaluator would not start, and the others wait for this one's scores.
-            self.evaluator.state.epoch = epoch
-            self.evaluator.fire_event(Events.EPOCH_STARTED)
-            self.evaluator.fire_event(Events.EPOCH_COMPLETED)
+            evaluator.state.epoch = epoch
+            evaluator.fire_event(Events.EPOCH_STARTED)
+            evaluator.fire_event(Events.EPOCH_COMPLETED)
         else:
-            self.evaluator.run(epoch)
+            evaluator.run(epoch)
 
 
 def _is_empty_share(evaluator: Any) -> bool:

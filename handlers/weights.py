@@ -14,7 +14,8 @@ from torch import nn
 
 from mixseg.configuration.loading import load
 from mixseg.configuration.record import is_run
-from mixseg.configuration.settings import run_settings
+from mixseg.configuration.settings import written_settings
+from mixseg.files.weights import read_weights
 
 __all__ = ["LoadWeights", "find_weights"]
 
@@ -68,7 +69,10 @@ def find_weights(
 
 
 class LoadWeights(CheckpointLoader):
-    """Load a bundle's weights strictly, on whatever device, and say which they are.
+    """Load a bundle's weights strictly, whatever device wrote them, and say which they are.
+
+    The file is read by :func:`mixseg.files.read_weights`: a state dict, or the full state of a
+    training.
 
     Where they are those of a run whose recorded settings differ from the ones here, a warning names
     the settings, and the run's own configuration.
@@ -80,8 +84,8 @@ class LoadWeights(CheckpointLoader):
         ckpt_dir: see :func:`find_weights`.
 
     Raises:
-        ValueError: there are no weights; when they are loaded, those of a run do not fit.
-        RuntimeError: when they are loaded, other weights do not fit.
+        ValueError: there are no weights; or, when the engine starts, they cannot be read, hold
+            values that are not finite, or do not fit the network.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class LoadWeights(CheckpointLoader):
     ) -> None:
         path = find_weights(bundle_root, checkpoint, ckpt_dir)
         logger.info("weights: %s", path)
+        self.network = network
         self._run = path.resolve().parents[1]
         if is_run(self._run) and self._run != Path(bundle_root).resolve():
             self._compare(load(self._run / "configs" / "train.yaml"))
@@ -101,17 +106,21 @@ class LoadWeights(CheckpointLoader):
     def __call__(self, engine: Engine) -> None:
         """Load the weights when ``engine`` starts."""
         try:
-            super().__call__(engine)
+            self.network.load_state_dict(read_weights(self.load_path))
         except RuntimeError as error:
-            if "state_dict" not in str(error) or not is_run(self._run):
-                raise
+            lines = [line.strip() for line in str(error).splitlines()]
+            advice = (
+                f"Use the configuration in '{self._run / 'configs'}'"
+                if is_run(self._run)
+                else "Give the settings that they were trained with, such as --features"
+            )
             raise ValueError(
-                f"the weights '{self.load_path}' do not fit the network: use their run's own "
-                f"configuration, in '{self._run / 'configs'}'"
+                f"the weights '{self.load_path}' do not fit the network: {' '.join(lines[:2])} "
+                f"{advice}"
             ) from error
 
     def _compare(self, recorded: Mapping[str, Any]) -> None:
-        present = run_settings()
+        present = written_settings()
         other = [f"{k} ({recorded[k]})" for k, v in present.items() if recorded.get(k, v) != v]
         if other:
             logger.warning(

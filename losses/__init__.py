@@ -49,7 +49,6 @@ from mixseg.losses.mutual_information import (
     negative_mutual_information,
 )
 from mixseg.losses.partial import PartialCrossEntropyLoss, partial_cross_entropy
-from mixseg.losses.prior import log_prior_ratio
 from mixseg.losses.pseudo_label import PseudoLabelCrossEntropyLoss, pseudo_label_cross_entropy
 from mixseg.losses.sampling import sample_logits
 from mixseg.losses.self_paced import self_paced_weights
@@ -99,7 +98,6 @@ __all__ = [
     "kl_divergence",
     "last_layer_gradients",
     "linear_refinement",
-    "log_prior_ratio",
     "low_confidence_consistency",
     "mutual_information_of",
     "negative_mutual_information",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mixseg.losses import dice_cross_entropy, log_prior_ratio, soft_cross_entropy
+from mixseg.losses import dice_cross_entropy, soft_cross_entropy
 from mixseg.objectives.base import Batch, Networks, Objective, Outputs, active, refuse_negative
 
 __all__ = ["MixedSupervision"]
@@ -17,7 +17,7 @@ __all__ = ["MixedSupervision"]
 class MixedSupervision(Objective):
     """Learn from whatever is there: masks, scribbles, partial labels, doubtful masks, no label.
 
-    L = L_full + L_partial + λ_noisy L_noisy + λ_pseudo L_pseudo
+    L = L_full + λ_partial L_partial + λ_noisy L_noisy + λ_pseudo L_pseudo
 
     ======= ============ =================================================================
     term    images       value
@@ -29,11 +29,9 @@ class MixedSupervision(Objective):
     ======= ============ =================================================================
 
     Each kind has a loss of its own: in a common mean over voxels a few masks would outweigh many
-    scribbles, which label a twentieth of the voxels. Scribbles hold more foreground than an image
-    does, seeds with free negatives less. Where a batch has both kinds, the logits of partial labels
-    are therefore shifted by τ times the logarithm of the ratio of the classes' shares
-    (:func:`mixseg.losses.log_prior_ratio`), so that the network's own outputs follow the masks'
-    shares.
+    scribbles, which label a twentieth of the voxels. Scribbles hold far more foreground than an
+    image does and say nothing about boundaries: with as much weight as masks they make objects too
+    large.
 
     With one branch there are no pseudo-labels: the network learns from labeled voxels alone. With
     two, both learn from all labels, and the pseudo-label of a voxel is a random mixture
@@ -42,11 +40,11 @@ class MixedSupervision(Objective):
     batch lacks are left out.
 
     Args:
+        lambda_partial: weight of partial labels.
         lambda_noisy: weight of masks that may be wrong.
         lambda_pseudo: weight of pseudo-labels, for ``branches=2``; begin them late by a ramp
             (:class:`mixseg.handlers.WeightRamps`).
         branches: of the network, 1 (``main``) or 2 (``teacher`` and ``student``).
-        prior_adjustment: τ, 0 for none.
 
     Raises:
         ValueError: on a negative weight, another number of branches, or pseudo-labels for one.
@@ -64,17 +62,15 @@ class MixedSupervision(Objective):
 
     def __init__(
         self,
+        lambda_partial: float = 0.3,
         lambda_noisy: float = 0.5,
         lambda_pseudo: float = 0.0,
         *,
         branches: Literal[1, 2] = 1,
-        prior_adjustment: float = 1.0,
     ) -> None:
         super().__init__()
         refuse_negative(
-            lambda_noisy=lambda_noisy,
-            lambda_pseudo=lambda_pseudo,
-            prior_adjustment=prior_adjustment,
+            lambda_partial=lambda_partial, lambda_noisy=lambda_noisy, lambda_pseudo=lambda_pseudo
         )
         if branches not in (1, 2):
             raise ValueError(f"branches must be 1 or 2, got {branches}")
@@ -83,18 +79,19 @@ class MixedSupervision(Objective):
                 "pseudo-labels are a mixture of two branches: set branches to 2, or lambda_pseudo "
                 "to 0"
             )
+        self.lambda_partial = float(lambda_partial)
         self.lambda_noisy = float(lambda_noisy)
         self.lambda_pseudo = float(lambda_pseudo)
-        self.prior_adjustment = float(prior_adjustment)
         self._names = ("main",) if branches == 1 else ("teacher", "student")
 
     @property
     def branches(self) -> dict[str, str]:
         """All branches for every kind that a term needs."""
         branch = self._names[0] if len(self._names) == 1 else "both"
-        kinds = ["full", "partial", *(["noisy"] if self.lambda_noisy else [])]
+        kinds = ["full"]
+        kinds += [k for k in ("partial", "noisy") if getattr(self, f"lambda_{k}")]
         if self.lambda_pseudo > 0:
-            kinds += [kind for kind in ("noisy", "none") if kind not in kinds]
+            kinds += [kind for kind in ("partial", "noisy", "none") if kind not in kinds]
         return dict.fromkeys(kinds, branch)
 
     @property
@@ -110,31 +107,28 @@ class MixedSupervision(Objective):
     @property
     def weights(self) -> dict[str, float]:
         """Weights of the active terms."""
-        return active(full=1.0, partial=1.0, noisy=self.lambda_noisy, pseudo=self.lambda_pseudo)
+        return active(
+            full=1.0,
+            partial=self.lambda_partial,
+            noisy=self.lambda_noisy,
+            pseudo=self.lambda_pseudo,
+        )
 
     def forward(self, outputs: Outputs, batch: Batch, networks: Networks) -> dict[str, Tensor]:
         """Unweighted terms, see :class:`mixseg.objectives.Objective`."""
         weights = self.weights
         logits = {kind: _as_tuple(output) for kind, output in outputs.items()}
         terms: dict[str, Tensor] = {}
-        shift = self._shift(logits, batch)
         for kind in ("full", "partial", "noisy"):
             if kind in weights and kind in logits:
                 label = batch[kind]["label"]
-                shifted = [z + shift for z in logits[kind]] if kind == "partial" else logits[kind]
-                terms[kind] = torch.stack([dice_cross_entropy(z, label) for z in shifted]).mean()
+                terms[kind] = torch.stack(
+                    [dice_cross_entropy(z, label) for z in logits[kind]]
+                ).mean()
         rest = [kind for kind in ("partial", "noisy", "none") if kind in logits]
         if "pseudo" in weights and rest:
             terms["pseudo"] = _pseudo(logits, batch, rest)
         return terms
-
-    def _shift(self, logits: Mapping[str, tuple[Tensor, ...]], batch: Batch) -> Tensor:
-        """What is added to the logits of partial labels: (C, 1, …), or 0."""
-        if not self.prior_adjustment or not {"full", "partial"} <= logits.keys():
-            return torch.zeros(())
-        channels, spatial = logits["partial"][0].shape[1], logits["partial"][0].ndim - 2
-        ratio = log_prior_ratio(batch["partial"]["label"], batch["full"]["label"], channels)
-        return self.prior_adjustment * ratio.reshape(-1, *[1] * spatial)
 
 
 def _as_tuple(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

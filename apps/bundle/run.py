@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock, Thread
 from typing import IO, Any, BinaryIO
 
 from fire.parser import DefaultParseValue
 
-__all__ = ["bundle_command", "run_bundle", "run_logged", "shown"]
+from mixseg.apps.bundle.children import child
+
+__all__ = ["bundle_command", "run_bundle", "run_logged", "shown", "word_of"]
 
 #: A line of a log: when, whose, how important, what. The bundles' logging.conf writes it so.
 _RECORD = re.compile(
@@ -23,8 +24,6 @@ _RECORD = re.compile(
 )
 #: A warning of Python: where it was raised, and what it says.
 _WARNING = re.compile(rb"^(?P<file>.+?):\d+: \w*Warning: (?P<text>.*)$", re.DOTALL)
-#: What a process gets to end by itself, in seconds.
-_GRACE = 2
 
 
 def bundle_command(
@@ -38,12 +37,12 @@ def bundle_command(
     paths = ",".join(f"'{(configs / name).as_posix()}'" for name in files)
     command = [python, "-m", "monai.bundle", "run", run_id, "--config_file", f"[{paths}]"]
     for name, value in settings.items():
-        command += [f"--{name}", _word(value)]
+        command += [f"--{name}", str(value)]
     return command
 
 
-def _word(value: object) -> str:
-    """A value as Python Fire, which reads MONAI's command line, gives it back."""
+def word_of(value: object) -> str:
+    """The word from which Python Fire, which reads MONAI's command line, makes a value again."""
     text = str(value)
     is_text = isinstance(value, (str, Path))
     return repr(text) if is_text and DefaultParseValue(text) != text else text
@@ -76,7 +75,8 @@ def run_bundle(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     begin = log.stat().st_size if log.is_file() else 0
-    command = bundle_command(run_id, files, settings, Path(), sys.executable)
+    words = {name: word_of(value) for name, value in settings.items()}
+    command = bundle_command(run_id, files, words, Path(), sys.executable)
     if status := run_logged(command, log, verbose=verbose):
         with log.open("rb") as file:
             file.seek(begin)
@@ -112,33 +112,24 @@ def run_logged(command: Sequence[str], log: Path, *, verbose: bool = False) -> i
     else:
         # Where the bar cannot be drawn over itself, a line every half minute is enough.
         variables.setdefault("TQDM_MININTERVAL", "30")
-    process = subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        with log.open("ab") as file:
-            lock, said = Lock(), set[bytes]()
-            streams = [
-                _Stream(process.stdout, sys.stdout, file, lock, said, everything=verbose),
-                _Stream(
-                    process.stderr, sys.stderr, file, lock, said, everything=verbose, error=True
-                ),
-            ]
-            for stream in streams:
-                stream.start()
-            for stream in streams:
-                stream.join()
+    with (
+        log.open("ab") as file,
+        child(
+            command, variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lock, said = Lock(), set[bytes]()
+        streams = [
+            _Stream(process.stdout, sys.stdout, file, lock, said, everything=verbose),
+            _Stream(process.stderr, sys.stderr, file, lock, said, everything=verbose, error=True),
+        ]
+        for stream in streams:
+            stream.start()
+        for stream in streams:
+            stream.join()
         return process.wait()
-    except BaseException:
-        # Ctrl-C reached the child as well; anything else must end it.
-        for end in (process.terminate, process.kill):
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
-            end()
-        process.wait()
-        raise
 
 
 class _Stream(Thread):

@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import re
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.request import urlopen
 
 import torch
 import yaml
-from monai.apps.utils import SUPPORTED_HASH_TYPES, HashCheckError, download_url
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from mixseg.apps.bundle.precision import Precision
 from mixseg.configuration.loading import cause_of, load
-from mixseg.files.provenance import hash_of
+from mixseg.files.atomic import write_atomically
+from mixseg.files.provenance import sha256_of
+from mixseg.files.weights import read_weights
 from mixseg.handlers.weights import PLACES
 from mixseg.networks.dual_branch.base import present_names
 
 __all__ = ["build_network", "convert", "misfits", "read_weights"]
 
+logger = logging.getLogger(__name__)
+
 _SHOWN = 4  # names of a kind in a message
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, alone or under the key ``model``.
-
-    Raises:
-        ValueError: there is no such file, it cannot be read with ``weights_only``, or holds
-            anything but tensors by their names.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no '{path}'")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports a damaged file in half a dozen ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"'{path}' cannot be read as weights: {reason}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(value, Tensor) for value in content.values())
-    ):
-        raise ValueError(f"'{path}' holds no state dict: save network.state_dict()")
-    return dict(content)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+#: Seconds that a server may take to answer, and to send each part of a file.
+_TIMEOUT = 60
 
 
 def build_network(config: Path, knobs: Mapping[str, Any]) -> nn.Module:
@@ -166,42 +152,62 @@ def _large_files(folder: Path) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _hash_of_entry(path: Path, entry: dict[str, Any]) -> tuple[str, str]:
-    """Kind and value of an entry's hash, which it must have."""
-    kind, value = str(entry.get("hash_type", "sha256")).lower(), entry.get("hash_val")
-    if not value or kind not in SUPPORTED_HASH_TYPES:
+def _address_of(path: Path, entry: dict[str, Any]) -> tuple[str, str]:
+    """Address and SHA-256 of an entry, which it must have."""
+    value = str(entry.get("hash_val") or "").lower()
+    if str(entry.get("hash_type", "sha256")).lower() != "sha256" or not _SHA256.fullmatch(value):
         raise ValueError(
-            f"{_LARGE_FILES[0]} states no hash for '{path}' that can be checked: it needs "
-            f"hash_val, and hash_type out of {', '.join(SUPPORTED_HASH_TYPES)}"
+            f"{_LARGE_FILES[0]} states no sha256 for '{path}': it needs hash_type: sha256 and, as "
+            "hash_val, 64 hexadecimal digits; nothing else is taken for the same file"
         )
-    return kind, str(value).lower()
+    return str(entry.get("url", "")), value
 
 
 def _check(path: Path, entry: dict[str, Any]) -> None:
-    kind, value = _hash_of_entry(path, entry)
-    found = hash_of(path, kind)
+    _, value = _address_of(path, entry)
+    found = sha256_of(path)
     if found != value:
         raise ValueError(
-            f"'{path}' is not the file that {_LARGE_FILES[0]} names ({kind} {found[:12]}… instead "
+            f"'{path}' is not the file that {_LARGE_FILES[0]} names (sha256 {found[:12]}… instead "
             f"of {value[:12]}…): delete it to have it fetched again, or, if you trained it, give "
             "it with --weights"
         )
 
 
 def _fetch(path: Path, entry: dict[str, Any]) -> None:
-    kind, value = _hash_of_entry(path, entry)
+    url, value = _address_of(path, entry)
+    by_hand = f"offline, put the file there yourself (sha256 {value})"
+    if not url.startswith("https://"):
+        raise ValueError(
+            f"{_LARGE_FILES[0]} names '{url}' for '{path}', and only https:// is fetched; {by_hand}"
+        )
+    logger.warning("fetching '%s' from %s", path.name, url)
+
+    def write(file: BinaryIO) -> None:
+        with urlopen(url, timeout=_TIMEOUT) as answer:
+            if not answer.url.startswith("https://"):
+                raise OSError(f"it leads to '{answer.url}', which is not https://")
+            digest = hashlib.sha256()
+            for block in iter(lambda: answer.read(1 << 20), b""):
+                digest.update(block)
+                file.write(block)
+        if digest.hexdigest() != value:
+            raise _OtherFileError
+
     try:
-        # Checked in a temporary folder; nothing is left at the path if it is another file.
-        download_url(str(entry["url"]), path, value, kind)
-    except HashCheckError as error:
+        # Nothing is left at the path if it is another file.
+        write_atomically(path, write)
+    except _OtherFileError as error:
         raise ValueError(
-            f"what {entry['url']} sends is not the file that {_LARGE_FILES[0]} names: its {kind} "
-            f"is not {value[:12]}…; nothing was kept, ask the bundle's authors"
+            f"what {url} sends is not the file that {_LARGE_FILES[0]} names: its sha256 is not "
+            f"{value[:12]}…; nothing was kept, ask the bundle's authors"
         ) from error
-    except (OSError, RuntimeError) as error:
+    except (OSError, HTTPException) as error:
+        # The cause without what writing says of the file.
         raise ValueError(
-            f"'{path}' could not be fetched from {entry['url']} ({error}); offline, put the file "
-            f"there yourself ({kind} {value})"
+            f"'{path}' could not be fetched from {url} ({error.__cause__ or error}); {by_hand}"
         ) from error
-    if not path.is_file():
-        raise ValueError(f"'{path}' could not be written: choose a folder that can be")
+
+
+class _OtherFileError(Exception):
+    """What was fetched has another hash."""

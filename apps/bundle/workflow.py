@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed
+from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed, remember
+from mixseg.apps.bundle.folds import cross_validate
 from mixseg.apps.bundle.run import run_bundle
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.record import is_run
 from mixseg.configuration.settings import settings_of, suggestion
+from mixseg.metrics.scores import CaseScore
 
-__all__ = ["evaluate_run", "evaluation_files", "train_bundle", "training_files"]
+__all__ = ["evaluate_run", "evaluation_files", "train_bundle", "training_files", "validate_folds"]
 
 #: Settings that :func:`train_bundle` and :func:`evaluate_run` give by arguments of their own.
 TRAINING_ARGUMENTS = {
@@ -130,7 +132,48 @@ def train_bundle(
         name: True for name, wanted in (("resume", resume), ("overwrite", overwrite)) if wanted
     }
     run_bundle("training", files, given, output / "train.log", verbose=verbose)
+    remember(output)  # what was trained here does not come from elsewhere
     return output
+
+
+def validate_folds(
+    bundle: str | Path,
+    folds: int,
+    show: Callable[[str, str], None],
+    *,
+    data: Path | None = None,
+    output: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+) -> tuple[Path, list[CaseScore]]:
+    """Cross-validate a bundle over its full masks, see :func:`cross_validate`.
+
+    Args:
+        bundle: its folder, a zip of ``mixseg pack``, or its name.
+        folds: number of trainings.
+        show: is told each step, as text and kind.
+        data: folder of the data; None for the one that the bundle names.
+        output: folder of the folds; None for ``folds`` in the bundle's folder.
+        settings: entries of the configuration with other values.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA where it is there.
+
+    Returns:
+        The folder, and the scores of every full mask.
+
+    Raises:
+        ValueError: there is no such bundle or setting; ``output`` is missing; or the masks are too
+            few.
+        ChildProcessError: a training or a test failed; names its log.
+    """
+    folder = find_bundle(bundle)
+    refuse_changed(folder)
+    given = dict(settings or {})
+    known = settings_of(training_files(folder))
+    check_settings(given, known, f"the bundle {bundle_name(folder)}", TRAINING_ARGUMENTS)
+    output = _output(bundle, folder, output, "folds")
+    places = _places(folder, data, output, device)
+    given |= {name: places[name] for name in ("dataset_dir", "device") if name in places}
+    return output, cross_validate(folder, output, folds, given, show)
 
 
 def evaluate_run(

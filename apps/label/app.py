@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.generic import device_list, name_to_device
 
+from mixseg.apps.label.access import check_device, check_inference
 from mixseg.apps.label.datastore import LabelDatastore
 from mixseg.apps.label.inference import StudentInferTask
 from mixseg.apps.label.scoring import EntropyScoring, EntropyStrategy, unscored
@@ -55,7 +57,11 @@ class BundleTraining(TrainTask):
         super().__init__("Training on complete, scribbled and partial labels")
 
     def config(self) -> dict[str, Any]:
-        """Options that a client offers, with their defaults; a request may name other knobs too."""
+        """Options that a client offers, with their defaults.
+
+        A request may give other settings, too: those that
+        :func:`mixseg.apps.label.access.check_settings` knows.
+        """
         knobs = {name: self.train[name] for name in ("epoch_length", "lr") if self.train.get(name)}
         return {
             "device": device_list(),
@@ -73,7 +79,7 @@ class BundleTraining(TrainTask):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train; runs in a process of its own that the server starts."""
         device = request.get("device", "cuda")
-        device = name_to_device(device[0] if isinstance(device, list) else device)
+        device = name_to_device(check_device(device[0] if isinstance(device, list) else device))
         options = settings_of(request, self.train, device)
         run = train_model(self.folder, settings.MONAI_LABEL_STUDIES, options, self.patient_pattern)
         return {"training": run.name, **read_status(self.folder)}
@@ -136,6 +142,20 @@ class MixedSupervisionApp(MONAILabelApp):
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """The entropy."""
         return {"entropy": self.entropy}
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """As the parent, where the request names no other files than the server's.
+
+        Raises:
+            ValueError: it does.
+        """
+        # Uploads lie in the temporary folder.
+        places = [Path(self.studies), Path(tempfile.gettempdir())]
+        if settings.MONAI_LABEL_SESSION_PATH:
+            places.append(Path(settings.MONAI_LABEL_SESSION_PATH))
+        check_inference(request, places)
+        result: dict[str, Any] = super().infer(request, datastore)
+        return result
 
     def batch_infer(
         self, request: dict[str, Any], datastore: Datastore | None = None

@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 
 from mixseg.configuration.loading import load
 from mixseg.configuration.yaml_text import set_values
+from mixseg.files.weights import read_weights
 
 __all__ = ["make_model_folder", "model_classes"]
 
@@ -154,13 +155,13 @@ def _put_weights(folder: Path, weights: Path | None) -> None:
     if weights is None:
         torch.save(network.state_dict(), path)
         return
-    state = torch.load(weights, map_location="cpu", weights_only=True)
+    state = read_weights(weights)
     try:
-        network.load_state_dict(state.get("model", state))
-    except (RuntimeError, AttributeError) as error:
+        network.load_state_dict(state)
+    except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise ValueError(
             f"'{weights}' does not fit the network of {folder.name}: {' '.join(lines[:2])} Give "
             "the folder of the run that trained it with --bundle"
         ) from error
-    shutil.copyfile(weights, path)
+    torch.save(state, path)

@@ -14,6 +14,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import name_to_device
 
+from mixseg.apps.label.access import check_device
 from mixseg.apps.label.inference import StudentInferTask
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 
@@ -90,7 +91,7 @@ class EntropyScoring(ScoringMethod):
         images = datastore.get_unlabeled_images()
         todo = unscored(self.folder, images)
         todo = todo[: int(request.get("max_samples", 0)) or None]
-        device = name_to_device(request.get("device", "cuda"))
+        device = name_to_device(check_device(request.get("device", "cuda")))
         for image in todo:
             weights = weights_id(self.folder)
             entropy = self.task.entropy(datastore.get_image_uri(image), device)

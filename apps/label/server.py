@@ -12,12 +12,17 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from mixseg.apps.label.access import is_local
+
 INSTALL = (
     'pip install "monailabel==0.8.5" "pydicom<3" "dicomweb-client<0.60"'
     " (docs/monai_label.md has a way that fetches less)"
 )
 #: Files of a folder of studies that the server takes for scans.
 EXTENSIONS = '["*.nii.gz", "*.nii", "*.nrrd", "*.mha"]'
+#: Environment variable with the address at which the server listens, where it is for this machine
+#: alone.
+HOST_VARIABLE = "MIXSEG_LABEL_HOST"
 #: ``patient001_frame12`` is a frame of ``patient001``.
 PATIENT_PATTERN = r"^(.+?)_frame\d+$"
 
@@ -49,15 +54,24 @@ def server_command(
     command = [sys.executable, "-m", "monailabel.main", "start_server"]
     command += ["--app", str(work), "--studies", str(studies)]
     command += ["--host", host, "--port", str(port)]
+    command += ["--uvicorn_app", "mixseg.apps.label.web:app"]
     for name, value in conf.items():
         command += ["--conf", name, value]
     return command
 
 
-def server_environment(work: Path, scoring: bool) -> dict[str, str]:
-    """Variables that make the server work offline and score only where asked to."""
+def server_environment(work: Path, scoring: bool, host: str) -> dict[str, str]:
+    """Variables that make the server work offline and score only where asked to.
+
+    Args:
+        work: the app's folder.
+        scoring: score scans in the background.
+        host: where the server listens; if it is for this machine alone, it is asked by no other
+            name.
+    """
     return {
         **os.environ,
+        HOST_VARIABLE: host if is_local(host) else "",
         # Modules are not thrown away between requests: classes stay what they are.
         "MONAI_LABEL_RELOAD_APP_LIB": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": str(scoring).lower(),

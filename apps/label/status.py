@@ -86,7 +86,7 @@ class TrainingStatus:
         state = engine.state
         self._written = self.clock()
         passed = str(datetime.timedelta(seconds=int(self._written - self._started)))
-        losses = state.output if isinstance(state.output, dict) else {}
+        losses = state.output[0] if state.output else {}
         content = {
             "status": status,
             "pid": os.getpid(),

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mixseg.apps.label.access import check_name
+
 __all__ = ["StoreError", "StoredScan", "fingerprint", "read_label_store"]
 
 STORE_NAME = "datastore_v2.json"
@@ -79,6 +81,10 @@ def read_label_store(studies: str | os.PathLike[str], tag: str = "final") -> lis
     labels = folder / content.get("labels_dir", "labels") / tag
     scans = []
     for case_id, entry in sorted(objects.items()):
+        try:
+            check_name("image", f"{case_id}{entry['image']['ext']}")
+        except ValueError as error:
+            raise StoreError(f"'{path}': {error}") from error
         image = images / f"{case_id}{entry['image']['ext']}"
         stored = entry.get("labels", {}).get(tag)
         if not image.is_file():

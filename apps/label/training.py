@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from monai.bundle import ConfigWorkflow
 
+from mixseg.apps.label.access import check_device, check_settings
 from mixseg.apps.label.labels import Submitted, write_submitted
 from mixseg.apps.label.model import model_classes
 from mixseg.apps.label.studies import fingerprint, read_label_store
@@ -51,7 +52,8 @@ class TrainSettings:
         pretrained: begin with the model's weights of now, else with random ones.
         resume: go on with a training that was interrupted, where no label has changed since.
         device: where to train.
-        knobs: further knobs of train.yaml.
+        knobs: numbers for settings of train.yaml, see
+            :func:`mixseg.apps.label.access.check_settings`.
     """
 
     max_epochs: int
@@ -74,24 +76,25 @@ def settings_of(request: Mapping[str, Any], train: Mapping[str, Any], device: st
         device: where to train unless the request says it.
 
     Raises:
-        ValueError: an option of a value that cannot be meant.
+        ValueError: an option of a value that cannot be meant, or a setting that a request cannot
+            give.
     """
     epochs = request.get("max_epochs", default_epochs(train))
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"max_epochs is {epochs!r}; it is a whole number from 1 on")
     own = {"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "device"}
     own |= {"max_epochs", "resume", "num_full", "num_partial", "progress"}
-    knobs = {
-        name: value
-        for name, value in request.items()
-        if name in train and name not in own and not isinstance(train[name], dict)
-    }
+    knobs = check_settings({k: v for k, v in request.items() if k not in own}, train)
+    try:
+        val_split = float(request.get("val_split", 0.2))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"val_split is {request['val_split']!r}; it is a number") from error
     return TrainSettings(
         max_epochs=epochs,
-        val_split=float(request.get("val_split", 0.2)),
+        val_split=val_split,
         pretrained=_switch(request.get("pretrained", True)),
         resume=_switch(request.get("resume", True)),
-        device=device,
+        device=check_device(device),
         knobs=knobs,
     )
 
@@ -109,7 +112,8 @@ def train_model(
     Each training has a folder of its own, ``folder/training/<number>``, with the labels as they
     were when it began, its datalist, full-state checkpoint, curves and pictures.
     ``folder/models/model.pt`` becomes the best weights on the complete cases kept for validation;
-    where there are none to keep, the latest ones after every epoch.
+    where there are none to keep, the latest ones after every epoch. Weights that do not load into
+    the network that predicts never get there.
 
     Returns:
         The training's folder.
@@ -268,6 +272,13 @@ def training_overrides(
     else:
         place = next(i for i, h in enumerate(handlers) if _is(h, "FullCheckpoint"))
         handlers.insert(place, status)
+    handlers.append(
+        {
+            "_target_": "mixseg.apps.label.publish.PublishWeights",
+            "source": str(run / "models" / "model.pt"),
+            "model": str(folder),
+        }
+    )
     if SERVER_VARIABLE in os.environ:
         # The server may be gone before the first iteration: it says itself who it is.
         parent = int(os.environ[SERVER_VARIABLE])
@@ -280,7 +291,7 @@ def training_overrides(
         "dataset_dir": str(run),
         "datalist": str(run / "datalist.json"),
         "output_dir": str(run),
-        "ckpt_dir": str(folder / "models"),
+        "ckpt_dir": str(run / "models"),
         "device": torch.device(settings.device),
         "max_epochs": settings.max_epochs,
         "resume": resuming,

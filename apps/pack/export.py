@@ -15,6 +15,7 @@ from torch import nn
 
 from mixseg.configuration.loading import cause_of, load, silence
 from mixseg.files.atomic import strict_json
+from mixseg.files.weights import read_weights
 from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
 from mixseg.networks.tracing import example_shapes
 
@@ -41,7 +42,7 @@ def export_bundle(
     image = load(metadata)["network_data_format"]["inputs"]["image"]
     parser = ConfigParser(load(config))
     parser.update(knobs)
-    network, key = _load_network(parser, config, checkpoint)
+    network = _load_network(parser, config, checkpoint)
     with torch.no_grad():
         shapes = example_shapes(network, image["num_channels"], len(image["spatial_shape"]))
         logits = network(torch.randn(*shapes[0]))
@@ -52,13 +53,14 @@ def export_bundle(
         file, written = Path(folder) / output.name, Path(folder) / "inference.json"
         # MONAI keeps this file in the exported one: it has to describe the network that is there.
         written.write_text(strict_json(parser.get()), encoding="utf-8")
+        plain = Path(folder) / "weights.pt"
+        torch.save(network.state_dict(), plain)
         options: dict[str, Any] = {
             "net_id": "network_def",
             "filepath": str(file),
-            "ckpt_file": str(checkpoint),
+            "ckpt_file": str(plain),
             "meta_file": str(metadata),
             "config_file": str(written),
-            "key_in_ckpt": key,
             "use_trace": True,  # the type that forward returns depends on the branch
             "input_shape": shapes[0],
         }
@@ -80,19 +82,18 @@ def export_bundle(
     return found
 
 
-def _load_network(parser: ConfigParser, config: Path, checkpoint: Path) -> tuple[nn.Module, str]:
-    """The network with its weights, and the key that holds them in the checkpoint ("" for none)."""
+def _load_network(parser: ConfigParser, config: Path, checkpoint: Path) -> nn.Module:
+    """The network with its weights."""
     try:
         network: nn.Module = parser.get_parsed_content("network_def")
     except (RuntimeError, ValueError) as error:
         raise ValueError(str(cause_of(error))) from error
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    key = "model" if "model" in content else ""
+    weights = read_weights(checkpoint)
     try:
-        network.load_state_dict(content[key] if key else content)
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
             f"the weights '{checkpoint}' do not fit the network of {config}; give the knobs that "
             "they were trained with, for example --features"
         ) from error
-    return network.eval(), key
+    return network.eval()

@@ -92,8 +92,17 @@ def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
             "alone. Add scribbled cases to the datalist and run `mixseg new` again to use them."
         ),
         "## Commands",
-        "From this folder, with `mixseg` installed. Write `True` and `False` with a capital. A "
+        "From this folder, with `mixseg` installed. Settings are options: `--max-epochs 100`. A "
         "name that is not a setting is refused.",
+        "```bash\n"
+        "mixseg train .\n"
+        "mixseg train . --resume\n"
+        "mixseg evaluate eval\n"
+        "mixseg predict eval -i IMAGES -o MASKS\n"
+        "mixseg export eval --format ts\n"
+        "mixseg verify .\n"
+        "```",
+        "By `monai.bundle` alone, where `True` and `False` need a capital:",
         "```bash\n"
         "python -m monai.bundle run training --config_file configs/train.yaml\n"
         "python -m monai.bundle run training --config_file configs/train.yaml --resume True\n"
@@ -101,8 +110,9 @@ def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
         "--config_file \"['configs/train.yaml','configs/evaluate.yaml']\" --output_dir eval/test\n"
         "python -m monai.bundle run inference --config_file configs/inference.yaml "
         "--dataset_dir IMAGES --output_dir eval/masks\n"
-        "mixseg predict . -i IMAGES -o MASKS\n"
-        "mixseg verify .\n"
+        "python -m monai.bundle ckpt_export network_def --filepath eval/models/model.ts "
+        "--ckpt_file eval/models/model.pt --meta_file configs/metadata.json "
+        "--config_file configs/inference.yaml\n"
         "```",
         "`eval/` then holds `curves.png`, `cases.png`, `history.csv` and TensorBoard events, "
         f"`{weights}` the weights with the best validation Dice. Settings of the network or the "

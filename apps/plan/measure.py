@@ -117,7 +117,7 @@ def measure(
         progress: show a bar on standard error.
 
     Raises:
-        ValueError: a file cannot be read, an image is not 2D or 3D, or the images differ in
+        ValueError: a file cannot be read, or the images differ in
             channels or in being pictures or volumes; the message names the file.
     """
     geometry: list[tuple[np.ndarray, np.ndarray]] = []
@@ -129,11 +129,6 @@ def measure(
     bar = tqdm(items, desc="measuring", unit="case", disable=not progress)
     for index, item in enumerate(bar):
         image = _opened(item, "image", voxels=index in wanted)
-        if len(image.shape) not in (2, 3):
-            raise ValueError(
-                f"{item['image']}: the image is {len(image.shape)}D; 2D or 3D is expected, see "
-                "mixseg validate"
-            )
         if first is None:
             first = (item, image)
         _refuse_another_kind(item, image, *first)
@@ -178,8 +173,8 @@ def _opened(item: Mapping[str, Any], key: str, voxels: bool) -> Volume:
         return open_volume(item[key], voxels)
     except UnreadableError as reason:
         raise ValueError(
-            f"{item[key]} (case {item['case_id']}): the {key} cannot be read ({reason}); mixseg "
-            "validate lists all faults of the data"
+            f"{item[key]} (case {item['case_id']}): the {key} cannot be read ({reason}); "
+            f"{reason.mend}. 'mixseg validate' lists all faults of the data"
         ) from reason
 
 

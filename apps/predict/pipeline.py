@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from mixseg.apps.predict.images import CaseError
 from mixseg.configuration.loading import cause_of, load
 from mixseg.files.geometry import spacing_mm
+from mixseg.files.reading import subject_name
+from mixseg.files.weights import read_weights
 from mixseg.transforms import AddDepthd
 
 __all__ = ["BundlePipeline", "OutputError", "Prediction", "choose_device", "root_cause"]
@@ -130,14 +132,15 @@ class BundlePipeline:
         self.network_dims = len(image["image"]["spatial_shape"])
         parser = ConfigParser(ConfigParser.load_config_files([str(p) for p in self.files]))
         own: dict[str, Any] = {
-            "bundle_root": str(self.bundle),
-            "output_dir": str(self.staging),
+            # Absolute paths begin with no character that MONAI would take for an expression.
+            "bundle_root": str(self.bundle.absolute()),
+            "output_dir": str(self.staging.absolute()),
             "device": f"$torch.device('{self.device}')",
             "progress": False,
             "dataset#data": [{}],  # replaced for each case
         }
         if self.weights is not None:
-            own["checkpoint"] = str(self.weights)
+            own["checkpoint"] = str(self.weights.absolute())
         parser.update({**self.knobs, **own})
         try:
             self._build(parser)
@@ -149,6 +152,8 @@ class BundlePipeline:
 
     def _build(self, parser: ConfigParser) -> None:
         self._evaluator: Any = parser.get_parsed_content("evaluator")
+        # Else Ignite would resume the run of a case that failed in place of the next one's.
+        self._evaluator.interrupt_resume_enabled = False
         self._loader: Any = self._evaluator.data_loader
         self.class_names = [str(name) for name in parser.get_parsed_content("class_names")]
         inferer = parser.get_parsed_content("inferer")
@@ -180,17 +185,11 @@ class BundlePipeline:
         if self.weights is not None and not loaders:
             raise ValueError(f"'{self.files[0]}' has no CheckpointLoader that loads the weights")
         for loader in loaders:
-            loader.map_location = "cpu"
+            weights = read_weights(loader.load_path)
             try:
-                loader(self._evaluator)
-            except Exception as error:  # torch, pickle and zip errors of all kinds
-                if isinstance(error, ValueError) and "do not fit" in str(error):
-                    raise
-                if "size mismatch" not in str(error) and "key(s) in state_dict" not in str(error):
-                    raise ValueError(
-                        f"the weights '{self.weights}' cannot be read ({_first_line(error)}): "
-                        "copy or download them again"
-                    ) from error
+                for network in loader.load_dict.values():
+                    network.load_state_dict(weights)
+            except RuntimeError as error:
                 names = ", ".join(path.name for path in self.files)
                 raise ValueError(
                     f"the weights '{self.weights}' do not fit the network of {names}; give the "
@@ -205,8 +204,8 @@ class BundlePipeline:
 
     def output_name(self, image: str) -> Path:
         """Where the bundle puts the mask of an image, relative to the output folder."""
-        name = self._saver.folder_layout.filename(subject=image, idx=None)
-        return Path(name).relative_to(self.staging)
+        name = self._saver.folder_layout.filename(subject=subject_name(image), idx=None)
+        return Path(name).relative_to(self.staging.absolute())
 
     def prepare(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """Read and preprocess a case.
@@ -349,8 +348,3 @@ def _writing_failed(error: BaseException) -> str:
     line = [line for line in text.splitlines() if line.strip()][-1].strip()
     names = ("OSError", "PermissionError", "FileNotFoundError", "NotADirectoryError")
     return line.partition(": ")[2] if line.startswith(names) else ""
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

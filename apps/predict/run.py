@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ from mixseg.apps.predict.images import (
     CaseError,
     InputCase,
     check_axes,
-    list_cases,
+    place_cases,
     refuse_same_outputs,
+    remarks_of,
+    search_cases,
     why,
 )
 from mixseg.apps.predict.pipeline import (
@@ -40,10 +43,11 @@ from mixseg.configuration.settings import settings_of
 from mixseg.configuration.threads import share_processors
 from mixseg.data import NativeNiftiWriter
 from mixseg.files.atomic import ensure_writable
+from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, sha256_of
 from mixseg.files.reading import split_suffix
 
-__all__ = ["PredictionRun", "Wanted", "open_run"]
+__all__ = ["PredictionRun", "Wanted", "claimed", "open_run", "output_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +108,7 @@ def open_run(
 
     Raises:
         ValueError: there is no such bundle, image, file, setting, device or weights, the weights
-            do not fit, or two masks would have one name.
+            do not fit, two masks would have one name, or another prediction writes to ``output``.
     """
     settings = dict(settings or {})
     folder = find_trained(bundle)
@@ -119,13 +123,12 @@ def open_run(
     if not weights.is_file():
         raise ValueError(f"there is no '{weights}': give the weights with --weights")
     files[1:1] = overlays
-    cases = [case for source in sources for case in list_cases(source, output)]
+    found = [search_cases(source, output) for source in sources]
+    cases = place_cases([case for listed, _ in found for case in listed])
     ensure_writable([output], "-o")
     chosen = choose_device(device)
     share_processors()
-    staging = output / _STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with claimed(output) as staging:
         pipeline = BundlePipeline(
             folder, files, settings, None if exported else weights, chosen, staging
         )
@@ -134,12 +137,33 @@ def open_run(
                 f"'{files[0]}' makes no mask of probabilities by argmax (AsDiscreted): leave "
                 "out --probabilities and --entropy"
             )
-        names = [pipeline.output_name(str(case.image)) for case in cases]
-        refuse_same_outputs(cases, names)
+        refuse_same_outputs(cases, output_names(pipeline, cases))
         report = PredictionReport(output, run_header(pipeline, weights), len(cases))
+        report.left_out = [sentence for _, left_out in found for sentence in left_out]
         yield PredictionRun(pipeline, cases, output, report, wanted)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[Path]:
+    """Claim an output folder for one prediction.
+
+    Yields:
+        A new folder in it for files that are not finished; it goes when the prediction ends, and so
+        does what a killed one left.
+
+    Raises:
+        ValueError: another prediction writes to the folder.
+    """
+    with claim(output, "this prediction"):
+        for left in output.glob(f"{_STAGING}*"):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+        # Of a name that nobody can guess: no link can lie in wait there.
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=output))
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 class PredictionRun:
@@ -166,7 +190,7 @@ class PredictionRun:
         Raises:
             OutputError: the output folder cannot be written any more.
         """
-        masks = [self.pipeline.output_name(str(case.image)) for case in self.cases]
+        masks = output_names(self.pipeline, self.cases)
         with tqdm(total=len(masks), desc="predicting", unit="case", disable=not progress) as bar:
             for number, (case, mask) in enumerate(zip(self.cases, masks, strict=True)):
                 bar.set_postfix_str(case.case_id)
@@ -183,9 +207,11 @@ class PredictionRun:
         started = time.monotonic()
         # A case that failed may have left files behind.
         shutil.rmtree(self.pipeline.staging, ignore_errors=True)
+        self.pipeline.staging.mkdir(parents=True)
         stamp = stamp_of(case.image)
         shape = check_axes(case.image, self.pipeline.axes, self.pipeline.channels)
         prediction, warnings = self._predicted(case)
+        warnings = [*remarks_of(case.image), *warnings]
         entropy = prediction.entropy()
         outputs = {"mask": mask}
         try:
@@ -194,8 +220,8 @@ class PredictionRun:
                 ("entropy", None if entropy is None else entropy[None]),
             ):
                 if kind in self.wanted.kinds and data is not None:
-                    outputs[kind] = self._write_map(mask, kind, data, prediction.meta)
-            self._publish()
+                    outputs[kind] = self._write_map(case, mask, kind, data, prediction.meta)
+            self._publish(case)
             if number < self.wanted.previews:
                 outputs["preview"] = self._draw(case, mask, prediction, entropy)
         except OSError as error:
@@ -236,29 +262,37 @@ class PredictionRun:
                 raise root_cause(error) from None
             raise why(error, case.image) from error
 
-    def _write_map(self, mask: Path, kind: str, data: Any, meta: Mapping[str, Any]) -> Path:
+    def _write_map(
+        self, case: InputCase, mask: Path, kind: str, data: Any, meta: Mapping[str, Any]
+    ) -> Path:
         """A float32 image (channels, *spatial) beside the mask, with its name and ``_kind``."""
-        path = mask.with_name(f"{_stem(mask)}_{kind}.nii.gz")
+        path = mask.with_name(f"{_stem(mask)}_{kind}.nii.gz").relative_to(case.folder)
         writer = NativeNiftiWriter(output_dtype=np.float32)
         writer.set_data_array(data, channel_dim=0)
         writer.set_metadata(meta, resample=False)
         (self.pipeline.staging / path).parent.mkdir(parents=True, exist_ok=True)
         writer.write(self.pipeline.staging / path)
-        return path
+        return case.folder / path
 
-    def _publish(self) -> None:
+    def _publish(self, case: InputCase) -> None:
         """Move the files of a finished case to where they belong."""
         staging = self.pipeline.staging
         for path in sorted(p for p in staging.rglob("*") if p.is_file()):
-            target = self.output / path.relative_to(staging)
+            target = self.output / case.folder / path.relative_to(staging)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
 
     def _draw(self, case: InputCase, mask: Path, prediction: Prediction, entropy: Any) -> Path:
-        path = Path("preview") / f"{_stem(mask)}.png"
+        path = Path("preview") / case.folder / f"{_stem(mask)}.png"
+        (self.output / path).parent.mkdir(parents=True, exist_ok=True)
         names, planes = self.pipeline.class_names, self.pipeline.network_dims == 3
         plot_prediction(case, prediction, entropy, self.output / path, names, planes)
         return path
+
+
+def output_names(pipeline: BundlePipeline, cases: Sequence[InputCase]) -> list[Path]:
+    """Where the masks go, relative to the output folder."""
+    return [case.folder / pipeline.output_name(str(case.image)) for case in cases]
 
 
 def _stem(mask: Path) -> str:

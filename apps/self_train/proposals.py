@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from mixseg.apps.bundle.find import bundle_name, find_trained
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.apps.predict.images import InputCase, refuse_same_outputs
 from mixseg.apps.predict.report import JSON_NAME, PredictionReport, settings_digest
-from mixseg.apps.predict.run import PredictionRun, Wanted
+from mixseg.apps.predict.run import PredictionRun, Wanted, claimed
 from mixseg.apps.self_train.cases import Selection
 from mixseg.apps.self_train.pipeline import ProposalPipeline
 from mixseg.configuration.loading import load
@@ -25,8 +24,6 @@ from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import environment, sha256_of
 
 __all__ = ["Proposals", "Trained", "proposal_table", "propose_masks", "trained"]
-
-_STAGING = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -138,9 +135,7 @@ def propose_masks(
         raise ValueError(f"'{output}' is the folder of a data set: choose another -o")
     ensure_writable([output], "-o")
     cases = [InputCase(Path(entry.image), entry.case_id) for entry in selection.proposed]
-    staging = output / _STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with claimed(output) as staging:
         pipeline = ProposalPipeline(
             source.folder,
             source.files("inference.yaml"),
@@ -161,8 +156,6 @@ def propose_masks(
             run.predict_all(overwrite, progress)
         finally:
             report.save()
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     if not report.failures:
         _datalist(selection, [output.resolve() / name for name in names]).save(datalist)
     return Proposals(datalist, report, tuple(names))

@@ -49,7 +49,7 @@ class Collection(ABC):
     """A public data set: how its folders are recognized, and how it is prepared.
 
     A package makes one known by an entry point of the group ``mixseg.collections``, whose name is
-    free and whose value is the class.
+    that of the collection and whose value is the class.
 
     Attributes:
         name: ``mixseg prepare NAME`` prepares it.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,4 +268,14 @@ def _names(path: Path, content: Any) -> dict[Split, list[str]]:
     known = isinstance(content, dict) and {k: v for k, v in content.items() if k in _KEYS}
     if not known or not all(isinstance(value, list) for value in known.values()):
         raise DatalistError(f"{path} needs the lists 'train', 'val' and 'test'")
-    return {_KEYS[key]: [str(name) for name in value] for key, value in known.items()}
+    for key in content:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(str(key), _KEYS, 1)
+            hint = f"; is '{near[0]}' meant?" if near else ""
+            raise DatalistError(
+                f"{path} has the list '{key}', which is none of {', '.join(_KEYS)}{hint}"
+            )
+    return {
+        _KEYS[key]: [unicodedata.normalize("NFC", str(name)) for name in value]
+        for key, value in known.items()
+    }

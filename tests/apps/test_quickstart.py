@@ -150,16 +150,6 @@ def test_an_installation_without_bundles_says_so(
     assert "clone the repository" in result.output
 
 
-def test_the_log_keeps_the_last_state_of_a_bar_and_the_status(
-    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    program = r"import sys; sys.stderr.write('1%\r50%\r100%\nlast\n'); sys.exit(3)"
-    log = tmp_path / "log.txt"
-    assert quickstart.run_logged([sys.executable, "-c", program], log) == 3
-    assert capfdbinary.readouterr().out == b"1%\r50%\r100%\nlast\n"
-    assert log.read_bytes() == b"100%\nlast\n"
-
-
 @pytest.mark.slow
 def test_from_nothing_to_a_table(tmp_path: Path) -> None:
     output = tmp_path / "out"

@@ -193,7 +193,7 @@ def test_weights_of_a_run_with_other_settings_are_told_apart(
     with pytest.raises(Exception, match="Failed to") as caught:
         run("inference", "inference.yaml", output_dir=tmp_path, **places)
     message = str(cause_of(caught.value))
-    assert message.endswith(f"use their run's own configuration, in '{trained.run / 'configs'}'")
+    assert message.endswith(f"Use the configuration in '{trained.run / 'configs'}'")
 
 
 @pytest.fixture
@@ -275,7 +275,7 @@ def test_one_training_writes_to_a_folder_at_a_time(copied: Any) -> None:
         assert other.stdout.readline() == b"held\n"
         message = refusal(**copied.settings, resume=True)
         other.communicate()
-    assert message.startswith(f"another training writes to '{copied.folder}'")
+    assert message.startswith(f"'{copied.folder}' is in use: another process is running")
 
 
 def test_one_workflow_trains_twice(trained: Any, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def config(tmp_path: Path) -> Path:
         ("{'a': 1}", {"a": 1}),
         ("run/model.pt", "run/model.pt"), ("@lr", "@lr"), ("$1 + 1", "$1 + 1"), ("12:30", "12:30"),
         ("2026-01-02", "2026-01-02"), ("a #b", "a #b"), ("007", "007"), ("", ""),
+        ("'8'", "8"), ('"a"', "a"),
     ],
 )  # fmt: skip
 def test_values_are_what_python_or_yaml_understands(text: str, value: Any) -> None:

@@ -73,7 +73,7 @@ def image_of(**change: Any) -> np.ndarray:
             "value",
             {"label": np.full(SHAPE, 3, np.uint8)},
             "bad_gt.nii.gz",
-            "label values [3] are outside the classes 0..1 (unlabelled: 2)",
+            "label values [3] are outside the classes 0..1 (unlabeled: 2)",
         ),
         (
             "negative",
@@ -104,7 +104,7 @@ def test_a_4d_image_is_refused_with_the_way_out(tmp_path: Path, make_case: Make)
     image = np.arange(180, dtype=np.int16).reshape(*SHAPE, 2)
     entry = make_case("cine", image=image, supervision="none")
     fault = only_fault(tmp_path, make_case, entry)
-    assert fault.problem == "the image is 4D, shape (6, 5, 3, 2); 3D is expected"
+    assert "the image is 3D with 2 channels, that of good is 3D with 1 channel" in fault.problem
     assert "one frame per file" in fault.mend
 
 

@@ -196,7 +196,7 @@ def test_the_forward_pass_is_in_bfloat16_and_what_is_kept_in_float32(
     trainer.network.register_forward_hook(lambda module, inputs, out: seen.append(out[0].dtype))
     trainer.run()
     assert set(seen) == {torch.bfloat16}
-    assert {value.dtype for value in trainer.state.output.values()} == {torch.float32}
+    assert {value.dtype for value in trainer.state.output[0].values()} == {torch.float32}
     assert {p.dtype for p in trainer.networks.parameters()} == {torch.float32}
     moments = [v for s in trainer.optimizer.state.values() for v in s.values() if v.ndim]
     assert {value.dtype for value in moments} == {torch.float32}

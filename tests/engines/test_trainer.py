@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Events
+from monai.handlers import StatsHandler, from_engine
 from torch import Tensor, nn
 
 from mixseg.engines import MixedSupervisionTrainer
@@ -87,7 +88,7 @@ def test_training_equals_a_plain_loop(make_setup: Factory, separate: bool) -> No
         scheduler.step()
     assert_equal(weights(setup.network), weights(network))
     assert setup.trainer.state.iteration == 6
-    assert setup.trainer.state.output["loss"].item() == losses[-1]
+    assert setup.trainer.state.output[0]["loss"].item() == losses[-1]
 
 
 def test_output_holds_the_loss_and_each_unweighted_term(make_setup: Factory) -> None:
@@ -95,7 +96,7 @@ def test_output_holds_the_loss_and_each_unweighted_term(make_setup: Factory) -> 
     before = copy.deepcopy(setup.network)
     torch.manual_seed(3)
     setup.trainer.run()
-    output = setup.trainer.state.output
+    (output,) = setup.trainer.state.output
 
     hand = make_setup(max_epochs=1, epoch_length=1)
     batch = batches(hand, 1)[0][0]
@@ -251,7 +252,7 @@ def test_kinds_that_do_not_stand_together_are_gathered(make_setup: Factory) -> N
             }
         ]
         setup.trainer.run()
-        return setup.trainer.state.output["loss"].item()
+        return setup.trainer.state.output[0]["loss"].item()
 
     assert loss([2, 0, 3, 1, 4]) == pytest.approx(loss([0, 1, 2, 3, 4]), rel=1e-5)
 
@@ -289,7 +290,7 @@ def test_channels_last_changes_the_layout_alone(make_setup: Factory) -> None:
         )
         setup.trainer.run()
         assert network.encoder.blocks[0][3].weight.is_contiguous(memory_format=layout)
-        losses.append(setup.trainer.state.output["loss"].item())
+        losses.append(setup.trainer.state.output[0]["loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -331,3 +332,30 @@ def test_only_a_resumed_training_says_that_it_resumes(
     with caplog.at_level(logging.INFO):
         trainer.run()
     assert "resuming from iteration 3, epoch 1 until 2 epochs" in caplog.text
+
+
+def test_handlers_of_monai_find_the_loss(
+    make_setup: Factory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As ``--tracking mlflow`` and MONAI's bundles ask for it, and with StatsHandler's default."""
+    found: list[float] = []
+    loss = from_engine(["loss"], first=True)
+    setup = make_setup(max_epochs=1, epoch_length=2)
+    with caplog.at_level(logging.INFO, logger="statistics"):
+        for transform in (loss, lambda output: output[0]):
+            handler = StatsHandler(name="statistics", tag_name="loss", output_transform=transform)
+            handler.attach(setup.trainer)
+        # MONAI's loggers pass nothing on.
+        handler.logger.addHandler(caplog.handler)
+        setup.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED,
+            lambda engine: found.append(loss(engine.state.output).item()),
+        )
+        setup.trainer.run()
+        handler.logger.removeHandler(caplog.handler)
+    lines = [record.getMessage() for record in caplog.records if "Iter" in record.getMessage()]
+    # Once as the one scalar, once among all terms.
+    assert [value for value in found for _ in range(2)] == pytest.approx(
+        [float(line.partition("loss: ")[2].split()[0]) for line in lines], abs=1e-4
+    )
+    assert [" kd: " in line for line in lines] == [False, True, False, True]

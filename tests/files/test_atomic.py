@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
+from mixseg.files import atomic
 from mixseg.files.atomic import ensure_writable, strict_json, write_atomically, write_bytes_atomic
 
 
@@ -40,21 +41,53 @@ def test_failure_keeps_the_old_file(tmp_path: Path, error: Exception) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
 
 
-def test_what_a_killed_writer_left_is_replaced(tmp_path: Path) -> None:
-    """However often a run is killed while it writes, at most one half-written file stays."""
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    """However often a run is killed while it writes, its half-written file does not stay."""
     path = tmp_path / "file.bin"
-
-    def die(file: BinaryIO) -> None:
-        file.write(b"half of the n")
-        raise KeyboardInterrupt  # nothing cleans up after it, as after SIGKILL
-
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            write_atomically(path, die)
-    assert len(list(tmp_path.iterdir())) == 1
+    for _ in range(2):
+        process = os.fork()
+        if process == 0:
+            write_atomically(path, lambda file: (file.write(b"half of the n"), os._exit(9)))
+        os.waitpid(process, 0)
+        assert len(list(tmp_path.iterdir())) == 1
     write_atomically(path, lambda file: file.write(b"new"))
     assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
     assert path.read_bytes() == b"new"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """The second begins and ends while the first still writes: both contents were whole."""
+    path = tmp_path / "file.bin"
+
+    def slow(file: BinaryIO) -> None:
+        file.write(b"first ")
+        write_atomically(path, lambda other: other.write(b"second"))
+        assert path.read_bytes() == b"second"
+        file.write(b"writer")
+
+    write_atomically(path, slow)
+    assert path.read_bytes() == b"first writer"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_planted_links_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the file's own name, nor at the temporary one where somebody could guess it."""
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"content")
+    path = tmp_path / "run" / "file.bin"
+    path.parent.mkdir()
+    path.symlink_to(precious)
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert not path.is_symlink()
+    assert path.read_bytes() == b"new"
+    monkeypatch.setattr(atomic, "_COUNTER", iter([7]))
+    guessed = path.with_name(f".file.bin.{atomic._HOST}-{os.getpid()}-7.tmp")
+    guessed.symlink_to(precious)
+    with pytest.raises(OSError, match="could not be written"):
+        write_atomically(path, lambda file: file.write(b"newer"))
+    assert path.read_bytes() == b"new"
+    assert precious.read_bytes() == b"content"
 
 
 def test_new_content_is_complete_before_the_name_changes(
@@ -99,10 +132,10 @@ def test_ensure_writable_names_the_folder(tmp_path: Path) -> None:
 def test_ensure_writable_without_permission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Path, data: bytes) -> int:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(dir))
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(atomic.tempfile, "TemporaryFile", refuse)
     message = (
         f"{tmp_path} cannot be written (Permission denied): "
         "choose another folder with --output_dir and --ckpt_dir"

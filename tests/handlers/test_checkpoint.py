@@ -320,3 +320,42 @@ def test_nothing_is_trained_anew_over_checkpoints_that_cannot_be_read(
     with pytest.raises(ValueError, match=re.escape(message)):
         trainer.run()
     assert trainer.state.iteration == 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path below the folder → bytes."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_what_a_kill_after_the_last_checkpoint_left_out_is_written_on_resume(
+    make_trainer: Factory, fake_evaluator: type, tmp_path: Path
+) -> None:
+    """Killed between the last checkpoint and model_last.pt: resume writes it and trains nothing."""
+
+    def build(resume: bool) -> Any:
+        evaluator = fake_evaluator([0.1, 0.4, 0.3])
+        handler = FullCheckpoint(tmp_path, tmp_path, evaluator=evaluator, resume=resume)
+        return make_trainer([Validation(evaluator), handler])
+
+    build(False).run()
+    files = contents(tmp_path)
+    (tmp_path / "model_last.pt").unlink()
+    trainer = build(True)
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda _: pytest.fail("it trains"))
+    trainer.run()
+    assert contents(tmp_path) == files
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"interval": 0}, "checkpoint_interval must be at least 1, got 0"),
+        ({"patience": -1}, "patience must not be negative, got -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(
+    tmp_path: Path, options: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        FullCheckpoint(tmp_path, tmp_path, **options)

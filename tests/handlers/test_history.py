@@ -48,7 +48,7 @@ def test_rows_are_means_of_the_epoch(
     outputs: list[dict[str, float]] = []
     trainer.add_event_handler(
         Events.ITERATION_COMPLETED,
-        lambda e: outputs.append({name: v.item() for name, v in e.state.output.items()}),
+        lambda e: outputs.append({name: v.item() for name, v in e.state.output[0].items()}),
     )
     trainer.run()
     rows = read(tmp_path / "history.csv")
@@ -259,3 +259,47 @@ def test_curves_are_a_picture(make_trainer: Factory, fake_evaluator: type, tmp_p
     evaluator = fake_evaluator([0.25])
     make_trainer([Validation(evaluator, 3), History(tmp_path, evaluator, tensorboard=False)]).run()
     assert (tmp_path / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_pictures_that_a_kill_left_out_are_drawn_on_resume(
+    make_trainer: Factory,
+    fake_evaluator: type,
+    tmp_path: Path,
+    drawn: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last epoch is validated once more for them, and only where they are not up to date."""
+    cases: list[str] = []
+    monkeypatch.setattr(
+        history_module, "plot_cases", lambda panels, path, names: cases.append(panels[0])
+    )
+    scorer = SimpleNamespace(panels=[], class_names=["background", "LV"])
+
+    class Evaluator(fake_evaluator):  # type: ignore[misc]
+        def run(self, epoch: int) -> None:
+            super().run(epoch)
+            scorer.panels = [f"epoch {epoch}, {self.network.student.item():.6f}"]
+
+    def build(resume: bool) -> Any:
+        evaluator = Evaluator([0.25] * 4)
+        handlers = [
+            Validation(evaluator, 3),
+            History(tmp_path, evaluator, scorer, tensorboard=False),
+            FullCheckpoint(tmp_path, tmp_path, evaluator=evaluator, resume=resume),
+        ]
+        return make_trainer(handlers), evaluator
+
+    trainer, _ = build(False)
+    trainer.run()
+    expected = f"epoch 3, {trainer.network.student.item():.6f}"
+    assert (cases, drawn) == ([expected], [[1, 2, 3]])
+    # The drawings are stand-ins, so neither file is there: as after a kill before them.
+    trainer, evaluator = build(True)
+    trainer.run()
+    assert (cases, drawn) == ([expected] * 2, [[1, 2, 3]] * 2)
+    assert evaluator.epochs == [3]
+    for name in ("curves.png", "cases.png"):
+        (tmp_path / name).touch()
+    trainer, evaluator = build(True)
+    trainer.run()
+    assert (len(cases), evaluator.epochs) == (2, [])

@@ -52,7 +52,7 @@ def test_bar_counts_all_iterations(make_trainer: Callable[..., Any], fake_evalua
     trainer.add_event_handler(
         Events.ITERATION_COMPLETED(every=2),
         lambda engine: outputs.append(
-            {name: f"{float(value):.3g}" for name, value in engine.state.output.items()}
+            {name: f"{float(value):.3g}" for name, value in engine.state.output[0].items()}
         ),
     )
     trainer.run()

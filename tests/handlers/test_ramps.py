@@ -39,7 +39,7 @@ def test_weights_while_training(make_trainer: Callable[..., Any]) -> None:
 
     def look(engine: Any) -> None:
         seen.append((objective.lambda_ent, objective.lambda_kd, objective.lambda_w))
-        o = {name: value.item() for name, value in engine.state.output.items()}
+        o = {name: value.item() for name, value in engine.state.output[0].items()}
         summed = (
             o["ce_full"]
             + objective.lambda_w * o["ce_weak"]

@@ -63,5 +63,5 @@ def test_loading_is_strict_and_says_which(tmp_path: Path, caplog: pytest.LogCapt
     engine.run([0])
     assert network.weight.item() == 3
     LoadWeights(nn.Sequential(network), tmp_path).attach(engine)
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(ValueError, match=r"do not fit the network: .* Missing key"):
         engine.run([0])

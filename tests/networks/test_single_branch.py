@@ -80,7 +80,7 @@ def test_two_iterations_of_training_and_a_validation() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     losses: list[dict[str, Tensor]] = []
     trainer = MixedSupervisionTrainer("cpu", 1, Batches(), network, optimizer, objective)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.output))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.extend(e.state.output))
     trainer.run()
     assert [set(one) for one in losses] == 2 * [{"loss", "ce_full", "ce_weak"}]
     # The first step by hand: SGD on ce_full + ½ ce_weak of the first batch.

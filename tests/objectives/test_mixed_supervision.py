@@ -20,7 +20,7 @@ from mixseg.objectives import MixedSupervision
 CLASSES = 3
 SIZE = (5, 4)
 KINDS = ("full", "partial", "noisy", "none")
-LABELS = {"full": 1.0, "partial": 1.0}
+LABELS = {"full": 1.0, "partial": 0.3}
 
 Groups = dict[str, dict[str, Tensor]]
 Logits = dict[str, Any]
@@ -68,23 +68,13 @@ def supervised(z: np.ndarray, label: np.ndarray) -> float:
     return float(cross_entropy + (np.mean(dice) if dice else 0.0))
 
 
-def shares(label: np.ndarray) -> np.ndarray:
-    """Of each class among the labeled voxels, each counted once more than it occurs."""
-    counts = np.array([(label == c).sum() + 1.0 for c in range(CLASSES)])
-    return counts / counts.sum()
-
-
 def transcribed(logits: Logits, batch: Groups, beta: float) -> dict[str, float]:
     branches = len(parts_of(next(iter(logits.values()))))
     terms: dict[str, float] = {}
     for kind in ("full", "partial", "noisy"):
         if kind in logits:
             label = batch[kind]["label"].numpy()
-            shift = np.zeros(CLASSES)
-            if kind == "partial" and "full" in logits:
-                shift = np.log(shares(label) / shares(batch["full"]["label"].numpy()))
-            z = [part + shift[:, None, None] for part in parts_of(logits[kind])]
-            terms[kind] = float(np.mean([supervised(part, label) for part in z]))
+            terms[kind] = float(np.mean([supervised(z, label) for z in parts_of(logits[kind])]))
     rest = [kind for kind in ("partial", "noisy", "none") if kind in logits]
     if branches == 2 and rest:
         losses: list[list[np.ndarray]] = [[], []]
@@ -100,7 +90,7 @@ def transcribed(logits: Logits, batch: Groups, beta: float) -> dict[str, float]:
 
 
 def objective(branches: int) -> MixedSupervision:
-    return MixedSupervision(0.5, 0.3 if branches == 2 else 0.0, branches=branches)
+    return MixedSupervision(lambda_pseudo=0.3 if branches == 2 else 0.0, branches=branches)
 
 
 def drawn_beta(seed: int) -> float:
@@ -212,6 +202,7 @@ def test_the_mixture_is_drawn_anew_for_each_step() -> None:
     [
         ({}, {"full", "partial", "noisy"}, {**LABELS, "noisy": 0.5}),
         ({"lambda_noisy": 0}, {"full", "partial"}, LABELS),
+        ({"lambda_partial": 0}, {"full", "noisy"}, {"full": 1.0, "noisy": 0.5}),
         (
             {"lambda_noisy": 0, "lambda_pseudo": 0.1, "branches": 2},
             set(KINDS),
@@ -261,6 +252,7 @@ def test_a_step_trains_every_part_of_the_network(branches: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"lambda_partial": -1}, "lambda_partial must not be negative"),
         ({"lambda_noisy": -1}, "lambda_noisy must not be negative"),
         ({"lambda_pseudo": -1, "branches": 2}, "lambda_pseudo must not be negative"),
         ({"branches": 3}, "branches must be 1 or 2, got 3"),

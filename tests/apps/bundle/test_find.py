@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import yaml
 
+from mixseg.apps.bundle import weights
 from mixseg.apps.bundle.archive import write_zip
 from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed
 from mixseg.apps.bundle.sums import write_sums
@@ -42,14 +45,22 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address on which it is served."""
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address on which it is served, in place of a server with a certificate."""
+
+    def fetch(url: str, timeout: float) -> Any:
+        assert timeout > 0
+        answer = urlopen(url.replace("https://", "http://"), timeout=timeout)
+        answer.url = url
+        return answer
+
+    monkeypatch.setattr(weights, "urlopen", fetch)
     folder = tmp_path / "served"
     folder.mkdir()
     handler = partial(_Quiet, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{httpd.server_address[1]}"
+        yield folder, f"https://127.0.0.1:{httpd.server_address[1]}"
         httpd.shutdown()
 
 
@@ -161,21 +172,37 @@ def test_weights_are_the_trained_ones_then_the_compact_ones(bundle: Path) -> Non
     assert bundle_weights(bundle) == (model, [])
 
 
-@pytest.mark.parametrize("kind", ["sha256", "md5"])
-def test_weights_are_fetched_once_and_compared(
-    kind: str, bundle: Path, server: tuple[Path, str]
-) -> None:
+def test_weights_are_fetched_once_and_compared(bundle: Path, server: tuple[Path, str]) -> None:
     folder, address = server
     put(folder / "weights.bin", b"numbers")
-    digest = hashlib.new(kind, b"numbers").hexdigest()
+    digest = hashlib.sha256(b"numbers").hexdigest()
     entry = {"path": "models/model.pt", "url": f"{address}/weights.bin", "hash_val": digest}
-    list_large(bundle, **entry, hash_type=kind)
+    list_large(bundle, **entry, hash_type="sha256")
     assert bundle_weights(bundle) == (bundle / "models" / "model.pt", [])
     assert (bundle / "models" / "model.pt").read_bytes() == b"numbers"
     (folder / "weights.bin").unlink()
     assert bundle_weights(bundle)[0].read_bytes() == b"numbers"
     put(bundle / "models" / "model.pt", b"others")
-    with pytest.raises(ValueError, match=f"is not the file that large_files.yml names .{kind} "):
+    with pytest.raises(ValueError, match=r"is not the file that large_files\.yml names .sha256 "):
+        bundle_weights(bundle)
+
+
+@pytest.mark.parametrize("scheme", ["http", "file", "ftp"])
+def test_only_https_is_fetched(scheme: str, bundle: Path, tmp_path: Path) -> None:
+    source = put(tmp_path / "weights.bin", b"numbers")
+    digest = hashlib.sha256(b"numbers").hexdigest()
+    url = f"{scheme}://{source}"
+    list_large(bundle, path="models/model.pt", url=url, hash_val=digest)
+    with pytest.raises(ValueError, match="only https:// is fetched; offline, put the file there"):
+        bundle_weights(bundle)
+    assert not (bundle / "models" / "model.pt").exists()
+
+
+def test_a_weaker_hash_is_none(bundle: Path) -> None:
+    digest = hashlib.md5(b"numbers").hexdigest()
+    url = "https://example.org/weights.bin"
+    list_large(bundle, path="models/model.pt", url=url, hash_val=digest, hash_type="md5")
+    with pytest.raises(ValueError, match="states no sha256 for"):
         bundle_weights(bundle)
 
 
@@ -191,12 +218,12 @@ def test_fetched_weights_of_another_hash_are_not_kept(
         bundle_weights(bundle)
     assert not (bundle / "models" / "compact.pt").exists()
     list_large(bundle, **entry)
-    with pytest.raises(ValueError, match=r"states no hash for .*compact.pt' that can be checked"):
+    with pytest.raises(ValueError, match=r"states no sha256 for .*compact.pt'"):
         bundle_weights(bundle)
     put(folder / "weights.bin", b"numbers")
     list_large(bundle, **entry, hash_val=hashlib.sha256(b"numbers").hexdigest())
-    weights, overlays = bundle_weights(bundle)
-    assert (weights.name, [path.name for path in overlays]) == ("compact.pt", ["compact.yaml"])
+    found, overlays = bundle_weights(bundle)
+    assert (found.name, [path.name for path in overlays]) == ("compact.pt", ["compact.yaml"])
 
 
 def test_weights_that_cannot_be_fetched_say_where_to_put_them(
@@ -225,3 +252,15 @@ def test_a_bundle_that_was_trained_in_its_folder_is_that_run(bundle: Path) -> No
     assert bundle_name(run) == bundle_name(bundle) == "heart"
     (run / "models" / "model.pt").unlink()  # before the first validation
     assert find_trained(bundle) == bundle
+
+
+def test_a_home_that_cannot_be_written_is_worked_around(
+    bundle: Path, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file in the place of the cache, which stops a superuser, too."""
+    put(cache.parents[1], b"")
+    folder = find_bundle(packed(bundle, tmp_path / "heart.zip"))
+    assert json.loads((folder / "configs" / "metadata.json").read_text()) == {"version": "0.1.0"}
+    assert "heart.zip' is unpacked into " in caplog.text
+    assert "set XDG_CACHE_HOME to a folder" in caplog.text
+    refuse_changed(folder)

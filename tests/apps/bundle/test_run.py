@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mixseg.apps.bundle import run as module
-from mixseg.apps.bundle.run import bundle_command, run_bundle, run_logged
+from mixseg.apps.bundle.run import run_bundle, run_logged, word_of
 
 PROGRAM = r"""
 import sys
@@ -60,9 +60,11 @@ def test_a_failure_is_told_by_its_cause(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("value", ["12", "a,b", "None", "plain/path.pt", [1, 2], None, 0.5, True])
 def test_values_arrive_as_they_were_given(value: object) -> None:
-    command = bundle_command("training", [], {"x": value}, Path(), "python")
     program = "import fire, sys; fire.Fire(lambda x: print(repr(x)))"
     done = subprocess.run(
-        [sys.executable, "-c", program, *command[-2:]], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, "--x", word_of(value)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == repr(value)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from mixseg.apps.bundle import workflow
 from mixseg.cli.main import app
+from mixseg.metrics.scores import CaseScore
 
 TRAIN = (
     "dataset_dir: data\noutput_dir: eval\nckpt_dir: models\nlr: 0.1\namp: true\nnoisy_as: null\n"
@@ -87,7 +88,8 @@ def test_a_training_is_neither_replaced_nor_mixed_by_accident(bundle: Path, runs
     )
     assert run("train", bundle, "--resume").exit_code == 0
     assert run("train", bundle, "--overwrite").exit_code == 0
-    assert [call["settings"].get("resume") for call in runs] == [True, None]
+    switches = [(c["settings"].get("resume"), c["settings"].get("overwrite")) for c in runs]
+    assert switches == [(True, None), (None, True)]
     assert run("train", bundle, "--resume", "--overwrite").exit_code == 1
 
 
@@ -123,6 +125,30 @@ def test_an_installed_bundle_asks_for_the_output(
     assert "say with --output where to write: 'b' is installed" in done.output
     assert run("train", "b", "-o", "run").exit_code == 0
     assert len(runs) == 1
+
+
+def test_folds_take_the_same_options(
+    tmp_path: Path, bundle: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def cross_validate(*arguments: Any) -> list[CaseScore]:
+        calls.append(arguments)
+        return []
+
+    monkeypatch.setattr(workflow, "cross_validate", cross_validate)
+    words = ["--data", tmp_path, "--device", "cpu", "--lr", "1e-3"]
+    done = run("train", bundle, "--folds", "3", *words)
+    assert done.exit_code == 0, done.output
+    ((folder, output, folds, settings, _),) = calls
+    assert (folder, output, folds) == (bundle, bundle / "folds", 3)
+    device = "$torch.device('cpu')"
+    assert settings == {"lr": 0.001, "dataset_dir": tmp_path, "device": device}
+    assert f"pooled scores: {bundle / 'folds' / 'summary.json'}" in done.output
+    refused = run("train", bundle, "--folds", "3", "--resume")
+    assert refused.exit_code == 1
+    assert "the same command resumes" in refused.output
+    assert not runs
 
 
 def test_an_evaluation_scores_the_weights_of_the_run(bundle: Path, runs: Runs) -> None:

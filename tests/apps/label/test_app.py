@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (docs/monai_label.md)")
+
+from fastapi import HTTPException
 
 from mixseg.apps.label import scoring as active
 from mixseg.apps.label.datastore import LabelDatastore
@@ -84,3 +88,65 @@ def test_the_mask_is_the_scan_s_grid_and_the_entropy_a_share(
     np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
     assert answer["label_names"] == task.labels
     assert 0 < task.entropy(str(tmp_path / "scan.nii.gz"), "cpu") < 1
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """A folder with the scan 'a', and a label of it that a colleague has put there."""
+    folder = tmp_path / "studies"
+    for path in (folder / "a.nii.gz", folder / "labels" / "final" / "a.nii.gz"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.ones((2, 2, 2)), np.eye(4)), path)
+    return folder
+
+
+@contextmanager
+def refused(status: int) -> Iterator[None]:
+    """An answer of that status is given in place of the work."""
+    with pytest.raises(HTTPException) as caught:
+        yield
+    assert caught.value.status_code == status
+
+
+def test_ids_and_tags_stay_in_the_folder(scans: Path, tmp_path: Path) -> None:
+    store = LabelDatastore(str(scans), extensions=EXTENSIONS)
+    upload = tmp_path / "upload.nii.gz"
+    upload.write_bytes(b"x")
+    before = sorted(tmp_path.rglob("*"))
+    with refused(400):
+        store.add_image("../outside", str(upload), {})
+    for tag in ("../../outside", "/tmp", ".."):
+        with refused(400):
+            store.save_label("a", str(upload), tag, {})
+    # Another kind of file: 'datastore_v2' with the suffix '.json' would be the store itself.
+    other = tmp_path / "upload.json"
+    other.write_text("{}")
+    with refused(400):
+        store.add_image("datastore_v2", str(other), {})
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, other])
+
+
+def test_nothing_is_deleted_that_the_server_did_not_write(scans: Path, tmp_path: Path) -> None:
+    store = LabelDatastore(str(scans), extensions=EXTENSIONS)
+    upload = tmp_path / "upload.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4)), upload)
+    label = scans / "labels" / "final" / "a.nii.gz"
+    theirs = label.read_bytes()
+    store.update_image_info("a", {"written_by_server": True})  # a client that says so
+    with refused(403):
+        store.remove_image("a")
+    with refused(403):
+        store.remove_label("a", "final")
+    with refused(409):
+        store.add_image("a", str(upload), {})
+    assert (scans / "a.nii.gz").is_file()
+    assert label.read_bytes() == theirs
+    # A label that replaces the colleague's keeps it; the submitted one may go again.
+    store.save_label("a", str(upload), "final", {})
+    assert (scans / "labels" / ".replaced" / "final" / "a.nii.gz").read_bytes() == theirs
+    assert label.read_bytes() == upload.read_bytes()
+    store.remove_label("a", "final")
+    assert not label.exists()
+    store.add_image("b", str(upload), {})
+    store.remove_image("b")
+    assert sorted(path.name for path in scans.glob("*.nii.gz")) == ["a.nii.gz"]

@@ -66,6 +66,8 @@ def test_mistakes_are_named(studies: Path, tmp_path: Path) -> None:
         ((studies, "-b", BUNDLE, "--from-scratch", "--checkpoint", "a.pt"), "exclude each other"),
         ((studies, "-b", BUNDLE, "--patient-pattern", "p.*"), "'p.*' has no group in parentheses"),
         ((studies, "-b", BUNDLE, "--patient-pattern", "("), "--patient-pattern '('"),
+        ((studies, "-b", BUNDLE, "--host", "0.0.0.0"), "Add --allow-remote in a network that you"),
+        ((studies, "-b", BUNDLE, "--host", "scans.clinic"), "--host scans.clinic lets other"),
     ):
         result = run(*arguments)
         assert result.exit_code == 1, arguments
@@ -95,6 +97,8 @@ def test_the_server_is_started_with_everything_that_it_needs(
     assert given["--app"] == str(work)
     assert given["--studies"] == str(studies.resolve())
     assert (given["--host"], given["--port"]) == ("127.0.0.1", "8123")
+    assert given["--uvicorn_app"] == "mixseg.apps.label.web:app"
+    assert environment["MIXSEG_LABEL_HOST"] == "127.0.0.1"
     assert line[-6:-3] == ["--conf", "models", "acdc_lv_confkd"]
     assert line[-3:-1] == ["--conf", "patient_pattern"]
     assert environment["MONAI_LABEL_RELOAD_APP_LIB"] == "false"

@@ -18,7 +18,7 @@ class Trainer(Engine):
     """Three iterations an epoch; the loss is the iteration's number."""
 
     def __init__(self) -> None:
-        super().__init__(lambda engine, _: {"loss": torch.tensor(float(engine.state.iteration))})
+        super().__init__(lambda engine, _: [{"loss": torch.tensor(float(engine.state.iteration))}])
         self.owners: dict[str, Any] = {}
 
     def register_state(self, name: str, owner: Any) -> None:

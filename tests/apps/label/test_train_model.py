@@ -15,6 +15,7 @@ import torch
 
 from mixseg.apps.label import model as model_folder
 from mixseg.apps.label import training
+from mixseg.engines import NetworkSet
 from mixseg.handlers.stop_with_parent import StopWithParent
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "acdc_lv_confkd"
@@ -190,3 +191,32 @@ def test_a_label_that_cannot_be_used_fails_with_its_name_and_leaves_the_weights(
     submit(studies, {"a": scan(0)[1][:, :, :2], "b": None})
     with pytest.raises(ValueError, match=r"shape \(32, 32, 2\) is not the image's \(32, 32, 3\)"):
         training.train_model(folder, studies, settings(), "")
+
+
+def test_a_model_that_does_not_load_never_replaces_the_working_one(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that diverge in the last step, after the loss that the trainer looks at."""
+    folder, studies = make("m")
+    before = weights(folder)
+
+    def diverge(self: Any, epoch: int) -> None:
+        with torch.no_grad():
+            next(self["network"].parameters()).fill_(torch.nan)
+
+    monkeypatch.setattr(NetworkSet, "update_averages", diverge)
+    options = settings(max_epochs=1, knobs={"epoch_length": 1})
+    with pytest.raises(ValueError, match="holds values that are not finite in"):
+        training.train_model(folder, studies, options, "")
+    assert training.read_status(folder)["status"] == "failed"
+    assert differ(before, weights(folder)) == []
+
+
+def test_a_model_of_another_network_never_replaces_the_working_one(make: Make) -> None:
+    folder, studies = make("m")
+    before = weights(folder)
+    # As a request could ask for it before: other features, from random weights.
+    options = settings(max_epochs=1, pretrained=False, knobs={"features": [4, 8, 16]})
+    with pytest.raises(ValueError, match="do not fit the network that predicts"):
+        training.train_model(folder, studies, options, "")
+    assert differ(before, weights(folder)) == []

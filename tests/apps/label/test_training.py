@@ -44,19 +44,49 @@ def test_what_slicer_sends_is_understood() -> None:
     request = {"model": "acdc_lv_confkd", "run_id": "", "multi_gpu": True, "gpus": "all",
                "tracking": "None", "model_filename": "model.pt", "local_rank": 0,
                "max_epochs": 4, "val_split": 0.5, "pretrained": False, "epoch_length": 7,
-               "output_dir": "/elsewhere", "network": "nonsense"}  # fmt: skip
+               "output_dir": "/elsewhere"}  # fmt: skip
     settings = training.settings_of(request, train, "cpu")
     assert settings.max_epochs == 4
     assert settings.val_split == 0.5
     assert settings.pretrained is False
     assert settings.resume is True
-    # 'network' is a key of train.yaml whose value is an expression: an expert's knob.
-    assert settings.knobs == {"epoch_length": 7, "network": "nonsense"}
+    assert settings.knobs == {"epoch_length": 7}
     assert training.settings_of({"pretrained": "false"}, train, "cpu").pretrained is False
     assert training.settings_of({}, train, "cpu").max_epochs == 50  # the bundle's own is 500
     assert training.settings_of({}, {**train, "max_epochs": 30}, "cpu").max_epochs == 30
     with pytest.raises(ValueError, match="max_epochs is '4'; it is a whole number from 1 on"):
         training.settings_of({"max_epochs": "4"}, train, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        # Each of them ran, or could have been run, as an expression of the configuration.
+        ({"lr": "$__import__('os').system('touch owned')"}, "lr is .*; it is a number"),
+        ({"lr": "@max_epochs"}, "lr is '@max_epochs'; it is a number"),
+        ({"lr": {"_target_": "os.system", "command": "touch owned"}}, "lr is .*; it is a number"),
+        ({"lambda_w": ["$1"]}, r"lambda_w is \['\$1'\]; it is a number"),
+        ({"epoch_length": 2.5}, "epoch_length is 2.5; it is a whole number"),
+        ({"epoch_length": True}, "epoch_length is True; it is a whole number"),
+        ({"lr": float("nan")}, "lr is nan; it is a number"),
+        # Networks that would not load into the server's.
+        ({"features": [4, 8], "pretrained": False}, "features cannot be set by a request, only "),
+        ({"network": "$print('owned')"}, "network cannot be set by a request"),
+        ({"imports": ["$import os"]}, "imports cannot be set by a request"),
+        ({"val_split": "$1"}, r"val_split is '\$1'; it is a number"),
+        ({"max_epochs": "$9"}, r"max_epochs is '\$9'; it is a whole number from 1 on"),
+    ],
+)
+def test_nothing_of_a_request_reaches_the_configuration_but_numbers(
+    request_: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        training.settings_of(request_, train_yaml("acdc_lv_confkd"), "cpu")
+
+
+def test_a_device_is_no_expression() -> None:
+    with pytest.raises(ValueError, match=r"device '\$print\(1\)' is none: give cpu, cuda or"):
+        training.settings_of({}, train_yaml("acdc_lv_confkd"), "$print(1)")
 
 
 @pytest.mark.parametrize("bundle", [*BUNDLES, *FLAGSHIPS])
@@ -92,6 +122,7 @@ def test_the_status_is_known_before_it_is_checkpointed(
 ) -> None:
     order = names(overrides(bundle, tmp_path)["train#handlers"])
     assert order.index("Validation") < order.index("TrainingStatus") < order.index("FullCheckpoint")
+    assert order[-1] == "PublishWeights"
     assert "StopWithParent" not in order
     monkeypatch.setenv("MIXSEG_LABEL_SERVER", "77")
     last = overrides(bundle, tmp_path)["train#handlers"][-1]
@@ -103,7 +134,7 @@ def test_the_block_of_standard_handlers_is_told(bundle: str, tmp_path: Path) -> 
     """What the flagship's bundles list as one entry takes the status, and leaves validation out."""
     some, none = (overrides(bundle, tmp_path, validates=v)["train#handlers"] for v in (True, False))
     for handlers, evaluator in ((some, "@validate#evaluator"), (none, None)):
-        assert names(handlers) == ["CheckpointLoader", "standard_handlers"]
+        assert names(handlers) == ["CheckpointLoader", "standard_handlers", "PublishWeights"]
         (status,) = handlers[1]["extra"]
         assert names([status]) == ["TrainingStatus"]
         assert status["evaluator"] == handlers[1]["evaluator"] == evaluator
@@ -122,7 +153,8 @@ def test_folders_and_knobs(tmp_path: Path) -> None:
     assert result["max_epochs"] == 3
     assert result["resume"] is True
     assert result["device"] == torch.device("cpu")
-    assert result["ckpt_dir"] == str(tmp_path / "m" / "models")
+    # Not where the server's weights are: those are replaced once the new ones are known to load.
+    assert result["ckpt_dir"] == str(tmp_path / "m/training/0001/models")
     assert result["output_dir"] == str(tmp_path / "m/training/0001")
     # Every key is one of train.yaml, so that nothing is accepted and ignored.
     assert {key.partition("#")[0] for key in result} <= set(train_yaml("la_confkd"))

@@ -241,7 +241,7 @@ Spoil = Callable[[Path], object]
         (
             lambda b: torch.save([1, 2], b / "models" / "compact.pt"),
             [],
-            "holds no state dict: save network.state_dict()",
+            "holds no state dict and is not the full state of a training: give the",
         ),
         (
             lambda b: (b / "LICENSE").unlink(),

@@ -7,6 +7,8 @@ import errno
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from mixseg.apps.predict.pipeline import BundlePipeline, choose_device
 from mixseg.apps.predict.report import PredictionReport
 from mixseg.apps.predict.run import PredictionRun, Wanted
 from mixseg.data import NativeNiftiWriter
+from mixseg.networks import DualBranchUNet
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -55,7 +58,7 @@ def test_broken_files_are_named_and_do_not_stop_the_others(
     reasons = {
         "cut": r"is not a readable NIfTI file \(.*\); it may be truncated: copy or download it",
         "holes": "the image has NaN or infinite voxels; replace them, or leave the case out",
-        "series": "the image has 4 axes (20×20×4×3), the bundle takes 2 or 3; store one frame per",
+        "series": "the image has 3 channels (20×20×4), the bundle takes 1; store the channels that",
         "text": "is not a readable NIfTI file",
     }
     lines = result.output.splitlines()
@@ -204,14 +207,50 @@ def test_masks_never_lie_among_the_images_nor_overwrite_each_other(
     inside = images / "masks"
     assert "3 predicted:" in predictor(images, inside).output
     assert "0 predicted, 3 were finished already" in predictor(images, inside).output
-    (images / "more").mkdir()
-    shutil.copy(images / "a.nii.gz", images / "more" / "A.nii.gz")
+    shutil.copy(images / "a.nii.gz", images / "A.nii")
     refused = predictor(images, tmp_path / "masks")
     assert refused.exit_code == 1
     assert "images of one name would overwrite each other's masks" in refused.output
-    for image in (images / "a.nii.gz", images / "more" / "A.nii.gz"):
+    for image in (images / "a.nii.gz", images / "A.nii"):
         assert f"'{image}'" in refused.output
     assert stamps(tmp_path / "masks") == {}
+
+
+def test_folders_a_patient_with_equal_file_names_keep_their_folders(
+    predictor: Any, images: Path, tmp_path: Path, read_report: Any
+) -> None:
+    for patient, name in (("p1", "a"), ("p2", "b")):
+        (tmp_path / "in" / patient).mkdir(parents=True)
+        shutil.copy(images / f"{name}.nii.gz", tmp_path / "in" / patient / "scan.nii.gz")
+    (tmp_path / "in" / "._scan.nii.gz").write_bytes(b"left by a Mac")
+    (tmp_path / "in" / "lost.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    output = tmp_path / "masks"
+    result = predictor(tmp_path / "in", output, "--entropy")
+    assert result.exit_code == 0, result.output
+    for patient, name in (("p1", "a"), ("p2", "b")):
+        mask = nib.load(output / patient / "scan_LV.nii.gz")
+        assert mask.shape == nib.load(images / f"{name}.nii.gz").shape
+        assert (output / patient / "scan_LV_entropy.nii.gz").is_file()
+    report = read_report(output)
+    assert [case["case_id"] for case in report["cases"]] == ["p1_scan", "p2_scan"]
+    (left_out,) = report["left_out"]
+    assert "lost.nii.gz is left out: a link to" in left_out
+    assert left_out in result.output
+    assert "0 predicted, 2 were finished already" in predictor(tmp_path / "in", output).output
+
+
+def test_a_flat_image_gets_a_flat_mask(predictor: Any, images: Path, tmp_path: Path) -> None:
+    volume = nib.load(images / "a.nii.gz")
+    flat = np.asarray(volume.dataobj)[..., 0].astype(np.float32)
+    flat[3, 4] = 1e30
+    nib.save(nib.Nifti1Image(flat, volume.affine), tmp_path / "flat.nii.gz")
+    result = predictor(tmp_path / "flat.nii.gz", tmp_path / "masks")
+    assert result.exit_code == 0, result.output
+    mask = nib.load(tmp_path / "masks" / "flat_LV.nii.gz")
+    assert mask.shape == flat.shape
+    np.testing.assert_allclose(mask.affine, volume.affine, atol=1e-5)
+    (case,) = json.loads((tmp_path / "masks" / "report.json").read_text())["cases"]
+    assert "the image has a voxel of 1e+30" in case["warnings"][0]
 
 
 @pytest.mark.parametrize(
@@ -241,8 +280,82 @@ def test_weights_that_are_damaged_are_named(predictor: Any, images: Path, tmp_pa
     predictor.weights.write_bytes(predictor.weights.read_bytes()[:500])
     result = predictor(images, tmp_path / "masks")
     assert result.exit_code == 1
-    assert f"the weights '{predictor.weights}' cannot be read (" in result.output
-    assert "copy or download them again" in result.output
+    assert f"'{predictor.weights}' cannot be read as weights: " in result.output
+    assert "Copy or download it again" in result.output
+
+
+def test_weights_with_nan_are_refused(predictor: Any, images: Path, tmp_path: Path) -> None:
+    state = torch.load(predictor.weights, weights_only=True)
+    name = next(name for name, value in state.items() if value.is_floating_point())
+    state[name][0] = torch.nan
+    torch.save(state, predictor.weights)
+    result = predictor(images, tmp_path / "masks")
+    assert result.exit_code == 1
+    assert f"weights.pt' holds values that are not finite in {name}: " in result.output
+    assert stamps(tmp_path / "masks") == {}
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_full_state_of_a_training_is_taken_for_its_weights(
+    averaged: bool, predictor: Any, images: Path, tmp_path: Path
+) -> None:
+    """The moving average where there is one: it is what the training validates and exports."""
+    predictor(images / "a.nii.gz", tmp_path / "plain")
+    state = torch.load(predictor.weights, weights_only=True)
+    other = {name: torch.zeros_like(value) for name, value in state.items()}
+    networks = {"average": state, "network": other} if averaged else {"network": state}
+    flat = {f"{n}.{k}": v for n, weights in networks.items() for k, v in weights.items()}
+    predictor.weights = tmp_path / "checkpoint.pt"
+    torch.save({"networks": flat, "optimizer": {}, "epoch": 3}, predictor.weights)
+    result = predictor(images / "a.nii.gz", tmp_path / "masks")
+    assert result.exit_code == 0, result.output
+    one, other_mask = (nib.load(tmp_path / f / "a_LV.nii.gz") for f in ("plain", "masks"))
+    np.testing.assert_array_equal(one.get_fdata(), other_mask.get_fdata())
+
+
+def test_a_case_that_fails_in_the_network_does_not_spoil_the_next(
+    predictor: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A RuntimeError as a GPU without memory for cuDNN gives it, in the middle of the engine."""
+    forward = DualBranchUNet.forward
+    seen: list[int] = []
+
+    def fail_first(self: Any, *arguments: Any, **options: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 1:
+            raise RuntimeError("CUDNN_STATUS_ALLOC_FAILED")
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(DualBranchUNet, "forward", fail_first)
+    result = predictor(images, tmp_path / "masks")
+    assert result.exit_code == 1
+    assert "error: 1 of 3 images could not be predicted:" in result.output
+    assert "a.nii.gz: RuntimeError: CUDNN_STATUS_ALLOC_FAILED" in result.output
+    assert sorted(stamps(tmp_path / "masks")) == ["b_LV.nii.gz", "c_LV.nii.gz"]
+
+
+def test_a_second_prediction_into_the_folder_is_refused(
+    predictor: Any, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "masks"
+    code = f"import filelock; l = filelock.FileLock({str(output / '.lock')!r}); l.acquire(); "
+    code += "print('held', flush=True); input()"
+    output.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"held\n"
+        result = predictor(images, output)
+        assert result.exit_code == 1
+        assert f"'{output}' is in use: another process is running" in result.output
+        first.kill()
+    # What a killed one has left goes; a link that lies there is neither followed nor removed.
+    (output / ".unfinished_left").mkdir()
+    (output / ".unfinished_link").symlink_to(images)
+    assert predictor(images, output).exit_code == 0
+    assert sorted(p.name for p in output.glob(".unfinished*")) == [".unfinished_link"]
+    assert len(list(images.iterdir())) == 3
 
 
 def test_what_is_no_input_or_no_bundle_is_named(

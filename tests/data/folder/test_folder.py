@@ -74,7 +74,7 @@ FULL = {f"f{i}": full(1, 2) for i in range(5)}
 
 def test_each_case_is_recognised_by_the_values_of_its_label(tmp_path: Path) -> None:
     fill(tmp_path, FULL | {"s": scribble(3, 1, 2), "u": None})
-    options = FolderOptions(classes=["background", "a", "b"], allow_unlabeled=True)
+    options = FolderOptions(classes=["background", "a", "b"], unlabeled=3, allow_unlabeled=True)
     report = inspect_folder(tmp_path, options)
     assert kinds(report) == dict.fromkeys(FULL, "full") | {"s": "partial", "u": "none"}
     voxels = {case.pair.case_id: dict(case.voxels) for case in report.cases}
@@ -105,7 +105,7 @@ def test_one_value_for_unlabelled_is_declared_and_nothing_is_copied(
     tmp_path: Path, value: int, dtype: Any
 ) -> None:
     fill(tmp_path, FULL | {"s": scribble(value, 1, 2, dtype=dtype)})
-    datalist = prepare_folder(tmp_path, tmp_path / "out")
+    datalist = prepare_folder(tmp_path, tmp_path / "out", FolderOptions(unlabeled=value))
     assert (datalist.unlabeled, datalist.classes) == (value, ["background", "class1", "class2"])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["datalist.json"]
     assert validate_datalist(datalist) == []
@@ -114,9 +114,9 @@ def test_one_value_for_unlabelled_is_declared_and_nothing_is_copied(
 def test_two_values_for_unlabelled_become_one_in_copies(tmp_path: Path) -> None:
     fill(tmp_path, FULL | {"s": scribble(255, 1, 2), "t": scribble(3, 1)})
     before = (tmp_path / "labels" / "s.nii.gz").read_bytes()
-    options = FolderOptions(classes=["background", "a", "b"])
+    options = FolderOptions(classes=["background", "a", "b"], unlabeled=[255, 3])
     report = inspect_folder(tmp_path, options)
-    assert "1 label file converted into copies (unlabelled 255→3), such as s.nii.gz" in report.notes
+    assert "1 label file converted into copies (unlabeled 255→3), such as s.nii.gz" in report.notes
     datalist = prepare_folder(tmp_path, tmp_path / "out", options)
     assert datalist.unlabeled == 3
     entries = {entry.case_id: entry for entry in datalist.training}
@@ -187,7 +187,7 @@ def test_the_split_is_by_patient_seeded_and_in_proportion(tmp_path: Path) -> Non
     (tmp_path / "labels" / "p03_b.nii.gz").unlink()
     save(tmp_path / "labels" / "p03_b.nii.gz", scribble(2, 1))
     options = FolderOptions(
-        patient_pattern=r"(p\d+)_", split="50/20/30", classes=["background", "a"]
+        patient_pattern=r"(p\d+)_", split="50/20/30", classes=["background", "a"], unlabeled=2
     )
     datalist = prepare_folder(tmp_path, tmp_path, options)
     patients = {s: {e.patient_id for e in getattr(datalist, s)} for s in ("validation", "test")}
@@ -199,7 +199,11 @@ def test_the_split_is_by_patient_seeded_and_in_proportion(tmp_path: Path) -> Non
     same = inspect_folder(tmp_path, options).splits["test"]
     assert [case.pair.case_id for case in same] == [entry.case_id for entry in datalist.test]
     other = FolderOptions(
-        patient_pattern=r"(p\d+)_", split="50/20/30", classes=["background", "a"], seed=1
+        patient_pattern=r"(p\d+)_",
+        split="50/20/30",
+        classes=["background", "a"],
+        unlabeled=2,
+        seed=1,
     )
     assert {c.patient for c in inspect_folder(tmp_path, other).splits["test"]} != patients["test"]
 
@@ -410,7 +414,7 @@ def test_links_below_the_folder_stay_relative(tmp_path: Path) -> None:
 
 def test_select_cases_and_check_cases_take_the_result(tmp_path: Path) -> None:
     fill(tmp_path, FULL | {"s": scribble(3, 1, 2), "u": None})
-    options = FolderOptions(classes=["background", "a", "b"], allow_unlabeled=True)
+    options = FolderOptions(classes=["background", "a", "b"], unlabeled=3, allow_unlabeled=True)
     datalist = prepare_folder(tmp_path, tmp_path, options)
     cases = select_cases(datalist, tmp_path, num_full=2)
     assert sorted(case["supervision"] for case in cases) == ["full", "full", "partial", "partial"]

@@ -1,0 +1,42 @@
+"""One writer a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
+__all__ = ["LOCK_NAME", "claim"]
+
+#: The file in a claimed folder whose lock is held. It stays there, empty, after the release.
+LOCK_NAME = ".lock"
+
+
+def claim(folder: str | os.PathLike[str], purpose: str) -> AcquireReturnProxy:
+    """Claim a folder for one process that writes to it; whoever comes second is refused at once.
+
+    Use it in a ``with`` statement, or keep what it returns for as long as the folder is written
+    to: the claim ends with the block, with that object, and with the process, however it dies. The
+    thread that holds a claim may claim the folder again. Of several ranks, only the one that writes
+    claims.
+
+    Args:
+        folder: made if need be.
+        purpose: what is refused to the second one, e.g. ``"this training"``.
+
+    Raises:
+        ValueError: another process or thread holds the folder.
+        OSError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The same object for the same file: a notebook that runs a cell twice does not refuse itself.
+    lock = FileLock(folder / LOCK_NAME, timeout=0, is_singleton=True)
+    try:
+        return lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"'{folder}' is in use: another process is running and writes to it (lock "
+            f"'{folder / LOCK_NAME}'). Wait until it has ended, or give {purpose} another folder"
+        ) from error
