@@ -64,12 +64,13 @@ def left_atrium(phantom: Path, folder: Path) -> None:
 
 
 def weights(folder: Path) -> None:
-    """Random weights of the size that docs/predict.md names, and of the full size."""
-    train = ROOT / "bundles" / "la_confkd" / "configs" / "train.yaml"
-    for name, knobs in (("run", {"features": [8, 16, 32, 64, 128]}), ("full", {})):
+    """The shipped weights under another name, and random ones of the full size."""
+    bundle = ROOT / "bundles" / "la_mixed"
+    for name in ("run", "full"):
         (folder / name / "models").mkdir(parents=True)
-        network = build_network(train, knobs)
-        torch.save(network.state_dict(), folder / name / "models" / "model.pt")
+    shutil.copy(bundle / "models" / "model.pt", folder / "run" / "models" / "model.pt")
+    network = build_network(bundle / "configs" / "train.yaml", {})
+    torch.save(network.state_dict(), folder / "full" / "models" / "model.pt")
 
 
 def main() -> None:

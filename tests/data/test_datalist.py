@@ -240,3 +240,10 @@ def test_a_list_of_files_is_an_image_and_its_channels(tmp_path: Path) -> None:
     assert datalist.relative_to(tmp_path).training[0].channels == ["a_t2.nii"]
     with pytest.raises(ValidationError, match="not in both"):
         Entry.model_validate({"image": ["a", "b"], "channels": ["c"], "case_id": "a"})
+
+
+@pytest.mark.parametrize("name", ["$__import__('os').system('touch owned')", "@network", "%lr"])
+def test_class_names_that_a_configuration_would_run_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"begin with a sign that .* rename these classes"):
+        Datalist(classes=["background", name])
+    assert Datalist(classes=["background", "5% $ @"]).classes[1] == "5% $ @"

@@ -17,7 +17,11 @@ from monai.bundle import ConfigParser
 from mixseg.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(ROOT.glob("docs/**/*.md"))
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "compare" / "README.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 #: Names on the command line that are no knobs of a bundle.
 OTHERS = {"config_file"}
 #: Collections that a page adds by a package of its reader's.
@@ -119,9 +123,9 @@ def test_the_page_on_reproducibility_names_its_tests() -> None:
     assert [row for row in promises if "`tests/" not in row] == []
 
 
-def test_method_pages_run_the_rows_of_the_readme(tool: Tool) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| ([\w+ -]+?) \| (`--.+?`|nothing) \|$", readme, re.MULTILINE))
+def test_method_pages_run_the_rows_of_the_page_on_training(tool: Tool) -> None:
+    table = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([\w+ -]+?) \| (`--.+?`|nothing) \|$", table, re.MULTILINE))
     methods = tool("draw_methods").METHODS
     names = {
         "Lower bound": "lower_bound",
@@ -144,7 +148,7 @@ def test_method_pages_run_the_rows_of_the_readme(tool: Tool) -> None:
             del given[name]
         if page != "upper_bound":
             assert given.pop("--num_full") == "3"
-        # A page may use a sister bundle, which fixes what the row of README sets.
+        # A page may use a sister bundle, which fixes what the row of that page sets.
         assert meaning(bundle, given) == meaning(home / "configs" / "train.yaml", wanted), page
         drawn = {f"--{name}": str(value) for name, value in methods[page][1].items()}
         assert drawn.items() <= wanted.items(), page

@@ -11,6 +11,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+from mixseg.data import Datalist, data_hash
 from mixseg.handlers import (
     FullCheckpoint,
     HandlerGroup,
@@ -155,6 +156,7 @@ def test_evaluation_loads_the_runs_weights(tmp_path: Path) -> None:
         {"weight": torch.tensor([[4.0]]), "bias": torch.zeros(1)},
         tmp_path / "run" / "models" / "model.pt",
     )
+    datalist = Datalist(classes=["background", "LV"], unlabeled=2)
     scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
     scorer.attach = lambda engine: None
     handlers = evaluation_handlers(
@@ -164,11 +166,14 @@ def test_evaluation_loads_the_runs_weights(tmp_path: Path) -> None:
         scorer=scorer,
         output_dir=tmp_path / "run",
         seed=3,
-        data_hash="abc",
+        datalist=datalist,
+        dataset_dir=tmp_path,
+        surfaces=False,
         progress=False,
     )
     *_, report = handlers.handlers
-    assert (report.seed, report.data_hash) == (3, "abc")
+    assert (report.seed, report.data_hash) == (3, data_hash(datalist, tmp_path))
+    assert report.surfaces is None
     engine = Engine(lambda engine, batch: None)
     handlers.handlers[0].attach(engine)
     engine.run([0])
