@@ -3,8 +3,8 @@
     .venv/bin/python .ci/made_up.py quickstart/phantom FOLDER
 
 FOLDER then holds ``IMAGES/`` and ``LABELS/`` (own data), ``scan.nii.gz``, ``scans/`` and
-``run/models/model.pt`` (to predict), ``full/models/model.pt`` (weights of the left atrium's
-network, untrained) and ``la/``, a small data set in place of the left atrium's.
+``run/models/model.pt`` and ``full/models/model.pt`` (weights of the left atrium's network,
+untrained, to predict with and to pack) and ``la/``, a small data set in place of the left atrium's.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def left_atrium(phantom: Path, folder: Path) -> None:
 
 def weights(folder: Path) -> None:
     """The shipped weights under another name, and random ones of the full size."""
-    bundle = ROOT / "bundles" / "la_confkd"
+    bundle = ROOT / "bundles" / "la_mixed"
     for name in ("run", "full"):
         (folder / name / "models").mkdir(parents=True)
-    shutil.copy(bundle / "models" / "compact.pt", folder / "run" / "models" / "model.pt")
+    shutil.copy(bundle / "models" / "model.pt", folder / "run" / "models" / "model.pt")
     network = build_network(bundle / "configs" / "train.yaml", {})
     torch.save(network.state_dict(), folder / "full" / "models" / "model.pt")
 

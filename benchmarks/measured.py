@@ -123,33 +123,6 @@ def inference_block(root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def weights_block(root: Path, page: Path) -> str:
-    """Test scores of the weights that ship with the bundle whose card the page is."""
-    bundle = page.parents[1].name
-    path = root / "benchmarks" / "results" / "weights" / f"{bundle}.json"
-    if not path.is_file():
-        return f"Shipped weights: {NOT_RUN}.\n"
-    result = json.loads(path.read_text(encoding="utf-8"))
-    lines = ["| Branch | Class | Cases | Dice [%] | HD95 [voxels] |", "|---|---|---:|---:|---:|"]
-    for branch, classes in result["test"]["scores"].items():
-        for name, item in classes.items():
-            dice, distance = item["dice"], item["hd95_vox"]
-            lines.append(
-                f"| {branch} | {name} | {dice['n']} | {100 * dice['mean']:.1f} ± "
-                f"{100 * dice['sd']:.1f} | {distance['mean']:.1f} ± {distance['sd']:.1f} |"
-            )
-    used = result["test"]["configuration"]
-    lines += [
-        "",
-        f"`models/{result['file']}`, {result['megabytes']:.1f} MB in half precision, "
-        f"sha256 `{result['sha256'][:16]}…`: {used['num_full']} full masks and "
-        f"{used['num_partial']} scribbled cases, seed {result['test']['seed']}; mean ± sd over the "
-        "test cases. In single precision, validation Dice differs by at most "
-        f"{result['largest_validation_difference']:.3f} points.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def noise_block(root: Path) -> str:
     """How good masks made wrong on purpose are, a line a kind."""
     path = root / "benchmarks" / "results" / "noise.json"
@@ -334,28 +307,23 @@ def tutorial_block(root: Path) -> str:
     if not path.is_file():
         return f"Scores: {NOT_RUN}.\n"
     result = json.loads(path.read_text(encoding="utf-8"))
-    both = result["runs"]["kl_ent"]
-    names = list(both["scores"]["student"])
-    lines = [
-        f"| Labels | Branch | {' | '.join(names)} |",
-        f"|---|---|{'---:|' * len(names)}",
-    ]
-    for run in (both, result["runs"]["lower_bound"]):
-        used = run["configuration"]
+    mixed = result["runs"]["mixed"]
+    names = list(mixed["scores"]["main"])
+    lines = [f"| Labels | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    for run in (mixed, result["runs"]["lower_bound"]):
+        used, classes = run["configuration"], run["scores"]["main"]
         partial = f" + {used['num_partial']} scribbles" if used["num_partial"] else ""
-        for branch, classes in run["scores"].items():
-            cells = [
-                f"{100 * classes[name]['dice']['mean']:.1f} ± "
-                f"{100 * classes[name]['dice']['sd']:.1f} / {classes[name]['hd95_vox']['mean']:.1f}"
-                for name in names
-            ]
-            labels = f"{used['num_full']} masks{partial}"
-            lines.append(f"| {labels} | {branch} | {' | '.join(cells)} |")
-    cases = both["scores"]["student"][names[0]]["dice"]["n"]
+        cells = [
+            f"{100 * classes[name]['dice']['mean']:.1f} ± "
+            f"{100 * classes[name]['dice']['sd']:.1f} / {classes[name]['hd95_vox']['mean']:.1f}"
+            for name in names
+        ]
+        lines.append(f"| {used['num_full']} masks{partial} | {' | '.join(cells)} |")
+    cases = mixed["scores"]["main"][names[0]]["dice"]["n"]
     lines += [
         "",
         f"Dice in %, mean ± sd over {cases} test pictures of {result['pictures']} / mean pooled "
-        f"HD95 in pixels; seed {both['seed']}. All commands of this page took "
+        f"HD95 in pixels; seed {mixed['seed']}. All commands of this page took "
         f"{sum(step['seconds'] for step in result['seconds']) / 60:.0f} minutes on "
         f"{result['hardware']['cpu_count']} cores ({result['hardware']['cpu']})"
         + (", beside other work." if result["load_before"] > 0.5 else "."),

@@ -40,7 +40,7 @@ GREYS = np.array([0, 128, 255], dtype=np.uint8)
 #: Pictures of a short run: 70 % of them are more than the 12 + 60 that the page trains on.
 SHORT = 110
 #: The runs of the page, and the folder in the bundle's that holds their test scores.
-RUNS = {"kl_ent": "eval/test", "lower_bound": "eval/lower/test"}
+RUNS = {"mixed": "eval/test", "lower_bound": "eval/lower/test"}
 
 
 def commands_of_the_page(short: bool) -> list[str]:

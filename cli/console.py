@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -13,7 +16,9 @@ from rich.markup import escape
 from rich.rule import Rule
 from rich.table import Table
 
-from mixseg.data.datalist import SPLITS, Datalist
+if TYPE_CHECKING:
+    from mixseg.data.datalist import Datalist
+
 
 console = Console()
 error_console = Console(stderr=True)
@@ -25,6 +30,32 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one."""
         error_console.print(f"[yellow]note:[/] {escape(record.getMessage())}", soft_wrap=True)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep what MONAI, Ignite and PyTorch say of their own work off the screen."""
+    loggers = [logging.getLogger(name) for name in ("monai", "ignite", "torch")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for logger in loggers:
+            warnings.filterwarnings("ignore", module=rf"{logger.name}(\.|$)")
+            logger.setLevel(logging.ERROR)
+        # MONAI's, raised on behalf of whoever reads a configuration.
+        warnings.filterwarnings("ignore", message="parsing config_file")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def this_command(without: str = "", plus: str = "") -> str:
+    """The command line of this process as one would type it, without one word, or with one more."""
+    from mixseg.apps.bundle.run import shown
+
+    words = [word for word in sys.argv[1:] if word not in (without, plus)]
+    return shown(["mixseg", *words, *([plus] if plus else [])])
 
 
 logging.getLogger("mixseg.apps").addHandler(_Notes(logging.WARNING))
@@ -51,7 +82,7 @@ def show(text: str, kind: str = "") -> None:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn the errors that a user can mend (bad data, unwritable folders) into :func:`fail`."""
+    """Turn the errors that a user can fix (bad data, unwritable folders) into :func:`fail`."""
     try:
         yield
     except PermissionError as error:
@@ -64,14 +95,16 @@ def clear_errors() -> Iterator[None]:
         raise fail(str(error)) from error
 
 
-def refuse_existing(path: Path, force: bool) -> None:
-    """End the command where ``path`` exists and ``--force`` is not given."""
-    if path.exists() and not force:
-        raise fail(f"'{path}' exists; give --force to overwrite it")
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """End the command where ``path`` exists and ``--overwrite`` is not given."""
+    if path.exists() and not overwrite:
+        raise fail(f"'{path}' exists; give --overwrite to replace it")
 
 
 def datalist_table(datalist: Datalist, title: str) -> Table:
     """Patients, cases and hand-drawn scribbles of each split."""
+    from mixseg.data.datalist import SPLITS
+
     table = Table(title=title, title_justify="left")
     table.add_column("split")
     for name in ("patients", "cases", "with scribble"):

@@ -11,22 +11,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mixseg.apps.bundle.find import find_bundle
-from mixseg.apps.bundle.weights import bundle_weights
-from mixseg.apps.label import server
-from mixseg.apps.label.access import is_local
-from mixseg.apps.label.model import make_model_folder
-from mixseg.apps.label.server import PATIENT_PATTERN
 from mixseg.cli.console import clear_errors, console
-from mixseg.configuration.loading import load
-from mixseg.configuration.settings import read_settings
 
 
 def label(
     context: typer.Context,
     studies: Annotated[Path, typer.Argument(help="Folder of scans (NIfTI, NRRD, MHA).")],
     bundle: Annotated[
-        str, typer.Option("--bundle", "-b", help="Folder, packed zip or name of a bundle.")
+        str,
+        typer.Option("--bundle", "-b", help="Folder of a run; or of a bundle, its zip, or name."),
     ],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 8000,
     host: Annotated[
@@ -43,7 +36,7 @@ def label(
         Path | None,
         typer.Option(help="Folder of the model, its trainings and logs [STUDIES/mixseg_label]."),
     ] = None,
-    checkpoint: Annotated[
+    weights: Annotated[
         Path | None, typer.Option(help="Weights to begin with instead of the bundle's own.")
     ] = None,
     from_scratch: Annotated[
@@ -54,14 +47,17 @@ def label(
         typer.Option(help="Score scans by entropy in the background, at start and after training."),
     ] = True,
     patient_pattern: Annotated[
-        str,
-        typer.Option(help="Regular expression: its first group in a scan's name is the patient."),
-    ] = PATIENT_PATTERN,
+        str | None,
+        typer.Option(
+            help="Regular expression: its first group in a scan's name is the patient; default: "
+            r"'^(.+?)_frame\d+$'."
+        ),
+    ] = None,
 ) -> None:
     r"""Start a MONAI Label server for the scans in STUDIES.
 
     Open its address in 3D Slicer (module MONAILabel), draw a few scribbles, press Train.
-    Knobs of the bundle can be added, for weights that were trained with other ones.
+    Settings of its training can be added.
 
     [bold]Examples[/]
 
@@ -71,10 +67,19 @@ def label(
 
       mixseg label SCANS --bundle my_bundle --from-scratch
 
-      mixseg label SCANS --bundle la_confkd --checkpoint model.pt --features "\[8,16,32,64,128]"
+      mixseg label SCANS --bundle run
     """
+    from mixseg.apps.bundle.find import bundle_name, find_trained
+    from mixseg.apps.bundle.weights import bundle_weights
+    from mixseg.apps.label import server
+    from mixseg.apps.label.access import is_local
+    from mixseg.apps.label.model import make_model_folder
+    from mixseg.configuration.loading import load
+    from mixseg.configuration.settings import read_settings
+
     with clear_errors():
         server.check_installation()
+        patient_pattern = server.PATIENT_PATTERN if patient_pattern is None else patient_pattern
         if not is_local(host) and not allow_remote:
             raise ValueError(
                 f"--host {host} lets other machines in, and the server has no password: whoever "
@@ -83,30 +88,30 @@ def label(
             )
         if not studies.is_dir():
             raise ValueError(f"'{studies}' is not a folder of scans")
-        if checkpoint is not None and from_scratch:
-            raise ValueError("--checkpoint and --from-scratch exclude each other")
+        if weights is not None and from_scratch:
+            raise ValueError("--weights and --from-scratch exclude each other")
         try:
             groups = re.compile(patient_pattern).groups
         except re.error as error:
             raise ValueError(f"--patient-pattern '{patient_pattern}': {error}") from error
         if patient_pattern and not groups:
             raise ValueError(f"--patient-pattern '{patient_pattern}' has no group in parentheses")
-        source = find_bundle(bundle).resolve()
+        source = find_trained(bundle).resolve()
+        name = bundle_name(source)
         known = {
             **load(source / "configs" / "train.yaml"),
             **load(source / "configs" / "inference.yaml"),
         }
-        knobs = read_settings(context.args, known, f"the bundle {source.name}")
-        weights: Path | None = checkpoint
+        settings = read_settings(context.args, known, f"the bundle {name}")
         overlays: list[Path] = []
-        if checkpoint is None and not from_scratch:
+        if weights is None and not from_scratch:
             try:
                 weights, overlays = bundle_weights(source)
             except ValueError as error:
                 raise ValueError(f"{error}, or begin with random ones: --from-scratch") from error
         work = (work or studies / "mixseg_label").resolve()
-        folder = work / "model" / source.name
-        made = make_model_folder(source, folder, weights, overlays, knobs)
+        folder = work / "model" / name
+        made = make_model_folder(source, folder, weights, overlays, settings)
         main = importlib.util.find_spec("mixseg.apps.label.main")
         if main is None or main.origin is None:
             raise ValueError(
@@ -119,7 +124,7 @@ def label(
         soft_wrap=True,
         highlight=False,
     )
-    conf = {"models": source.name, "patient_pattern": patient_pattern}
+    conf = {"models": name, "patient_pattern": patient_pattern}
     command = server.server_command(work, studies.resolve(), conf, host, port)
     console.print(f"[cyan]{escape(' '.join(command))}[/]", soft_wrap=True, highlight=False)
     status = server.start(command, server.server_environment(work, scoring, host))

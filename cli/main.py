@@ -8,15 +8,18 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from mixseg.cli.lazy import LazyCommand, LazyGroup
+from mixseg.cli.lazy import HELP, LazyCommand, LazyGroup
 
 
 class _Commands(LazyGroup):
+    moved: ClassVar[Mapping[str, str]] = {
+        "compare": "'python -m benchmarks.compare', in the repository"
+    }
     lazy: ClassVar[Mapping[str, LazyCommand]] = {
         "quickstart": LazyCommand(
             "mixseg.cli.quickstart:quickstart",
             "Make synthetic data, train the lower bound and KL+Ent on it, and compare them.",
-            takes_knobs=True,
+            takes_settings=True,
         ),
         "phantom": LazyCommand(
             "mixseg.cli.phantom:phantom",
@@ -36,23 +39,32 @@ class _Commands(LazyGroup):
         "label": LazyCommand(
             "mixseg.cli.label:label",
             "Start a MONAI Label server for the scans in STUDIES.",
-            takes_knobs=True,
+            takes_settings=True,
+        ),
+        "train": LazyCommand("mixseg.cli.train:train", "Train a bundle.", takes_settings=True),
+        "evaluate": LazyCommand(
+            "mixseg.cli.evaluate:evaluate",
+            "Score a trained run, or a bundle that comes with weights, on the cases of a split.",
+            takes_settings=True,
         ),
         "predict": LazyCommand(
             "mixseg.cli.predict:predict",
             "Segment an image or a folder of images; each mask has its image's own grid.",
-            takes_knobs=True,
+            takes_settings=True,
         ),
         "propose": LazyCommand(
             "mixseg.cli.propose:propose",
             "Segment the training cases that have no full mask, and write them as a datalist.",
-            takes_knobs=True,
         ),
         "self-train": LazyCommand(
             "mixseg.cli.self_train:self_train",
             "Train a fresh network on a teacher's proposals, the next one on its proposals, "
             "and so on.",
-            takes_knobs=True,
+            takes_settings=True,
+        ),
+        "info": LazyCommand(
+            "mixseg.cli.info:info",
+            "Show what a bundle segments, its inputs and labels, its scores and its licenses.",
         ),
         "verify": LazyCommand(
             "mixseg.cli.verify:verify",
@@ -65,7 +77,7 @@ class _Commands(LazyGroup):
         "export": LazyCommand(
             "mixseg.cli.export:export",
             "Export the network of a bundle, and compare the file with it on random images.",
-            takes_knobs=True,
+            takes_settings=True,
         ),
     }
 
@@ -76,6 +88,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
+    context_settings=HELP,
     help="Segmentation with mixed supervision: a few full masks, many scribbles.",
 )
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.apps.plan.choices import (
-    choose_dimensions,
-)
-from mixseg.apps.plan.machine import this_machine
-from mixseg.apps.plan.plan import Plan, check_folder, data_notes, make_plan, measure_cases
-from mixseg.apps.plan.writing import bundle_files
 from mixseg.cli.console import clear_errors, console, error_console
-from mixseg.data.datalist import Datalist
-from mixseg.files.atomic import write_bytes_atomic
+
+if TYPE_CHECKING:
+    from mixseg.apps.plan.plan import Plan
 
 
 class Method(str, Enum):
     """The values of ``--from``."""
 
+    MIXED = "mixed"
     CONFKD = "confkd"
 
 
@@ -40,9 +37,15 @@ def new(
     datalist: Annotated[
         Path, typer.Option(help="The datalist JSON, see 'mixseg prepare folder' and docs/data.md.")
     ],
-    method: Annotated[Method, typer.Option("--from", help="Method of the bundle.")] = Method.CONFKD,
+    method: Annotated[
+        Method,
+        typer.Option(
+            "--from",
+            help="Method: mixed learns from whatever labels there are; confkd is the papers'.",
+        ),
+    ] = Method.MIXED,
     output: Annotated[
-        Path, typer.Option(help="Folder that the bundle's folder is made in.")
+        Path, typer.Option("--output", "-o", help="Folder that the bundle's folder is made in.")
     ] = Path("."),
     dimensions: Annotated[
         int | None,
@@ -50,12 +53,12 @@ def new(
     ] = None,
     num_full: Annotated[
         int | None,
-        typer.Option(min=1, help="Patients that keep their full masks; default: all that can."),
+        typer.Option(min=0, help="Patients that keep their full masks; default: all that can."),
     ] = None,
     num_partial: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Further patients, partially labelled: their scribbles, or eroded masks."
+            min=0, help="Further patients, partially labeled: their scribbles, or eroded masks."
         ),
     ] = None,
     device: Annotated[
@@ -69,15 +72,15 @@ def new(
         float | None,
         typer.Option(min=1, help="Time to plan for on a CPU; default: an hour and a half."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite the files of a bundle that is there.")
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite the files of a bundle that is there.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Write a bundle for your own data, ready to train.
 
     Classes, image channels, sizes, spacing and intensities are measured on the training cases
-    (never on validation or test cases, nor on masks of cases that count as unlabelled); sizes,
+    (never on validation or test cases, nor on masks of cases that count as unlabeled); sizes,
     batches and the network are fitted to the memory at hand. Each choice is explained where it
     stands, in configs/train.yaml.
 
@@ -88,15 +91,32 @@ def new(
     mixseg new heart --datalist heart.json --dimensions 3 --device cuda --memory 24
 
     mixseg new cells --datalist cells.json --num-full 10 --num-partial 50 --minutes 10
+
+    mixseg new cells --datalist cells.json --from confkd
     """
+    from mixseg.apps.plan.choices import choose_dimensions
+    from mixseg.apps.plan.machine import this_machine
+    from mixseg.apps.plan.plan import (
+        case_uses,
+        check_folder,
+        data_notes,
+        make_plan,
+        measure_cases,
+    )
+    from mixseg.apps.plan.writing import bundle_files
+    from mixseg.data.datalist import Datalist
+    from mixseg.files.atomic import write_bytes_atomic
+
     with clear_errors():
         folder = output / name
-        check_folder(folder, force)
+        check_folder(folder, overwrite)
         loaded = Datalist.load(datalist)
-        drawn, facts = measure_cases(loaded, datalist, num_full, num_partial, progress=not quiet)
+        drawn, facts = measure_cases(
+            loaded, datalist, method.value, num_full, num_partial, progress=not quiet
+        )
         dims, why = choose_dimensions(facts, dimensions)
         machine = this_machine(device.value, memory, minutes)
-        plan, notes = make_plan(name, dims, datalist, facts, machine, drawn)
+        plan, notes = make_plan(name, method.value, dims, datalist, facts, machine, drawn)
         files = bundle_files(plan)
         for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -104,11 +124,13 @@ def new(
     kind = "pictures" if facts.pictures else {2: "slices (2D)", 3: "volumes (3D)"}[dims]
     console.print(f"{method.value} on {kind}: {why}; for a {machine}", soft_wrap=True)
     console.print(_table(plan))
-    for note in (*data_notes(facts, folder), *notes):
+    for line in case_uses(loaded, facts):
+        console.print(f"  {line}", soft_wrap=True, highlight=False)
+    for note in (*data_notes(facts, folder, method.value), *notes):
         error_console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     console.print(f"wrote {folder}; now fill in docs/data_license.txt there, and train:")
     console.print(
-        f"  cd {folder} && python -m monai.bundle run training --config_file configs/train.yaml",
+        f"  mixseg train {shlex.quote(str(folder))}",
         soft_wrap=True,
         highlight=False,
     )
@@ -116,7 +138,7 @@ def new(
 
 def _table(plan: Plan) -> Table:
     table = Table(title=f"{plan.name}: what was chosen", title_justify="left")
-    table.add_column("knob")
+    table.add_column("setting")
     table.add_column("value", overflow="fold")
     table.add_column("why", overflow="fold")
     for choice in plan.choices:

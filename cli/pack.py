@@ -7,28 +7,21 @@ from typing import Annotated
 
 import typer
 
-from mixseg.apps.bundle.weights import Precision
-from mixseg.apps.pack.pack import COMPACT, pack_bundle, write_index
+from mixseg.apps.bundle.precision import Precision
 from mixseg.cli.console import clear_errors, console
 
 
 def pack(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    overlay: Annotated[
-        str | None,
-        typer.Option(
-            help="File of knobs that become the configuration's own, or 'none'; default: "
-            f"configs/{COMPACT} where the bundle has it."
-        ),
-    ] = None,
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a bundle with weights.")],
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="Weights; default: models/compact.pt with the overlay, else those of a training "
-            "in the bundle's folder, eval/models/model.pt, or models/model.pt."
+            help="Weights of the same network; default: the run's own, or those of the bundle."
         ),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the zip.")] = Path("dist"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the zip.")] = Path(
+        "dist"
+    ),
     version: Annotated[
         str | None, typer.Option(help="Version of the bundle; default: that of metadata.json.")
     ] = None,
@@ -42,20 +35,20 @@ def pack(
         ),
     ] = None,
 ) -> None:
-    """Pack a bundle into OUTPUT/<name>_v<version>.zip, which runs without mixseg.
+    """Pack a run, or a bundle, into OUTPUT/<name>_v<version>.zip, which runs without mixseg.
 
     The zip holds configuration, weights, the part of mixseg that the configuration reaches,
     licences, model card and SHA-256 sums, and is the same to the byte whenever it is made from
     the same. `python -m monai.bundle download` fetches it, `mixseg verify` checks it.
 
-    Examples: mixseg pack bundles/acdc_lv_confkd
-
-    mixseg pack bundles/la_confkd --weights run/models/model.pt --overlay none
+    The folder names the bundle. Example: mixseg pack heart_run
     """
+    from mixseg.apps.pack.pack import pack_bundle, write_index
+
     with clear_errors():
         if repo is not None and len(repo.split("/")) != 3:
             raise ValueError(f"--repo must be OWNER/REPOSITORY/TAG, got '{repo}'")
-        target, digest = pack_bundle(bundle, overlay, weights, output, version, precision)
+        target, digest = pack_bundle(run, weights, output, version, precision)
         if repo is not None:
             write_index(output / "model_info.json", target, digest, repo)
     size = target.stat().st_size / 2**20

@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 
 from mixseg.cli.console import clear_errors, console, datalist_table, refuse_existing
-from mixseg.data.datalist import DATALIST_NAME
-from mixseg.data.phantom.dataset import write_phantom
 
 
 def phantom(
@@ -19,11 +17,16 @@ def phantom(
         typer.Option(min=3, help="Patients; an eighth validates, a quarter tests."),
     ] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is random.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing data set.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite an existing data set.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Generate synthetic short-axis cardiac stacks in ACDC's layout, with their datalist."""
+    from mixseg.data.datalist import DATALIST_NAME
+    from mixseg.data.phantom.dataset import write_phantom
+
     with clear_errors():
-        refuse_existing(output / DATALIST_NAME, force)
+        refuse_existing(output / DATALIST_NAME, overwrite)
         datalist = write_phantom(output, num_patients=patients, seed=seed, progress=not quiet)
     console.print(datalist_table(datalist, f"phantom in {output}"))

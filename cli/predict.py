@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
-from mixseg.apps.bundle.find import find_bundle, refuse_changed
-from mixseg.apps.bundle.weights import bundle_weights
-from mixseg.apps.predict.images import list_cases, refuse_same_outputs
-from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, choose_device
-from mixseg.apps.predict.report import JSON_NAME, PredictionReport
-from mixseg.apps.predict.run import PredictionRun, Wanted, claimed, run_header
 from mixseg.cli.console import clear_errors, console, fail
-from mixseg.configuration.loading import configurations, load
-from mixseg.configuration.settings import read_settings
-from mixseg.files.atomic import ensure_writable
 
-# Knobs that have another name here.
-_OWN_OPTIONS = {
-    "bundle_root": "the argument BUNDLE",
-    "dataset_dir": "-i",
-    "output_dir": "-o",
-    "ckpt_dir": "--checkpoint",
-    "progress": "--quiet",
-}
+if TYPE_CHECKING:
+    from mixseg.apps.predict.report import PredictionReport
+    from mixseg.apps.predict.run import PredictionRun
 
 
 def predict(
@@ -39,7 +26,7 @@ def predict(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
     ] = None,
-    checkpoint: Annotated[
+    weights: Annotated[
         Path | None, typer.Option(help="Weights; default: the bundle's own, fetched if need be.")
     ] = None,
     probabilities: Annotated[
@@ -65,7 +52,7 @@ def predict(
 
     The folder gets a mask for each image, report.json, report.csv and previews. An image that
     cannot be predicted is named at the end and does not stop the others; the exit status is
-    then 1. Interrupt it at any time: the same command goes on, finished cases are skipped.
+    then 1. Interrupt it at any time: the same command resumes and skips finished cases.
 
     Examples:
 
@@ -73,47 +60,36 @@ def predict(
 
       mixseg predict acdc_lv_confkd_v0.1.0.zip -i scans/ -o masks --entropy --device cpu
 
-    Knobs of inference.yaml can be added, for example: --branch ensemble --mirror_axes "[0,1]"
+    Settings of inference.yaml can be added, for example: --branch ensemble --mirror_axes "[0,1]"
     """
+    from mixseg.apps.bundle.find import find_trained
+    from mixseg.apps.predict.run import ARGUMENTS, Wanted, open_run
+    from mixseg.configuration.loading import load
+    from mixseg.configuration.settings import read_settings
+
     with clear_errors():
-        folder = find_bundle(bundle)
-        refuse_changed(folder)
-        files = [folder / "configs" / "inference.yaml", *configurations(folder, config or ())]
-        knobs = read_settings(context.args, load(files[0]), own=_OWN_OPTIONS)
-        exported = knobs.get("exported")
-        weights, overlays = (
-            (checkpoint or Path(str(exported)), [])
-            if checkpoint or exported
-            else bundle_weights(folder)
-        )
-        if not weights.is_file():
-            raise ValueError(f"there is no '{weights}': give the weights with --checkpoint")
-        files[1:1] = overlays
-        cases = list_cases(source, output)
-        ensure_writable([output], "-o")
-        chosen = choose_device(device)
-        with claimed(output) as staging:
-            pipeline = BundlePipeline(
-                folder, files, knobs, None if exported else weights, chosen, staging
-            )
-            if (probabilities or entropy) and not pipeline.has_probabilities:
-                raise ValueError(
-                    f"'{files[0]}' makes no mask of probabilities by argmax (AsDiscreted): leave "
-                    "out --probabilities and --entropy"
-                )
-            names = [pipeline.output_name(str(case.image)) for case in cases]
-            refuse_same_outputs(cases, names)
-            header = run_header(pipeline, weights)
-            report = PredictionReport(output, header, len(cases))
-            _announce(header, report, weights)
-            wanted = Wanted(probabilities, entropy, (preview_cases or len(cases)) if preview else 0)
-            run = PredictionRun(pipeline, cases, output, report, wanted)
+        known = load(find_trained(bundle) / "configs" / "inference.yaml")
+        settings = read_settings(context.args, known, own=ARGUMENTS)
+        previews = (preview_cases or sys.maxsize) if preview else 0
+        with open_run(
+            bundle,
+            [source],
+            output,
+            weights=weights,
+            device=device,
+            config=config or (),
+            settings=settings,
+            wanted=Wanted(probabilities, entropy, previews),
+        ) as run:
+            _announce(run.report)
             _run_to_the_end(run, overwrite, not quiet)
-    _finish(report)
+    _finish(run.report)
 
 
 def _run_to_the_end(run: PredictionRun, overwrite: bool, progress: bool) -> None:
     """Predict everything; whatever ends it, what is finished is in the report."""
+    from mixseg.apps.predict.pipeline import OutputError
+
     report = run.report
     try:
         run.predict_all(overwrite, progress)
@@ -121,13 +97,13 @@ def _run_to_the_end(run: PredictionRun, overwrite: bool, progress: bool) -> None
         done = report.predicted + report.skipped
         console.print(
             f"\n[yellow]interrupted: {done} of {len(run.cases)} cases are finished; the same "
-            "command goes on from here[/]"
+            "command resumes[/]"
         )
         raise typer.Exit(130) from None
     except OutputError as error:
         raise fail(
             f"'{run.output}' cannot be written ({error}): make room, or choose another -o; "
-            f"what is finished ({report.predicted} cases) is kept, the same command goes on"
+            f"what is finished ({report.predicted} cases) is kept, the same command resumes"
         ) from error
     finally:
         report.save()
@@ -135,6 +111,8 @@ def _run_to_the_end(run: PredictionRun, overwrite: bool, progress: bool) -> None
 
 def _finish(report: PredictionReport) -> None:
     """Say what was done, and end with status 1 where an image failed."""
+    from mixseg.apps.predict.report import JSON_NAME
+
     found = f", {report.skipped} were finished already" if report.skipped else ""
     console.print(
         f"{report.predicted} predicted{found}: masks and {JSON_NAME} are in {report.folder}",
@@ -146,10 +124,11 @@ def _finish(report: PredictionReport) -> None:
         raise fail(f"{len(failed)} of {report.inputs} images could not be predicted:{lines}")
 
 
-def _announce(header: Mapping[str, Any], report: PredictionReport, weights: Path) -> None:
+def _announce(report: PredictionReport) -> None:
+    header = report.header
     console.print(
-        f"{header['bundle']} {header['version']} on {header['device']}, weights {weights} "
-        f"(sha256 {header['weights_sha256'][:12]}…)",
+        f"{header['bundle']} {header['version']} on {header['device']}, weights "
+        f"{header['weights']} (sha256 {header['weights_sha256'][:12]}…)",
         soft_wrap=True,
         highlight=False,
     )
@@ -159,3 +138,5 @@ def _announce(header: Mapping[str, Any], report: PredictionReport, weights: Path
             f"are replaced, their report is kept as {report.replaces}",
             soft_wrap=True,
         )
+    for sentence in report.left_out:
+        console.print(f"[yellow]note:[/] {escape(sentence)}", soft_wrap=True)

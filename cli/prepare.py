@@ -5,25 +5,98 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, EnumMeta
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from importlib.metadata import entry_points
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import typer
 from rich.markup import escape
+from typer.main import get_command
 
 from mixseg.cli.console import clear_errors, console, datalist_table, error_console
-from mixseg.cli.prepare_folder import folder
-from mixseg.data.collections.base import Collection
-from mixseg.data.collections.registry import collections
+from mixseg.cli.lazy import HELP, Command, LazyCommand, LazyGroup
+
+if TYPE_CHECKING:
+    from mixseg.data.collections.base import Collection
+
+#: Group of the entry points of collections; that of the registry, which imports them all.
+_ENTRY_POINTS = "mixseg.collections"
+#: Collections of the project → the first paragraph of their help, which a test holds against it.
+_SHIPPED = {
+    "acdc": "Split ACDC by patient (80/5/15, stratified by pathology); nothing is copied.",
+    "la": "Split left-atrium scans (80/5/15), crop them around the heart and write their datalist.",
+    "wbc": "Split the white blood cells (80/5/15) and convert their masks of 0, 128 and 255.",
+}
+
+
+class _CollectionCommand(LazyCommand):
+    """The command of a collection, which is imported when it is called."""
+
+    def load(self, name: str) -> Any:
+        """Build the command."""
+        from mixseg.data.collections.registry import collections
+
+        app = typer.Typer(rich_markup_mode="rich", add_completion=False)
+        collection = next(one for one in collections() if one.name == name)
+        app.command(name, cls=Command, context_settings=HELP)(_command(collection))
+        return get_command(app)
+
+
+class _Collections(LazyGroup):
+    """``folder``, the collections of the project, and those of installed packages."""
+
+    lazy: ClassVar[Mapping[str, LazyCommand]] = {
+        "folder": LazyCommand(
+            "mixseg.cli.prepare_folder:folder",
+            "Find out what your images and labels are, report it, and write their datalist.",
+        ),
+        **{name: _CollectionCommand("", text) for name, text in _SHIPPED.items()},
+    }
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the help."""
+        return [*self.lazy, *self._others()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, imported; while the help is written, what stands there of it."""
+        others = self._others()
+        if cmd_name in others and cmd_name not in self.lazy:
+            return self.listed(cmd_name, others[cmd_name])
+        return super().get_command(ctx, cmd_name)
+
+    @staticmethod
+    def _others() -> dict[str, LazyCommand]:
+        return {
+            point.name: _CollectionCommand(
+                "", f"The collection of {point.value.partition(':')[0]}."
+            )
+            for point in entry_points(group=_ENTRY_POINTS)
+        }
+
 
 prepare_app = typer.Typer(
+    cls=_Collections,
     no_args_is_help=True,
     add_completion=False,
+    context_settings=HELP,
     help="Write the datalist of a public data set, or of your own.",
 )
-prepare_app.command("folder")(folder)
+
+
+@prepare_app.callback()
+def _prepare() -> None:
+    """Write the datalist of a public data set, or of your own."""
 
 
 def prepare(collection: Collection, **values: Any) -> None:
@@ -53,6 +126,7 @@ def _command(collection: Collection) -> Callable[..., None]:
         name, kind = parameter.name, hints[parameter.name]
         option = parameter.kind is inspect.Parameter.KEYWORD_ONLY
         flag = [f"--{name.replace('_', '-')}"] if kind is bool else []
+        flag = ["--output", "-o"] if name == "output" else flag
         info = (
             typer.Option(*flag, help=helps.get(name))
             if option
@@ -75,12 +149,6 @@ def _typed(kind: Any, name: str) -> Any:
     return kind
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Give ``app`` a command for each collection."""
-    for collection in collections():
-        app.command(collection.name)(_command(collection))
-
-
 @contextmanager
 def _notes() -> Iterator[None]:
     """Print what is said of the data as notes."""
@@ -91,6 +159,3 @@ def _notes() -> Iterator[None]:
         # Others (deprecations in a reader) are not about the data.
         if issubclass(warning.category, UserWarning):
             error_console.print(f"[yellow]note:[/] {escape(str(warning.message))}", soft_wrap=True)
-
-
-add_commands(prepare_app)

@@ -7,7 +7,7 @@ from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from statistics import median
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.markup import escape
@@ -21,14 +21,11 @@ from mixseg.cli.console import (
     fail,
     refuse_existing,
 )
-from mixseg.data.collections.registry import collections
-from mixseg.data.datalist import DATALIST_NAME, SPLITS
-from mixseg.data.file_checks import Fault
-from mixseg.data.folder.cases import KINDS, FolderCase
-from mixseg.data.folder.classes import ClassMap
-from mixseg.data.folder.inspection import FolderOptions, FolderReport, inspect_folder
-from mixseg.data.folder.split import DEFAULT_SPLIT
-from mixseg.data.folder.writing import write_folder
+
+if TYPE_CHECKING:
+    from mixseg.data.file_checks import Fault
+    from mixseg.data.folder.cases import FolderCase
+    from mixseg.data.folder.inspection import FolderOptions, FolderReport
 
 
 class Missing(str, Enum):
@@ -51,7 +48,9 @@ def folder(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Datalist to write, or its folder; default: beside the data."),
+        typer.Option(
+            "--output", "-o", help="Datalist to write, or its folder; default: beside the data."
+        ),
     ] = None,
     scribbles: Annotated[
         Path | None, typer.Option(help="Folder of hand-drawn scribbles, named as the images.")
@@ -64,10 +63,16 @@ def folder(
         typer.Option(help="Values of the classes in the files, in their order: 0,128,255."),
     ] = None,
     unlabeled: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Value of unlabelled voxels; default: the number of classes, 255 and -1. 0 is "
-            "taken in --scribbles alone."
+            help="Value of unlabeled voxels, or several with commas; default: none, or what "
+            "dataset.json names 'ignore'. 0 is taken in --scribbles alone."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="For smoothed or gray masks of one class: voxels of at least this value are it."
         ),
     ] = None,
     missing_classes: Annotated[
@@ -91,21 +96,25 @@ def folder(
     split: Annotated[
         str,
         typer.Option(
-            help="Training/validation/test: percent of the patients with full masks; or a file "
-            "with lists train, val and test; or splits_final.json:FOLD of nnU-Net."
+            help="Training/validation/test: percent of the patients with full masks, such as "
+            "70/10/20, which auto is from ten of them on (fewer all train); or a file with lists "
+            "train, val and test; or splits_final.json:FOLD of nnU-Net."
         ),
-    ] = DEFAULT_SPLIT,
+    ] = "70/10/20",
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report, and write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite an existing file.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     r"""Find out what your images and labels are, report it, and write their datalist.
 
     Every file is read. Cases with full masks, scribbles, some classes annotated or no label are
     told by the labels' values; cases are split by patient, and only those with full masks go to
-    validation and test. All faults are listed at once, and then nothing is written. Your files
-    are never changed: labels that need other values are copied beside the datalist.
+    validation and test: where there are fewer than ten, none does. All faults are listed at once,
+    and then nothing is written. Your files are never changed: labels that need other values are
+    copied beside the datalist.
 
     Examples:
 
@@ -117,12 +126,16 @@ def folder(
 
       mixseg prepare folder scans masks --scribbles drawn --allow-unlabeled --split 60/20/20
     """
+    from mixseg.data.folder.inspection import FolderOptions, inspect_folder
+    from mixseg.data.folder.writing import write_folder
+
     options = FolderOptions(
         labels,
         scribbles,
         None if classes is None else [name.strip() for name in classes.split(",")],
-        None if values is None else _numbers(values),
-        unlabeled,
+        None if values is None else _numbers("--values", values),
+        None if unlabeled is None else _numbers("--unlabeled", unlabeled),
+        threshold,
         missing_classes.value,
         allow_unlabeled,
         channel,
@@ -131,11 +144,11 @@ def folder(
         seed,
     )
     with clear_errors():
-        if labels is None and _prepared_otherwise(images, output, options, dry_run, force):
+        if labels is None and _prepared_otherwise(images, output, options, dry_run, overwrite):
             return
         path = _output_path(images, labels, output)
         if not dry_run:
-            refuse_existing(path, force)
+            refuse_existing(path, overwrite)
         report = inspect_folder(images, options, progress=not quiet)
         _print(report)
         if not dry_run and (reason := _unwritable(path)):
@@ -152,15 +165,17 @@ def folder(
         console.print(f"wrote {path}", soft_wrap=True)
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise fail(f"--values '{text}' is no list of whole numbers such as 0,128,255") from error
+        raise fail(f"{option} '{text}' is not a list of whole numbers such as 0,128,255") from error
 
 
 def _output_path(images: Path, labels: Path | None, output: Path | None) -> Path:
     """The datalist's file: as asked for, or where all the data lie below."""
+    from mixseg.data.datalist import DATALIST_NAME
+
     if output is not None:
         return output if output.suffix == ".json" else output / DATALIST_NAME
     images = images.resolve()
@@ -179,6 +194,8 @@ def _output_path(images: Path, labels: Path | None, output: Path | None) -> Path
 
 def _unwritable(path: Path) -> Fault | None:
     """Why nothing can be written at ``path``, if so, before anything is."""
+    from mixseg.data.file_checks import Fault
+
     folder = path.absolute().parent
     place = next(p for p in (folder, *folder.parents) if p.exists())
     if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
@@ -188,9 +205,12 @@ def _unwritable(path: Path) -> Fault | None:
 
 
 def _prepared_otherwise(
-    images: Path, output: Path | None, options: FolderOptions, dry_run: bool, force: bool
+    images: Path, output: Path | None, options: FolderOptions, dry_run: bool, overwrite: bool
 ) -> bool:
     """Hand the folder of a known collection to the command that knows it."""
+    from mixseg.data.collections.registry import collections
+    from mixseg.data.folder.inspection import FolderOptions
+
     if not images.is_dir():
         return False
     known = next((one for one in collections() if one.instead_of_folder(images)), None)
@@ -217,7 +237,7 @@ def _prepared_otherwise(
         console.print("nothing is written (--dry-run)")
         return True
     path = None if output is None else _output_path(images, None, output)
-    done = known.prepare(images, output=path, seed=options.seed, force=force)
+    done = known.prepare(images, output=path, seed=options.seed, overwrite=overwrite)
     console.print(datalist_table(done.datalist, title))
     console.print(f"wrote {done.written[-1]}", soft_wrap=True)
     return True
@@ -231,7 +251,7 @@ def _print(report: FolderReport) -> None:
         console.print(_image_table(report.cases))
     if report.classes is not None and report.cases:
         console.print(_class_table(report))
-    for note in report.notes:
+    for note in (*report.notes, *report.uses):
         error_console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
 
 
@@ -244,6 +264,9 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _case_table(report: FolderReport) -> Table:
+    from mixseg.data.datalist import SPLITS
+    from mixseg.data.folder.cases import KINDS
+
     table = _table("cases", "recognised as", "cases", "patients", "with scribble", *SPLITS)
     for kind, text in KINDS.items():
         cases = [case for case in report.cases if case.kind == kind]
@@ -260,13 +283,15 @@ def _case_table(report: FolderReport) -> Table:
 
 
 def _class_table(report: FolderReport) -> Table:
+    from mixseg.data.folder.classes import ClassMap
+
     classes = cast(ClassMap, report.classes)
     count = len(classes.names)
     table = _table("labels", "class", "index", "value in files", "cases", "voxels", "share")
     total = sum(sum(case.voxels.values()) for case in report.cases)
     rows = [*zip(classes.names, range(count), map(str, classes.codes), strict=True)]
     unlabeled = ", ".join(str(value) for value in report.values)
-    rows += [("(unlabelled)", count, unlabeled)] if report.values else []
+    rows += [("(unlabeled)", count, unlabeled)] if report.values else []
     for name, index, values in rows:
         voxels = [case.voxels[index] for case in report.cases if index in case.voxels]
         written = report.unlabeled if index == count else index

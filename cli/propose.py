@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixseg.apps.bundle.run import shown
-from mixseg.apps.predict.pipeline import OutputError, choose_device
-from mixseg.apps.self_train.cases import BOTH_FILES, read_selection
-from mixseg.apps.self_train.proposals import (
-    Proposals,
-    proposal_table,
-    propose_masks,
-    proposing,
-    trained,
-)
-from mixseg.cli.console import clear_errors, console, fail
-from mixseg.configuration.loading import load
-from mixseg.configuration.settings import read_settings, settings_in
+from mixseg.cli.console import clear_errors, console, fail, this_command
 
-#: Knobs that have another name here.
-OWN_OPTIONS = {
-    "bundle_root": "the argument BUNDLE",
-    "output_dir": "-o",
-    "ckpt_dir": "--checkpoint",
-    "checkpoint": "--checkpoint",
-    "exported": "--checkpoint",
-    "device": "--device",
-    "progress": "--quiet",
-}
+if TYPE_CHECKING:
+    from mixseg.apps.self_train.proposals import Proposals
 
 
 def propose(
-    context: typer.Context,
-    bundle: Annotated[
-        str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
+    run: Annotated[
+        str,
+        typer.Argument(help="Folder of a run; or of a bundle with weights, its zip, or its name."),
     ],
-    dataset_dir: Annotated[
-        Path,
-        typer.Option(
-            "--dataset_dir", "--dataset-dir", help="The data that the bundle was trained on."
-        ),
-    ],
+    data: Annotated[Path, typer.Option(help="The data that it was trained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the proposals.")],
     branch: Annotated[
         str | None,
@@ -59,15 +33,9 @@ def propose(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
     ] = None,
-    checkpoint: Annotated[
+    weights: Annotated[
         Path | None,
-        typer.Option(
-            "--checkpoint", "--weights", help="Weights; default: the bundle's own, as for predict."
-        ),
-    ] = None,
-    config: Annotated[
-        list[Path] | None,
-        typer.Option(help="File of knobs to pass after the bundle's; can be repeated."),
+        typer.Option(help="Weights; default: the run's own, as for predict."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict finished cases again.")
@@ -76,26 +44,22 @@ def propose(
 ) -> None:
     """Segment the training cases that have no full mask, and write them as a datalist.
 
-    The cases are those that the bundle's train.yaml takes as partially labelled; their full masks
-    are not opened. In the new datalist they are 'noisy', beside the fully labelled ones; train on
-    it with --noisy_as full. The same command goes on where it was interrupted.
+    The cases are those that the run was trained on as partially labeled or without a label; their
+    full masks are not opened. In the new datalist they are 'noisy', beside the fully labeled ones;
+    train on it with --noisy-as full. Interrupted, the same command resumes.
 
-    Examples:
+    Example:
 
-      mixseg propose acdc_lv_confkd --dataset_dir ACDC -o proposals --num_full 3
-
-      mixseg propose la_confkd --dataset_dir LA -o proposals --weights run/models/model.pt
-
-    Give the knobs that the bundle was trained with, of train.yaml or inference.yaml.
+      mixseg propose run --data ACDC -o proposals
     """
+    from mixseg.apps.predict.pipeline import OutputError, choose_device
+    from mixseg.apps.self_train.cases import read_selection
+    from mixseg.apps.self_train.proposals import propose_masks, trained
+
     with clear_errors():
-        source = trained(bundle, checkpoint, config or ())
-        train = source.files("train.yaml")
-        known = settings_in(load(train[0]), load(source.files("inference.yaml")[0]))
-        knobs = read_settings(context.args, known, BOTH_FILES, OWN_OPTIONS)
+        source = trained(run, weights, branch)
         chosen = choose_device(device)
-        selection = read_selection(train, knobs, dataset_dir)
-        source = proposing(source, knobs, branch, knobs)
+        selection = read_selection(source.files("train.yaml"), data)
         console.print(
             f"{len(selection.proposed)} cases to propose, {len(selection.full)} with full masks; "
             f"{source.folder.name} on {chosen}, weights {source.weights}",
@@ -113,18 +77,20 @@ def propose(
                 progress=not quiet,
             )
         except KeyboardInterrupt:
-            console.print(f"\n[yellow]interrupted; to go on:[/] {go_on()}", soft_wrap=True)
+            console.print(f"\n[yellow]interrupted; to resume:[/] {this_command()}", soft_wrap=True)
             raise typer.Exit(130) from None
         except OutputError as error:
             raise fail(
                 f"'{output}' cannot be written ({error}): make room, or choose another -o; what "
-                "is finished is kept, the same command goes on"
+                "is finished is kept, the same command resumes"
             ) from error
     summarize(proposals)
 
 
 def summarize(proposals: Proposals) -> None:
     """Print the table and how many proposals are empty; end with status 1 where a case failed."""
+    from mixseg.apps.self_train.proposals import proposal_table
+
     report = proposals.report
     console.print(proposal_table(proposals))
     found = f", {report.skipped} were finished already" if report.skipped else ""
@@ -145,8 +111,3 @@ def summarize(proposals: Proposals) -> None:
             f"written:{lines}"
         )
     console.print(f"datalist: {proposals.datalist}", soft_wrap=True, highlight=False)
-
-
-def go_on() -> str:
-    """The command line of this process, as one would type it."""
-    return shown(["mixseg", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""``mixseg quickstart``: from nothing to a trained student beside its lower bound, in minutes."""
+"""``mixseg quickstart``: from nothing to a trained network beside its lower bound, in minutes."""
 
 from __future__ import annotations
 
@@ -8,50 +8,55 @@ from typing import Annotated
 
 import typer
 
-from mixseg.apps.quickstart.report import METHODS, markdown_report, screen_table
-from mixseg.apps.quickstart.run import (
-    BUNDLE,
-    FIGURES,
-    Quickstart,
-    find_repository,
-    read_configuration,
-    record_figures,
-)
 from mixseg.cli.console import clear_errors, console, show
-from mixseg.configuration.settings import setting_texts
-from mixseg.files.atomic import strict_json, write_bytes_atomic
 
 
 def quickstart(
     context: typer.Context,
-    output: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("quickstart"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to work in.")] = Path(
+        "quickstart"
+    ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of data and training.")] = 0,
     patients: Annotated[int, typer.Option(min=3, help="Patients of the phantom.")] = 32,
-    force: Annotated[bool, typer.Option("--force", help="Start over in OUTPUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in OUTPUT.")] = False,
     record: Annotated[
         bool,
         typer.Option("--record", help="Maintainers: renew the numbers and pictures of the README."),
     ] = False,
 ) -> None:
-    """Make synthetic data, train the lower bound and KL+Ent on it, and compare them.
+    """Make synthetic data, train on masks alone and on masks and scribbles, and compare both.
 
-    Every command that it runs is shown. Interrupt it at any time: the same command goes on.
+    Every command that it runs is shown. Interrupt it at any time: the same command resumes.
     Knobs of the bundle can be added, for example: --max_epochs 3 --num_full 5
     """
+    from mixseg.apps.quickstart.report import METHODS, markdown_report, screen_table
+    from mixseg.apps.quickstart.run import (
+        BUNDLE,
+        FIGURES,
+        Quickstart,
+        check_patients,
+        find_repository,
+        read_configuration,
+        record_figures,
+    )
+    from mixseg.configuration.settings import setting_texts
+    from mixseg.files.atomic import strict_json, write_bytes_atomic
+
     with clear_errors():
         root = find_repository()
         known, digest = read_configuration(root / "bundles" / BUNDLE / "configs")
         knobs = setting_texts(context.args, known, f"the bundle {BUNDLE}")
+        check_patients(patients, known, knobs)
         settings = {"patients": patients, "seed": seed, "knobs": knobs, "configuration": digest}
         work = Quickstart(root, output, settings, knobs, show)
-        work.open(force)
+        work.open(overwrite)
         try:
             work.step("phantom", work.phantom)
             for run, title in METHODS.items():
                 work.step(f"{title}: training", partial(work.train, run))
                 work.step(f"{title}: test", partial(work.evaluate, run))
         except KeyboardInterrupt:
-            console.print("\n[yellow]interrupted; the same command goes on from here[/]")
+            console.print("\n[yellow]interrupted; the same command resumes[/]")
             raise typer.Exit(130) from None
         results = work.results()
         write_bytes_atomic(output / "results.json", strict_json(results).encode())

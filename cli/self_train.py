@@ -3,65 +3,43 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from filelock import FileLock, Timeout
 
-from mixseg.apps.predict.pipeline import OutputError, choose_device
-from mixseg.apps.self_train.cases import (
-    BOTH_FILES,
-)
-from mixseg.apps.self_train.proposals import Trained, trained
-from mixseg.apps.self_train.rounds import SelfTraining
-from mixseg.apps.self_train.student import (
-    decisive_settings,
-    find_student,
-    make_student,
-    make_teacher,
-    own_knobs,
-    refuse_other_classes,
-)
-from mixseg.apps.self_train.table import round_table, write_rounds
-from mixseg.cli.console import clear_errors, console, fail, show
-from mixseg.cli.propose import go_on
-from mixseg.configuration.loading import configurations, load
-from mixseg.configuration.settings import read_settings, settings_in
-from mixseg.files.atomic import ensure_writable
-from mixseg.files.provenance import environment
+from mixseg.cli.console import clear_errors, console, fail, show, this_command
 
-#: Knobs that have another name here, or that the rounds decide.
+if TYPE_CHECKING:
+    from mixseg.apps.self_train.rounds import SelfTraining
+
+#: Settings of the student that have another name here, or that the rounds decide.
 _OWN_OPTIONS = {
-    "bundle_root": "the arguments",
+    "bundle_root": "--student",
+    "dataset_dir": "--data",
     "output_dir": "-o",
     "ckpt_dir": "-o",
-    "checkpoint": "--checkpoint",
-    "exported": "--checkpoint",
-    "branch": "--branch",
     "device": "--device",
     "progress": "--quiet",
     "resume": "each round",
+    **dict.fromkeys(("datalist", "num_full", "num_partial", "num_unlabeled"), "the teacher"),
 }
 
 
 def self_train(
     context: typer.Context,
     teacher: Annotated[
-        str, typer.Argument(help="Trained bundle: a folder, a zip of 'mixseg pack', or a name.")
+        str,
+        typer.Argument(help="Folder of a run; or of a bundle with weights, its zip, or its name."),
     ],
-    dataset_dir: Annotated[
-        Path,
-        typer.Option(
-            "--dataset_dir", "--dataset-dir", help="The data that the teacher was trained on."
-        ),
-    ],
+    data: Annotated[Path, typer.Option(help="The data that the teacher was trained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the rounds.")],
     rounds: Annotated[int, typer.Option(help="Networks to train, one after another.")],
     student: Annotated[
         str | None,
-        typer.Option(help="Bundle trained in each round; default: the single-branch one."),
+        typer.Option(help="Bundle trained in each round; default: one branch, for the same data."),
     ] = None,
     split: Annotated[
         str,
@@ -70,19 +48,12 @@ def self_train(
     branch: Annotated[
         str | None, typer.Option(help="The teacher's; default: the one it predicts with.")
     ] = None,
-    checkpoint: Annotated[
+    weights: Annotated[
         Path | None,
-        typer.Option("--checkpoint", "--weights", help="The teacher's; default: its bundle's own."),
-    ] = None,
-    teacher_knob: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE for the teacher, where it differs; can be repeated."),
-    ] = None,
-    teacher_config: Annotated[
-        list[Path] | None, typer.Option(help="The teacher's file of knobs; can be repeated.")
+        typer.Option(help="The teacher's; default: its bundle's own."),
     ] = None,
     config: Annotated[
-        list[Path] | None, typer.Option(help="The student's file of knobs; can be repeated.")
+        list[Path] | None, typer.Option(help="The student's file of settings; can be repeated.")
     ] = None,
     keep_scribbles: Annotated[
         bool,
@@ -98,33 +69,44 @@ def self_train(
     """Train a fresh network on a teacher's proposals, the next one on its proposals, and so on.
 
     Each round has a folder with its proposals, weights, curves and validation scores; rounds.md
-    compares them. Interrupt it at any time: the same command goes on. More rounds can be added.
+    compares them. Interrupt it at any time: the same command resumes. More rounds can be added.
 
     Examples:
 
-      mixseg self-train acdc_lv_confkd --dataset_dir ACDC -o rounds --rounds 3 --num_full 3
+      mixseg self-train run --data ACDC -o rounds --rounds 3
 
-      mixseg self-train la_confkd --weights kl/model.pt --dataset_dir LA -o rounds --rounds 3
+      mixseg self-train run --data ACDC -o rounds --rounds 1 --student acdc_lv_confkd
+      --config rows/decoupled.yaml --noisy-as partial --inference-branch teacher --lambda-w 1
 
-      mixseg self-train acdc_lv_confkd --weights kl/model.pt --dataset_dir ACDC -o rounds --rounds 1
-      --student acdc_lv_decoupled --noisy_as partial --inference_branch teacher --lambda_w 1
-
-    Knobs of the student can be added. Those of data and network hold for the teacher as well.
+    Settings of the student's train.yaml are options. Its classes are the teacher's.
     """
+    from mixseg.apps.predict.pipeline import OutputError, choose_device
+    from mixseg.apps.self_train.cases import read_selection
+    from mixseg.apps.self_train.proposals import trained
+    from mixseg.apps.self_train.rounds import SelfTraining
+    from mixseg.apps.self_train.student import (
+        decisive_settings,
+        find_student,
+        make_student,
+        refuse_other_classes,
+    )
+    from mixseg.configuration.loading import configurations
+    from mixseg.configuration.settings import read_settings, settings_in, settings_of
+    from mixseg.files.atomic import ensure_writable
+
     with clear_errors():
         if rounds < 1:
             raise ValueError(f"--rounds is {rounds}: train one network at least")
         if split not in ("validation", "test"):
             raise ValueError(f"--split is '{split}': give validation or test")
-        source = trained(teacher, checkpoint, teacher_config or (), "--teacher-config")
-        folder = find_student(source.folder, student)
-        overlays = tuple(configurations(folder, config or ()))
+        source = trained(teacher, weights, branch)
+        folder, row = find_student(source.folder, student)
+        overlays = (*row, *configurations(folder, config or ()))
         chosen = choose_device(device)
-        knobs = _read(context.args, source, folder, overlays)
-        source, selection = make_teacher(
-            source, own_knobs(teacher_knob or (), source, _OWN_OPTIONS), knobs, dataset_dir, branch
-        )
-        learner = make_student(folder, overlays, knobs, selection, device)
+        known = settings_in(settings_of([folder / "configs" / "train.yaml", *overlays]))
+        given = read_settings(context.args, known, f"the student, {folder.name}", _OWN_OPTIONS)
+        selection = read_selection(source.files("train.yaml"), data)
+        learner = make_student(folder, overlays, given, source, selection, device)
         refuse_other_classes(learner, selection)
         ensure_writable([output], "-o")
         work = SelfTraining(
@@ -132,7 +114,7 @@ def self_train(
             source,
             learner,
             selection,
-            dataset_dir=dataset_dir,
+            dataset_dir=data,
             device=chosen,
             keep_scribbles=keep_scribbles,
             progress=not quiet,
@@ -151,12 +133,12 @@ def self_train(
                 f"another self-training works in '{output}': wait for it, or choose another -o"
             ) from error
         except KeyboardInterrupt:
-            console.print(f"\n[yellow]interrupted; to go on:[/] {go_on()}", soft_wrap=True)
+            console.print(f"\n[yellow]interrupted; to resume:[/] {this_command()}", soft_wrap=True)
             raise typer.Exit(130) from None
         except OutputError as error:
             raise fail(
                 f"'{output}' cannot be written ({error}): make room; what is finished is kept, "
-                "the same command goes on"
+                "the same command resumes"
             ) from error
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -164,6 +146,9 @@ def self_train(
 
 def _run(work: SelfTraining, rounds: int, split: str, settings: Mapping[str, Any]) -> None:
     """The rounds, and their table after each."""
+    from mixseg.apps.self_train.table import round_table, write_rounds
+    from mixseg.files.provenance import environment
+
     lines: list[dict[str, Any]] = []
     for number in range(1, rounds + 1):
         lines.append(work.run(number))
@@ -174,13 +159,3 @@ def _run(work: SelfTraining, rounds: int, split: str, settings: Mapping[str, Any
     weights = work.folder(rounds) / "models" / "model.pt"
     console.print(f"last weights: {weights}", soft_wrap=True, highlight=False)
     console.print(f"table: {work.output / 'rounds.md'}", soft_wrap=True, highlight=False)
-
-
-def _read(
-    arguments: Sequence[str], teacher: Trained, folder: Path, overlays: Sequence[Path]
-) -> dict[str, Any]:
-    student = [load(folder / "configs" / name) for name in ("train.yaml", "inference.yaml")]
-    known = settings_in(
-        load(teacher.folder / "configs" / "inference.yaml"), *student, *map(load, overlays)
-    )
-    return read_settings(arguments, known, BOTH_FILES, _OWN_OPTIONS)

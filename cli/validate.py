@@ -10,13 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from mixseg.cli.console import clear_errors, console, datalist_table
-from mixseg.data.checks import validate_datalist
-from mixseg.data.datalist import Datalist
 
 
 def validate(
     datalist: Annotated[Path, typer.Argument(help="The datalist JSON.")],
-    dataset_dir: Annotated[
+    data: Annotated[
         Path | None,
         typer.Option(help="Folder that relative paths start from; default: the datalist's own."),
     ] = None,
@@ -26,20 +24,26 @@ def validate(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Check a datalist and every file it names; exit status 1 if anything is wrong."""
+    from mixseg.data.checks import validate_datalist
+    from mixseg.data.datalist import Datalist
+    from mixseg.data.file_checks import group_faults
+
     with clear_errors():
         loaded = Datalist.load(datalist)
-        faults = validate_datalist(
-            loaded, dataset_dir, check_voxels=not headers_only, progress=not quiet
-        )
+        faults = validate_datalist(loaded, data, check_voxels=not headers_only, progress=not quiet)
     console.print(datalist_table(loaded, str(datalist)))
     if faults:
         table = Table(show_lines=True)
         for name in ("", "file", "case", "problem", "mend"):
             table.add_column(name, overflow="fold")
-        for fault in faults:
+        for fault, others in group_faults(faults):
             style = "red" if fault.level == "error" else "yellow"
             case = f"{fault.case_id} ({fault.split})" if fault.case_id else ""
-            cells = (escape(text) for text in (fault.file, case, fault.problem, fault.mend))
+            file = fault.file
+            if others:
+                names = ", ".join(Path(name).name for name in others[:20])
+                file += f"\nand {len(others)} more: {names}{', …' * (len(others) > 20)}"
+            cells = (escape(text) for text in (file, case, fault.problem, fault.mend))
             table.add_row(f"[{style}]{fault.level}[/]", *cells)
         console.print(table)
     errors = sum(fault.level == "error" for fault in faults)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.apps.bundle.find import remember
-from mixseg.apps.pack.verify import Outcome, folder_of, verify_bundle
 from mixseg.cli.console import clear_errors, console, fail
+
+if TYPE_CHECKING:
+    from mixseg.apps.pack.verify import Outcome
 
 
 def verify(
@@ -37,6 +38,9 @@ def verify(
 
     mixseg verify dist/acdc_lv_confkd_v0.1.0.zip
     """
+    from mixseg.apps.bundle.find import remember
+    from mixseg.apps.pack.verify import folder_of, verify_bundle
+
     places = bundles or sorted(p.parent for p in Path("bundles").glob("*/configs"))
     if not places:
         raise fail("no bundle below ./bundles: name the folders to verify")

@@ -17,10 +17,14 @@ from mixseg.configuration.settings import (
     settings_in,
     unknown_options,
 )
-from mixseg.configuration.start import start_command
-from mixseg.configuration.yaml_text import set_knobs
+from mixseg.configuration.start import RunRefusedError, begin_training, start_command
+from mixseg.configuration.workflow import bundle_folder
+from mixseg.configuration.yaml_text import set_values
 
 __all__ = [
+    "RunRefusedError",
+    "begin_training",
+    "bundle_folder",
     "cause_of",
     "configurations",
     "end_with_parent",
@@ -29,7 +33,7 @@ __all__ = [
     "overlays",
     "read_parser",
     "read_settings",
-    "set_knobs",
+    "set_values",
     "setting_texts",
     "settings_in",
     "silence",

@@ -5,56 +5,110 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
-import sys
+import itertools
+import json
+import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import monai.bundle
-from monai.bundle import ConfigParser
+import yaml
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from mixseg.configuration.loading import load
+from mixseg.configuration.workflow import running_parser
 
 __all__ = [
-    "false_as_text",
     "literal",
+    "misread_values",
+    "one_dash",
     "read_settings",
     "run_settings",
     "setting_texts",
     "settings_in",
+    "settings_of",
     "suggestion",
     "unknown_options",
+    "value_of",
 ]
 
 #: Options of ``monai.bundle run`` itself, and those that its ``--tracking mlflow`` reads.
-_RUN_OPTIONS = frozenset(inspect.signature(monai.bundle.run).parameters) - {"override"}
+_RUN_OPTIONS = frozenset[str]().union(
+    *(
+        inspect.signature(function).parameters
+        for function in (monai.bundle.run, monai.bundle.create_workflow, ConfigWorkflow)
+    )
+) - {"override", "kwargs"}
+#: What every training knows, whether or not its configuration names it.
+_TRAINING_OPTIONS = frozenset({"overwrite"})
 _TRACKING_OPTIONS = frozenset(
     {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 )
 
+#: What a workflow consists of, and where it reads and writes.
+_WORKFLOW = frozenset({"imports", "initialize", "run", "training", "evaluating", "inference"})
+_WORKFLOW |= {"finalize", "_meta_"}
+_PLACES = frozenset({"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir"})
+_PLACES |= {"checkpoint", "device", "resume", "overwrite", "progress"}
 
-def run_settings(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """The settings of the ``monai.bundle run`` under way: plain values, expressions as written.
 
-    Args:
-        argv: the command line; None for :data:`sys.argv`.
+def run_settings() -> dict[str, Any]:
+    """The settings of the bundle workflow under way, expressions by their values.
 
     Returns:
-        Name → value of the entries of each configuration file up to its first component, with
-        those of the command line; empty in another program.
+        As of :func:`written_settings`. An expression whose value JSON cannot hold stands as it is
+        written.
     """
-    argv = sys.argv if argv is None else argv
-    given = _given(argv[1:])
-    if "config_file" not in given:
+    parser = running_parser()
+    return {} if parser is None else {name: _value(parser, name) for name in written_settings()}
+
+
+def _value(parser: ConfigParser, name: str) -> Any:
+    """An entry's value, or the entry as it is written where that is nothing for JSON."""
+    try:
+        value = parser.get_parsed_content(name)
+        json.dumps(value)
+    except Exception:  # whatever an expression raises
+        return parser.get(name)
+    return value
+
+
+def written_settings() -> dict[str, Any]:
+    """The settings of the bundle workflow under way, expressions as written.
+
+    Returns:
+        Name → value of each entry at the top of the configuration that is no component, names
+        none, and is no place of the machine; empty outside a workflow.
+    """
+    parser = running_parser()
+    if parser is None:
         return {}
-    files = given["config_file"]
-    settings: dict[str, Any] = {}
-    for file in files.split(",") if isinstance(files, str) else files:
-        for name, value in ConfigParser.load_config_file(file).items():
-            if isinstance(value, dict) or "#" in name:
-                break
-            settings[name.removeprefix("+")] = given.get(name, value)
-    places = {"imports", "bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir"}
-    places |= {"checkpoint", "device"}
-    return {name: value for name, value in settings.items() if name not in places}
+    config: dict[str, Any] = parser.get()
+    parts = {name for name, value in config.items() if not _is_plain(value)}
+    left_out = parts | _PLACES | _WORKFLOW
+    return {
+        name: value
+        for name, value in config.items()
+        if name not in left_out and not _named(value) & parts
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value holds no component."""
+    if isinstance(value, dict):
+        return "_target_" not in value and all(map(_is_plain, value.values()))
+    return not isinstance(value, list) or all(map(_is_plain, value))
+
+
+def _named(value: Any) -> set[str]:
+    """Entries at the top that the expressions and references in a value name."""
+    if isinstance(value, (dict, list)):
+        items = value.values() if isinstance(value, dict) else value
+        return set().union(*map(_named, items))
+    is_code = isinstance(value, str) and value[:1] in ("@", "$")
+    return set(re.findall(r"@(\w+)", value)) if is_code else set()
 
 
 def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:
@@ -71,7 +125,7 @@ def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:
     if "config_file" not in given:
         return {}
     known = set(ConfigParser.load_config_files(given["config_file"]))
-    known = {name.removeprefix("+") for name in known} | _RUN_OPTIONS
+    known = {name.removeprefix("+") for name in known} | _RUN_OPTIONS | _TRAINING_OPTIONS
     if "tracking" in given:
         known |= _TRACKING_OPTIONS
     return {
@@ -81,25 +135,41 @@ def unknown_options(arguments: Sequence[str]) -> dict[str, list[str]]:
     }
 
 
-def false_as_text(arguments: Sequence[str]) -> list[str]:
-    """Switches that are given as ``false``, a text that counts as true.
+def misread_values(arguments: Sequence[str]) -> dict[str, Any]:
+    """Values that YAML would understand, and that reach the configuration as texts.
 
-    Python Fire, which reads MONAI's command line, knows Python's ``False`` alone. ``true`` is
-    text as well, but means what it says.
+    Python Fire, which reads MONAI's command line, knows Python's ``False`` and ``None`` alone; a
+    text ``false`` counts as true. In the file of ``--args_file`` a number such as ``1e-3`` is a
+    text, since PyYAML wants a point in it.
+
+    Args:
+        arguments: as for :func:`unknown_options`.
+
+    Returns:
+        Name → the value that was meant.
+    """
+    given = _given(arguments)
+    if "config_file" not in given:
+        return {}
+    config = ConfigParser.load_config_files(given["config_file"])
+    meant = {
+        name: value_of(value, config.get(name))
+        for name, value in given.items()
+        if isinstance(value, str) and name not in _RUN_OPTIONS
+    }
+    return {name: value for name, value in meant.items() if not isinstance(value, str)}
+
+
+def one_dash(arguments: Sequence[str]) -> list[str]:
+    """Options that begin with one dash, which Python Fire takes for values of MONAI's own ones.
 
     Args:
         arguments: as for :func:`unknown_options`.
     """
-    given = _given(arguments)
-    if "config_file" not in given:
-        return []
-    config = ConfigParser.load_config_files(given["config_file"])
     return [
-        name
-        for name, value in given.items()
-        if isinstance(config.get(name), bool)
-        and isinstance(value, str)
-        and value.lower() in ("false", "no", "off")
+        argument
+        for before, argument in itertools.pairwise(["", *arguments])
+        if re.match(r"-[A-Za-z]", argument) and not (before.startswith("--") and "=" not in before)
     ]
 
 
@@ -132,6 +202,41 @@ def literal(text: str) -> Any:
         return text
 
 
+def value_of(text: str, present: Any = None) -> Any:
+    """A value of the command line, as Python or YAML understands it.
+
+    Args:
+        text: a Python literal (``[8,16]``, ``None``, ``1e-3``), YAML's ``true``, ``null``,
+            ``[a, b]`` or ``{a: 1}``, or any other text.
+        present: the value that it replaces. ``none`` is null where that is not a text.
+
+    Returns:
+        The value; the text itself where it is neither.
+    """
+    is_text = isinstance(present, str) and not present.startswith(("$", "@", "%"))
+    value = literal(text)
+    if value != text or not isinstance(value, str):
+        return value
+    if not text or text.lower() == "none":
+        return text if is_text or not text else None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, (list, dict)) and text[0] in "[{":
+        return _with_numbers(value)
+    return value if value is None or isinstance(value, bool) else text
+
+
+def _with_numbers(value: Any) -> Any:
+    """What YAML reads, numbers such as ``1e-3`` among it."""
+    if isinstance(value, list):
+        return [_with_numbers(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _with_numbers(one) for name, one in value.items()}
+    return literal(value) if isinstance(value, str) else value
+
+
 def suggestion(near: list[str]) -> str:
     """What is said of the known names that resemble an unknown one."""
     return f" (did you mean --{near[0]}?)" if near else ""
@@ -142,24 +247,29 @@ def setting_texts(arguments: Sequence[str], known: Collection[str], owner: str) 
 
     Args:
         arguments: what the command line has beyond the command's own options.
-        known: names of the knobs that there are.
-        owner: what has these knobs, for the message.
+        known: names of the settings that there are. They may be written with hyphens, and an
+            entry below one of them as ``--optimizer#lr``.
+        owner: what has these settings, for the message.
 
     Raises:
-        ValueError: a name that is no knob, or a name without a value.
+        ValueError: a name that is not a setting, or a name without a value.
     """
-    knobs: dict[str, str] = {}
+    settings: dict[str, str] = {}
     rest = list(arguments)
     while rest:
-        name, separator, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or name[2:] not in known:
-            raise ValueError(f"'{name}' is neither an option nor a knob of {owner}")
+        written, separator, value = rest.pop(0).partition("=")
+        name = written.removeprefix("--").replace("-", "_")
+        if not written.startswith("--") or re.split("#|::", name)[0] not in known:
+            near = difflib.get_close_matches(name.lstrip("_"), list(known), n=1)
+            raise ValueError(
+                f"'{written}' is neither an option nor a setting of {owner}{suggestion(near)}"
+            )
         if not separator:
             if not rest:
-                raise ValueError(f"'{name}' needs a value")
+                raise ValueError(f"'{written}' needs a value")
             value = rest.pop(0)
-        knobs[name[2:]] = value
-    return knobs
+        settings[name] = value
+    return settings
 
 
 def read_settings(
@@ -168,9 +278,7 @@ def read_settings(
     owner: str = "inference.yaml",
     own: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """``--name value`` pairs, the values as Python literals where they are some.
-
-    Switches take ``true`` and ``false`` in lower case too: as texts both would count as true.
+    """``--name value`` pairs, the values as :func:`value_of` understands them.
 
     Args:
         arguments: what the command line has beyond the command's own options.
@@ -185,10 +293,15 @@ def read_settings(
     for name in texts:
         if name in own:
             raise ValueError(f"'--{name}' is given by {own[name]} here")
-    return {
-        name: literal(text.capitalize() if isinstance(known[name], bool) else text)
-        for name, text in texts.items()
-    }
+    return {name: value_of(text, known.get(name)) for name, text in texts.items()}
+
+
+def settings_of(files: Sequence[Path]) -> dict[str, Any]:
+    """The entries of configuration files as they are written, those of later files first."""
+    merged: dict[str, Any] = {}
+    for file in files:
+        merged |= {name.removeprefix("+"): value for name, value in load(file).items()}
+    return merged
 
 
 def settings_in(*configs: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,15 @@ from mixseg.data.file_checks import (
     Fault,
     Rules,
     case_fault,
+    describe_faults,
     examine_case,
     grid_faults,
 )
 
+_NO_VALIDATION = (
+    "the validation split is empty",
+    "a training keeps its last weights; cross-validation scores them (mixseg train --folds)",
+)
 _WORKERS = min(8, (os.cpu_count() or 1) + 2)
 
 
@@ -34,8 +39,8 @@ def validate_datalist(
     Args:
         datalist: the datalist.
         base_dir: folder that relative paths start from; None for the datalist's own.
-        splits: splits to check; None for all. An empty training or validation split among them is
-            a fault.
+        splits: splits to check; None for all. An empty training split among them is an error, an
+            empty validation split a note.
         check_voxels: also read the voxels. Without it only headers are read: damage in the
             compressed data, NaN, constant images and label values are not seen.
         progress: show a progress bar on standard error.
@@ -99,8 +104,9 @@ def check_cases(
     Args:
         training: items of :func:`mixseg.data.subset.select_cases`; None leaves the split out, an
             empty list is a fault.
-        validation: items of :func:`mixseg.data.subset.split_cases`; likewise.
-        test: items of ``split_cases``; likewise, but an empty list is no fault.
+        validation: items of :func:`mixseg.data.subset.split_cases`; an empty list is a note: the
+            training keeps its last weights.
+        test: items of ``split_cases``; an empty list is no fault.
         classes: the datalist's classes, or their number.
         unlabeled: the datalist's unlabelled value; None for the number of classes.
         foreground: classes that count as labelled once a mask is eroded (an eroded mask labels
@@ -191,10 +197,12 @@ def _validate(
 
 def _structure_faults(cases: Sequence[Case], needed: Sequence[str]) -> list[Fault]:
     """Faults that no file needs to be opened for."""
+    empty = [split for split in needed if not any(case.split == split for case in cases)]
     faults = [
-        Fault(split, split, "", f"the {split} split is empty", "add cases to the datalist")
-        for split in needed
-        if not any(case.split == split for case in cases)
+        Fault("validation", "validation", "", *_NO_VALIDATION, level="note")
+        if split == "validation"
+        else Fault(split, split, "", f"the {split} split is empty", "add cases to the datalist")
+        for split in empty
     ]
     ids: dict[str, str] = {}
     images: dict[str, str] = {}
@@ -238,7 +246,7 @@ def _structure_faults(cases: Sequence[Case], needed: Sequence[str]) -> list[Faul
 def _raise_errors(faults: list[Fault]) -> list[Fault]:
     errors = [f for f in faults if f.level == "error"]
     if errors:
-        lines = "\n".join(f"  {fault}" for fault in errors)
+        lines = "\n".join(f"  {line}" for line in describe_faults(errors))
         plural = "faults" if len(errors) > 1 else "fault"
         raise DatalistError(f"{len(errors)} {plural} in the data; nothing is trained:\n{lines}")
     return [f for f in faults if f.level == "note"]

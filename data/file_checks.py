@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +16,25 @@ from mixseg.files.reading import (
     UnreadableError,
     Volume,
     count_values,
-    is_palette,
     is_picture,
     open_volume,
 )
+
+#: Distance beyond the usual intensities, in their range, that is an outlier; and one in any case.
+_FAR, _HUGE = 1e4, 1e15
+#: What helps where a label has values between its classes.
+INTERPOLATED = (
+    "a label map holds class indices; it may have been resampled with interpolation, so export it "
+    "again with nearest neighbor, or, if it is a mask of one class, give 'mixseg prepare folder' "
+    "--threshold"
+)
+#: A label map of more values may be a smoothed mask.
+_FEW_VALUES = 8
+#: Numbers, quoted names and paths, in which faults of one kind differ.
+_VARYING = re.compile(r"'[^']*'|\([^()]*[/\\][^()]*\)|\S*/\S*|[-+]?\d[\d.,]*(?:e[-+]?\d+)?")
+_MOST_NAMED = 20
+#: Voxels that the usual intensities are taken from.
+_SAMPLE = 200_000
 
 
 @dataclass(frozen=True)
@@ -121,47 +137,39 @@ def read_file(
     case: Case, path: str, name: str, check_voxels: bool, add: Callable[[Fault], None]
 ) -> Volume | None:
     """The file's grid and, where asked for, its voxels; None for what cannot be read."""
-    if not Path(path).is_file():
+    if not (Path(path).exists() or Path(path).is_symlink()):
         add(case_fault(case, path, f"the {name} file is missing", "mend the path or add the file"))
         return None
     try:
-        return open_volume(path, check_voxels)
+        volume = open_volume(path, check_voxels)
     except UnreadableError as reason:
         kind = "NIfTI" if path.lower().endswith((".nii", ".nii.gz")) else "image"
-        add(
-            case_fault(
-                case,
-                path,
-                f"the {name} is not a readable {kind} file ({reason})",
-                "it may be truncated: copy or download it again",
-            )
-        )
+        problem = f"the {name} is not a readable {kind} file ({reason})"
+        add(case_fault(case, path, problem, reason.mend))
         return None
+    for remark in volume.remarks:
+        add(replace(case_fault(case, path, remark.problem, remark.mend), level="note"))
+    return volume
 
 
-def examine_image(
-    case: Case, image: Volume, add: Callable[[Fault], None]
-) -> tuple[int, int] | None:
-    """Collect an image's faults; its spatial axes and channels, None where they cannot be used."""
-    dims = len(image.shape)
-    if dims not in (2, 3):
-        add(_shape_fault(case, image.shape))
-    if is_picture(case.image) and is_palette(case.image):
+def examine_image(case: Case, image: Volume, add: Callable[[Fault], None]) -> tuple[int, int]:
+    """Collect an image's faults; its spatial axes and channels."""
+    if image.palette:
         add(
             case_fault(
                 case,
                 case.image,
-                "the image is a palette picture, whose numbers are no intensities",
-                "store it as grey or RGB",
+                "the image is a palette picture, whose numbers are not intensities",
+                "store it as gray or RGB",
             )
         )
     if image.data is not None:
         _examine_intensities(case, image.data, add)
-    return (dims, image.channels) if dims in (2, 3) else None
+    return len(image.shape), image.channels
 
 
 def _examine_intensities(case: Case, data: np.ndarray, add: Callable[[Fault], None]) -> None:
-    bad = int((~np.isfinite(data)).sum()) if np.issubdtype(data.dtype, np.inexact) else 0
+    bad = not_finite(data)
     if bad:
         add(
             case_fault(
@@ -180,6 +188,37 @@ def _examine_intensities(case: Case, data: np.ndarray, add: Callable[[Fault], No
                 "export it again, or leave the case out",
             )
         )
+    elif outlier := find_outlier(data):
+        add(replace(case_fault(case, case.image, *outlier), level="note"))
+
+
+def not_finite(data: np.ndarray) -> int:
+    """Voxels that are NaN or infinite as float32, which networks compute in."""
+    if not np.issubdtype(data.dtype, np.inexact):
+        return 0
+    with np.errstate(over="ignore"):
+        return int((~np.isfinite(data.astype(np.float32, copy=False))).sum())
+
+
+def find_outlier(data: np.ndarray) -> tuple[str, str] | None:
+    """What is to be said of an image whose greatest value is far beyond all others.
+
+    Far is ten thousand times the range that 99.8 % of the voxels have, or 1e15.
+    """
+    low, high = float(data.min()), float(data.max())
+    flat = data.ravel(order="K")
+    sample = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64)
+    usual_low, usual_high = np.percentile(sample, (0.1, 99.9))
+    beyond, usual = max(high - usual_high, usual_low - low), usual_high - usual_low
+    far = usual > 0 and beyond > _FAR * usual
+    if not far and max(high, -low) < _HUGE:
+        return None
+    value = high if high - usual_high >= usual_low - low else low
+    return (
+        f"the image has a voxel of {value:g}, where most lie between {usual_low:g} and "
+        f"{usual_high:g}",
+        "replace it, or normalize by percentile: scaled by its range (minmax) the image is flat",
+    )
 
 
 def examine_grid(
@@ -201,7 +240,7 @@ def examine_grid(
                 case,
                 path,
                 f"the {name}'s shape {label.shape} is not the image's {image.shape} ({case.image})",
-                "resample the label to the image's grid",
+                _shape_mend(label, image),
             )
         )
         return
@@ -222,6 +261,55 @@ def examine_grid(
         )
 
 
+def listed(values: Sequence[int]) -> str:
+    """The first values of a list."""
+    shown = ", ".join(str(value) for value in values[:12])
+    return f"[{shown}{', …' if len(values) > 12 else ''}]"
+
+
+def is_smoothed(counts: Mapping[int, int]) -> bool:
+    """Whether the values of a label map are gray levels between two classes.
+
+    So they are after resizing with interpolation, or in a JPEG: many different values, of which
+    the least and the greatest are the two classes and the others lie on their border.
+    """
+    values = sorted(counts)
+    low, high = values[0], values[-1]
+    if low < 0 or len(values) <= _FEW_VALUES:
+        return False
+    if high == 255:
+        return True
+    above = sum(n for v, n in counts.items() if v > low)
+    bright = sum(n for v, n in counts.items() if v - low >= 0.9 * (high - low))
+    return len(values) > 2 * _FEW_VALUES and bright >= 0.25 * above
+
+
+def _values_mend(present: Mapping[int, int], outside: Sequence[int]) -> str:
+    if is_smoothed(present):
+        return (
+            "these are gray levels of a smoothed mask: write a label of two values with "
+            f"'mixseg prepare folder … --threshold {max(present) / 2:g}'"
+        )
+    if set(present) == {0, 255}:
+        return "255 seems to be the foreground: 'mixseg prepare folder … --values \"0,255\"'"
+    if len(outside) == 1:
+        return (
+            f'if {outside[0]} means unlabeled, say "unlabeled": {outside[0]} in the datalist; else '
+            "correct the label or the datalist's 'classes'"
+        )
+    return "correct the label, or the datalist's 'classes'"
+
+
+def _shape_mend(label: Volume, image: Volume) -> str:
+    if label.segments:
+        return (
+            "3D Slicer crops segmentations: 'mixseg prepare folder' writes them on the image's grid"
+        )
+    if label.shape == (image.shape[1], image.shape[0], *image.shape[2:]):
+        return "its first two axes seem exchanged: export it again in the image's orientation"
+    return "resample the label to the image's grid"
+
+
 def _examine_values(
     case: Case, path: str, data: np.ndarray, rules: Rules, add: Callable[[Fault], None]
 ) -> dict[int, int] | None:
@@ -233,22 +321,19 @@ def _examine_values(
                 case,
                 path,
                 f"the label ({data.dtype}) has values that are not whole numbers, such as {odd:g}",
-                "a label map holds class indices; it may have been resampled with "
-                "interpolation, so export it again with nearest neighbour",
+                INTERPOLATED,
             )
         )
         return None
-    unlabeled = {rules.classes, rules.unlabeled}
-    outside = [v for v in present if not 0 <= v < rules.classes and v not in unlabeled]
+    outside = [v for v in present if not 0 <= v < rules.classes and v != rules.unlabeled]
     if outside:
-        allowed = " or ".join(str(v) for v in sorted(unlabeled))
         add(
             case_fault(
                 case,
                 path,
-                f"label values {outside} are outside the classes 0..{rules.classes - 1} "
-                f"(unlabelled: {allowed})",
-                "mend the label, the datalist's 'classes' or its 'unlabeled' value",
+                f"label values {listed(outside)} are outside the classes 0..{rules.classes - 1} "
+                f"(unlabeled: {rules.unlabeled})",
+                _values_mend(present, outside),
             )
         )
         return None
@@ -259,7 +344,7 @@ def _examine_supervision(
     case: Case, path: str, values: dict[int, int], rules: Rules, finding: Finding
 ) -> None:
     """Whether the label holds what its supervision promises."""
-    unknown = sum(n for v, n in values.items() if v in (rules.classes, rules.unlabeled))
+    unknown = sum(n for v, n in values.items() if v == rules.unlabeled)
     if unknown and (case.supervision == "full" or case.erode):
         finding.faults.append(
             case_fault(
@@ -320,7 +405,10 @@ def grid_faults(
                 f"the image is {_kind(grid)}, that of {grids[0][0].case_id} is "
                 f"{_kind(grids[0][1])} ({grids[0][0].image})"
             )
-            mend = "a datalist holds images of one kind; convert them, or make another datalist"
+            mend = (
+                "a datalist holds images of one kind; convert them, or make another datalist; of a "
+                "series in time, store one frame per file"
+            )
         else:
             continue
         faults.append(case_fault(case, case.image, problem, mend))
@@ -329,17 +417,6 @@ def grid_faults(
 
 def _kind(grid: tuple[int, int]) -> str:
     return f"{grid[0]}D with {grid[1]} channel{'s' if grid[1] > 1 else ''}"
-
-
-def _shape_fault(case: Case, shape: tuple[int, ...]) -> Fault:
-    mend = (
-        "store one frame per file (such as patientXXX_frameYY.nii.gz out of patientXXX_4d.nii.gz)"
-        if len(shape) == 4
-        else "store the slices as one volume, with the slice axis last"
-    )
-    return case_fault(
-        case, case.image, f"the image is {len(shape)}D, shape {shape}; 3D is expected", mend
-    )
 
 
 def _unscorable(case: Case, what: str, path: str | None = None) -> Fault:
@@ -354,3 +431,34 @@ def _unscorable(case: Case, what: str, path: str | None = None) -> Fault:
 def case_fault(case: Case, file: str, problem: str, mend: str) -> Fault:
     """An error about one file of a case."""
     return Fault(file, case.split, case.case_id, problem, mend)
+
+
+def group_faults(faults: Sequence[Fault]) -> list[tuple[Fault, list[str]]]:
+    """Each kind of fault once, with the further files that have it.
+
+    Faults are of one kind where their texts differ in numbers and in file names alone.
+    """
+    groups: dict[tuple[str, str, str], tuple[Fault, list[str]]] = {}
+    for fault in faults:
+        key = (fault.level, _VARYING.sub("#", fault.problem), _VARYING.sub("#", fault.mend))
+        if key in groups:
+            groups[key][1].append(fault.file)
+        else:
+            groups[key] = (fault, [])
+    return list(groups.values())
+
+
+def describe_faults(faults: Sequence[Fault]) -> list[str]:
+    """A line for each kind of fault: the first of it, and how many further files have it."""
+    lines = []
+    for fault, others in group_faults(faults):
+        more = ""
+        if others:
+            names = ", ".join(Path(name).name for name in others[:_MOST_NAMED])
+            more = f" (so {_files(len(others))}: {names}{', …' * (len(others) > _MOST_NAMED)})"
+        lines.append(f"{fault}{more}")
+    return lines
+
+
+def _files(count: int) -> str:
+    return "1 other file" if count == 1 else f"{count} other files"

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from mixseg.data.collections.registry import collections
 from mixseg.data.datalist import DATALIST_NAME, Datalist, DatalistError
-from mixseg.files.reading import IMAGE_SUFFIXES, PICTURE_SUFFIXES, split_suffix
+from mixseg.files.finding import find_images
+from mixseg.files.reading import IMAGE_SUFFIXES, PICTURE_SUFFIXES, is_dicom, split_suffix
 
-__all__ = ["find_datalist", "list_images"]
+__all__ = ["ListedImages", "find_datalist", "list_images", "search_images"]
+
+logger = logging.getLogger(__name__)
+
+_FORMATS = ", ".join((*IMAGE_SUFFIXES, *PICTURE_SUFFIXES, "DICOM"))
+
+
+@dataclass(frozen=True)
+class ListedImages:
+    """The images of a folder, and what was left out.
+
+    Attributes:
+        images: one dictionary an image: ``image``, its path, and ``case_id``, its name without
+            suffix.
+        left_out: sentences, each naming a path or a number of files and the reason.
+    """
+
+    images: list[dict[str, str]]
+    left_out: list[str]
 
 
 def list_images(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     """The image at ``path``, or every image below the folder ``path``, sorted.
 
-    Pictures (PNG, BMP, JPEG) count where a folder holds no volume: beside volumes they are
-    previews. What a collection's folders hold beside the images, such as ACDC's masks and cine
-    series, is left out.
+    See :func:`search_images`; what is left out is logged as a warning.
 
     Returns:
         One dictionary an image: ``image``, its path, and ``case_id``, its name without suffix.
@@ -25,26 +44,52 @@ def list_images(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     Raises:
         FileNotFoundError: when there is no such path, or no image below it.
     """
+    listed = search_images(path)
+    for sentence in listed.left_out:
+        logger.warning("%s", sentence)
+    return listed.images
+
+
+def search_images(path: str | os.PathLike[str]) -> ListedImages:
+    """The image at ``path``, or every image below the folder ``path``, and what is left out.
+
+    Links to folders are followed, hidden files are none of the images, and a folder of DICOM
+    slices is one image. Pictures (PNG, TIFF, BMP, JPEG) count where a folder holds no volume:
+    beside volumes they are previews. What a collection's folders hold beside the images, such as
+    ACDC's masks and cine series, is left out.
+
+    Raises:
+        FileNotFoundError: when there is no such path, or no image below it.
+    """
     root = Path(path)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist: set --dataset_dir to a folder of images")
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    if root.is_file():
+        parts = split_suffix(root.name)
+        if parts is None and not is_dicom(root):
+            raise FileNotFoundError(f"{root} is no image ({_FORMATS}): set --dataset_dir")
+        stem = parts[0] if parts else root.name
+        return ListedImages([{"image": str(root), "case_id": stem}], [])
+    found = find_images(root)
     items: list[dict[str, str]] = []
     pictures: list[dict[str, str]] = []
-    for file in files:
-        parts = split_suffix(file.name)
-        if parts is None:
+    masks = 0
+    for image in found.images:
+        if any(known.leaves_out(image.path.name) for known in collections()):
+            masks += 1
             continue
-        stem, suffix = parts
-        if root.is_dir() and any(known.leaves_out(file.name) for known in collections()):
-            continue
-        item = {"image": str(file), "case_id": stem}
-        (items if suffix in IMAGE_SUFFIXES else pictures).append(item)
+        item = {"image": str(image.path), "case_id": image.stem}
+        (pictures if image.is_picture else items).append(item)
+    left_out = [f"{place} is left out: {reason}" for place, reason in found.left_out]
+    if masks:
+        left_out.append(f"{masks} files below {root} are left out: a collection's masks and series")
+    if items and pictures:
+        left_out.append(f"{len(pictures)} pictures below {root} are left out: previews of volumes")
     items = items or pictures
     if not items:
-        formats = ", ".join((*IMAGE_SUFFIXES, *PICTURE_SUFFIXES))
-        raise FileNotFoundError(f"{root} holds no image ({formats}): set --dataset_dir")
-    return items
+        reasons = f"; {'; '.join(left_out)}" if left_out else ""
+        raise FileNotFoundError(f"{root} holds no image ({_FORMATS}){reasons}: set --dataset_dir")
+    return ListedImages(items, left_out)
 
 
 def find_datalist(

@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F
 from monai.engines import SupervisedEvaluator
 from monai.inferers import SliceInferer
-from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd, SaveImaged
+from monai.transforms import (
+    Activationsd,
+    AsDiscreted,
+    Compose,
+    Invertd,
+    KeepLargestConnectedComponentd,
+    SaveImaged,
+)
 from torch import Tensor, nn
 
 from mixseg.engines.precision import autocast_dtype
@@ -87,6 +94,7 @@ def mask_postprocessing(
     output_postfix: str,
     output_ext: str = ".nii.gz",
     keep_component: str | None = None,
+    largest_component: bool = False,
 ) -> Compose:
     """From logits under ``pred`` to a mask file in the grid of the image's file.
 
@@ -96,20 +104,27 @@ def mask_postprocessing(
         output_postfix: of the masks' names, ``<image>_<postfix><ext>``.
         output_ext: of the masks' files; ``".png"`` for pictures.
         keep_component: ``"most_probable"`` keeps of each class one component, see
-            :class:`mixseg.transforms.KeepMostProbableComponent`; None keeps all.
+            :class:`mixseg.transforms.KeepMostProbableComponent`, ``"largest"`` the largest by
+            voxels; None keeps all.
+        largest_component: the same as ``keep_component="largest"``.
 
     Raises:
         ValueError: another ``keep_component``.
     """
-    if keep_component not in (None, "most_probable"):
-        raise ValueError(f"keep_component must be most_probable or null, got {keep_component!r}")
+    keep_component = "largest" if largest_component else keep_component
+    if keep_component not in (None, "largest", "most_probable"):
+        raise ValueError(
+            f"keep_component must be most_probable, largest or null, got {keep_component!r}"
+        )
+    most_probable = KeepMostProbableComponentd("pred", "probabilities")
     writer = "PILWriter" if output_ext == ".png" else "mixseg.data.NativeNiftiWriter"
     return Compose(
         [
             Activationsd("pred", softmax=True),
             Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False),
-            *([KeepMostProbableComponentd("pred", "probabilities")] if keep_component else []),
+            *([most_probable] if keep_component == "most_probable" else []),
             AsDiscreted("pred", argmax=True),
+            *([KeepLargestConnectedComponentd("pred")] if keep_component == "largest" else []),
             SaveImaged(
                 "pred",
                 output_dir=output_dir,

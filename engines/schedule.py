@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-__all__ = ["OneCycleLR"]
+__all__ = ["OneCycleLR", "load_schedule"]
 
 _LAST = 1e-4  # share of the highest rate that is left at the end
+#: Attributes in which torch's schedules keep their length.
+_LENGTHS = ("total_iters", "total_steps", "T_max")
 
 
 class OneCycleLR(LambdaLR):
@@ -42,3 +46,25 @@ class OneCycleLR(LambdaLR):
             return _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * share))
 
         super().__init__(optimizer, factor)
+
+
+def load_schedule(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
+    """Load a schedule's state, and keep the length that it was made with.
+
+    torch's schedules store their length: a training that is resumed with more epochs would go on
+    with the rate at which the shorter one has ended, often 0.
+
+    Args:
+        scheduler: of any kind; its optimizer has its state already.
+        state: of a scheduler of the same kind.
+    """
+    own = {name: getattr(scheduler, name) for name in _LENGTHS if hasattr(scheduler, name)}
+    scheduler.load_state_dict(dict(state))
+    if all(state.get(name, value) == value for name, value in own.items()):
+        return
+    vars(scheduler).update(own)
+    if closed_form := getattr(scheduler, "_get_closed_form_lr", None):
+        rates = [float(rate) for rate in closed_form()]
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        scheduler._last_lr = rates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mixseg.engines.network_set import MAIN, NetworkSet
 from mixseg.engines.precision import autocast_dtype
+from mixseg.engines.schedule import load_schedule
 from mixseg.engines.step import ForwardStep
 from mixseg.objectives.base import NetworkSpec, Objective
 
@@ -23,6 +25,14 @@ __all__ = ["MixedSupervisionTrainer", "NonFiniteLossError"]
 
 class NonFiniteLossError(RuntimeError):
     """A loss term became NaN or infinite; the message names the term and the cases."""
+
+
+def _is_not_a_false_resume(record: logging.LogRecord) -> bool:
+    """Whether a message is other than Ignite's that a fresh training resumes.
+
+    MONAI sets ``max_epochs`` before it starts the engine, which Ignite takes for a resume.
+    """
+    return not record.getMessage().startswith("Engine run resuming from iteration 0,")
 
 
 class MixedSupervisionTrainer(Trainer):
@@ -138,6 +148,8 @@ class MixedSupervisionTrainer(Trainer):
         self._stateful: dict[str, Any] = {}
         #: Called with the trainer when it is run, before anything else: a resume happens here.
         self.before_run: list[Callable[[MixedSupervisionTrainer], None]] = []
+        #: Called with the trainer when it has run, also where that has failed.
+        self.after_run: list[Callable[[MixedSupervisionTrainer], None]] = []
         #: Called with the trainer when it is run and all epochs are done: what the process before
         #: did not live to write is written here.
         self.when_done: list[Callable[[MixedSupervisionTrainer], None]] = []
@@ -151,6 +163,7 @@ class MixedSupervisionTrainer(Trainer):
             handlers=None,
             decollate=False,
         )
+        self.logger.addFilter(_is_not_a_false_resume)
         # Only float16 needs scaled gradients; a disabled scaler passes everything through.
         self.scaler = torch.amp.GradScaler(
             device.type, enabled=self.amp and self.amp_dtype is torch.float16
@@ -177,20 +190,30 @@ class MixedSupervisionTrainer(Trainer):
 
     def run(self) -> None:
         """Train up to ``max_epochs``; a resumed trainer goes on where its state stands."""
-        for hook in self.before_run:
-            hook(self)
-        if self.state.epoch >= self.state.max_epochs:
-            self.logger.info(
-                "epoch %d of %d is done already", self.state.epoch, self.state.max_epochs
-            )
-            for hook in self.when_done:
+        try:
+            for hook in self.before_run:
                 hook(self)
-            return
-        self.logger.info("training on %s in %s", self.state.device, self.precision)
-        # Ignite opens the first data iterator before the first EPOCH_STARTED.
-        self._set_epoch(self, self.state.epoch + 1)
-        # Trainer.run would replace the scaler, and its state with it.
-        super(Trainer, self).run()
+            if self.state.epoch >= self.state.max_epochs:
+                self.logger.info(
+                    "epoch %d of %d is done already", self.state.epoch, self.state.max_epochs
+                )
+                for hook in self.when_done:
+                    hook(self)
+                return
+            if not any(group["lr"] for group in self.optimizer.param_groups):
+                self.logger.warning(
+                    "the learning rate is 0 and its schedule has ended: epochs after %d change "
+                    "nothing unless it rises again",
+                    self.state.epoch,
+                )
+            self.logger.info("training on %s in %s", self.state.device, self.precision)
+            # Ignite opens the first data iterator before the first EPOCH_STARTED.
+            self._set_epoch(self, self.state.epoch + 1)
+            # Trainer.run would replace the scaler, and its state with it.
+            super(Trainer, self).run()
+        finally:
+            for hook in self.after_run:
+                hook(self)
 
     def _set_epoch(self, engine: Any, epoch: int | None = None) -> None:
         if hasattr(self.data_loader, "set_epoch"):
@@ -356,7 +379,7 @@ class MixedSupervisionTrainer(Trainer):
         self.scaler.load_state_dict(state["scaler"])
         self.objective.load_state_dict(state["objective"])
         if self.lr_scheduler is not None:
-            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+            load_schedule(self.lr_scheduler, state["lr_scheduler"])
         for name, owner in self._stateful.items():
             owner.load_state_dict(state["handlers"][name])
         self.state.epoch, self.state.iteration = state["epoch"], state["iteration"]

@@ -10,12 +10,14 @@ import torch
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-__all__ = ["AFFINE_TOLERANCE", "nearest_axes", "spacing_mm"]
+__all__ = ["AFFINE_TOLERANCE", "nearest_axes", "place_on_grid", "spacing_mm"]
 
 
 #: Largest difference of any element of two affines (mm) that still counts as the same grid:
 #: headers store float32, and writers round differently.
 AFFINE_TOLERANCE = 1e-3
+#: Distance from a grid's voxels, in voxels, that is rounding.
+_OFF_GRID = 0.01
 
 
 def spacing_mm(meta: dict[str, Any], ndim: int = 3) -> tuple[float, ...] | None:
@@ -44,3 +46,40 @@ def nearest_axes(affine: np.ndarray) -> Iterable[tuple[int, int, float]]:
     spacing = voxel_sizes(affine)
     for (world, sign), step in zip(orientation, spacing, strict=True):
         yield int(world), int(sign), float(step)
+
+
+def place_on_grid(
+    data: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray
+) -> np.ndarray | None:
+    """A label map of a part of a grid, on the whole grid; 0 elsewhere.
+
+    Args:
+        data: (x, y, z) of the part.
+        affine: of the part.
+        shape: of the whole.
+        target: affine of the whole.
+
+    Returns:
+        None where the part lies on no voxels of the grid, turned or between them, or where
+        something other than 0 lies outside.
+    """
+    step = np.linalg.solve(target, affine)
+    offset = np.rint(step[:3, 3]).astype(int)
+    extent = np.array(data.shape)
+    if data.ndim != 3 or len(shape) != 3 or not np.isfinite(step).all():
+        return None
+    # Of the far corner too, where differences of the directions add up.
+    if np.abs(step[:3, :3] - np.eye(3)).max() * extent.max() > _OFF_GRID:
+        return None
+    if np.abs(step[:3, 3] - offset).max() > _OFF_GRID:
+        return None
+    low = np.maximum(offset, 0)
+    high = np.minimum(offset + extent, shape)
+    out = np.zeros(shape, data.dtype)
+    inside = tuple(slice(a, max(a, b)) for a, b in zip(low - offset, high - offset, strict=True))
+    part = data[inside] if (high > low).all() else data[:0]
+    if np.count_nonzero(part) != np.count_nonzero(data):
+        return None
+    if part.size:
+        out[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = part
+    return out

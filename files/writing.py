@@ -10,9 +10,12 @@ from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
-from monai.data import NibabelWriter
+from monai.data.image_writer import ImageWriter, NibabelWriter
+from monai.data.utils import to_affine_nd
+from monai.utils.type_conversion import convert_data_type
 
 from mixseg.files.atomic import write_atomically
+from mixseg.files.geometry import AFFINE_TOLERANCE
 from mixseg.files.reading import Volume, voxels
 
 __all__ = ["NativeNiftiWriter", "stored_dtype", "write_nifti"]
@@ -22,9 +25,10 @@ _SCANNER = 1  # NIfTI-1 code
 
 
 class NativeNiftiWriter(NibabelWriter):
-    """NIfTI writer that keeps the units of the image's header.
+    """NIfTI writer that keeps what the image's header says of space: units, codes, both affines.
 
-    MONAI's writer keeps shape and affine but leaves the units of space and time unset.
+    MONAI's writer keeps shape and affine, but leaves the units of space and time unset, declares
+    sform and qform as scanner coordinates, and writes the one affine into both.
     """
 
     def set_data_array(
@@ -43,16 +47,49 @@ class NativeNiftiWriter(NibabelWriter):
     def set_metadata(
         self, meta_dict: Mapping | None = None, resample: bool = True, **options: Any
     ) -> None:
-        """Take the affine as MONAI does, and the header's units where it has them."""
+        """Take the affine as MONAI does, and the header's units and codes where it has them."""
         super().set_metadata(meta_dict, resample=resample, **options)
-        self._header = nib.Nifti1Header()
-        self._header["xyzt_units"] = int((meta_dict or {}).get("xyzt_units", _MILLIMETRES))
-        # A header's own type, float32 unless set, would win over that of the array.
-        self._header.set_data_dtype(self.output_dtype)
+        self._meta = dict(meta_dict or {})
+        shape = self._meta.get("spatial_shape")
+        array = cast(Any, self).data_obj
+        if shape is not None and len(shape) == 2 and array.ndim == 3 and array.shape[2] == 1:
+            # The network saw one slice; the image is flat, and so is its mask.
+            self.data_obj = array[..., 0]
 
     def write(self, filename: Any, verbose: bool = False, **obj_kwargs: Any) -> None:
         """Write the mask; ``obj_kwargs`` as for MONAI's writer."""
-        super().write(filename, verbose=verbose, header=self._header, **obj_kwargs)
+        ImageWriter.write(self, filename, verbose=verbose)
+        array = self.create_backend_obj(cast(Any, self).data_obj, dtype=self.output_dtype).dataobj
+        affine = to_affine_nd(3, convert_data_type(self.affine, np.ndarray)[0])
+        header = nib.Nifti1Header()
+        header["xyzt_units"] = int(self._meta.get("xyzt_units", _MILLIMETRES))
+        header.set_data_dtype(array.dtype)
+        header.set_data_shape(array.shape)
+        _set_affines(header, affine, self._meta)
+        # Without an affine: nibabel would replace codes whose affine it rounds otherwise.
+        self.data_obj = nib.Nifti1Image(array, None, header)
+        nib.save(self.data_obj, filename)
+
+
+def _set_affines(header: Any, affine: np.ndarray, meta: Mapping[str, Any]) -> None:
+    """Give a header an affine under the codes of the image that it belongs to.
+
+    Where the image's sform and qform differ, a mask in the image's grid has both of them, so that
+    it lies on the image whichever a program follows.
+    """
+    sform = int(meta.get("sform_code", _SCANNER))
+    qform = int(meta.get("qform_code", _SCANNER))
+    original = meta.get("original_affine")
+    own = original is not None and np.allclose(to_affine_nd(3, np.asarray(original)), affine)
+    second = meta.get("qform") if own else None
+    if sform == qform == 0:
+        # The image's affine follows from the voxel sizes alone; any other must be stated.
+        header.set_qform(affine, 0)
+        if np.allclose(header.get_base_affine(), affine, atol=AFFINE_TOLERANCE):
+            return
+        sform = _SCANNER
+    header.set_qform(affine if second is None else np.asarray(second), qform)
+    header.set_sform(affine if sform else None, sform)
 
 
 def write_nifti(path: Path, volume: Volume, dtype: Any) -> str:

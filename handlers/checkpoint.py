@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from mixseg.configuration.start import begin_training, release_run
 from mixseg.files.atomic import write_atomically
 
 __all__ = ["FullCheckpoint"]
@@ -25,8 +26,12 @@ class FullCheckpoint:
     ``output_dir/checkpoint.pt`` is the full state after the last epoch, with the one before it
     beside it as ``checkpoint_previous.pt``; ``output_dir/model_last.pt`` the last weights, at the
     end, also where a run is resumed whose epochs are all done; ``ckpt_dir/model.pt`` the weights of
-    the best validation so far (a plain state dict, for inference and MONAI Label). Each file is
-    written under a temporary name, flushed and renamed.
+    the best validation so far (a plain state dict, for inference and MONAI Label), and so does
+    ``output_dir/models/model.pt``. Each file is written under a temporary name, flushed and
+    renamed.
+
+    A training of a bundle that has not recorded itself does so when it is run; see
+    :func:`mixseg.configuration.begin_training`.
 
     Attach it after the validator and the other handlers, so that it sees their results.
 
@@ -64,6 +69,9 @@ class FullCheckpoint:
         self.previous = self.path.with_name("checkpoint_previous.pt")
         self.last = self.path.with_name("model_last.pt")
         self.model = Path(ckpt_dir) / "model.pt"
+        own = self.path.parent / "models" / "model.pt"
+        # The run's folder is a bundle, wherever else its weights are wanted.
+        self.models = list(dict.fromkeys((self.model, own)))
         self.evaluator = evaluator
         self.key = key
         self.interval = interval
@@ -75,8 +83,9 @@ class FullCheckpoint:
     def attach(self, engine: Any) -> None:
         """Take part in ``engine``, a :class:`mixseg.engines.MixedSupervisionTrainer`."""
         engine.register_state("selection", self)
-        engine.before_run.append(self._resume)
+        engine.before_run += [self._begin, self._resume]
         engine.when_done.append(self._end)
+        engine.after_run.append(self._release)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         engine.add_event_handler(Events.COMPLETED, self._end)
         engine.add_event_handler(Events.INTERRUPT, self._end)
@@ -91,6 +100,12 @@ class FullCheckpoint:
 
     def _is_writer(self) -> bool:
         return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+    def _begin(self, engine: Any) -> None:
+        begin_training(anew=False)
+
+    def _release(self, engine: Any) -> None:
+        release_run(self.path.parent)
 
     def _resume(self, engine: Any) -> None:
         if not self.resume:
@@ -127,7 +142,8 @@ class FullCheckpoint:
             self.best = max(self.best, score)
             self.best_epoch = state.epoch
             if self._is_writer():
-                self._save(self.model, engine.inference_network.state_dict())
+                for path in self.models:
+                    self._save(path, engine.inference_network.state_dict())
         if (state.epoch % self.interval == 0 or state.epoch == state.max_epochs) and (
             self._is_writer()
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from mixseg.configuration.settings import run_settings
+from mixseg.data import Datalist, data_hash
 from mixseg.handlers.checkpoint import FullCheckpoint
 from mixseg.handlers.evaluation_report import EvaluationReport
 from mixseg.handlers.history import History
@@ -20,6 +22,8 @@ from mixseg.handlers.validation import Validation
 from mixseg.handlers.weights import LoadWeights
 
 __all__ = ["HandlerGroup", "evaluation_handlers", "standard_handlers"]
+
+logger = logging.getLogger(__name__)
 
 
 class HandlerGroup:
@@ -61,7 +65,8 @@ def standard_handlers(
     Args:
         objective: the method, whose weights the ramps move.
         output_dir: folder of the run.
-        evaluator: the validator.
+        evaluator: the validator. Where its dataset holds no case, the training does not validate
+            and keeps the latest weights.
         scorer: the validator's scorer, for the pictures.
         key_metric: metric that selects the weights, e.g. ``"val_dice_main"``.
         ckpt_dir: folder of ``model.pt``; None for ``output_dir/models``.
@@ -78,6 +83,9 @@ def standard_handlers(
     Returns:
         Handlers for :class:`mixseg.engines.MixedSupervisionTrainer`.
     """
+    if validate and _has_no_case(evaluator):
+        logger.warning("no validation case: the last weights are kept, whatever they score")
+        validate = False
     if not validate:
         evaluator = scorer = None
     ckpt_dir = Path(output_dir) / "models" if ckpt_dir is None else ckpt_dir
@@ -100,6 +108,12 @@ def standard_handlers(
     return HandlerGroup(handlers)
 
 
+def _has_no_case(evaluator: Any) -> bool:
+    """Whether the validator's dataset is empty; a process' share of it may be."""
+    dataset = getattr(getattr(evaluator, "data_loader", None), "dataset", None)
+    return dataset is not None and not len(dataset)
+
+
 def evaluation_handlers(
     *,
     network: nn.Module,
@@ -109,7 +123,9 @@ def evaluation_handlers(
     scorer: CaseScorer,
     output_dir: str | os.PathLike[str],
     seed: int,
-    data_hash: str,
+    datalist: Datalist,
+    dataset_dir: str | os.PathLike[str],
+    surfaces: bool | None = None,
     progress: bool = True,
 ) -> HandlerGroup:
     """Load trained weights, score every case, and write scores and pictures.
@@ -118,22 +134,35 @@ def evaluation_handlers(
         network: to load the weights into, strictly.
         bundle_root: see :func:`mixseg.handlers.find_weights`.
         checkpoint: see there.
-        ckpt_dir: see there.
+        ckpt_dir: see there. Its default is ``output_dir/models``: where that holds no weights,
+            those in ``models`` beside ``output_dir`` are taken (of a run inside whose folder the
+            scores go), or else the bundle's.
         scorer: of the evaluator.
         output_dir: folder of ``metrics.csv``, ``summary.json`` and ``cases.png``.
         seed: of the training, for the record.
-        data_hash: of the datalist, for the record.
+        datalist: of the data set, whose hash is recorded.
+        dataset_dir: where its files are.
+        surfaces: see :class:`EvaluationReport`.
         progress: show a progress bar.
 
     Returns:
         Handlers for :class:`mixseg.engines.MixedSupervisionEvaluator`.
     """
+    output = Path(output_dir)
+    if ckpt_dir is not None and Path(ckpt_dir) == output / "models":
+        places = [output / "models", output.resolve().parent / "models"]
+        ckpt_dir = next((place for place in places if (place / "model.pt").is_file()), None)
     handlers = [
         LoadWeights(network, bundle_root, checkpoint, ckpt_dir),
         ProgressBar(enabled=progress),
         scorer,
         EvaluationReport(
-            output_dir, scorer, configuration=run_settings(), seed=seed, data_hash=data_hash
+            output_dir,
+            scorer,
+            configuration=run_settings(),
+            seed=seed,
+            data_hash=data_hash(datalist, dataset_dir),
+            surfaces=surfaces,
         ),
     ]
     return HandlerGroup(handlers)

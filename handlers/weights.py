@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
 from torch import nn
 
+from mixseg.configuration.loading import load
+from mixseg.configuration.record import is_run
+from mixseg.configuration.settings import written_settings
 from mixseg.files.weights import read_weights
 
 __all__ = ["LoadWeights", "find_weights"]
@@ -69,6 +74,9 @@ class LoadWeights(CheckpointLoader):
     The file is read by :func:`mixseg.files.read_weights`: a state dict, or the full state of a
     training.
 
+    Where they are those of a run whose recorded settings differ from the ones here, a warning names
+    the settings, and the run's own configuration.
+
     Args:
         network: to load them into.
         bundle_root: see :func:`find_weights`.
@@ -90,15 +98,33 @@ class LoadWeights(CheckpointLoader):
         path = find_weights(bundle_root, checkpoint, ckpt_dir)
         logger.info("weights: %s", path)
         self.network = network
+        self._run = path.resolve().parents[1]
+        if is_run(self._run) and self._run != Path(bundle_root).resolve():
+            self._compare(load(self._run / "configs" / "train.yaml"))
         super().__init__(str(path), {"model": network}, map_location="cpu", strict=True)
 
     def __call__(self, engine: Engine) -> None:
-        """Load them."""
+        """Load the weights when ``engine`` starts."""
         try:
             self.network.load_state_dict(read_weights(self.load_path))
         except RuntimeError as error:
             lines = [line.strip() for line in str(error).splitlines()]
+            advice = (
+                f"Use the configuration in '{self._run / 'configs'}'"
+                if is_run(self._run)
+                else "Give the settings that they were trained with, such as --features"
+            )
             raise ValueError(
                 f"the weights '{self.load_path}' do not fit the network: {' '.join(lines[:2])} "
-                "Give the settings that they were trained with, for example --features"
+                f"{advice}"
             ) from error
+
+    def _compare(self, recorded: Mapping[str, Any]) -> None:
+        present = written_settings()
+        other = [f"{k} ({recorded[k]})" for k, v in present.items() if recorded.get(k, v) != v]
+        if other:
+            logger.warning(
+                "the weights are of a run with other settings: %s; its own configuration is in %s",
+                ", ".join(other),
+                self._run / "configs",
+            )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mixseg.networks.branches import check_branch
 from mixseg.networks.dual_branch.base import DualBranchNetwork
 from mixseg.networks.features import forward_with_features
+from mixseg.networks.tracing import Traced, traced
 
 __all__ = ["MeanVarianceNetwork"]
 
@@ -176,6 +177,9 @@ class MeanVarianceNetwork(nn.Module):
             return (mean, *bounded, *(features[name] for name in encoder))
         log_p = class_mean.log_softmax(dim=1)
         return mean + log_p[(..., *[None] * self.spatial_dims)]
+
+    def __prepare_scriptable__(self) -> Traced:
+        return traced(self, self.in_channels, self.spatial_dims)
 
     def _classify(self, features: Tensor) -> tuple[Tensor, ...]:
         # Sizes are Python ints only in eager mode, see DualBranchNetwork.

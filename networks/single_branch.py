@@ -83,6 +83,10 @@ class SingleBranchNetwork(nn.Module):
             )
         return cast(Tensor, logits)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        # The plain network computes the same; whether it can be compiled is for it to say.
+        return self.main
+
     def _check_sides(self, sides: tuple[int, ...]) -> None:
         divisor = self.size_divisor
         divisors = (divisor,) * len(sides) if isinstance(divisor, int) else divisor

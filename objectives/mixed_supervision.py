@@ -17,7 +17,7 @@ __all__ = ["MixedSupervision"]
 class MixedSupervision(Objective):
     """Learn from whatever is there: masks, scribbles, partial labels, doubtful masks, no label.
 
-    L = L_full + L_partial + λ_noisy L_noisy + λ_pseudo L_pseudo
+    L = L_full + λ_partial L_partial + λ_noisy L_noisy + λ_pseudo L_pseudo
 
     ======= ============ =================================================================
     term    images       value
@@ -29,7 +29,9 @@ class MixedSupervision(Objective):
     ======= ============ =================================================================
 
     Each kind has a loss of its own: in a common mean over voxels a few masks would outweigh many
-    scribbles, which label a twentieth of the voxels.
+    scribbles, which label a twentieth of the voxels. Scribbles hold far more foreground than an
+    image does and say nothing about boundaries: with as much weight as masks they make objects too
+    large.
 
     With one branch there are no pseudo-labels: the network learns from labeled voxels alone. With
     two, both learn from all labels, and the pseudo-label of a voxel is a random mixture
@@ -38,6 +40,7 @@ class MixedSupervision(Objective):
     batch lacks are left out.
 
     Args:
+        lambda_partial: weight of partial labels.
         lambda_noisy: weight of masks that may be wrong.
         lambda_pseudo: weight of pseudo-labels, for ``branches=2``; begin them late by a ramp
             (:class:`mixseg.handlers.WeightRamps`).
@@ -59,13 +62,16 @@ class MixedSupervision(Objective):
 
     def __init__(
         self,
+        lambda_partial: float = 0.3,
         lambda_noisy: float = 0.5,
         lambda_pseudo: float = 0.0,
         *,
         branches: Literal[1, 2] = 1,
     ) -> None:
         super().__init__()
-        refuse_negative(lambda_noisy=lambda_noisy, lambda_pseudo=lambda_pseudo)
+        refuse_negative(
+            lambda_partial=lambda_partial, lambda_noisy=lambda_noisy, lambda_pseudo=lambda_pseudo
+        )
         if branches not in (1, 2):
             raise ValueError(f"branches must be 1 or 2, got {branches}")
         if branches == 1 and lambda_pseudo > 0:
@@ -73,6 +79,7 @@ class MixedSupervision(Objective):
                 "pseudo-labels are a mixture of two branches: set branches to 2, or lambda_pseudo "
                 "to 0"
             )
+        self.lambda_partial = float(lambda_partial)
         self.lambda_noisy = float(lambda_noisy)
         self.lambda_pseudo = float(lambda_pseudo)
         self._names = ("main",) if branches == 1 else ("teacher", "student")
@@ -81,9 +88,10 @@ class MixedSupervision(Objective):
     def branches(self) -> dict[str, str]:
         """All branches for every kind that a term needs."""
         branch = self._names[0] if len(self._names) == 1 else "both"
-        kinds = ["full", "partial", *(["noisy"] if self.lambda_noisy else [])]
+        kinds = ["full"]
+        kinds += [k for k in ("partial", "noisy") if getattr(self, f"lambda_{k}")]
         if self.lambda_pseudo > 0:
-            kinds += [kind for kind in ("noisy", "none") if kind not in kinds]
+            kinds += [kind for kind in ("partial", "noisy", "none") if kind not in kinds]
         return dict.fromkeys(kinds, branch)
 
     @property
@@ -99,7 +107,12 @@ class MixedSupervision(Objective):
     @property
     def weights(self) -> dict[str, float]:
         """Weights of the active terms."""
-        return active(full=1.0, partial=1.0, noisy=self.lambda_noisy, pseudo=self.lambda_pseudo)
+        return active(
+            full=1.0,
+            partial=self.lambda_partial,
+            noisy=self.lambda_noisy,
+            pseudo=self.lambda_pseudo,
+        )
 
     def forward(self, outputs: Outputs, batch: Batch, networks: Networks) -> dict[str, Tensor]:
         """Unweighted terms, see :class:`mixseg.objectives.Objective`."""

@@ -7,6 +7,7 @@ from mixseg.transforms.components import (
     KeepMostProbableComponent,
     KeepMostProbableComponentd,
 )
+from mixseg.transforms.cropping import CropToCenterd
 from mixseg.transforms.free_negatives import (
     FreeNegatives,
     FreeNegativesd,
@@ -30,6 +31,7 @@ from mixseg.transforms.labels import (
     SupervisionFromLabeld,
     label_kind,
 )
+from mixseg.transforms.loading import LoadVolumed
 from mixseg.transforms.noisy_labels import (
     NoisyInstance,
     NoisyLabel,
@@ -68,12 +70,14 @@ __all__ = [
     "CentroidLabeld",
     "ConvertUnlabeled",
     "ConvertUnlabeledd",
+    "CropToCenterd",
     "EllipseLabel",
     "EllipseLabeld",
     "FreeNegatives",
     "FreeNegativesd",
     "KeepMostProbableComponent",
     "KeepMostProbableComponentd",
+    "LoadVolumed",
     "MaskUnannotatedClasses",
     "MaskUnannotatedClassesd",
     "NoisyInstance",

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from mixseg.apps.bundle.archive import unpack
 from mixseg.apps.bundle.sums import SUMS_NAME, check_sums
+from mixseg.configuration.record import is_run, read_record
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import sha256_of
 
-__all__ = ["find_bundle", "refuse_changed", "remember"]
+__all__ = ["bundle_name", "find_bundle", "find_trained", "refuse_changed", "remember"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,30 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
         f"there is no bundle '{path}': give a bundle's folder, a zip made by 'mixseg pack', or a "
         f"name ({known})"
     )
+
+
+def find_trained(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder whose configuration belongs to a bundle's weights.
+
+    That is the bundle's own, or the run in its ``eval`` where it was trained there: weights and
+    settings are then that run's.
+
+    Args:
+        name_or_path: a run's folder, or a bundle as :func:`find_bundle` takes it.
+
+    Raises:
+        ValueError: there is no such bundle, or it was changed since it was packed.
+        FileExistsError: see :func:`find_bundle`.
+    """
+    folder = find_bundle(name_or_path)
+    refuse_changed(folder)
+    run = folder / "eval"
+    return run if is_run(run) and (run / "models" / "model.pt").is_file() else folder
+
+
+def bundle_name(folder: Path) -> str:
+    """The name of a bundle; of a run, the one of the bundle that it trained."""
+    return str(read_record(folder)["bundle"]) if is_run(folder) else folder.resolve().name
 
 
 def refuse_changed(folder: Path) -> None:

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock, Thread
+from typing import IO, Any, BinaryIO
+
+from fire.parser import DefaultParseValue
 
 from mixseg.apps.bundle.children import child
 
+__all__ = ["bundle_command", "run_bundle", "run_logged", "shown", "word_of"]
+
+#: A line of a log: when, whose, how important, what. The bundles' logging.conf writes it so.
+_RECORD = re.compile(
+    rb"^[\d-]+ [\d:,]+ - (?:(?P<name>\S+) - )?(?P<level>[A-Z]+) - (?P<text>.*)$", re.DOTALL
+)
+#: A warning of Python: where it was raised, and what it says.
+_WARNING = re.compile(rb"^(?P<file>.+?):\d+: \w*Warning: (?P<text>.*)$", re.DOTALL)
+
 
 def bundle_command(
-    run_id: str, files: Sequence[str], knobs: Mapping[str, object], configs: Path, python: str
+    run_id: str,
+    files: Sequence[str | Path],
+    settings: Mapping[str, object],
+    configs: Path,
+    python: str,
 ) -> list[str]:
     """The ``monai.bundle`` command line that runs ``run_id`` of the configuration ``files``."""
     paths = ",".join(f"'{(configs / name).as_posix()}'" for name in files)
     command = [python, "-m", "monai.bundle", "run", run_id, "--config_file", f"[{paths}]"]
-    for name, value in knobs.items():
+    for name, value in settings.items():
         command += [f"--{name}", str(value)]
     return command
+
+
+def word_of(value: object) -> str:
+    """The word from which Python Fire, which reads MONAI's command line, makes a value again."""
+    text = str(value)
+    is_text = isinstance(value, (str, Path))
+    return repr(text) if is_text and DefaultParseValue(text) != text else text
 
 
 def shown(command: Sequence[str]) -> str:
@@ -28,28 +53,154 @@ def shown(command: Sequence[str]) -> str:
     return " ".join(f'"{word}"' if set(word) & set("'[ ") else word for word in command)
 
 
-def run_logged(command: Sequence[str], log: Path) -> int:
-    """Run a command, show what it prints as it comes and add it to ``log``; returns its status."""
-    variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if sys.stdout.isatty():
+def run_bundle(
+    run_id: str,
+    files: Sequence[Path],
+    settings: Mapping[str, object],
+    log: Path,
+    *,
+    verbose: bool = False,
+) -> None:
+    """Run a bundle to its end.
+
+    Args:
+        run_id: ``training``, ``evaluating`` or ``inference``.
+        files: configuration files, later ones override.
+        settings: values that override the files'.
+        log: file that all it prints is added to.
+        verbose: show all of it, too.
+
+    Raises:
+        ChildProcessError: it failed; says why, and where the log is.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    begin = log.stat().st_size if log.is_file() else 0
+    words = {name: word_of(value) for name, value in settings.items()}
+    command = bundle_command(run_id, files, words, Path(), sys.executable)
+    if status := run_logged(command, log, verbose=verbose):
+        with log.open("rb") as file:
+            file.seek(begin)
+            reason = _reason(file.read().decode("utf-8", "replace"))
+        raise ChildProcessError(
+            f"{reason or f'the process ended with status {status}'}\n  all that it said is in {log}"
+        )
+
+
+def _reason(text: str) -> str:
+    """What a failed run says last: the cause that it names as its error, or its last line."""
+    _, found, cause = text.rpartition("\nerror: ")
+    return cause.strip() if found else (text.strip().splitlines() or [""])[-1]
+
+
+def run_logged(command: Sequence[str], log: Path, *, verbose: bool = False) -> int:
+    """Run a command, show its progress as it comes and add all that it prints to ``log``.
+
+    Args:
+        command: program and arguments.
+        log: the file; of a progress bar it keeps the last state.
+        verbose: show all that is printed. By default that is what is printed beside a log, the
+            progress bars, what this package logs, and warnings, each once.
+
+    Returns:
+        Its exit status.
+    """
+    # The log keeps what a run leaves out on a screen.
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", "MIXSEG_VERBOSE": "1"}
+    if sys.stderr.isatty():
         size = shutil.get_terminal_size()
         variables |= {"COLUMNS": str(size.columns), "LINES": str(size.lines), "FORCE_COLOR": "1"}
     else:
         # Where the bar cannot be drawn over itself, a line every half minute is enough.
         variables.setdefault("TQDM_MININTERVAL", "30")
-    line = b""
     with (
-        child(
-            command, variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
-        ) as process,
         log.open("ab") as file,
+        child(
+            command, variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        ) as process,
     ):
         assert process.stdout is not None
-        while chunk := process.stdout.read(4096):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-            *lines, line = (line + chunk).split(b"\n")
-            for text in lines:
-                # Of a progress bar, the log keeps the last state.
-                file.write(text.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
+        assert process.stderr is not None
+        lock, said = Lock(), set[bytes]()
+        streams = [
+            _Stream(process.stdout, sys.stdout, file, lock, said, everything=verbose),
+            _Stream(process.stderr, sys.stderr, file, lock, said, everything=verbose, error=True),
+        ]
+        for stream in streams:
+            stream.start()
+        for stream in streams:
+            stream.join()
         return process.wait()
+
+
+class _Stream(Thread):
+    """One of the two outputs of a process, on its way to the log and to the screen."""
+
+    def __init__(
+        self,
+        source: IO[bytes],
+        screen: Any,
+        log: BinaryIO,
+        lock: Lock,
+        said: set[bytes],
+        *,
+        everything: bool,
+        error: bool = False,
+    ) -> None:
+        super().__init__(daemon=True)
+        self._source, self._screen, self._log = source, screen, log
+        self._lock, self._said = lock, said
+        self._everything, self._error = everything, error
+        self._line = b""
+        self._drawn = 0  # bytes of the unfinished line, a progress bar, that are on the screen
+
+    def run(self) -> None:
+        """Read to the end."""
+        while chunk := self._source.read(4096):
+            *lines, self._line = (self._line + chunk).split(b"\n")
+            for line in lines:
+                self._finish(line)
+            if b"\r" in self._line.rstrip(b"\r"):
+                self._draw(self._line)
+        if self._line:
+            self._finish(self._line)
+
+    def _finish(self, line: bytes) -> None:
+        with self._lock:
+            # Of a progress bar, the log keeps the last state.
+            self._log.write(line.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
+            self._log.flush()
+        if self._drawn or b"\r" in line.rstrip(b"\r"):
+            self._draw(line + b"\n")
+            self._drawn = 0
+        elif self._everything:
+            self._show(line + b"\n")
+        elif (text := self._worth_saying(line)) is not None and text not in self._said:
+            self._said.add(text)
+            self._show(text + b"\n")
+
+    def _worth_saying(self, line: bytes) -> bytes | None:
+        if record := _RECORD.match(line):
+            if not (record["name"] or b"").startswith(b"mixseg"):
+                return None
+            return (b"note: " if record["level"] == b"WARNING" else b"") + record["text"]
+        if not self._error:
+            return line if line.strip() else None
+        warning = _WARNING.match(line)
+        if warning is None or (
+            b"site-packages" in warning["file"] and b"mixseg" not in warning["file"]
+        ):
+            return None
+        return b"note: " + warning["text"]
+
+    def _draw(self, line: bytes) -> None:
+        self._show(line[self._drawn :])
+        self._drawn = len(line)
+
+    def _show(self, text: bytes) -> None:
+        with self._lock:
+            if (screen := getattr(self._screen, "buffer", None)) is not None:
+                screen.write(text)
+                screen.flush()
+            else:  # that of a notebook, which takes text alone
+                self._screen.write(text.decode("utf-8", "replace"))
+                self._screen.flush()

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from enum import Enum
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ import yaml
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
+from mixseg.apps.bundle.precision import Precision
 from mixseg.configuration.loading import cause_of, load
 from mixseg.files.atomic import write_atomically
 from mixseg.files.provenance import sha256_of
@@ -24,7 +24,7 @@ from mixseg.files.weights import read_weights
 from mixseg.handlers.weights import PLACES
 from mixseg.networks.dual_branch.base import present_names
 
-__all__ = ["Precision", "build_network", "convert", "misfits", "read_weights"]
+__all__ = ["build_network", "convert", "misfits", "read_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +32,6 @@ _SHOWN = 4  # names of a kind in a message
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: Seconds that a server may take to answer, and to send each part of a file.
 _TIMEOUT = 60
-
-
-class Precision(str, Enum):
-    """Type of the numbers of stored weights."""
-
-    KEEP = "keep"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
 
 
 def build_network(config: Path, knobs: Mapping[str, Any]) -> nn.Module:
@@ -139,7 +131,7 @@ def bundle_weights(folder: Path) -> tuple[Path, list[Path]]:
     raise ValueError(
         f"'{folder}' has no weights: there is neither {' nor '.join(_WEIGHTS)}, and no "
         f"{_LARGE_FILES[0]} says where to fetch them; train them (python -m monai.bundle run "
-        "training), or give a file with --checkpoint"
+        "training), or give a file with --weights"
     )
 
 
@@ -178,7 +170,7 @@ def _check(path: Path, entry: dict[str, Any]) -> None:
         raise ValueError(
             f"'{path}' is not the file that {_LARGE_FILES[0]} names (sha256 {found[:12]}… instead "
             f"of {value[:12]}…): delete it to have it fetched again, or, if you trained it, give "
-            "it with --checkpoint"
+            "it with --weights"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,26 +14,14 @@ import torch
 from monai.bundle import ConfigParser
 
 from mixseg.configuration.loading import load
-from mixseg.configuration.yaml_text import set_knobs
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.configuration.yaml_text import set_values
 from mixseg.files.weights import read_weights
 
 __all__ = ["make_model_folder", "model_classes"]
 
 CONFIGS = ("train.yaml", "inference.yaml")
-_SOURCE = "source.json"
-#: Never copied: code (the installed package runs), weights (one file, under one name), data, and
-#: sums and sources of what is changed here.
-_LEFT_OUT = (
-    "mixseg",
-    "*.dist-info",
-    "models",
-    "eval",
-    "data",
-    "__pycache__",
-    "SHA256SUMS",
-    "large_files.y*ml",
-)
+#: What is copied: not code (the installed package runs), data, or what a training leaves.
+_COPIED = ("configs", "docs", "LICENSE")
 
 
 def make_model_folder(
@@ -77,26 +64,25 @@ def make_model_folder(
     if unknown := [k for k in values if not any(k in content for content in known.values())]:
         raise ValueError(f"{', '.join(unknown)}: no such knob in {' or '.join(CONFIGS)}")
     texts = {
-        name: set_knobs(text, {k: v for k, v in values.items() if k in known[name]})
+        name: set_values(text, {k: v for k, v in values.items() if k in known[name]})
         for name, text in texts.items()
     }
-    texts["train.yaml"] = set_knobs(texts["train.yaml"], _annotated(known["train.yaml"], values))
-    source = {
-        "bundle": bundle.name,
-        "configs": hashlib.sha256("".join(texts.values()).encode()).hexdigest(),
-    }
+    texts["train.yaml"] = set_values(texts["train.yaml"], _annotated(known["train.yaml"], values))
     if target.is_dir():
-        _check_same(target, source)
+        _check_same(target, texts)
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         made = temporary / target.name
-        shutil.copytree(bundle, made, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        for path in (bundle / name for name in _COPIED):
+            if path.is_dir():
+                shutil.copytree(path, made / path.name)
+            elif path.is_file():
+                shutil.copyfile(path, made / path.name)
         for name, text in texts.items():
             (made / "configs" / name).write_text(text, encoding="utf-8")
         _put_weights(made, weights)
-        write_bytes_atomic(made / _SOURCE, strict_json(source).encode())
         os.replace(made, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -148,14 +134,11 @@ def _annotated(train: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in wanted.items() if name in train}
 
 
-def _check_same(target: Path, source: Mapping[str, Any]) -> None:
-    try:
-        before = json.loads((target / _SOURCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = None
-    if before != source:
+def _check_same(target: Path, texts: Mapping[str, str]) -> None:
+    files = {name: target / "configs" / name for name in texts}
+    if any(not f.is_file() or f.read_text(encoding="utf-8") != texts[n] for n, f in files.items()):
         raise ValueError(
-            f"'{target}' was made from another bundle or with other knobs: give the same ones, "
+            f"'{target}' was made from another bundle or with other settings: give the same ones, "
             "choose another folder with --work, or move this one away (its models/model.pt is "
             "what was trained here)"
         )
@@ -179,6 +162,6 @@ def _put_weights(folder: Path, weights: Path | None) -> None:
         lines = [line.strip() for line in str(error).splitlines()]
         raise ValueError(
             f"'{weights}' does not fit the network of {folder.name}: {' '.join(lines[:2])} Give "
-            "the knobs that it was trained with, such as --features"
+            "the folder of the run that trained it with --bundle"
         ) from error
     torch.save(state, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from importlib.util import find_spec
@@ -12,12 +11,13 @@ from typing import Any
 import monai.bundle
 import torch
 from monai.bundle import ConfigParser
-from monai.utils import ensure_tuple_rep
 from torch import nn
 
 from mixseg.configuration.loading import cause_of, load, silence
+from mixseg.files.atomic import strict_json
 from mixseg.files.weights import read_weights
 from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
+from mixseg.networks.tracing import example_shapes
 
 #: Largest difference of the logits, relative to the largest logit where that is above one.
 TOLERANCE = 1e-4
@@ -40,25 +40,29 @@ def export_bundle(
     config = bundle / "configs" / "inference.yaml"
     metadata = bundle / "configs" / "metadata.json"
     image = load(metadata)["network_data_format"]["inputs"]["image"]
-    network = _load_network(config, checkpoint, knobs)
+    parser = ConfigParser(load(config))
+    parser.update(knobs)
+    network = _load_network(parser, config, checkpoint)
     with torch.no_grad():
-        shapes = _shapes(network, image["num_channels"], len(image["spatial_shape"]))
+        shapes = example_shapes(network, image["num_channels"], len(image["spatial_shape"]))
         logits = network(torch.randn(*shapes[0]))
     if not isinstance(logits, torch.Tensor):
         raise ValueError("the network returns both branches; add --branch student")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
-        file, plain = Path(folder) / output.name, Path(folder) / "weights.pt"
+        file, written = Path(folder) / output.name, Path(folder) / "inference.json"
+        # MONAI keeps this file in the exported one: it has to describe the network that is there.
+        written.write_text(strict_json(parser.get()), encoding="utf-8")
+        plain = Path(folder) / "weights.pt"
         torch.save(network.state_dict(), plain)
         options: dict[str, Any] = {
             "net_id": "network_def",
             "filepath": str(file),
             "ckpt_file": str(plain),
             "meta_file": str(metadata),
-            "config_file": str(config),
+            "config_file": str(written),
             "use_trace": True,  # the type that forward returns depends on the branch
             "input_shape": shapes[0],
-            **knobs,
         }
         with silence():
             if format == "ts":
@@ -78,10 +82,8 @@ def export_bundle(
     return found
 
 
-def _load_network(config: Path, checkpoint: Path, knobs: dict[str, Any]) -> nn.Module:
+def _load_network(parser: ConfigParser, config: Path, checkpoint: Path) -> nn.Module:
     """The network with its weights."""
-    parser = ConfigParser(load(config))
-    parser.update(knobs)
     try:
         network: nn.Module = parser.get_parsed_content("network_def")
     except (RuntimeError, ValueError) as error:
@@ -95,25 +97,3 @@ def _load_network(config: Path, checkpoint: Path, knobs: dict[str, Any]) -> nn.M
             "they were trained with, for example --features"
         ) from error
     return network.eval()
-
-
-def _shapes(network: nn.Module, channels: int, spatial_dims: int) -> list[list[int]]:
-    """Images to export and to compare with: other batches and sides than the first one's.
-
-    The last one has the sides of a training crop: for a divisor of 16, 112×112×80.
-    """
-    # One for all axes, or one each where the strides differ.
-    divisors = ensure_tuple_rep(getattr(network, "size_divisor", 1), spatial_dims)
-    smallest = 0 if getattr(network, "padded", True) else int(network.minimum_size)  # type: ignore[arg-type]
-    batches_and_sides = [(2, (2, 3, 4)), (3, (4, 2, 3)), (1, (7, 7, 5))]
-    return [
-        [
-            batch,
-            channels,
-            *(
-                d * (math.ceil(smallest / d) + side)
-                for d, side in zip(divisors, sides, strict=False)
-            ),
-        ]
-        for batch, sides in batches_and_sides
-    ]

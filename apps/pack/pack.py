@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,18 @@ import torch
 from packaging.version import InvalidVersion, Version
 
 from mixseg.apps.bundle.archive import write_zip
-from mixseg.apps.bundle.find import check_name
+from mixseg.apps.bundle.find import check_name, find_trained
+from mixseg.apps.bundle.precision import Precision
 from mixseg.apps.bundle.sums import write_sums
-from mixseg.apps.bundle.weights import Precision, build_network, convert, misfits, read_weights
+from mixseg.apps.bundle.weights import (
+    build_network,
+    bundle_weights,
+    convert,
+    misfits,
+    read_weights,
+)
 from mixseg.apps.pack.checks.configs import SCHEMA_NAME, check_overlays, check_shared, check_style
-from mixseg.apps.pack.texts import packed_card, packed_config, packed_metadata
+from mixseg.apps.pack.texts import packed_card, packed_metadata
 from mixseg.apps.pack.vendor import (
     copy_modules,
     needed_requirements,
@@ -26,53 +33,53 @@ from mixseg.apps.pack.vendor import (
     write_version,
 )
 from mixseg.configuration.loading import load, overlays
-from mixseg.configuration.yaml_text import set_knobs
-from mixseg.files.atomic import write_bytes_atomic
-from mixseg.handlers.weights import PLACES
+from mixseg.configuration.record import is_run
+from mixseg.configuration.settings import settings_of
+from mixseg.configuration.yaml_text import set_values
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.networks.dual_branch.base import present_names
 
-#: The overlay whose knobs a packed bundle has, where there is one and no other is named.
-COMPACT = "compact.yaml"
 # Overlays of other networks than the one whose weights are packed.
-_LEFT_OUT = frozenset({COMPACT, "quickstart.yaml"})
+_LEFT_OUT = frozenset({"compact.yaml", "quickstart.yaml"})
 _COMPLETE = ("train.yaml", "inference.yaml")
 #: Where the data of the one who packs lie concerns nobody else, as in a bundle of `mixseg new`.
 _PLACES = {"datalist": None, "dataset_dir": "$@bundle_root + '/data'"}
+#: A bundle's trainings go to a folder of their own, a run is one.
+_RUN_PLACES = {**_PLACES, "output_dir": "$@bundle_root + '/eval'"}
 
 
 def pack_bundle(
     bundle: Path,
-    overlay: str | None = None,
     weights: Path | None = None,
     output: Path = Path("dist"),
     version: str | None = None,
     precision: Precision = Precision.KEEP,
 ) -> tuple[Path, str]:
-    """Write the zip of a bundle; see :func:`pack`.
+    """Write the zip of a run, or of a bundle with weights; see :func:`mixseg.cli.pack.pack`.
+
+    Args:
+        bundle: its folder, which names the zip.
+        weights: other weights than its own, of the network that its files describe.
+        output: folder of the zip.
+        version: of the bundle, where it is not that of metadata.json.
+        precision: of the weights' numbers.
 
     Returns:
         The zip, and its SHA-256, which is also beside it in ``<zip>.sha256``.
 
     Raises:
         ValueError: something is missing, the weights do not fit strictly into the network of
-            both configurations, an overlay holds more than knobs, or the packed configuration
-            breaks a rule of ``mixseg verify``; names the file.
+            both configurations, or the packed configuration breaks a rule of ``mixseg verify``;
+            names the file.
     """
     _check_source(bundle)
-    chosen = _find_overlay(bundle, overlay)
+    source, overlays = bundle, list[Path]()
     if weights is None:
-        weights = bundle / "models" / (f"{chosen.stem}.pt" if chosen else "model.pt")
-        own = bundle / PLACES[0]
-        if not chosen and own.is_file():
-            weights = own
-        if not weights.is_file():
-            raise ValueError(
-                f"there is no '{weights}': train it, or name other weights with --weights FILE "
-                "(and --overlay none if they were trained with the knobs of train.yaml)"
-            )
+        source = find_trained(bundle)
+        weights, overlays = bundle_weights(source)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / bundle.resolve().name
-        number = _build(bundle, folder, chosen, version)
+        number = _build(source, folder, settings_of(overlays), version)
         _add_weights(folder, weights, precision)
         write_sums(folder)
         target = output / f"{folder.name}_v{number}.zip"
@@ -111,58 +118,21 @@ def _check_source(bundle: Path) -> None:
         raise ValueError("; ".join(faults))
 
 
-def _find_overlay(bundle: Path, overlay: str | None) -> Path | None:
-    """The file whose knobs are baked in.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    default = bundle / "configs" / COMPACT
-    if overlay is None:
-        return default if default.is_file() else None
-    if overlay == "none":
-        return None
-    for path in (Path(overlay), bundle / overlay):
-        if path.is_file():
-            return path
-    raise ValueError(f"there is no overlay '{overlay}', neither here nor in '{bundle}'")
-
-
-def _knobs_of(overlay: Path | None, bundle: Path) -> dict[str, Any]:
-    """An overlay's values.
-
-    Raises:
-        ValueError: a key is no knob of the configuration files.
-    """
-    if overlay is None:
-        return {}
-    knobs = load(overlay)
-    known = {name for file in _COMPLETE for name in load(bundle / "configs" / file)}
-    for name in knobs:
-        if name.startswith("+") or re.search(r"#|::", name):
-            raise ValueError(f"'{overlay}': {name!r} is no knob; only knobs can be packed")
-        if name not in known:
-            raise ValueError(f"'{overlay}': neither of {', '.join(_COMPLETE)} has a knob {name!r}")
-    return knobs
-
-
-def _build(bundle: Path, folder: Path, overlay: Path | None, version: str | None) -> str:
+def _build(bundle: Path, folder: Path, settings: Mapping[str, Any], version: str | None) -> str:
     """Everything but weights and sums. Returns the bundle's version."""
     configs = folder / "configs"
     configs.mkdir(parents=True)
-    knobs = _knobs_of(overlay, bundle)
-    baked = set(_COMPLETE)
-    for path in overlays(bundle):
-        if path.name not in _LEFT_OUT and not (overlay and path.resolve() == overlay.resolve()):
-            baked.add(path.name)
-    for name in sorted(baked):
+    places = _RUN_PLACES if is_run(bundle) else _PLACES
+    names = {path.name for path in overlays(bundle)} - _LEFT_OUT
+    for name in sorted(names | {*_COMPLETE}):
         text = (bundle / "configs" / name).read_text(encoding="utf-8")
-        if name in _COMPLETE and overlay is not None:
-            text = packed_config(text, knobs, overlay.name)
-        if name in _COMPLETE:
-            known = load(bundle / "configs" / name)
-            text = set_knobs(text, {k: v for k, v in _PLACES.items() if k in known})
-        _write(configs / name, text)
+        known = load(bundle / "configs" / name)
+        values = dict(settings) if name in _COMPLETE else {}
+        if "network_def" in known:  # complete, as those of a run are
+            values |= _PLACES if name == "inference.yaml" else places
+        _write(configs / name, set_values(text, {k: v for k, v in values.items() if k in known}))
+    # monai.bundle.load reads no YAML.
+    _write(configs / "inference.json", strict_json(load(configs / "inference.yaml")))
     for name in ("logging.conf",):
         if (bundle / "configs" / name).is_file():
             shutil.copyfile(bundle / "configs" / name, configs / name)
@@ -203,8 +173,8 @@ def _add_weights(folder: Path, source: Path, precision: Precision) -> None:
     faults = [f"{name}: {fault}" for name in networks for fault in misfits(networks[name], weights)]
     if faults:
         raise ValueError(
-            f"the weights '{source}' do not fit the packed configuration; name the overlay that "
-            "they were trained with (--overlay FILE, or none):\n  " + "\n  ".join(faults)
+            f"the weights '{source}' do not fit the configuration: pack the folder of the run that "
+            "trained them:\n  " + "\n  ".join(faults)
         )
     target = folder / "models" / "model.pt"
     target.parent.mkdir()

@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import metadata
-from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mixseg.apps.pack.checks.configs import PACKAGE_KEYS
-from mixseg.configuration.yaml_text import set_knobs
 
-__all__ = ["packed_card", "packed_config", "packed_metadata"]
+__all__ = ["packed_card", "packed_metadata"]
 
 _REPOSITORY = re.compile(r"<!-- repository -->\n?(.*?)<!-- /repository -->\n?", re.DOTALL)
 _PACKED = re.compile(r"<!-- packed\n(.*?)-->\n?", re.DOTALL)
 _CHECKED = re.compile(r"^<!-- ci: .*-->\n", re.MULTILINE)
 _ROW = re.compile(r"^\| `(\w+)` \| `([^`]*)` \|", re.MULTILINE)
-
-
-def packed_config(text: str, knobs: Mapping[str, Any], overlay: str) -> str:
-    """A configuration with an overlay's knobs as its own values, and a line that says so.
-
-    Knobs that the file has not are left out: an overlay serves several files.
-    """
-    content = re.findall(r"^(\w+):", text, re.MULTILINE)
-    own = {name: value for name, value in knobs.items() if name in content}
-    if not own:
-        return text
-    words = f"Packed with the knobs of {overlay}: {', '.join(own)}."
-    note = textwrap.fill(words, 100, initial_indent="# ", subsequent_indent="# ")
-    return f"{note}\n#\n{set_knobs(text, own)}"
 
 
 def packed_card(text: str, train: str) -> str:
@@ -56,7 +39,7 @@ def packed_card(text: str, train: str) -> str:
         name = match[1]
         return f"| `{name}` | `{values.get(name, match[2])}` |"
 
-    start = text.find("\n## Knobs")
+    start = text.find("\n## Settings")
     end = text.find("\n## ", start + 1)
     if start < 0:
         return text

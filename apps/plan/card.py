@@ -1,4 +1,4 @@
-"""Model card and data licence of a bundle that ``mixseg new`` writes."""
+"""Model card and data license of a bundle that ``mixseg new`` writes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,31 @@ from collections.abc import Sequence
 from mixseg.apps.plan.choices import numbers
 from mixseg.apps.plan.plan import Plan
 
-__all__ = ["FILL_IN", "data_license", "model_card"]
+__all__ = ["FILL_IN", "REFERENCES", "data_license", "model_card"]
 
 FILL_IN = "to be filled in by the author of this bundle"
 
-#: Knobs that the templates leave without a comment.
-_PLAIN = {"device": "where to compute", "seed": "of weights, batches and dropout"}
+#: Method → what it builds on.
+REFERENCES = {
+    "mixed": (
+        "F. Isensee et al., 'nnU-Net: a self-configuring method for deep learning-based biomedical "
+        "image segmentation', Nature Methods 18, 2021",
+        "K. Gotkowski et al., 'Embarrassingly Simple Scribble Supervision for 3D Medical "
+        "Segmentation', 2024, arXiv:2403.12834",
+    ),
+    "confkd": (
+        "J. Dolz, C. Desrosiers, I. Ben Ayed, 'Teach me to segment with mixed supervision: "
+        "Confident students become masters', IPMI 2021",
+        "B. Liu, C. Desrosiers, I. Ben Ayed, J. Dolz, 'Segmentation with mixed supervision: "
+        "Confidence maximization helps knowledge distillation', 2021",
+    ),
+}
+#: Settings that the templates leave without a comment.
+_PLAIN = {
+    "device": "where to compute",
+    "seed": "of weights, batches and dropout",
+    "weight_decay": "of AdamW",
+}
 
 _LICENSE = """\
 To be filled in by the author of this bundle: the terms of the data it was trained on
@@ -40,7 +59,7 @@ def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
 
     Args:
         plan: of the bundle.
-        knobs: name, value and comment of every knob of train.yaml.
+        knobs: name, value and comment of every setting of train.yaml.
     """
     facts = plan.facts
     chosen = {choice.knob for choice in plan.choices}
@@ -50,8 +69,8 @@ def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
     plural = "s" if facts.channels > 1 else ""
     kinds = f"{facts.full_cases} with full masks"
     kinds += f" and {facts.partial_cases} with partial labels" if facts.partial else ""
-    network = {2: "DualBranchUNet", 3: "DualBranchVNet"}[plan.dimensions]
-    branch = "student" if facts.partial else "teacher"
+    # Where a training leaves the weights.
+    weights = {"mixed": "eval/models/model.pt", "confkd": "models/model.pt"}[plan.method]
     rows = [(n, v, c) for n, v, c in knobs if n in chosen]
     others = [(n, v, c) for n, v, c in knobs if n not in chosen]
     sections = [
@@ -61,24 +80,29 @@ def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
         "For research. Not a medical device, not for clinical use.",
         "## Data",
         f"Classes: {', '.join(f'{i} {name}' for i, name in enumerate(facts.classes))}; "
-        f"{facts.unlabeled} is unlabelled. Training cases: {kinds}. Median image: {size} {unit}, "
+        f"{facts.unlabeled} is unlabeled. Training cases: {kinds}. Median image: {size} {unit}, "
         f"{facts.channels} channel{plural}. These were measured on the training cases alone; "
-        "validation and test cases and the masks of unlabelled ones were not opened.",
+        "validation and test cases and the masks of unlabeled ones were not opened.",
         "## Method",
-        f"ConfKD, `{network}` in {plan.dimensions}D: a teacher that learns from the full "
-        "masks and a student that learns from partial labels, from the teacher and from its own "
-        "confidence. "
-        f"The {branch} is used afterwards."
+        plan.summary
         + (
             ""
             if facts.partial
-            else " **No training case is partially labelled**, so this is the lower bound: the "
-            "teacher alone is trained. Add scribbled cases to the datalist and run `mixseg new` "
-            "again to use the method."
+            else " **No training case is partially labeled**, so this is the lower bound: masks "
+            "alone. Add scribbled cases to the datalist and run `mixseg new` again to use them."
         ),
         "## Commands",
-        "From this folder, with `mixseg` installed. `True` and `False` are written so; a name that "
-        "is no knob is refused.",
+        "From this folder, with `mixseg` installed. Settings are options: `--max-epochs 100`. A "
+        "name that is not a setting is refused.",
+        "```bash\n"
+        "mixseg train .\n"
+        "mixseg train . --resume\n"
+        "mixseg evaluate eval\n"
+        "mixseg predict eval -i IMAGES -o MASKS\n"
+        "mixseg export eval --format ts\n"
+        "mixseg verify .\n"
+        "```",
+        "By `monai.bundle` alone, where `True` and `False` need a capital:",
         "```bash\n"
         "python -m monai.bundle run training --config_file configs/train.yaml\n"
         "python -m monai.bundle run training --config_file configs/train.yaml --resume True\n"
@@ -86,29 +110,27 @@ def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
         "--config_file \"['configs/train.yaml','configs/evaluate.yaml']\" --output_dir eval/test\n"
         "python -m monai.bundle run inference --config_file configs/inference.yaml "
         "--dataset_dir IMAGES --output_dir eval/masks\n"
-        "mixseg predict . -i IMAGES -o MASKS\n"
-        "mixseg verify .\n"
+        "python -m monai.bundle ckpt_export network_def --filepath eval/models/model.ts "
+        "--ckpt_file eval/models/model.pt --meta_file configs/metadata.json "
+        "--config_file configs/inference.yaml\n"
         "```",
         "`eval/` then holds `curves.png`, `cases.png`, `history.csv` and TensorBoard events, "
-        "`models/model.pt` the weights with the best validation Dice. Knobs that you change for "
-        "the network or the images belong in `train.yaml` and `inference.yaml` alike.",
+        f"`{weights}` the weights with the best validation Dice. Settings of the network or the "
+        "images that you change belong in `train.yaml` and `inference.yaml` alike.",
         "## What was chosen, and why",
         _table(rows),
-        "## The other knobs",
+        "## The other settings",
         _table(others),
         "## Results",
         "Not run yet. After evaluating, `eval/test/summary.json` holds them.",
         "## References",
-        "B. Liu, C. Desrosiers, I. Ben Ayed, J. Dolz, *Segmentation with mixed supervision: "
-        "Confidence maximization helps knowledge distillation*, 2021. J. Dolz, C. Desrosiers, "
-        "I. Ben Ayed, *Teach me to segment with mixed supervision: Confident students become "
-        "masters*, IPMI 2021.",
+        "\n".join(f"- {reference}" for reference in REFERENCES[plan.method]),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _table(rows: Sequence[tuple[str, str, str]]) -> str:
-    lines = ["| Knob | Value | Why |", "|---|---|---|"]
+    lines = ["| Setting | Value | Why |", "|---|---|---|"]
     for name, value, comment in rows:
         lines.append(f"| `{name}` | `{value}` | {comment or _PLAIN.get(name, '')} |")
     return "\n".join(lines)

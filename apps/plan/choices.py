@@ -27,6 +27,8 @@ FLAT = 8.0
 # Hounsfield units: air is −1000, and every CT scan shows some.
 _CT_AIR = -500.0
 _BYTES = (0, 255)
+#: Method → why a batch holds so many slices or crops with partial labels.
+_BATCHES = {"mixed": "as many as with full masks", "confkd": "twice batch_full, as in the papers"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Schedule:
         batch_full: slices or crops with full masks in a batch.
         batch_partial: likewise with partial labels.
         iterations: batches in all.
-        small: whether the network is narrower than the papers'.
+        small: whether the network is narrower than its template's.
     """
 
     batch_full: int
@@ -86,25 +88,31 @@ def slice_axis(facts: DataFacts) -> int:
     return max(range(3), key=lambda axis: (-facts.shape[axis], axis))
 
 
-def data_choices(facts: DataFacts, dimensions: int) -> list[Choice]:
-    """Classes, channels and the unlabelled value."""
+def data_choices(facts: DataFacts, method: str, dimensions: int) -> list[Choice]:
+    """Classes, channels and the unlabeled value."""
     count = len(facts.classes)
     names = Choice("class_names", list(facts.classes), "what the network predicts")
     choices = [
         names,
         Choice("in_channels", facts.channels, "of every training image"),
     ]
-    if dimensions == 2:
+    if method == "mixed" or dimensions == 2:
         choices += [
             Choice("source_classes", list(facts.classes), "what the label files hold"),
             Choice("target_classes", list(range(1, count)), "all of them are segmented"),
         ]
+    if method == "mixed":
+        single = Choice("keep_component", "most_probable", "full masks show one object a class")
+        several = Choice("keep_component", None, "a class may be several objects: all are kept")
+        choices.append(single if facts.single else several)
     if facts.unlabeled != count:
         choices.append(Choice("unlabeled_value", facts.unlabeled, "as the datalist declares"))
     return choices
 
 
-def normalization_choices(facts: DataFacts) -> tuple[list[Choice], tuple[float, float]]:
+def normalization_choices(
+    facts: DataFacts, method: str, dimensions: int
+) -> tuple[list[Choice], tuple[float, float]]:
     """How intensities are scaled, and the range that the network then sees."""
     seen = facts.intensities
     if facts.pictures and seen.byte:
@@ -122,7 +130,9 @@ def normalization_choices(facts: DataFacts) -> tuple[list[Choice], tuple[float, 
         clip_why = "0.5 to 99.5 % of the foreground in the full masks"
     else:
         why = "by each image's own mean and sd: no scale in common"
-        return [Choice("normalization", "zscore", why)], (-5, 15)
+        # As in the templates.
+        rule = "percentile" if method == "mixed" and dimensions == 2 else "zscore"
+        return [Choice("normalization", rule, why)], (-5, 15)
     mean, sd = round(mean, 2), max(round(sd, 2), 0.01)
     choices = [
         Choice("normalization", "fixed", why),
@@ -133,31 +143,52 @@ def normalization_choices(facts: DataFacts) -> tuple[list[Choice], tuple[float, 
     return choices, (round((clip[0] - mean) / sd, 2), round((clip[1] - mean) / sd, 2))
 
 
-def supervision_choices(facts: DataFacts, drawn: bool, plan: Schedule) -> list[Choice]:
+def supervision_choices(facts: DataFacts, method: str, drawn: bool, plan: Schedule) -> list[Choice]:
     """Cases of each kind, the batches and the weights of the method."""
     repeated = facts.full_cases + facts.partial_cases > facts.full + facts.partial
     unit = "patients" if repeated else "cases"
+    fits, whole = "what memory and time allow", plan.batch_full + plan.batch_partial
+    full = Choice("num_full", facts.full, f"{unit} with full masks")
+    partial = Choice("num_partial", facts.partial, f"further {unit}, {_labels(facts, drawn)}")
+    batch_full = Choice("batch_full", plan.batch_full, fits)
+    batch_partial = Choice("batch_partial", plan.batch_partial, _BATCHES[method])
     if not facts.partial:
-        lower = "a lower bound: no case is partially labelled"
-        whole = plan.batch_full + plan.batch_partial
-        return [
-            Choice("num_full", facts.full, f"{unit} with full masks: all that there are"),
-            Choice("num_partial", 0, "there is none yet"),
-            Choice("batch_full", whole, "what memory and time allow"),
-            Choice("batch_partial", 0, "no case is partially labelled"),
-            *(Choice(name, 0, lower) for name in ("lambda_w", "lambda_kd", "lambda_ent")),
-        ]
-    labels = "with the labels that the datalist names"
-    if facts.eroded:
-        labels = "whose masks are eroded to scribbles"
+        partial = Choice("num_partial", 0, "there is none yet")
+        batch_full = Choice("batch_full", whole, fits)
+        batch_partial = Choice("batch_partial", 0, "no case is partially labeled")
+    elif not facts.full:
+        full = Choice("num_full", 0, "there is none yet")
+        batch_full = Choice("batch_full", 0, "no case has a full mask")
+        batch_partial = Choice("batch_partial", whole, fits)
+    own = _confkd_choices if method == "confkd" else _mixed_choices
+    return [full, partial, batch_full, batch_partial, *own(facts, drawn, plan)]
+
+
+def _labels(facts: DataFacts, drawn: bool) -> str:
     if drawn:
-        labels = "with hand-drawn scribbles"
-    choices = [
-        Choice("num_full", facts.full, f"{unit} with full masks"),
-        Choice("num_partial", facts.partial, f"further {unit}, {labels}"),
-        Choice("batch_full", plan.batch_full, "what memory and time allow"),
-        Choice("batch_partial", plan.batch_partial, "twice batch_full, as in the papers"),
-    ]
+        return "with hand-drawn scribbles"
+    return "with eroded masks" if facts.eroded else "with the labels that the datalist names"
+
+
+def _mixed_choices(facts: DataFacts, drawn: bool, plan: Schedule) -> list[Choice]:
+    if not facts.partial:
+        return []
+    if drawn:
+        choices = [Choice("weak_label", "drawn", "the datalist names scribbles")]
+    else:
+        why = "masks become seeds; partial labels stay as they are"
+        choices = [Choice("weak_label", "erosion", why)]
+    if not facts.background_drawn:
+        why = "no stroke marks background: it begins this far from all seeds"
+        choices.append(Choice("free_negatives", "auto", why))
+    return choices
+
+
+def _confkd_choices(facts: DataFacts, drawn: bool, plan: Schedule) -> list[Choice]:
+    if not facts.partial:
+        lower = "a lower bound: no case is partially labeled"
+        return [Choice(name, 0, lower) for name in ("lambda_w", "lambda_kd", "lambda_ent")]
+    choices = []
     if drawn:
         choices.append(Choice("weak_label", "drawn", "the datalist names scribbles"))
     if facts.background_drawn:

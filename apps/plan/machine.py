@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixseg.engines.inferers import available_memory
-from mixseg.networks import DualBranchUNet, DualBranchVNet
+from mixseg.networks import DualBranchDynUNet, DualBranchUNet, DualBranchVNet
 
-__all__ = ["Cost", "Machine", "network_cost", "this_machine"]
+__all__ = ["NETWORKS", "Cost", "Machine", "network_cost", "this_machine"]
 
-#: Floating-point operations a second of one CPU core in the networks' convolutions: between 5 and
-#: 14 · 10⁹ were seen. Good for the order of magnitude of a training time.
-CORE_FLOPS = 10e9
+#: Floating-point operations a second of one CPU core in the networks' convolutions: between 10 and
+#: 60 · 10⁹ were seen. Good for the order of magnitude of a training time.
+CORE_FLOPS = 20e9
+
+_RECIPE: Callable[..., nn.Module] = partial(
+    DualBranchDynUNet, branches=1, norm="instance", res_block=False
+)
+#: Method → spatial dimensions → the network of its template.
+NETWORKS: dict[str, dict[int, Callable[..., nn.Module]]] = {
+    "mixed": {2: _RECIPE, 3: _RECIPE},
+    "confkd": {2: DualBranchUNet, 3: DualBranchVNet},
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class Cost:
     Attributes:
         bytes: activations that are kept for the backward pass, float32.
         flops: operations of forward and backward pass.
-        fixed_bytes: weights, gradients and optimiser.
+        fixed_bytes: weights, gradients and optimizer.
     """
 
     bytes: float
@@ -92,15 +102,24 @@ class Cost:
 
 
 @cache
-def network_cost(spatial_dims: int, features: Sequence[int], channels: int, classes: int) -> Cost:
+def network_cost(
+    method: str, spatial_dims: int, features: Sequence[int], channels: int, classes: int
+) -> Cost:
     """Count what a training step of the bundle's network keeps and computes.
 
     Counted on the CPU with a tiny image, and the same everywhere: activations grow with the
     voxels, whatever the device.
+
+    Args:
+        method: a key of :data:`NETWORKS`.
+        spatial_dims: 2 or 3.
+        features: channels of each level.
+        channels: of the image.
+        classes: background included.
     """
     options: dict[str, Any] = {"in_channels": channels, "out_channels": classes}
     with torch.random.fork_rng(devices=[]):
-        make = DualBranchUNet if spatial_dims == 2 else DualBranchVNet
+        make = NETWORKS[method][spatial_dims]
         network = make(spatial_dims=spatial_dims, features=tuple(features), **options)
         side = 2 ** len(features)
         image = torch.zeros(2, channels, *(side,) * spatial_dims)
@@ -115,7 +134,9 @@ def network_cost(spatial_dims: int, features: Sequence[int], channels: int, clas
             torch.autograd.graph.saved_tensors_hooks(keep, _unchanged),
             FlopCounterMode(display=False) as counter,
         ):
-            sum(logits.square().mean() for logits in network(image)).backward()
+            output = network(image)
+            branches = (output,) if isinstance(output, torch.Tensor) else output
+            torch.stack([logits.square().mean() for logits in branches]).sum().backward()
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     voxels = image.shape[0] * side**spatial_dims
     return Cost(

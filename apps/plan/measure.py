@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.ndimage as ndi
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 from tqdm import tqdm
@@ -18,6 +19,8 @@ __all__ = ["DataFacts", "Intensities", "measure"]
 #: Images whose intensities are read, spread over the training cases, and voxels taken of each.
 _SAMPLED_CASES = 100
 _SAMPLED_VOXELS = 20_000
+#: Share of a class's voxels that one connected object holds where there are specks beside it.
+_ONE_OBJECT = 0.95
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class DataFacts:
         sizes: of every case, its kind (full or partial) and its size along each axis, voxels.
         seen: classes that the labels show, partial ones included.
         background_drawn: whether the partial labels mark background as well.
+        single: whether each full mask shows one connected object a class, specks apart; False
+            without full masks.
         intensities: of the images.
     """
 
@@ -81,6 +86,7 @@ class DataFacts:
     sizes: tuple[tuple[str, tuple[int, int, int]], ...]
     seen: frozenset[int]
     background_drawn: bool
+    single: bool
     intensities: Intensities
 
     @property
@@ -111,22 +117,18 @@ def measure(
         progress: show a bar on standard error.
 
     Raises:
-        ValueError: a file cannot be read, an image is not 2D or 3D, or the images differ in
+        ValueError: a file cannot be read, or the images differ in
             channels or in being pictures or volumes; the message names the file.
     """
     geometry: list[tuple[np.ndarray, np.ndarray]] = []
     first: tuple[Mapping[str, Any], Volume] | None = None
     counts: dict[str, set[int]] = {"full": set(), "partial": set()}
     samples = _Samples()
+    single: list[bool] = []
     wanted = set(np.linspace(0, len(items) - 1, min(len(items), _SAMPLED_CASES)).astype(int))
     bar = tqdm(items, desc="measuring", unit="case", disable=not progress)
     for index, item in enumerate(bar):
         image = _opened(item, "image", voxels=index in wanted)
-        if len(image.shape) not in (2, 3):
-            raise ValueError(
-                f"{item['image']}: the image is {len(image.shape)}D; 2D or 3D is expected, see "
-                "mixseg validate"
-            )
         if first is None:
             first = (item, image)
         _refuse_another_kind(item, image, *first)
@@ -137,6 +139,8 @@ def measure(
             label = _opened(item, "label", voxels=True).data
             assert label is not None
             counts[kind].update(count_values(label)[0])
+            if kind == "full":
+                single.append(_one_object_a_class(label, len(classes)))
         if image.data is not None:
             samples.add(image, label if kind == "full" else None, len(classes))
     assert first is not None, "select_cases returns at least one case"
@@ -159,6 +163,7 @@ def measure(
         ),
         seen=frozenset(counts["full"] | counts["partial"]) & frozenset(range(len(classes))),
         background_drawn=0 in counts["partial"],
+        single=bool(single) and all(single),
         intensities=samples.summary(),
     )
 
@@ -168,8 +173,8 @@ def _opened(item: Mapping[str, Any], key: str, voxels: bool) -> Volume:
         return open_volume(item[key], voxels)
     except UnreadableError as reason:
         raise ValueError(
-            f"{item[key]} (case {item['case_id']}): the {key} cannot be read ({reason}); mixseg "
-            "validate lists all faults of the data"
+            f"{item[key]} (case {item['case_id']}): the {key} cannot be read ({reason}); "
+            f"{reason.mend}. 'mixseg validate' lists all faults of the data"
         ) from reason
 
 
@@ -196,6 +201,20 @@ def _anatomical(image: Volume, path: str) -> tuple[np.ndarray, np.ndarray]:
     shape, spacing = np.empty(3), np.empty(3)
     shape[order], spacing[order] = image.shape, voxel_sizes(image.affine)
     return shape, spacing
+
+
+def _one_object_a_class(label: np.ndarray, classes: int) -> bool:
+    """Whether almost all voxels of each class hang together, corners included."""
+    for value in range(1, classes):
+        mask = label == value
+        box = ndi.find_objects(mask.astype(np.uint8))
+        if not box:
+            continue
+        objects, _ = ndi.label(mask[box[0]], np.ones((3,) * mask.ndim))
+        sizes = np.bincount(objects.ravel())[1:]
+        if sizes.max() < _ONE_OBJECT * sizes.sum():
+            return False
+    return True
 
 
 def _patients(items: Sequence[Mapping[str, Any]], kind: str) -> int:

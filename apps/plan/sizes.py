@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mixseg.apps.plan.choices import Choice, Schedule, numbers, slice_axis
@@ -13,36 +13,110 @@ from mixseg.apps.plan.measure import DataFacts
 
 __all__ = ["Sizes", "slice_sizes", "volume_sizes"]
 
-#: Sides of both networks' images are multiples of this: five levels.
-DIVISOR = 16
 #: Peak memory of a training step over that of the activations that autograd keeps.
 OVERHEAD = 1.3
+#: Trainings of fewer iterations show that everything runs, and no more.
+SMOKE_TEST = 500
 #: Longest side of a slice as it is resized.
 LONGEST_SIDE = 512
-#: Share of a volume that a crop should show at least, where coarser voxels can help.
-COVERAGE = 1 / 16
 
 _Batch = tuple[int, int]
-# From the best to the smallest; the last is taken where none fits.
-_CUDA_SLICES: tuple[tuple[int, int, _Batch], ...] = tuple(
-    (side, width, batch)
-    for side in (LONGEST_SIDE, 384, 256, 128)
-    for width, batch in ((64, (8, 16)), (64, (4, 8)), (32, (8, 16)), (32, (4, 8)), (16, (4, 8)))
-)
-_CPU_SLICES: tuple[tuple[int, int, _Batch], ...] = tuple(
-    (side, width, batch)
-    for side in (256, 192, 160, 128, 96, 64)
-    for width in (12, 8)
-    for batch in ((8, 16), (4, 8))
-)
-_CUDA_CROPS: tuple[tuple[int, int, _Batch], ...] = tuple(
-    (voxels, 16, batch)
-    for voxels in (112 * 112 * 80, 96 * 96 * 64, 80 * 80 * 64, 64 * 64 * 48, 48 * 48 * 32)
-    for batch in ((4, 8), (2, 4))
-)
-_CPU_CROPS: tuple[tuple[int, int, _Batch], ...] = tuple(
-    (voxels, 8, (2, 4)) for voxels in (80 * 80 * 64, 64 * 64 * 48, 48 * 48 * 32, 32 * 32 * 32)
-)
+#: Voxels or longest side, channels of the first level, slices or crops of each kind in a batch.
+_Option = tuple[int, int, _Batch]
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """What a method is trained with in 2D or in 3D, whatever the data.
+
+    Attributes:
+        levels: channels of each level, in those of the first; sides of images are multiples of 2
+            to the number of further levels.
+        width: channels of the template's first level.
+        iterations: of a training on CUDA and on a CPU, where there is time.
+        cuda: options from the best to the smallest; the last is taken where none fits.
+        cpu: likewise.
+        coverage: share of a volume that a crop should show at least, where coarser voxels can help.
+    """
+
+    levels: tuple[int, ...]
+    width: int
+    iterations: tuple[int, int]
+    cuda: tuple[_Option, ...]
+    cpu: tuple[_Option, ...]
+    coverage: float = 0.0
+
+    @property
+    def divisor(self) -> int:
+        """Sides of images are multiples of this."""
+        return int(2 ** (len(self.levels) - 1))
+
+    def features(self, width: int) -> list[int]:
+        """Channels of each level."""
+        return [width * factor for factor in self.levels]
+
+
+_SIDES = (LONGEST_SIDE, 384, 256, 128)
+_CROPS = (112 * 112 * 80, 96 * 96 * 64, 80 * 80 * 64, 64 * 64 * 48, 48 * 48 * 32)
+_LADDERS: dict[str, dict[int, _Ladder]] = {
+    "mixed": {
+        2: _Ladder(
+            levels=(1, 2, 4, 8, 8),
+            width=16,
+            iterations=(3000, 3000),
+            cuda=tuple((s, w, b) for s in _SIDES for w in (32, 16) for b in ((8, 8), (4, 4))),
+            cpu=(
+                *((side, 16, (8, 8)) for side in (256, 192, 160, 128, 112, 96, 80, 64)),
+                (64, 8, (8, 8)),
+                (64, 8, (4, 4)),
+            ),
+        ),
+        3: _Ladder(
+            levels=(1, 2, 4, 8),
+            width=16,
+            iterations=(1500, 1500),
+            cuda=tuple((v, w, b) for v in _CROPS for w in (32, 16) for b in ((2, 2), (1, 1))),
+            cpu=(
+                *((v, 16, (1, 1)) for v in (88 * 72 * 40, 64 * 64 * 40, 48 * 48 * 32)),
+                *((v, 8, (1, 1)) for v in (48 * 48 * 32, 32 * 32 * 32)),
+            ),
+            # Near-whole crops beat smaller ones of finer voxels.
+            coverage=0.9,
+        ),
+    },
+    "confkd": {
+        2: _Ladder(
+            levels=(1, 2, 4, 8, 16),
+            width=64,
+            iterations=(8000, 3000),
+            cuda=tuple(
+                (side, width, batch)
+                for side in _SIDES
+                for width, batch in (
+                    *((64, (8, 16)), (64, (4, 8))),
+                    *((32, (8, 16)), (32, (4, 8)), (16, (4, 8))),
+                )
+            ),
+            cpu=tuple(
+                (side, width, batch)
+                for side in (256, 192, 160, 128, 96, 64)
+                for width in (12, 8)
+                for batch in ((8, 16), (4, 8))
+            ),
+        ),
+        3: _Ladder(
+            levels=(1, 2, 4, 8, 16),
+            width=16,
+            iterations=(6000, 2000),
+            cuda=tuple((voxels, 16, batch) for voxels in _CROPS for batch in ((4, 8), (2, 4))),
+            cpu=tuple(
+                (voxels, 8, (2, 4))
+                for voxels in (80 * 80 * 64, 64 * 64 * 48, 48 * 48 * 32, 32 * 32 * 32)
+            ),
+            coverage=1 / 16,
+        ),
+    },
+}
 #: Codes that bring an anatomical axis (right, anterior, superior) to the end.
 _ORIENTATIONS = ("ASR", "RSA", "RAS")
 #: left, or an l that stands alone.
@@ -66,20 +140,18 @@ class Sizes:
     notes: tuple[str, ...] = ()
 
 
-def slice_sizes(facts: DataFacts, machine: Machine) -> Sizes:
+def slice_sizes(facts: DataFacts, machine: Machine, method: str) -> Sizes:
     """Sizes for a network of slices or pictures."""
+    ladder = _LADDERS[method][2]
     axis = slice_axis(facts)
     letters = "RAS" if facts.pictures else _ORIENTATIONS[axis]
     plane = [facts.shape["RAS".index(letter)] for letter in letters[:2]]
-    whole = _scaled(plane, LONGEST_SIDE)
-    iterations = 8000 if machine.cuda else _shortened(3000, machine)
+    whole = _scaled(plane, LONGEST_SIDE, ladder.divisor)
 
-    def options() -> Iterator[tuple[int, list[int], int, _Batch]]:
-        for side, width, batch in _CUDA_SLICES if machine.cuda else _CPU_SLICES:
-            sides = _scaled(whole, side)
-            yield math.prod(sides), sides, width, batch
+    def sides_of(longest: int) -> list[int]:
+        return _scaled(whole, longest, ladder.divisor)
 
-    sides, width, schedule, seconds = _first_that_fits(options(), facts, machine, 2, iterations)
+    sides, width, schedule, seconds = _first_that_fits(sides_of, facts, machine, method, 2)
     resized = sides != whole
     unit = "picture" if facts.pictures else "slice"
     allowed = "what memory and time allow" if resized else "nothing is lost to memory or time"
@@ -87,19 +159,21 @@ def slice_sizes(facts: DataFacts, machine: Machine) -> Sizes:
         Choice("slice_size", whole, f"the median {unit} has {numbers(plane)} pixels"),
         Choice("crop_size", "$@slice_size", f"the whole {unit}: objects may lie anywhere"),
         Choice("spatial_size", sides if resized else "$@crop_size", allowed),
-        Choice("features", _features(width), _width_reason(width, 64, machine)),
+        Choice("features", ladder.features(width), _width_reason(width, ladder.width, machine)),
     ]
     if not facts.pictures:
         why = "slices lie across the last axis, the thickest or shortest one"
         choices.append(Choice("orientation", letters, why))
-    if width < 64:
+    if method == "mixed":
+        choices += _mirroring(facts, method)
+    elif width < ladder.width:
         choices.append(Choice("lr", 5.0e-4, "Adam; a narrow network bears a higher rate"))
     counts = (facts.slices("full", axis), facts.slices("partial", axis))
     choices += _epochs(counts, schedule, f"{unit}s")
     needed = sum(counts) * math.prod(sides) * (4 * facts.channels + 2)
-    notes: tuple[str, ...] = ()
+    notes = _budget_notes(schedule, seconds, ladder, machine)
     if needed > machine.host_memory:
-        notes = (
+        notes += (
             f"the {sum(counts)} training {unit}s take {needed / 1e9:.1f} GB of memory, "
             f"{machine.host_memory / 1e9:.1f} GB is half of what is free: lower spatial_size, "
             "num_full or num_partial if that is too much",
@@ -107,49 +181,70 @@ def slice_sizes(facts: DataFacts, machine: Machine) -> Sizes:
     return Sizes(choices, schedule, seconds, notes)
 
 
-def volume_sizes(facts: DataFacts, machine: Machine) -> Sizes:
+def volume_sizes(facts: DataFacts, machine: Machine, method: str) -> Sizes:
     """Sizes for a network of crops of volumes."""
-    paired = _paired_classes(facts.classes)
-    iterations = 6000 if machine.cuda else _shortened(2000, machine)
+    ladder = _LADDERS[method][3]
+    # ConfKD's crops are turned by 90° in the plane of the first two axes.
+    square = method == "confkd" and not _paired_classes(facts.classes)
 
-    def options() -> Iterator[tuple[int, list[int], int, _Batch]]:
-        for voxels, width, batch in _CUDA_CROPS if machine.cuda else _CPU_CROPS:
-            crop = _crop(facts.shape, voxels, square=not paired)
-            yield math.prod(crop), crop, width, batch
+    def crop_of(voxels: int) -> list[int]:
+        return _crop(facts.shape, voxels, square, ladder.divisor)
 
-    crop, width, schedule, seconds = _first_that_fits(options(), facts, machine, 3, iterations)
+    crop, width, schedule, seconds = _first_that_fits(crop_of, facts, machine, method, 3)
     share = math.prod(crop) / math.prod(facts.shape)
     spacing, why = list(facts.spacing), "the median of the training scans"
     shape = facts.shape
-    if share < COVERAGE:
-        factor = min(2.0, (COVERAGE / share) ** (1 / 3))
+    if share < ladder.coverage:
+        factor = min(2.0, (ladder.coverage / share) ** (1 / 3))
         spacing = [size * factor for size in spacing]
         shape = (shape[0] / factor, shape[1] / factor, shape[2] / factor)
-        crop = _crop(shape, math.prod(crop), square=not paired)
+        crop = _crop(shape, math.prod(crop), square, ladder.divisor)
         why = f"{factor:.2g} times the median, {numbers(facts.spacing)}: crops show more"
     spacing = [float(f"{size:.4g}") for size in spacing]
     shown = min(1.0, math.prod(min(c / s, 1) for c, s in zip(crop, shape, strict=True)))
     choices = [
         Choice("spacing", spacing, f"mm, {why}"),
         Choice("crop_size", crop, f"{100 * shown:.0f} % of the median scan of {numbers(shape)}"),
-        Choice("features", _features(width), _width_reason(width, 16, machine)),
+        Choice("features", ladder.features(width), _width_reason(width, ladder.width, machine)),
     ]
-    if paired:
-        names = "left and right are classes of their own"
-        choices += [Choice("flip_axes", [], names), Choice("rotate", False, names)]
-    if width < 16:
-        few = "half of so few channels is too much to lose"
-        choices += [
-            Choice("dropout", 0, few),
-            Choice("lr", 0.03, "SGD; a narrow network bears a higher rate"),
-        ]
     epochs = _epochs(None, schedule, "crops")
-    length = next(choice.value for choice in epochs if choice.knob == "max_epochs")
-    share = 0.7 if width < 16 else 25 / 60
-    why = f"epochs between two steps of the rate, {share:.0%} of all"
-    choices += [*epochs, Choice("lr_step", max(1, round(share * length)), why)]
-    choices += _cache(facts, machine, spacing)
-    return Sizes(choices, schedule, seconds)
+    choices += _mirroring(facts, method)
+    if method == "confkd":
+        if width < ladder.width:
+            few = "half of so few channels is too much to lose"
+            choices += [
+                Choice("dropout", 0, few),
+                Choice("lr", 0.03, "SGD; a narrow network bears a higher rate"),
+            ]
+        length = next(choice.value for choice in epochs if choice.knob == "max_epochs")
+        share = 0.7 if width < ladder.width else 25 / 60
+        why = f"epochs between two steps of the rate, {share:.0%} of all"
+        epochs.append(Choice("lr_step", max(1, round(share * length)), why))
+    choices += [*epochs, *_cache(facts, machine, spacing)]
+    return Sizes(choices, schedule, seconds, _budget_notes(schedule, seconds, ladder, machine))
+
+
+def _mirroring(facts: DataFacts, method: str) -> list[Choice]:
+    """No mirror images, in training or in inference, where they would be of another class."""
+    if not _paired_classes(facts.classes):
+        return []
+    why = "left and right are classes of their own"
+    other = Choice("rotate", False, why) if method == "confkd" else Choice("mirror_axes", [], why)
+    return [Choice("flip_axes", [], why), other]
+
+
+def _budget_notes(
+    schedule: Schedule, seconds: float | None, ladder: _Ladder, machine: Machine
+) -> tuple[str, ...]:
+    """That the time is enough for a smoke test alone, where it is."""
+    if seconds is None or (schedule.iterations >= SMOKE_TEST and seconds <= machine.seconds):
+        return ()
+    return (
+        f"SMOKE TEST ONLY: {machine.seconds / 60:.0f} minutes are too short for more than "
+        f"{schedule.iterations} iterations of a small network, of the recipe's "
+        f"{ladder.iterations[1]:,}. The training shows that everything runs; do not judge data or "
+        f"method by its masks. For these give --minutes {Machine.seconds / 60:.0f}",
+    )
 
 
 def _shortened(iterations: int, machine: Machine) -> int:
@@ -159,24 +254,27 @@ def _shortened(iterations: int, machine: Machine) -> int:
 
 
 def _first_that_fits(
-    options: Iterator[tuple[int, list[int], int, _Batch]],
+    sides_of: Callable[[int], list[int]],
     facts: DataFacts,
     machine: Machine,
+    method: str,
     spatial_dims: int,
-    iterations: int,
 ) -> tuple[list[int], int, Schedule, float | None]:
     """The first option within memory and, on a CPU, within time; else the last."""
-    best = 64 if spatial_dims == 2 else 16
-    for voxels, sides, width, (full, partial) in options:
-        cost = network_cost(
-            spatial_dims, tuple(_features(width)), facts.channels, len(facts.classes)
-        )
-        batch = voxels * (full + partial)
+    ladder = _LADDERS[method][spatial_dims]
+    options = ladder.cuda if machine.cuda else ladder.cpu
+    iterations = ladder.iterations[0 if machine.cuda else 1]
+    if not machine.cuda:
+        iterations = _shortened(iterations, machine)
+    for size, width, (full, partial) in options:
+        sides, features = sides_of(size), tuple(ladder.features(width))
+        cost = network_cost(method, spatial_dims, features, facts.channels, len(facts.classes))
+        batch = math.prod(sides) * (full + partial)
         seconds = None
         if not machine.cuda:
             seconds = iterations * batch * cost.flops / (machine.cores * CORE_FLOPS)
         memory = OVERHEAD * batch * cost.bytes + cost.fixed_bytes
-        chosen = sides, width, Schedule(full, partial, iterations, width < best), seconds
+        chosen = sides, width, Schedule(full, partial, iterations, width < ladder.width), seconds
         if memory <= machine.memory and (seconds is None or seconds <= machine.seconds):
             break
     return chosen
@@ -216,38 +314,32 @@ def _cache(facts: DataFacts, machine: Machine, spacing: Sequence[float]) -> list
     return choices
 
 
-def _scaled(sides: Sequence[float], longest: int) -> list[int]:
+def _scaled(sides: Sequence[float], longest: int, divisor: int) -> list[int]:
     """Multiples of the divisor, in proportion, none longer than ``longest``."""
     factor = min(1.0, longest / max(sides))
-    return [_multiple(side * factor) for side in sides]
+    return [_multiple(side * factor, divisor) for side in sides]
 
 
-def _crop(shape: Sequence[float], voxels: int, square: bool) -> list[int]:
+def _crop(shape: Sequence[float], voxels: int, square: bool, divisor: int) -> list[int]:
     """Sides of a crop in proportion to the volumes, of about so many voxels."""
     sides = [float(side) for side in shape]
     if square:
         sides[:2] = [math.sqrt(sides[0] * sides[1])] * 2
     factor = (voxels / math.prod(sides)) ** (1 / 3)
+    whole = [max(2 * divisor, divisor * math.ceil(side / divisor)) for side in sides]
     if factor >= 1:
-        return [max(2 * DIVISOR, DIVISOR * math.ceil(side / DIVISOR)) for side in sides]
-    return [
-        min(_multiple(side * factor), max(2 * DIVISOR, DIVISOR * math.ceil(side / DIVISOR)))
-        for side in sides
-    ]
+        return whole
+    return [min(_multiple(s * factor, divisor), w) for s, w in zip(sides, whole, strict=True)]
 
 
-def _multiple(side: float) -> int:
-    """The nearest multiple of the divisor; two at least, for the normalisation at the bottom."""
-    return max(2 * DIVISOR, DIVISOR * math.floor(side / DIVISOR + 0.5))
+def _multiple(side: float, divisor: int) -> int:
+    """The nearest multiple of the divisor; two at least, for the normalization at the bottom."""
+    return max(2 * divisor, divisor * math.floor(side / divisor + 0.5))
 
 
-def _features(width: int) -> list[int]:
-    return [width * 2**level for level in range(5)]
-
-
-def _width_reason(width: int, papers: int, machine: Machine) -> str:
-    if width == papers:
-        return "channels of each level, as in the papers"
+def _width_reason(width: int, template: int, machine: Machine) -> str:
+    if width == template:
+        return "channels of each level, as in the template"
     return f"channels of each level, for this {'GPU' if machine.cuda else 'CPU'}"
 
 

@@ -13,32 +13,29 @@ from typing import Any
 import yaml
 
 from mixseg.apps.bundle.find import ROOT
-from mixseg.apps.plan.card import FILL_IN, data_license, model_card
+from mixseg.apps.plan.card import FILL_IN, REFERENCES, data_license, model_card
 from mixseg.apps.plan.choices import Choice
 from mixseg.apps.plan.measure import DataFacts
 from mixseg.apps.plan.plan import Plan
-from mixseg.configuration.yaml_text import set_knobs
+from mixseg.configuration.yaml_text import set_values
 
 __all__ = ["TEMPLATES", "bundle_files", "find_template"]
 
-#: Bundle that each number of dimensions is made from.
-TEMPLATES = {2: "acdc_lv_confkd", 3: "la_confkd"}
+#: Method → number of dimensions → the bundle that another one is made from.
+TEMPLATES = {
+    "mixed": {2: "acdc_lv_mixed", 3: "la_mixed"},
+    "confkd": {2: "acdc_lv_confkd", 3: "la_confkd"},
+}
 
 #: Column at which the templates' comments begin.
 _COLUMN = 36
 _HEADER = re.compile(r"\A(?:#[^\n]*\n)+")
 _WIDTH = 100
-_METHODS = {
-    True: "a teacher learns from full masks, a student from partial labels, from the teacher and "
-    "from its own confidence",
-    False: "the lower bound, a teacher that learns from full masks",
-}
 # What the configurations begin with: a paragraph, then lines as they stand.
 _FIRST = {
-    "train.yaml": "ConfKD for {names}, on {unit}: {method}. Written by `mixseg new`; what was "
-    "chosen for the data says why, in its comment.",
-    "inference.yaml": "Masks of {names} for every image below dataset_dir, from the {branch} "
-    "alone:",
+    "train.yaml": "{summary} Written by `mixseg new`; what was chosen for the data says why, in "
+    "its comment.",
+    "inference.yaml": "Masks of {names} for every image below dataset_dir:",
     "evaluate.yaml": "Scores of trained weights, passed after train.yaml:",
     "multi_gpu_train.yaml": "Training on several GPUs or machines, passed after train.yaml (from "
     "the bundle's folder):",
@@ -47,7 +44,7 @@ _REST = {
     "train.yaml": """
   python -m monai.bundle run training --config_file configs/train.yaml
 
-Every knob below is set on the command line by its name: --max_epochs 10 --seed 1""",
+Every setting below can be set on the command line by its name: --max_epochs 10 --seed 1""",
     "inference.yaml": """
   python -m monai.bundle run inference --config_file configs/inference.yaml --dataset_dir IMAGES
 
@@ -56,7 +53,7 @@ Each mask lies on its image's own grid. What is shared with train.yaml is the sa
   python -m monai.bundle run evaluating \\
     --config_file "['configs/train.yaml','configs/evaluate.yaml']" --output_dir eval/test
 
-Writes metrics.csv, summary.json and cases.png to output_dir. Repeat the knobs that you trained
+Writes metrics.csv, summary.json and cases.png to output_dir. Repeat the settings that you trained
 with, if you changed any.""",
     "multi_gpu_train.yaml": """
   torchrun --nproc_per_node=2 -m monai.bundle run training \\
@@ -68,17 +65,18 @@ Nothing of train.yaml is replaced but the device and the bars; lists are appende
 }
 
 
-def find_template(dimensions: int) -> Path:
-    """The bundle that comes with mixseg for a number of dimensions.
+def find_template(method: str, dimensions: int) -> Path:
+    """The bundle that comes with mixseg for a method and a number of dimensions.
 
     Raises:
         ValueError: it is not beside the installed package.
     """
-    folder = ROOT / "bundles" / TEMPLATES[dimensions]
+    name = TEMPLATES[method][dimensions]
+    folder = ROOT / "bundles" / name
     if not (folder / "configs" / "train.yaml").is_file():
         raise ValueError(
-            f"the template {TEMPLATES[dimensions]} is not in {folder.parent}: this installation of "
-            "mixseg is incomplete; install it again"
+            f"the template {name} is not in {folder.parent}: this installation of mixseg is "
+            "incomplete; install it again"
         )
     return folder
 
@@ -89,7 +87,7 @@ def bundle_files(plan: Plan) -> dict[str, str]:
     Raises:
         ValueError: the template is not there, or lacks one of the knobs.
     """
-    template = find_template(plan.dimensions)
+    template = find_template(plan.method, plan.dimensions)
     train = {choice.knob: choice for choice in (*_place_choices(plan), *plan.choices)}
     files = {}
     for name in ("train.yaml", "inference.yaml", "evaluate.yaml", "multi_gpu_train.yaml"):
@@ -99,7 +97,8 @@ def bundle_files(plan: Plan) -> dict[str, str]:
         elif name == "inference.yaml":
             known = yaml.safe_load(text)
             shared = {k: choice for k, choice in train.items() if k in known}
-            shared |= {choice.knob: choice for choice in _inference_choices(plan)}
+            own = [c for c in _inference_choices(plan) if c.knob in known]
+            shared |= {choice.knob: choice for choice in own}
             text = _with_choices(text, list(shared.values()))
         files[f"configs/{name}"] = _header(name, plan) + _HEADER.sub("", text)
     files["configs/metadata.json"] = _metadata(template, plan)
@@ -121,23 +120,20 @@ def _place_choices(plan: Plan) -> list[Choice]:
 def _inference_choices(plan: Plan) -> list[Choice]:
     """What inference.yaml alone says."""
     ext = ".png" if plan.facts.pictures else ".nii.gz"
-    choices = [
+    return [
         Choice("dataset_dir", "$@bundle_root + '/data'", "a folder of images, or one image"),
-        Choice("output_dir", "$@bundle_root + '/eval'", f"masks, as <image name>_seg{ext}"),
+        Choice("output_dir", "$@bundle_root + '/eval/masks'", f"masks, as <image name>_seg{ext}"),
         Choice("output_postfix", "seg", "of the masks' names"),
+        Choice("output_ext", ext, "of the masks' files"),
+        *([] if plan.facts.partial else [Choice("branch", "teacher", "it alone is trained")]),
     ]
-    if plan.facts.pictures:
-        choices.append(Choice("output_ext", ext, "of the masks' files"))
-    if not plan.facts.partial:
-        choices.append(Choice("branch", "teacher", "the lower bound trains no student"))
-    return choices
 
 
 def _with_choices(text: str, choices: Sequence[Choice]) -> str:
     """The configuration with other values, each with its reason as the comment."""
-    text = set_knobs(text, {choice.knob: choice.value for choice in choices})
+    text = set_values(text, {choice.knob: choice.value for choice in choices})
     for choice in choices:
-        # set_knobs leaves a value on one line; a comment follows two spaces at least.
+        # set_values leaves a value on one line; a comment follows two spaces at least.
         pattern = re.compile(rf"^({re.escape(choice.knob)}: .*?)(?: {{2,}}#[^\n]*)?$", re.MULTILINE)
         found = pattern.search(text)
         assert found is not None, choice.knob
@@ -148,8 +144,9 @@ def _with_choices(text: str, choices: Sequence[Choice]) -> str:
 
 
 def _knobs(text: str) -> list[tuple[str, str, str]]:
-    """Name, value as it is written, and comment of every knob of train.yaml."""
-    top = text[text.index("\nbundle_root:") : text.index("\ndatalist_content:")]
+    """Name, value as it is written, and comment of every setting of train.yaml."""
+    ends = (text.index(f"\n{name}:") for name in ("num_classes", "datalist_content"))
+    top = text[text.index("\nbundle_root:") : min(ends)]
     found = re.findall(r"^(\w+): (.+?)(?: +# ([^\n]*))?$", top, re.MULTILINE)
     return [(name, value.strip().strip('"'), comment) for name, value, comment in found]
 
@@ -157,14 +154,7 @@ def _knobs(text: str) -> list[tuple[str, str, str]]:
 def _header(name: str, plan: Plan) -> str:
     """The comment that a configuration begins with."""
     names = ", ".join(plan.facts.classes[1:])
-    unit = {2: "slices of volumes", 3: "whole volumes"}[plan.dimensions]
-    unit = "pictures" if plan.facts.pictures else unit
-    first = _FIRST[name].format(
-        names=names,
-        unit=unit,
-        method=_METHODS[bool(plan.facts.partial)],
-        branch="student" if plan.facts.partial else "teacher",
-    )
+    first = _FIRST[name].format(names=names, summary=plan.summary)
     lines = [*textwrap.wrap(first, _WIDTH - 2), *_REST[name].splitlines()]
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)
 
@@ -182,17 +172,17 @@ def _metadata(template: Path, plan: Plan) -> str:
         "changelog": {"0.1.0": "written by mixseg new"},
         "name": plan.name,
         "task": f"Segmentation of {', '.join(names[1:])}, learned from mixed supervision",
-        "description": f"A dual-branch network (ConfKD) for {', '.join(names[1:])}, trained on "
-        f"{facts.full_cases} cases with full masks and {facts.partial_cases} with partial labels.",
+        "description": f"{plan.summary} Trained on {facts.full_cases} cases with full masks and "
+        f"{facts.partial_cases} with partial labels.",
         "authors": FILL_IN,
         "copyright": FILL_IN,
         "data_source": FILL_IN,
         "data_type": "picture" if facts.pictures else "volume",
-        "image_classes": f"{facts.channels} channels, normalised as train.yaml says",
+        "image_classes": f"{facts.channels} channels, normalized as train.yaml says",
         "label_classes": f"single channel data, {listed}; in training labels {unknown} is "
-        "unlabelled",
+        "unlabeled",
         "pred_classes": f"{len(names)} channels: {listed}",
-        "references": content["references"][:2],
+        "references": list(REFERENCES[plan.method]),
     }
     content["required_packages_version"]["mixseg"] = version("mixseg")
     formats = content["network_data_format"]

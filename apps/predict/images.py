@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mixseg.data import list_images
-from mixseg.files.reading import UnreadableError, open_volume
+from mixseg.data.file_checks import find_outlier
+from mixseg.data.find import search_images
+from mixseg.files.reading import UnreadableError, open_volume, voxels
 
-__all__ = ["CaseError", "InputCase", "check_axes", "list_cases", "refuse_same_outputs", "why"]
+__all__ = [
+    "CaseError",
+    "InputCase",
+    "check_axes",
+    "place_cases",
+    "refuse_same_outputs",
+    "remarks_of",
+    "search_cases",
+    "why",
+]
 
 
 class CaseError(Exception):
@@ -30,14 +41,18 @@ class CaseError(Exception):
 
 @dataclass(frozen=True)
 class InputCase:
-    """An image and its case's name."""
+    """An image, its case's name, and the folder below the output folder that its files go to."""
 
     image: Path
     case_id: str
+    folder: Path = Path()
 
 
-def list_cases(source: Path, output: Path) -> list[InputCase]:
+def search_cases(source: Path, output: Path) -> tuple[list[InputCase], list[str]]:
     """The image at ``source``, or all images below it except those below ``output``.
+
+    Returns:
+        The cases, and a sentence for each kind of file that is left out.
 
     Raises:
         ValueError: there is none, or the masks would lie among the images.
@@ -51,15 +66,32 @@ def list_cases(source: Path, output: Path) -> list[InputCase]:
             "time; give another -o, for example a folder in it"
         )
     try:
-        found = list_images(source)
+        found = search_images(source)
     except FileNotFoundError as error:
         what = str(error).removesuffix(": set --dataset_dir")
         raise ValueError(f"{what}: give an image or a folder of images with -i") from error
-    cases = [InputCase(Path(item["image"]), item["case_id"]) for item in found]
+    cases = [InputCase(Path(item["image"]), item["case_id"]) for item in found.images]
     cases = [c for c in cases if target not in c.image.resolve().parents or source.is_file()]
     if not cases:
         raise ValueError(f"all images below '{source}' are in the output folder '{output}'")
-    return cases
+    return cases, found.left_out
+
+
+def place_cases(cases: Sequence[InputCase]) -> list[InputCase]:
+    """The cases, each in its image's folder where one name occurs in several folders.
+
+    So the masks of a folder a patient with equal file names lie in a folder a patient.
+    """
+    names = {case.case_id.lower() for case in cases}
+    if len(names) == len(cases):
+        return list(cases)
+    root = Path(os.path.commonpath([case.image.parent.absolute() for case in cases]))
+    placed = []
+    for case in cases:
+        folder = case.image.parent.absolute().relative_to(root)
+        name = "_".join((*folder.parts, case.case_id))
+        placed.append(replace(case, folder=folder, case_id=name))
+    return placed
 
 
 def refuse_same_outputs(cases: Sequence[InputCase], outputs: Sequence[Path]) -> None:
@@ -89,29 +121,49 @@ def check_axes(image: Path, axes: Collection[int], channels: int) -> tuple[int, 
 
     Args:
         image: the file.
-        axes: numbers of axes that the bundle takes; one more may hold the channels.
+        axes: numbers of spatial axes that the bundle takes.
         channels: that the bundle takes.
 
     Returns:
         The file's shape, without channels.
 
     Raises:
-        CaseError: the file is unreadable, or has another number of axes.
+        CaseError: the file is unreadable, or has another number of axes or channels.
     """
     try:
-        shape = open_volume(image, voxels=False).shape
+        volume = open_volume(image, voxels=False)
     except UnreadableError as reason:
         raise _unreadable("unreadable", image, reason) from reason
-    if len(shape) in axes:
-        return shape
-    if len(shape) - 1 in axes and shape[-1] in (1, channels):
-        return shape[:-1]
-    sizes, taken = "×".join(map(str, shape)), " or ".join(map(str, sorted(axes)))
-    problem = f"the image has {len(shape)} axes ({sizes}), the bundle takes {taken}"
-    if len(shape) > max(axes):
-        raise CaseError("wrong dimension", problem, "store one frame per file")
-    mend = "store the slices as one volume, with the slice axis last"
-    raise CaseError("wrong dimension", problem, mend)
+    shape = volume.shape
+    if volume.palette:
+        raise CaseError(
+            "unreadable",
+            "the image is a palette picture, whose numbers are not intensities",
+            "store it as gray or RGB",
+        )
+    sizes = "×".join(map(str, shape))
+    if len(shape) not in axes:
+        taken = " or ".join(map(str, sorted(axes)))
+        raise CaseError(
+            "wrong dimension",
+            f"the image has {len(shape)} axes ({sizes}), the bundle takes {taken}",
+            "store the slices as one volume, with the slice axis last",
+        )
+    if volume.channels != channels:
+        raise CaseError(
+            "wrong dimension",
+            f"the image has {volume.channels} channels ({sizes}), the bundle takes {channels}",
+            "store the channels that it was trained on; of a series in time, one frame per file",
+        )
+    return shape
+
+
+def remarks_of(image: Path) -> list[str]:
+    """What is odd about an image that can be predicted all the same."""
+    volume = open_volume(image)
+    found = [f"{remark.problem}; {remark.mend}" for remark in volume.remarks]
+    outlier = find_outlier(voxels(volume))
+    return found + ([] if outlier is None else ["; ".join(outlier)])
 
 
 def why(error: BaseException, image: Path) -> CaseError:
@@ -137,5 +189,5 @@ def _unreadable(kind: str, image: Path, reason: UnreadableError) -> CaseError:
     return CaseError(
         kind,
         f"the image is not a readable {name} file ({reason})",
-        "it may be truncated: copy or download it again",
+        reason.mend,
     )

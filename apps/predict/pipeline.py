@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mixseg.apps.predict.images import CaseError
 from mixseg.configuration.loading import cause_of, load
 from mixseg.files.geometry import spacing_mm
+from mixseg.files.reading import subject_name
 from mixseg.files.weights import read_weights
 from mixseg.transforms import AddDepthd
 
@@ -203,7 +204,7 @@ class BundlePipeline:
 
     def output_name(self, image: str) -> Path:
         """Where the bundle puts the mask of an image, relative to the output folder."""
-        name = self._saver.folder_layout.filename(subject=image, idx=None)
+        name = self._saver.folder_layout.filename(subject=subject_name(image), idx=None)
         return Path(name).relative_to(self.staging.resolve())
 
     def prepare(self, case: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,7 +274,7 @@ def choose_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name} is no device: give cpu, cuda or cuda:1") from error
+        raise ValueError(f"--device {name} is not a device: give cpu, cuda or cuda:1") from error
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         seen = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"

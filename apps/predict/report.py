@@ -44,6 +44,7 @@ class PredictionReport:
         replaces: name that the report of other settings was given; empty where there is none.
         skipped: images that were found finished.
         predicted: images that this run has predicted.
+        left_out: what the input folder holds beside the images, a sentence each.
     """
 
     def __init__(self, folder: Path, header: Mapping[str, Any], inputs: int) -> None:
@@ -51,6 +52,7 @@ class PredictionReport:
         self.header = dict(header)
         self.inputs = inputs
         self.skipped = self.predicted = 0
+        self.left_out: list[str] = []
         self.cases: dict[str, dict[str, Any]] = {}
         self.failures: dict[str, dict[str, Any]] = {}
         self.replaces = ""
@@ -72,12 +74,11 @@ class PredictionReport:
             wanted: kinds of files, see :meth:`add`.
         """
         entry = self.cases.get(mask.as_posix())
-        if entry is None or not case.image.is_file():
+        if entry is None:
             return False
-        outputs, stat = entry["outputs"], case.image.stat()
-        return (entry["input_bytes"], entry["input_mtime_ns"]) == (
-            stat.st_size,
-            stat.st_mtime_ns,
+        outputs, stamp = entry["outputs"], stamp_of(case.image)
+        return all(
+            stamp.get(key, -1) == entry.get(key) for key in ("input_bytes", "input_mtime_ns")
         ) and all(kind in outputs and (self.folder / outputs[kind]).is_file() for kind in wanted)
 
     def add(
@@ -132,6 +133,7 @@ class PredictionReport:
             },
             "cases": list(self.cases.values()),
             "failures": list(self.failures.values()),
+            "left_out": self.left_out,
         }
         write_bytes_atomic(self.folder / JSON_NAME, strict_json(content).encode())
         write_bytes_atomic(self.folder / CSV_NAME, self._csv().encode())
@@ -180,12 +182,19 @@ class PredictionReport:
 
 
 def stamp_of(image: Path) -> dict[str, int]:
-    """Size and time of change, which tell whether a file is the one that was read; else empty."""
+    """Size and time of change, which tell whether a file is the one that was read; else empty.
+
+    Of a DICOM series these are the sum of the sizes and the last change of the folder's files.
+    """
     try:
-        stat = image.stat()
+        files = sorted(image.iterdir()) if image.is_dir() else [image]
+        stats = [file.stat() for file in files]
     except OSError:
         return {}
-    return {"input_bytes": stat.st_size, "input_mtime_ns": stat.st_mtime_ns}
+    return {
+        "input_bytes": sum(stat.st_size for stat in stats),
+        "input_mtime_ns": max((stat.st_mtime_ns for stat in stats), default=0),
+    }
 
 
 def peak_memory_mb() -> dict[str, float | None]:

@@ -16,20 +16,51 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mixseg.apps.predict.images import CaseError, InputCase, check_axes, why
-from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, Prediction, root_cause
+from mixseg.apps.bundle.find import bundle_name, find_trained
+from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.apps.bundle.workflow import check_settings
+from mixseg.apps.predict.images import (
+    CaseError,
+    InputCase,
+    check_axes,
+    place_cases,
+    refuse_same_outputs,
+    remarks_of,
+    search_cases,
+    why,
+)
+from mixseg.apps.predict.pipeline import (
+    BundlePipeline,
+    OutputError,
+    Prediction,
+    choose_device,
+    root_cause,
+)
 from mixseg.apps.predict.preview import plot_prediction
 from mixseg.apps.predict.report import PredictionReport, settings_digest, stamp_of
-from mixseg.configuration.loading import load
+from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.settings import settings_of
+from mixseg.configuration.threads import share_processors
 from mixseg.data import NativeNiftiWriter
+from mixseg.files.atomic import ensure_writable
 from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, sha256_of
 from mixseg.files.reading import split_suffix
 
-__all__ = ["PredictionRun", "Wanted", "claimed"]
+__all__ = ["PredictionRun", "Wanted", "claimed", "open_run", "output_names"]
 
 logger = logging.getLogger(__name__)
 
+#: Settings of inference.yaml that a prediction gives by arguments of its own.
+ARGUMENTS = {
+    "bundle_root": "the bundle",
+    "dataset_dir": "--input",
+    "output_dir": "--output",
+    "ckpt_dir": "--weights",
+    "checkpoint": "--weights",
+    "device": "--device",
+    "progress": "--quiet",
+}
 _STAGING = ".unfinished"
 
 
@@ -46,6 +77,70 @@ class Wanted:
         """The files of a finished case."""
         names = {"mask": True, "probabilities": self.probabilities, "entropy": self.entropy}
         return [name for name, wanted in names.items() if wanted]
+
+
+@contextmanager
+def open_run(
+    bundle: str | Path,
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    weights: Path | None = None,
+    device: str | None = None,
+    config: Sequence[Path] = (),
+    settings: Mapping[str, Any] | None = None,
+    wanted: Wanted,
+) -> Iterator[PredictionRun]:
+    """A bundle with its weights, and the images that it is to segment.
+
+    Args:
+        bundle: folder of a run or of a bundle, a zip of ``mixseg pack``, or a bundle's name.
+        sources: images, and folders of images.
+        output: folder for masks and report.
+        weights: file of weights; None for the bundle's own, fetched if need be.
+        device: where the network runs; None for CUDA where it is there.
+        config: files to pass after ``inference.yaml``.
+        settings: entries of the configuration with other values.
+        wanted: what to write beside the masks.
+
+    Yields:
+        The run, to be begun by :meth:`PredictionRun.predict_all`.
+
+    Raises:
+        ValueError: there is no such bundle, image, file, setting, device or weights, the weights
+            do not fit, two masks would have one name, or another prediction writes to ``output``.
+    """
+    settings = dict(settings or {})
+    folder = find_trained(bundle)
+    files = [folder / "configs" / "inference.yaml", *configurations(folder, config)]
+    check_settings(settings, settings_of(files), "inference.yaml", ARGUMENTS)
+    exported = settings.get("exported")
+    overlays: list[Path] = []
+    if weights is None and exported:
+        weights = Path(str(exported))
+    elif weights is None:
+        weights, overlays = bundle_weights(folder)
+    if not weights.is_file():
+        raise ValueError(f"there is no '{weights}': give the weights with --weights")
+    files[1:1] = overlays
+    found = [search_cases(source, output) for source in sources]
+    cases = place_cases([case for listed, _ in found for case in listed])
+    ensure_writable([output], "-o")
+    chosen = choose_device(device)
+    share_processors()
+    with claimed(output) as staging:
+        pipeline = BundlePipeline(
+            folder, files, settings, None if exported else weights, chosen, staging
+        )
+        if (wanted.probabilities or wanted.entropy) and not pipeline.has_probabilities:
+            raise ValueError(
+                f"'{files[0]}' makes no mask of probabilities by argmax (AsDiscreted): leave "
+                "out --probabilities and --entropy"
+            )
+        refuse_same_outputs(cases, output_names(pipeline, cases))
+        report = PredictionReport(output, run_header(pipeline, weights), len(cases))
+        report.left_out = [sentence for _, left_out in found for sentence in left_out]
+        yield PredictionRun(pipeline, cases, output, report, wanted)
 
 
 @contextmanager
@@ -95,7 +190,7 @@ class PredictionRun:
         Raises:
             OutputError: the output folder cannot be written any more.
         """
-        masks = [self.pipeline.output_name(str(case.image)) for case in self.cases]
+        masks = output_names(self.pipeline, self.cases)
         with tqdm(total=len(masks), desc="predicting", unit="case", disable=not progress) as bar:
             for number, (case, mask) in enumerate(zip(self.cases, masks, strict=True)):
                 bar.set_postfix_str(case.case_id)
@@ -116,6 +211,7 @@ class PredictionRun:
         stamp = stamp_of(case.image)
         shape = check_axes(case.image, self.pipeline.axes, self.pipeline.channels)
         prediction, warnings = self._predicted(case)
+        warnings = [*remarks_of(case.image), *warnings]
         entropy = prediction.entropy()
         outputs = {"mask": mask}
         try:
@@ -124,8 +220,8 @@ class PredictionRun:
                 ("entropy", None if entropy is None else entropy[None]),
             ):
                 if kind in self.wanted.kinds and data is not None:
-                    outputs[kind] = self._write_map(mask, kind, data, prediction.meta)
-            self._publish()
+                    outputs[kind] = self._write_map(case, mask, kind, data, prediction.meta)
+            self._publish(case)
             if number < self.wanted.previews:
                 outputs["preview"] = self._draw(case, mask, prediction, entropy)
         except OSError as error:
@@ -166,29 +262,37 @@ class PredictionRun:
                 raise root_cause(error) from None
             raise why(error, case.image) from error
 
-    def _write_map(self, mask: Path, kind: str, data: Any, meta: Mapping[str, Any]) -> Path:
+    def _write_map(
+        self, case: InputCase, mask: Path, kind: str, data: Any, meta: Mapping[str, Any]
+    ) -> Path:
         """A float32 image (channels, *spatial) beside the mask, with its name and ``_kind``."""
-        path = mask.with_name(f"{_stem(mask)}_{kind}.nii.gz")
+        path = mask.with_name(f"{_stem(mask)}_{kind}.nii.gz").relative_to(case.folder)
         writer = NativeNiftiWriter(output_dtype=np.float32)
         writer.set_data_array(data, channel_dim=0)
         writer.set_metadata(meta, resample=False)
         (self.pipeline.staging / path).parent.mkdir(parents=True, exist_ok=True)
         writer.write(self.pipeline.staging / path)
-        return path
+        return case.folder / path
 
-    def _publish(self) -> None:
+    def _publish(self, case: InputCase) -> None:
         """Move the files of a finished case to where they belong."""
         staging = self.pipeline.staging
         for path in sorted(p for p in staging.rglob("*") if p.is_file()):
-            target = self.output / path.relative_to(staging)
+            target = self.output / case.folder / path.relative_to(staging)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
 
     def _draw(self, case: InputCase, mask: Path, prediction: Prediction, entropy: Any) -> Path:
-        path = Path("preview") / f"{_stem(mask)}.png"
+        path = Path("preview") / case.folder / f"{_stem(mask)}.png"
+        (self.output / path).parent.mkdir(parents=True, exist_ok=True)
         names, planes = self.pipeline.class_names, self.pipeline.network_dims == 3
         plot_prediction(case, prediction, entropy, self.output / path, names, planes)
         return path
+
+
+def output_names(pipeline: BundlePipeline, cases: Sequence[InputCase]) -> list[Path]:
+    """Where the masks go, relative to the output folder."""
+    return [case.folder / pipeline.output_name(str(case.image)) for case in cases]
 
 
 def _stem(mask: Path) -> str:
@@ -227,8 +331,17 @@ def _facts(
         "voxels": voxels,
         "ml": millilitres,
         "mean_entropy": None if entropy is None else round(float(entropy.mean()), 6),
+        "quality": _quality(prediction),
         "warnings": warnings,
     }
+
+
+def _quality(prediction: Prediction) -> float | None:
+    """Mean probability of the chosen class over all voxels but those of the background."""
+    found = prediction.mask > 0
+    if prediction.probabilities is None or not found.any():
+        return None
+    return round(float(prediction.probabilities.max(axis=0)[found].mean()), 6)
 
 
 def run_header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:
@@ -236,7 +349,7 @@ def run_header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:
     metadata = load(pipeline.bundle / "configs" / "metadata.json")
     digest = sha256_of(weights)
     settings = {
-        "bundle": pipeline.bundle.resolve().name,
+        "bundle": bundle_name(pipeline.bundle),
         "version": str(metadata.get("version", "")),
         "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
         "weights": digest,

@@ -1,1 +1,1 @@
-"""From nothing to a trained student beside its lower bound."""
+"""From nothing to a trained network beside its lower bound."""

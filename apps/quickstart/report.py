@@ -5,31 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from mixseg.report.tables import mean_and_sd
 
 #: Name of a run's folder and of its scores in results.json, and what the tables call it.
-METHODS = {"lower_bound": "lower bound", "kl_ent": "KL+Ent"}
-HEADER = ("Method", "Branch", "Cases", "Dice [%]", "HD95 [voxels]", "HD95 [mm]")
+METHODS = {"lower_bound": "lower bound", "mixed": "mixed supervision"}
+HEADER = ("Method", "Labels", "Cases", "Dice [%]", "HD95 [voxels]", "HD95 [mm]")
 _COLUMNS = (("dice", 100.0, 1), ("hd95_vox", 1.0, 1), ("hd95_mm", 1.0, 1))
-_STYLES = {"main": "red", "teacher": "blue", "student": "red", "ensemble": "green"}
 
 
 def score_lines(results: Mapping[str, Any]) -> list[list[str]]:
-    """Cells below :data:`HEADER`, one line per run and branch, mean ± sd over the test cases.
+    """Cells below :data:`HEADER`, one line per run, mean ± sd over the test cases.
 
     Args:
         results: content of ``results.json``.
     """
     lines = []
     for run, title in METHODS.items():
-        for branch, classes in results["runs"][run]["scores"].items():
+        knobs = results["runs"][run]["configuration"]
+        labels = f"{knobs['num_full']} masks"
+        if knobs["num_partial"]:
+            labels += f", {knobs['num_partial']} scribbles"
+        for classes in results["runs"][run]["scores"].values():
             for scores in classes.values():
                 cells = [
                     mean_and_sd(scores[key], factor, digits) for key, factor, digits in _COLUMNS
                 ]
-                lines.append([title, branch, str(scores["n"]), *cells])
+                lines.append([title, labels, str(scores["n"]), *cells])
     return lines
 
 
@@ -37,9 +41,10 @@ def screen_table(results: Mapping[str, Any]) -> Table:
     """The scores for the terminal."""
     table = Table(title="Test cases, mean ± sd", header_style="bold", title_justify="left")
     for index, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
+        # Rich takes what stands in brackets for a style, and drops it.
+        table.add_column(escape(name), justify="left" if index < 2 else "right", no_wrap=True)
     for line in score_lines(results):
-        table.add_row(*line, style=_STYLES.get(line[1]))
+        table.add_row(*line)
     return table
 
 
@@ -49,11 +54,11 @@ def markdown_report(results: Mapping[str, Any]) -> str:
     lines = [HEADER, rule, *score_lines(results)]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     settings, seconds, hardware = results["settings"], results["seconds"], results["hardware"]
-    knobs = results["runs"]["kl_ent"]["configuration"]
+    knobs = results["runs"]["mixed"]["configuration"]
     iterations = knobs["max_epochs"] * knobs["epoch_length"]
     return table + (
-        f"\nSynthetic phantom of {settings['patients']} patients: {knobs['num_full']} with full "
-        f"masks, {knobs['num_partial']} with scribbles; mean ± sd over the test cases, seed "
-        f"{settings['seed']}, {iterations} iterations each. {sum(seconds.values()) / 60:.1f} "
-        f"minutes in all on {hardware['cpu_count']} cores ({hardware['cpu']}).\n"
+        f"\nSynthetic phantom of {settings['patients']} patients, two scans each. Labels are of "
+        f"patients, scores of scans: mean ± sd over the test split, seed {settings['seed']}, "
+        f"{iterations} iterations each. {sum(seconds.values()) / 60:.1f} minutes in all on "
+        f"{hardware['cpu_count']} cores ({hardware['cpu']}).\n"
     )

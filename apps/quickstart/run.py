@@ -1,8 +1,9 @@
-"""From nothing to a trained student beside its lower bound, in minutes."""
+"""From nothing to a trained network beside its lower bound, in minutes."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -16,15 +17,15 @@ import yaml
 from mixseg.apps.bundle.find import ROOT
 from mixseg.apps.bundle.run import bundle_command, run_logged, shown
 from mixseg.apps.quickstart.report import METHODS
-from mixseg.data.phantom.dataset import write_phantom
+from mixseg.data.phantom.dataset import split_sizes, write_phantom
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment
 
-BUNDLE = "acdc_lv_confkd"
-#: What distinguishes each run from the bundle as it is.
-RUNS: dict[str, dict[str, float]] = {
-    "lower_bound": {"lambda_w": 0, "lambda_kd": 0, "lambda_ent": 0},
-    "kl_ent": {},
+BUNDLE = "acdc_lv_mixed"
+#: What distinguishes each run from the bundle as it is: the masks alone, in batches of one size.
+RUNS: dict[str, dict[str, int]] = {
+    "lower_bound": {"num_partial": 0, "batch_full": 16, "batch_partial": 0},
+    "mixed": {},
 }
 _TRAINING = ("train.yaml", "quickstart.yaml")
 _EVALUATION = (*_TRAINING, "evaluate.yaml")
@@ -47,6 +48,31 @@ def find_repository() -> Path:
     return root
 
 
+def check_patients(patients: int, known: Mapping[str, Any], knobs: Mapping[str, str]) -> None:
+    """Refuse a phantom with fewer patients for training than the runs need.
+
+    Args:
+        patients: of the phantom.
+        known: settings of the bundle.
+        knobs: those that are given on the command line.
+
+    Raises:
+        ValueError: says how many patients suffice.
+    """
+    texts = [str(knobs.get(name, known[name])) for name in ("num_full", "num_partial")]
+    if not all(text.isdecimal() for text in texts):
+        return  # the training refuses what is no number
+    full, partial = map(int, texts)
+    training = split_sizes(patients)[0]
+    if training < full + partial:
+        enough = next(n for n in itertools.count(patients) if split_sizes(n)[0] >= full + partial)
+        raise ValueError(
+            f"--patients {patients} leaves {training} for training, and the quickstart trains on "
+            f"{full} with masks and {partial} with scribbles: give --patients {enough}, or fewer "
+            "labels, for example --num_full 1 --num_partial 2"
+        )
+
+
 class Quickstart:
     """The steps, and which of them are done: an interrupted quickstart goes on where it stopped."""
 
@@ -67,13 +93,13 @@ class Quickstart:
         self.seconds: dict[str, float] = {}
         self.done: list[str] = []
 
-    def open(self, force: bool) -> None:
+    def open(self, overwrite: bool) -> None:
         """Make the folder, or take up what is there.
 
         Raises:
-            ValueError: it holds a quickstart with other settings, and not ``force``.
+            ValueError: it holds a quickstart with other settings, and not ``overwrite``.
         """
-        if force:
+        if overwrite:
             for name in (*RUNS, "phantom"):
                 shutil.rmtree(self.output / name, ignore_errors=True)
             self.state_path.unlink(missing_ok=True)
@@ -83,7 +109,7 @@ class Quickstart:
             if state["settings"] != self.settings:
                 raise ValueError(
                     f"'{self.output}' holds a quickstart with other settings; "
-                    "choose another --output, or give --force to start over"
+                    "choose another --output, or give --overwrite to start over"
                 )
             self.seconds, self.done = state["seconds"], state["done"]
         self._save()
@@ -216,4 +242,4 @@ def record_figures(root: Path, output: Path) -> None:
     figures.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(output / "results.json", results / "quickstart.json")
     for name, source in FIGURES.items():
-        shutil.copyfile(output / "kl_ent" / source, figures / f"quickstart_{name}.png")
+        shutil.copyfile(output / "mixed" / source, figures / f"quickstart_{name}.png")

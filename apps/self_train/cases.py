@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,7 @@ __all__ = [
     "Selection",
     "read_classes",
     "read_selection",
-    "trained_branch",
 ]
-
-
-#: Whose settings a command takes that trains and predicts, for messages.
-BOTH_FILES = "the bundle (its train.yaml and inference.yaml)"
 
 
 @dataclass(frozen=True)
@@ -67,20 +63,19 @@ class Selection:
     classes: Classes
 
 
-def read_selection(files: Sequence[Path], knobs: Mapping[str, Any], dataset_dir: Path) -> Selection:
-    """What ``train.yaml`` selects; no label is opened whose supervision the datalist declares.
+def read_selection(files: Sequence[Path], dataset_dir: Path) -> Selection:
+    """What a run was trained on; no label is opened whose supervision the datalist declares.
 
     Args:
-        files: ``train.yaml`` and the overlays after it.
-        knobs: entries of them that are replaced.
-        dataset_dir: the data.
+        files: the run's ``train.yaml``, or a bundle's and the overlays after it.
+        dataset_dir: the data. Where its datalist lies elsewhere, the run names it.
 
     Raises:
         ValueError: the datalist or the selection cannot be used, no case is left to propose, or
             the classes of data and bundle do not fit together.
     """
-    classes = read_classes(files, knobs)
-    parser = _parser(files, {**knobs, "dataset_dir": str(dataset_dir)})
+    classes = read_classes(files)
+    parser = _parser(files, {"dataset_dir": str(dataset_dir)})
     try:
         items: list[dict[str, Any]] = parser.get_parsed_content("train#dataset#data")
         datalist: Datalist = parser.get_parsed_content("datalist_content")
@@ -102,8 +97,8 @@ def read_selection(files: Sequence[Path], knobs: Mapping[str, Any], dataset_dir:
     proposed = tuple(e for e in chosen if kinds[e.case_id] in ("partial", "none"))
     if not proposed:
         raise ValueError(
-            "no training case is partially labelled or without a label, so there is nothing to "
-            "propose: give --num_full and --num_partial as the bundle was trained"
+            f"{files[0]} takes no training case as partially labelled or without a label, so "
+            "there is nothing to propose: give a run that was trained on some"
         )
     return Selection(
         datalist=resolved,
@@ -118,17 +113,19 @@ def read_selection(files: Sequence[Path], knobs: Mapping[str, Any], dataset_dir:
     )
 
 
-def read_classes(files: Sequence[Path], knobs: Mapping[str, Any]) -> Classes:
+def read_classes(
+    files: Sequence[Path], settings: Mapping[str, Any] = MappingProxyType({})
+) -> Classes:
     """How ``train.yaml`` reads label files.
 
     Args:
         files: ``train.yaml`` and the overlays after it.
-        knobs: entries of them that are replaced.
+        settings: entries of them that are replaced.
 
     Raises:
         ValueError: the file does not say it, or contradicts itself.
     """
-    parser = _parser(files, knobs)
+    parser = _parser(files, settings)
     try:
         names = [str(name) for name in parser.get_parsed_content("class_names")]
         source, targets = names, list(range(1, len(names)))
@@ -150,23 +147,8 @@ def read_classes(files: Sequence[Path], knobs: Mapping[str, Any]) -> Classes:
     )
 
 
-def trained_branch(files: Sequence[Path], knobs: Mapping[str, Any]) -> str:
-    """The branch that the method of ``train.yaml`` predicts with.
-
-    Args:
-        files: ``train.yaml`` and the overlays after it.
-        knobs: entries of them that are replaced.
-
-    Raises:
-        ValueError: the objective cannot be built.
-    """
-    try:
-        return str(_parser(files, knobs).get_parsed_content("objective").inference_branch)
-    except Exception as error:  # whatever a component of a bundle raises
-        raise ValueError(f"{files[0]}: {cause_of(error)}") from error
-
-
-def _parser(files: Sequence[Path], knobs: Mapping[str, Any]) -> ConfigParser:
-    parser = read_parser(files, knobs)
+def _parser(files: Sequence[Path], settings: Mapping[str, Any]) -> ConfigParser:
+    parser = read_parser(files, settings)
+    parser["bundle_root"] = str(files[0].parent.parent)
     parser["device"] = "cpu"  # nothing is computed here
     return parser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +11,39 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.find import bundle_name, find_trained
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.apps.predict.images import InputCase, refuse_same_outputs
 from mixseg.apps.predict.report import JSON_NAME, PredictionReport, settings_digest
 from mixseg.apps.predict.run import PredictionRun, Wanted, claimed
-from mixseg.apps.self_train.cases import Selection, trained_branch
+from mixseg.apps.self_train.cases import Selection
 from mixseg.apps.self_train.pipeline import ProposalPipeline
-from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.loading import load
 from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import environment, sha256_of
 
-__all__ = ["Proposals", "Trained", "proposal_table", "propose_masks", "proposing", "trained"]
+__all__ = ["Proposals", "Trained", "proposal_table", "propose_masks", "trained"]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A bundle with weights.
+    """A run, or a bundle with weights.
 
     Attributes:
-        folder: the bundle.
-        overlays: configurations to pass after train.yaml and inference.yaml.
+        folder: of its configuration.
         weights: the checkpoint.
-        knobs: entries of inference.yaml that are replaced.
+        overlays: configurations that describe the weights of a bundle, after its own.
+        settings: entries of inference.yaml that are replaced.
     """
 
     folder: Path
-    overlays: tuple[Path, ...]
     weights: Path
-    knobs: Mapping[str, Any] = field(default_factory=dict)
+    overlays: tuple[Path, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def files(self, name: str) -> list[Path]:
-        """A configuration of the bundle, and the overlays after it."""
+        """A configuration of the folder, and the overlays after it."""
         return [self.folder / "configs" / name, *self.overlays]
 
 
@@ -74,51 +74,28 @@ class Proposals:
         return [str(c["case_id"]) for c in self.cases if not any(c["voxels"].values())]
 
 
-def trained(
-    bundle: str, checkpoint: Path | None, config: Sequence[Path], option: str = "--config"
-) -> Trained:
-    """A bundle by its folder, zip or name, and its weights as ``mixseg predict`` finds them.
+def trained(run: str, weights: Path | None = None, branch: str | None = None) -> Trained:
+    """A run by its folder, or a bundle by its folder, zip or name, with its weights.
 
     Args:
-        bundle: see :func:`mixseg.apps.bundle.find.find_bundle`.
-        checkpoint: other weights than the bundle's own.
-        config: overlays, as paths or as names in the bundle's configs/.
-        option: that gave them, for messages.
+        run: see :func:`mixseg.apps.bundle.find.find_trained`.
+        weights: other weights than its own.
+        branch: that predicts; None for the one that the method predicts with.
 
     Raises:
-        ValueError: there is no such bundle, it has no weights, or a file is missing.
+        ValueError: there is no such run or bundle, it has no weights, or no choice of a branch.
     """
-    folder = find_bundle(bundle)
-    refuse_changed(folder)
-    weights, overlays = (checkpoint, []) if checkpoint else bundle_weights(folder)
+    folder = find_trained(run)
+    overlays: list[Path] = []
+    if weights is None:
+        weights, overlays = bundle_weights(folder)
     if not weights.is_file():
-        raise ValueError(f"there is no '{weights}': give the weights with --checkpoint")
-    return Trained(folder, (*overlays, *configurations(folder, config, option)), weights)
-
-
-def proposing(
-    source: Trained, knobs: Mapping[str, Any], branch: str | None, method: Mapping[str, Any]
-) -> Trained:
-    """The bundle set up to propose: its knobs of inference, and the branch that it predicts with.
-
-    Args:
-        source: the bundle.
-        knobs: of train.yaml and inference.yaml.
-        branch: None for the one that the method predicts with.
-        method: the knobs among them that its method was trained with.
-
-    Raises:
-        ValueError: a branch was asked for and the bundle has no choice, or its objective cannot be
-            built.
-    """
-    inference = source.files("inference.yaml")[0]
-    known = load(inference)
-    inferred = {name: value for name, value in knobs.items() if name in known}
-    if "branch" in known:
-        inferred["branch"] = branch or trained_branch(source.files("train.yaml"), method)
-    elif branch:
-        raise ValueError(f"'{inference}' has no knob 'branch': leave out --branch")
-    return replace(source, knobs=inferred)
+        raise ValueError(f"there is no '{weights}': give the weights with --weights")
+    inference = folder / "configs" / "inference.yaml"
+    if branch is not None and "branch" not in load(inference):
+        raise ValueError(f"'{inference}' has no setting 'branch': leave out --branch")
+    settings = {} if branch is None else {"branch": branch}
+    return Trained(folder, weights, tuple(overlays), settings)
 
 
 def propose_masks(
@@ -162,7 +139,7 @@ def propose_masks(
         pipeline = ProposalPipeline(
             source.folder,
             source.files("inference.yaml"),
-            source.knobs,
+            source.settings,
             source.weights,
             device,
             staging,
@@ -230,10 +207,10 @@ def _header(pipeline: ProposalPipeline, source: Trained) -> dict[str, Any]:
     metadata = load(source.folder / "configs" / "metadata.json")
     selection = pipeline.selection
     header = {
-        "bundle": source.folder.resolve().name,
+        "bundle": bundle_name(source.folder),
         "version": str(metadata.get("version", "")),
         "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
-        "knobs": dict(source.knobs),
+        "knobs": dict(source.settings),
         "weights": str(source.weights),
         "weights_sha256": sha256_of(source.weights),
         "classes": pipeline.class_names,

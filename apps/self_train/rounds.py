@@ -17,6 +17,7 @@ import yaml
 from mixseg.apps.bundle.run import bundle_command, run_logged, shown
 from mixseg.apps.self_train.cases import Selection
 from mixseg.apps.self_train.proposals import Proposals, Trained, propose_masks
+from mixseg.configuration.loading import load
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import sha256_of
 
@@ -33,24 +34,19 @@ class Student:
 
     Attributes:
         folder: the bundle.
-        overlays: configurations to pass after train.yaml and inference.yaml.
-        training: knobs of its train.yaml.
-        inference: knobs of its inference.yaml.
-        branch: that its method predicts with.
+        overlays: configurations to pass after train.yaml.
+        training: settings of its train.yaml.
         seed: that the rounds' numbers are added to.
     """
 
     folder: Path
     overlays: tuple[Path, ...]
     training: Mapping[str, Any]
-    inference: Mapping[str, Any]
-    branch: str
     seed: int
 
-    def files(self, *names: str) -> list[Path]:
-        """Configurations of the bundle, with the overlays after the first one."""
-        first, *rest = (self.folder / "configs" / name for name in names)
-        return [first, *self.overlays, *rest]
+    def files(self, name: str) -> list[Path]:
+        """A configuration of the bundle, and the overlays after it."""
+        return [self.folder / "configs" / name, *self.overlays]
 
 
 class SelfTraining:
@@ -144,26 +140,18 @@ class SelfTraining:
         summary = folder / split / "summary.json"
         if not summary.is_file():
             self.show(f"round {number}: {split}", "heading")
-            knobs = {
-                **self._knobs(number),
-                "split": split,
-                "output_dir": summary.parent,
-                "ckpt_dir": folder / "models",
-            }
-            files = self.student.files("train.yaml", "evaluate.yaml")
-            self._bundle("evaluating", files, knobs, folder / "log.txt")
+            settings = {"split": split, "output_dir": summary.parent, "progress": self.progress}
+            self._bundle(
+                "evaluating", [folder / "configs" / "evaluate.yaml"], settings, folder / "log.txt"
+            )
         scores: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))["scores"]
-        return dict(scores[self.student.branch])
+        branch = load(folder / "configs" / "inference.yaml").get("branch")
+        return dict(scores[branch] if branch in scores else next(iter(scores.values())))
 
     def _propose(self, number: int) -> Proposals:
-        source = self.teacher
-        if number > 1:
-            weights = self.folder(number - 1) / "models" / "model.pt"
-            source = Trained(
-                self.student.folder, self.student.overlays, weights, self.student.inference
-            )
+        before = self.folder(number - 1)
         proposals = propose_masks(
-            source,
+            self.teacher if number == 1 else Trained(before, before / "models" / "model.pt"),
             self.selection,
             self.folder(number) / "data",
             device=self.device,
@@ -192,18 +180,22 @@ class SelfTraining:
         }
         parent = folder / _PARENT
         write_bytes_atomic(parent, yaml.safe_dump({"+train#handlers": [handler]}).encode())
-        knobs = {
-            **self._knobs(number),
+        settings = {
+            **self.student.training,
+            "dataset_dir": self.dataset_dir.resolve(),
+            "datalist": (folder / "data" / "datalist.json").resolve(),
+            "seed": self.student.seed + number,
+            "progress": self.progress,
             "output_dir": folder,
             "ckpt_dir": folder / "models",
             "resume": True,
         }
         started = time.monotonic()
         files = [*self.student.files("train.yaml"), parent.resolve()]
-        self._bundle("training", files, knobs, folder / "log.txt")
+        self._bundle("training", files, settings, folder / "log.txt")
         content = {
             "round": number,
-            "seed": knobs["seed"],
+            "seed": settings["seed"],
             "proposals": len(proposals.cases),
             "empty": len(proposals.empty),
             "weights_sha256": sha256_of(folder / "models" / "model.pt"),
@@ -214,21 +206,13 @@ class SelfTraining:
         for path in folder.glob("checkpoint*.pt"):
             path.unlink()  # of use only while the round is trained, and large
 
-    def _knobs(self, number: int) -> dict[str, Any]:
-        """What training and evaluation of a round share."""
-        return {
-            **self.student.training,
-            "dataset_dir": self.dataset_dir.resolve(),
-            "datalist": (self.folder(number) / "data" / "datalist.json").resolve(),
-            "seed": self.student.seed + number,
-            "progress": self.progress,
-        }
-
-    def _bundle(self, run_id: str, files: list[Path], knobs: Mapping[str, Any], log: Path) -> None:
+    def _bundle(
+        self, run_id: str, files: list[Path], settings: Mapping[str, Any], log: Path
+    ) -> None:
         names = [path.resolve().as_posix() for path in files]
-        command = bundle_command(run_id, names, knobs, Path(), "python")
+        command = bundle_command(run_id, names, settings, Path(), "python")
         self.show(shown(command), "command")
-        command = bundle_command(run_id, names, knobs, Path(), sys.executable)
+        command = bundle_command(run_id, names, settings, Path(), sys.executable)
         if status := run_logged(command, log):
             raise ChildProcessError(
                 f"{log.parent.name}, {run_id}: exit status {status}; the log is {log}"
@@ -238,12 +222,12 @@ class SelfTraining:
 _COUNTS_AS = ("full", "partial")
 
 
-def round_knobs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Knobs of a round's training: its cases have full masks or proposals, all of them.
+def round_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a round's training: its cases have full masks or proposals, all of them.
 
     Args:
-        given: the student's knobs, of which ``noisy_as`` decides: ``"full"``, the default, puts all
-            cases in one stream, ``"partial"`` leaves the proposals to that of partial labels.
+        given: the student's settings, of which ``noisy_as`` decides: ``"full"``, the default, puts
+            all cases in one stream, ``"partial"`` leaves the proposals to that of partial labels.
 
     Raises:
         ValueError: ``noisy_as`` is something else.
@@ -251,5 +235,5 @@ def round_knobs(given: Mapping[str, Any]) -> dict[str, Any]:
     noisy_as = given.get("noisy_as", "full")
     if noisy_as not in _COUNTS_AS:
         raise ValueError(f"--noisy_as is {noisy_as!r}: give {' or '.join(_COUNTS_AS)}")
-    knobs = {"noisy_as": noisy_as, "num_partial": 0, "num_unlabeled": 0, "batch_unlabeled": 0}
-    return knobs | ({"batch_partial": 0} if noisy_as == "full" else {})
+    fixed = {"noisy_as": noisy_as, "num_partial": 0, "num_unlabeled": 0, "batch_unlabeled": 0}
+    return fixed | ({"batch_partial": 0} if noisy_as == "full" else {})

@@ -6,33 +6,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixseg.apps.bundle.find import find_bundle, refuse_changed
-from mixseg.apps.self_train.cases import (
-    BOTH_FILES,
-    Selection,
-    read_classes,
-    read_selection,
-    trained_branch,
-)
-from mixseg.apps.self_train.proposals import Trained, proposing
-from mixseg.apps.self_train.rounds import Student, round_knobs
+from mixseg.apps.bundle.find import bundle_name, find_bundle, refuse_changed
+from mixseg.apps.self_train.cases import Selection, read_classes
+from mixseg.apps.self_train.proposals import Trained
+from mixseg.apps.self_train.rounds import Student, round_settings
 from mixseg.configuration.loading import load
-from mixseg.configuration.settings import read_settings, settings_in
+from mixseg.configuration.settings import settings_of
 from mixseg.data.datalist import data_hash
 from mixseg.files.provenance import sha256_of
 
-#: Student for a teacher whose name begins so.
-_STUDENTS = {"acdc_lv_": "acdc_lv_single", "la_": "la_single"}
+#: Student for a teacher whose name begins so: the bundle, with its row of one branch.
+_STUDENTS = {"acdc_lv_": "acdc_lv_confkd", "la_": "la_confkd"}
+_ROW = "rows/single.yaml"
+
+#: Settings that select the cases: the rounds train on all that the datalist of proposals names.
+SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
+#: Settings of the teacher that its student has, too, unless it is told otherwise.
+_OF_CLASSES = ("source_classes", "target_classes", "class_names", "in_channels", "unlabeled_value")
 
 
-#: Knobs that select the cases: the rounds train on all that the datalist of proposals names.
-_SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
+def find_student(teacher: Path, student: str | None) -> tuple[Path, tuple[Path, ...]]:
+    """The student's bundle and the files that are passed after its train.yaml.
 
-
-def find_student(teacher: Path, student: str | None) -> Path:
-    """The student's bundle: the one that was named, or the single-branch one of the same data."""
+    The bundle that was named, or the row of one branch of the same data's.
+    """
+    row = student is None
     if student is None:
-        name = teacher.resolve().name
+        name = bundle_name(teacher)
         found = [s for prefix, s in _STUDENTS.items() if name.startswith(prefix)]
         if not found:
             raise ValueError(
@@ -43,68 +43,53 @@ def find_student(teacher: Path, student: str | None) -> Path:
     refuse_changed(folder)
     if "noisy_as" not in load(folder / "configs" / "train.yaml"):
         raise ValueError(
-            f"'{folder / 'configs' / 'train.yaml'}' has no knob 'noisy_as', with which proposals "
-            "are trained on: name another bundle with --student"
+            f"'{folder / 'configs' / 'train.yaml'}' has no setting 'noisy_as', by which it would "
+            "take proposals: name another bundle with --student"
         )
-    return folder
-
-
-def own_knobs(texts: Sequence[str], teacher: Trained, given: Mapping[str, str]) -> dict[str, Any]:
-    """The knobs that ``--teacher-knob`` gives; ``given`` are those of other options."""
-    words = [f"--{text}" for text in texts]
-    if bare := [text for text in texts if "=" not in text]:
-        raise ValueError(f"--teacher-knob {bare[0]}: write NAME=VALUE")
-    configs = [load(teacher.folder / "configs" / n) for n in ("train.yaml", "inference.yaml")]
-    return read_settings(words, settings_in(*configs), BOTH_FILES, given)
-
-
-def make_teacher(
-    source: Trained,
-    own: Mapping[str, Any],
-    shared: Mapping[str, Any],
-    dataset_dir: Path,
-    branch: str | None,
-) -> tuple[Trained, Selection]:
-    """The teacher with its knobs, and the cases that it was trained on, without proposals."""
-    knobs = {name: value for name, value in shared.items() if name != "noisy_as"} | dict(own)
-    selection = read_selection(source.files("train.yaml"), knobs, dataset_dir)
-    # The method's weights on the command line are the student's.
-    return proposing(source, knobs, branch, method=own), selection
+    return folder, (folder / "configs" / _ROW,) if row else ()
 
 
 def make_student(
     folder: Path,
     overlays: tuple[Path, ...],
-    knobs: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    teacher: Trained,
     selection: Selection,
     device: str | None,
 ) -> Student:
-    """The student with its knobs for a round."""
-    files = [folder / "configs" / "train.yaml", *overlays]
-    config: dict[str, Any] = {}
-    for path in files:
-        config |= load(path)
-    training = {n: v for n, v in knobs.items() if n in config and n not in _SELECTING}
+    """The student with its settings for a round.
+
+    Args:
+        folder: its bundle.
+        overlays: configurations after its own.
+        settings: of its train.yaml, with other values.
+        teacher: whose classes it has.
+        selection: the teacher's cases.
+        device: where it is trained; None for CUDA where it is there.
+
+    Raises:
+        ValueError: ``seed`` or ``noisy_as`` cannot be what is given.
+    """
+    config = settings_of([folder / "configs" / "train.yaml", *overlays])
+    taught = settings_of(teacher.files("train.yaml"))
+    training = {n: taught[n] for n in _OF_CLASSES if n in taught and n in config}
+    training = {n: v for n, v in training.items() if v != config[n]}
+    training |= {n: v for n, v in settings.items() if n not in SELECTING}
     # All full masks; MONAI's command line takes no None.
     fixed = {"num_full": len({entry.patient_id for entry in selection.full})}
-    fixed |= round_knobs(knobs)
+    fixed |= round_settings(settings)
     # Cross-entropy on full masks alone, in batches as large as the bundle's.
-    sizes = [knobs.get(name, config.get(name)) for name in ("batch_full", "batch_partial")]
+    sizes = [settings.get(name, config.get(name)) for name in ("batch_full", "batch_partial")]
     one_stream = "batch_partial" in fixed and all(isinstance(size, int) for size in sizes)
-    if one_stream and "batch_full" not in knobs:
+    if one_stream and "batch_full" not in settings:
         training["batch_full"] = sum(sizes)
     training |= {name: value for name, value in fixed.items() if name in config}
     if device is not None:
         training["device"] = device
-    inference = load(folder / "configs" / "inference.yaml")
-    branch = trained_branch(files, training)
-    inferred = {name: value for name, value in knobs.items() if name in inference}
-    if "branch" in inference:
-        inferred["branch"] = branch
     seed = training.pop("seed", config["seed"])
     if not isinstance(seed, int):
         raise ValueError(f"seed is {seed!r}; give a whole number with --seed")
-    return Student(folder, overlays, training, inferred, branch, seed)
+    return Student(folder, overlays, training, seed)
 
 
 def refuse_other_classes(student: Student, selection: Selection) -> None:
@@ -127,11 +112,11 @@ def decisive_settings(
         return [[path.name, sha256_of(path)] for path in paths]
 
     return {
-        "teacher": [teacher.folder.resolve().name, digests(teacher.files("inference.yaml"))],
+        "teacher": [bundle_name(teacher.folder), digests(teacher.files("inference.yaml"))],
         "teacher's weights": sha256_of(teacher.weights),
-        "teacher's knobs": dict(teacher.knobs),
+        "teacher's settings": dict(teacher.settings),
         "student": [student.folder.resolve().name, digests(student.files("train.yaml"))],
-        "student's knobs": [dict(student.training), dict(student.inference)],
+        "student's settings": dict(student.training),
         "seed": student.seed,
         "cases": {
             "full": [entry.case_id for entry in selection.full],

@@ -11,7 +11,7 @@ from typing import Any
 
 from scipy.stats import wilcoxon
 
-from mixseg.apps.self_train.rounds import round_knobs
+from mixseg.apps.self_train.rounds import round_settings
 
 from .list import Experiment
 
@@ -63,7 +63,7 @@ def read_results(results: Path, experiment: Experiment) -> dict[int, Result]:
             raise ValueError(f"'{path}' is no result file: {error}") from error
         knobs = experiment.knobs
         if experiment.start_from is not None:
-            knobs = knobs | round_knobs(knobs)
+            knobs = knobs | round_settings(knobs)
         check_configuration(path, result, knobs)
         found[seed] = result
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from .steps import (
     Step,
     evaluation_steps,
     outputs,
+    run_folder,
     self_training_steps,
     training_steps,
 )
@@ -178,8 +178,9 @@ def run_experiments(
             longest = max(longest, time.monotonic() - started - elapsed)
             write_bytes_atomic(target, (json.dumps(result, indent=1) + "\n").encode())
             watch.says(name, "done")
-            if not places.keep and (old := outputs(experiment, folder).checkpoints) is not None:
-                shutil.rmtree(old)
+            if not places.keep:
+                for path in run_folder(folder).glob("checkpoint*.pt"):
+                    path.unlink()
     return outcome
 
 
@@ -291,17 +292,19 @@ def _run_row(
     name = f"{experiment.row}, seed {seed}"
     if experiment.start_from is None:
         steps = training_steps(experiment, seed, folder, places.dataset_dir)
-        steps += evaluation_steps(experiment, seed, folder, places.dataset_dir)
+        steps += evaluation_steps(experiment, folder)
     else:
         first = known[experiment.start_from]
         teacher = places.folder(experiment, seed, first.row)
         # Its scores may be those of another list, whose weights are not here.
-        if _finished(teacher) != _identity(first, seed):
-            training = training_steps(first, seed, teacher, places.dataset_dir)
+        if (found := _finished(teacher)) != _identity(first, seed):
+            training = training_steps(
+                first, seed, teacher, places.dataset_dir, anew=found is not None
+            )
             _run_steps(training, first, f"{name}: {first.row}", teacher, places, watch, runner)
             _finish(first, seed, teacher)
-        weights = teacher / "models" / "model.pt"
-        steps = self_training_steps(experiment, seed, folder, places.dataset_dir, first, weights)
+        run = run_folder(teacher)
+        steps = self_training_steps(experiment, seed, folder, places.dataset_dir, run)
     times = _run_steps(steps, experiment, name, folder, places, watch, runner)
     _finish(experiment, seed, folder)
     made = outputs(experiment, folder)
@@ -355,7 +358,7 @@ def _finish(experiment: Experiment, seed: int, folder: Path) -> None:
 
 def _finished(folder: Path) -> Any:
     path = folder / _FINISHED_NAME
-    weights = folder / "models" / "model.pt"
+    weights = run_folder(folder) / "models" / "model.pt"
     if not path.is_file() or not weights.is_file():
         return None
     return json.loads(path.read_text(encoding="utf-8"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mixseg.apps.bundle.find import find_bundle
+from mixseg.apps.bundle.run import bundle_command
+from mixseg.apps.self_train.student import SELECTING
 
 from .list import Experiment, check_knobs
 
@@ -17,6 +19,7 @@ __all__ = [
     "Step",
     "evaluation_steps",
     "outputs",
+    "run_folder",
     "self_training_steps",
     "training_steps",
 ]
@@ -56,13 +59,11 @@ class Outputs:
         history: the training's curves, ``history.csv``.
         splits: split → folder of its ``summary.json`` and ``metrics.csv``.
         reports: folders whose other ``.csv`` files are kept, too.
-        checkpoints: folder that a finished row needs no longer, or None.
     """
 
     history: Path
     splits: dict[str, Path]
     reports: tuple[Path, ...]
-    checkpoints: Path | None
 
 
 def outputs(experiment: Experiment, folder: Path) -> Outputs:
@@ -71,16 +72,21 @@ def outputs(experiment: Experiment, folder: Path) -> Outputs:
         rounds = folder / "rounds"
         last = rounds / f"round_{experiment.rounds:02d}"
         splits = {split: last / split for split in SPLITS}
-        return Outputs(last / "history.csv", splits, (last, rounds), None)
-    training = folder / "training"
+        return Outputs(last / "history.csv", splits, (last, rounds))
+    run = run_folder(folder)
     splits = {split: folder / split for split in SPLITS}
-    return Outputs(training / "history.csv", splits, (training,), training)
+    return Outputs(run / "history.csv", splits, (run,))
+
+
+def run_folder(folder: Path) -> Path:
+    """The folder of the training, below the working folder of its row and seed."""
+    return folder / "training"
 
 
 def training_steps(
-    experiment: Experiment, seed: int, folder: Path, dataset_dir: Path
+    experiment: Experiment, seed: int, folder: Path, dataset_dir: Path, anew: bool = False
 ) -> list[Step]:
-    """The step that leaves ``models/model.pt`` and the curves in ``folder``.
+    """The step that leaves a run in :func:`run_folder`.
 
     It goes on from a checkpoint where there is one.
 
@@ -89,26 +95,31 @@ def training_steps(
         seed: of the run.
         folder: working folder of row and seed.
         dataset_dir: the data.
+        anew: replace a training that is there.
     """
-    knobs = _knobs(experiment, seed, dataset_dir, folder, evaluating=False)
-    command = _bundle_command(experiment, "training", {**knobs, "resume": True})
+    configs, run = _configs(experiment), run_folder(folder)
+    late = check_knobs(experiment, configs.parent)
+    settings = {name: value for name, value in experiment.knobs.items() if name not in late}
+    settings |= {"seed": seed, "dataset_dir": dataset_dir, "output_dir": run}
+    settings |= {"ckpt_dir": run / "models", "progress": False}
+    settings |= {"overwrite": True} if anew else {"resume": True}
+    files = [configs / name for name in ("train.yaml", *experiment.overlays)]
+    command = _bundle_command("training", files, settings)
     epochs = int(experiment.knobs.get("max_epochs", 0))
     return [Step("training", command, outputs(experiment, folder).history, epochs)]
 
 
-def evaluation_steps(
-    experiment: Experiment, seed: int, folder: Path, dataset_dir: Path
-) -> list[Step]:
-    """The steps that score the weights in ``folder`` on each split."""
-    knobs = _knobs(experiment, seed, dataset_dir, folder, evaluating=True)
+def evaluation_steps(experiment: Experiment, folder: Path) -> list[Step]:
+    """The steps that score the run in ``folder`` on each split, by its own configuration."""
+    late = check_knobs(experiment, _configs(experiment).parent)
+    files = [run_folder(folder) / "configs" / "evaluate.yaml"]
     return [
         Step(
             split,
             _bundle_command(
-                experiment,
                 "evaluating",
-                {**knobs, "split": split, "output_dir": place},
-                "evaluate.yaml",
+                files,
+                {**late, "split": split, "output_dir": place, "progress": False},
             ),
         )
         for split, place in outputs(experiment, folder).splits.items()
@@ -120,8 +131,7 @@ def self_training_steps(
     seed: int,
     folder: Path,
     dataset_dir: Path,
-    teacher: Experiment,
-    weights: Path,
+    teacher: Path,
 ) -> list[Step]:
     """The step that makes proposals, trains fresh networks on them and scores the last one.
 
@@ -130,49 +140,25 @@ def self_training_steps(
         seed: of the run.
         folder: working folder of row and seed.
         dataset_dir: the data.
-        teacher: the row that it starts from.
-        weights: the teacher's.
+        teacher: the run that it starts from, which selects the cases.
     """
-    bundles = [_configs(one).parent for one in (teacher, experiment)]
-    command = [sys.executable, "-m", "mixseg.cli.main", "self-train", str(bundles[0])]
-    command += ["--weights", str(weights), "--student", str(bundles[1])]
-    command += ["--dataset_dir", str(dataset_dir), "--output", str(folder / "rounds")]
+    configs = _configs(experiment)
+    command = [sys.executable, "-m", "mixseg.cli.main", "self-train", str(teacher)]
+    command += ["--student", str(configs.parent)]
+    command += ["--data", str(dataset_dir), "--output", str(folder / "rounds")]
     command += ["--rounds", str(experiment.rounds), "--split", "test", "--quiet"]
-    for option, one in (("--teacher-config", teacher), ("--config", experiment)):
-        for name in one.overlays:
-            command += [option, str(_configs(one) / name)]
-    for name, value in teacher.knobs.items():
-        command += ["--teacher-knob", f"{name}={value}"]
+    for name in experiment.overlays:
+        command += ["--config", str(configs / name)]
     for name, value in {**experiment.knobs, "seed": seed}.items():
-        command += [f"--{name}", str(value)]
+        if name not in SELECTING:
+            command += [f"--{name}", str(value)]
     epochs = int(experiment.knobs.get("max_epochs", 0))
     return [Step("self-training", command, outputs(experiment, folder).history, epochs)]
 
 
-def _knobs(
-    experiment: Experiment, seed: int, dataset_dir: Path, folder: Path, evaluating: bool
-) -> dict[str, Any]:
-    late = check_knobs(experiment, _configs(experiment).parent)
-    knobs = {k: v for k, v in experiment.knobs.items() if evaluating or k not in late}
-    places = {
-        "dataset_dir": dataset_dir,
-        "output_dir": folder / "training",
-        "ckpt_dir": folder / "models",
-        "progress": False,
-    }
-    return {**knobs, "seed": seed, **places}
-
-
-def _bundle_command(
-    experiment: Experiment, run_id: str, knobs: Mapping[str, Any], *more: str
-) -> list[str]:
+def _bundle_command(run_id: str, files: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
     """The ``monai.bundle`` command line of one step."""
-    configs = _configs(experiment)
-    files = [str(configs / name) for name in ("train.yaml", *experiment.overlays, *more)]
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
-    for name, value in knobs.items():
-        command += [f"--{name}", str(value)]
-    return command
+    return bundle_command(run_id, list(map(str, files)), settings, Path(), sys.executable)
 
 
 def _configs(experiment: Experiment) -> Path:

@@ -52,7 +52,7 @@ class ACDC(Collection):
         return None if acdc_layout(source) is None else prepare_acdc(source, seed)
 
     def prepare(
-        self, source: Path, *, output: Path | None = None, seed: int = 0, force: bool = False
+        self, source: Path, *, output: Path | None = None, seed: int = 0, overwrite: bool = False
     ) -> Prepared:
         """Split ACDC by patient (80/5/15, stratified by pathology); nothing is copied.
 
@@ -60,11 +60,11 @@ class ACDC(Collection):
             source: Folder with patientXXX/, or with image/, label/, split.json.
             output: Datalist to write; default: SOURCE/datalist.json.
             seed: Seed of the split (official layout).
-            force: Overwrite an existing file.
+            overwrite: Overwrite an existing file.
         """
         datalist = prepare_acdc(source, seed)
         path = source / DATALIST_NAME if output is None else output
-        return Prepared(datalist, source, (save_datalist(datalist, path, force),))
+        return Prepared(datalist, source, (save_datalist(datalist, path, overwrite),))
 
     def instead_of_folder(self, source: Path) -> bool:
         """Both layouts: what they hold is known."""

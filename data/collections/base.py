@@ -49,7 +49,7 @@ class Collection(ABC):
     """A public data set: how its folders are recognized, and how it is prepared.
 
     A package makes one known by an entry point of the group ``mixseg.collections``, whose name is
-    free and whose value is the class.
+    that of the collection and whose value is the class.
 
     Attributes:
         name: ``mixseg prepare NAME`` prepares it.
@@ -82,7 +82,7 @@ class Collection(ABC):
     def instead_of_folder(self, source: Path) -> bool:
         """Whether ``mixseg prepare folder`` hands the folder over to :meth:`prepare`.
 
-        It gives ``output``, ``seed`` and ``force``, and calls :meth:`datalist` for a dry run.
+        It gives ``output``, ``seed`` and ``overwrite``, and calls :meth:`datalist` for a dry run.
 
         Raises:
             DatalistError: the folder is the collection's, and needs a command of its own.
@@ -177,13 +177,13 @@ def _find(folder: Path, stem: str, suffixes: Sequence[str]) -> Path | None:
     return next((p for s in suffixes if (p := folder / (stem + s)).is_file()), None)
 
 
-def save_datalist(datalist: Datalist, path: Path, force: bool) -> Path:
+def save_datalist(datalist: Datalist, path: Path, overwrite: bool) -> Path:
     """Write a datalist of files that lie elsewhere.
 
     Raises:
-        DatalistError: the file exists, and ``force`` is not given.
+        DatalistError: the file exists, and ``overwrite`` is not given.
     """
-    if path.exists() and not force:
-        raise DatalistError(f"'{path}' exists; give --force to overwrite it")
+    if path.exists() and not overwrite:
+        raise DatalistError(f"'{path}' exists; give --overwrite to replace it")
     datalist.relative_to(path.parent).save(path)
     return path

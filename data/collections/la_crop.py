@@ -76,7 +76,7 @@ class LeftAtrium(Collection):
         num_full: int | None = None,
         margin: float | None = None,
         seed: int | None = None,
-        force: bool = False,
+        overwrite: bool = False,
         quiet: bool = False,
     ) -> Prepared:
         """Split left-atrium scans (80/5/15), crop them around the heart and write their datalist.
@@ -93,7 +93,7 @@ class LeftAtrium(Collection):
             num_full: Fully labelled scans of the training, whose masks full-masks may use.
             margin: Around the box of full-masks, mm (default: 10).
             seed: Seed of the split (default: 0).
-            force: Overwrite what is there.
+            overwrite: Overwrite what is there.
             quiet: No progress bar.
         """
         options = {"crop": crop, "size": size, "num_full": num_full, "margin": margin, "seed": seed}
@@ -101,7 +101,7 @@ class LeftAtrium(Collection):
         if la_layout(source) == "official":
             if output is None:
                 raise DatalistError(whole_scans(source))
-            datalist = crop_la(source, output, **given, force=force, progress=not quiet)
+            datalist = crop_la(source, output, **given, overwrite=overwrite, progress=not quiet)
             written = (output / PREPARATION_NAME, output / DATALIST_NAME)
             return Prepared(datalist, output, written)
         datalist = prepare_la(source)
@@ -111,7 +111,7 @@ class LeftAtrium(Collection):
                 f"{names}: '{source}' is cropped and split already (image/, label/, split.json)"
             )
         path = (source if output is None else output) / DATALIST_NAME
-        return Prepared(datalist, source, (save_datalist(datalist, path, force),))
+        return Prepared(datalist, source, (save_datalist(datalist, path, overwrite),))
 
     def instead_of_folder(self, source: Path) -> bool:
         """Whole scans are refused: they need a folder of their own."""
@@ -129,7 +129,7 @@ def crop_la(
     num_full: int | None = None,
     margin: float = MASK_MARGIN,
     seed: int = 0,
-    force: bool = False,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> Datalist:
     """Crop the whole scans of the official layout, split them, and write their datalist.
@@ -156,7 +156,7 @@ def crop_la(
     Raises:
         DatalistError: no scan; scans or masks missing, unreadable, not 3D, on different grids, or
             with values other than 0, 1 and 255, all listed at once, after the sound cases are
-            written; ``output`` holds another preparation and ``force`` is False.
+            written; ``output`` holds another preparation and ``overwrite`` is False.
         ValueError: an option out of range or missing.
     """
     _check_options(crop, size, num_full, margin)
@@ -165,14 +165,14 @@ def crop_la(
         raise DatalistError(
             f"'{source}' holds cropped scans already (image/, label/, split.json): nothing to crop"
         )
-    if (output / DATALIST_NAME).exists() and not force:
-        raise DatalistError(f"'{output / DATALIST_NAME}' exists; give --force to overwrite it")
+    if (output / DATALIST_NAME).exists() and not overwrite:
+        raise DatalistError(f"'{output / DATALIST_NAME}' exists; give --overwrite to replace it")
     splits = split_scans(find_scans(source), seed)
     box, rule = _choose_box(splits["training"], crop, size, num_full, margin)
     header = {"rule": rule, "box_mm": None if box is None else asdict(box), "seed": seed}
     # As JSON gives it back: a tuple is a list.
     header = json.loads(json.dumps(header))
-    done = {} if force else _done_before(output / PREPARATION_NAME, header)
+    done = {} if overwrite else _done_before(output / PREPARATION_NAME, header)
     output.mkdir(parents=True, exist_ok=True)
     (output / DATALIST_NAME).unlink(missing_ok=True)
     cases, faults = _crop_all(splits, box, output, header, done, progress)
@@ -283,11 +283,11 @@ def _done_before(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
         same = all(record.get(key) == value for key, value in header.items())
         cases: dict[str, Any] = dict(record["cases"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatalistError(f"{path} cannot be read: {error}; --force begins anew") from error
+        raise DatalistError(f"{path} cannot be read: {error}; --overwrite begins anew") from error
     if not same:
         raise DatalistError(
             f"{path} records another crop or seed than asked for; choose another output folder, or "
-            "give --force to begin anew"
+            "give --overwrite to begin anew"
         )
     return cases
 

@@ -55,7 +55,7 @@ class WhiteBloodCells(Collection):
         output: Path | None = None,
         *,
         seed: int | None = None,
-        force: bool = False,
+        overwrite: bool = False,
         quiet: bool = False,
     ) -> Prepared:
         """Split the white blood cells (80/5/15) and convert their masks of 0, 128 and 255.
@@ -72,19 +72,19 @@ class WhiteBloodCells(Collection):
             source: Folder with 001.bmp and its mask 001.png, or with image/, label/, split.json.
             output: Folder for converted masks and the datalist; default: SOURCE.
             seed: Seed of the split of SOURCE's 001.bmp … (default: 0).
-            force: Overwrite an existing datalist.
+            overwrite: Overwrite an existing datalist.
             quiet: No progress bar.
         """
         path = (source if output is None else output) / DATALIST_NAME
         if wbc_layout(source) == "official":
             datalist = convert_wbc(
-                source, path.parent, seed=seed or 0, force=force, progress=not quiet
+                source, path.parent, seed=seed or 0, overwrite=overwrite, progress=not quiet
             )
             return Prepared(datalist, source, (path,))
         datalist = prepare_wbc(source)
         if seed is not None:
             raise DatalistError(f"--seed: '{source}' is split already (image/, label/, split.json)")
-        return Prepared(datalist, source, (save_datalist(datalist, path, force),))
+        return Prepared(datalist, source, (save_datalist(datalist, path, overwrite),))
 
 
 def wbc_layout(source: str | os.PathLike[str]) -> Literal["official", "folders"] | None:
@@ -135,7 +135,7 @@ def convert_wbc(
     output: str | os.PathLike[str] | None = None,
     *,
     seed: int = 0,
-    force: bool = False,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> Datalist:
     """Convert the masks of the official layout, split the pictures and write their datalist.
@@ -149,7 +149,7 @@ def convert_wbc(
         source: the folder.
         output: folder of the copies and the datalist; None for ``source``.
         seed: of the split.
-        force: overwrite an existing datalist.
+        overwrite: overwrite an existing datalist.
         progress: show progress bars on standard error.
 
     Returns:
@@ -158,7 +158,7 @@ def convert_wbc(
     Raises:
         DatalistError: another layout; fewer than three pictures; pictures or masks that are
             missing, or else that are unreadable, of different sizes or with other values, all
-            listed, and then nothing is written; a datalist is there and ``force`` is False.
+            listed, and then nothing is written; a datalist is there and ``overwrite`` is False.
         OSError: ``output`` cannot be written to.
     """
     source = _checked(source)
@@ -168,8 +168,8 @@ def convert_wbc(
             f"'{source}' is converted and split already (image/, label/, split.json)"
         )
     path = (source if output is None else Path(output)) / DATALIST_NAME
-    if path.exists() and not force:
-        raise DatalistError(f"'{path}' exists; give --force to overwrite it")
+    if path.exists() and not overwrite:
+        raise DatalistError(f"'{path}' exists; give --overwrite to replace it")
     _check_pairs(folder)
     report = inspect_folder(folder, _options(seed), progress)
     try:

@@ -45,13 +45,17 @@ class Conversion:
 
     Attributes:
         source: the file, which stays as it is.
-        table: value in the copy of each value in the file.
+        table: value in the copy of each value of the file's label map.
         reason: why, as the report gives it.
+        image: the image, on whose grid the copy lies.
+        threshold: what was given for smoothed masks.
     """
 
     source: Path
     table: Mapping[int, int]
     reason: str
+    image: Path
+    threshold: float | None = None
 
 
 @dataclass
@@ -164,12 +168,18 @@ def datalist_value(facts: Sequence[PairFacts], classes: ClassMap) -> int:
     if classes.codes != tuple(range(count)) or len(used) != 1:
         return count
     labels = [label for fact in facts for label in (fact.label, fact.scribble) if label]
-    copied = any(label.dtype or label.channels > 1 for label in labels)
+    copied = any(label.dtype or label.reasons for label in labels)
     # Copies are uint8, and 0 means unlabelled in scribbles alone.
     return count if used[0] == 0 or (used[0] < 0 and copied) else used[0]
 
 
-def add_conversions(case: FolderCase, facts: PairFacts, classes: ClassMap, unlabeled: int) -> None:
+def add_conversions(
+    case: FolderCase,
+    facts: PairFacts,
+    classes: ClassMap,
+    unlabeled: int,
+    threshold: float | None = None,
+) -> None:
     """Note which of a case's labels need a copy, and why."""
     count = len(classes.names)
     for role, label in (("label", facts.label), ("scribble", facts.scribble)):
@@ -182,13 +192,17 @@ def add_conversions(case: FolderCase, facts: PairFacts, classes: ClassMap, unlab
             pairs = zip(classes.codes, range(count), strict=True)
             reasons.append("values " + ", ".join(f"{v}→{i}" for v, i in pairs))
         if moved := sorted(v for v, i in indices.items() if i == count and v != unlabeled):
-            reasons.append(f"unlabelled {', '.join(map(str, moved))}→{unlabeled}")
+            reasons.append(f"unlabeled {', '.join(map(str, moved))}→{unlabeled}")
         if label.dtype:
             reasons.append(f"{label.dtype}→uint8")
-        if label.channels > 1:
-            reasons.append(f"{label.channels} equal channels→1")
+        reasons += label.reasons
+        if label.table is not None:
+            table = {value: table[code] for value, code in label.table.items() if code in table}
         if reasons:
-            case.conversions[role] = Conversion(label.path, table, "; ".join(reasons))
+            limit = threshold if role == "label" else None
+            case.conversions[role] = Conversion(
+                label.path, table, "; ".join(reasons), facts.pair.image, limit
+            )
 
 
 def patient_of(pair: Pair, pattern: re.Pattern[str] | None, faults: list[Fault]) -> str:

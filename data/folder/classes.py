@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixseg.data.file_checks import Fault
 from mixseg.data.folder.contents import LabelFacts, PairFacts
 from mixseg.data.folder.pairs import Stated, file_fault
 
-__all__ = ["ClassMap", "decide_classes", "unknown_values"]
+__all__ = ["ClassMap", "decide_classes", "number_names", "unknown_values"]
 
-#: Values that mean unlabelled where they are no class and nobody says otherwise.
+#: Values by which many tools mean unlabeled. They are never taken so unless somebody says it.
 _CUSTOMARY = (-1, 255)
 
 
@@ -41,6 +41,55 @@ class ClassMap:
         return {v: len(self.codes) if v in unlabeled else places.get(v) for v in values}
 
 
+def number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault]) -> Stated:
+    """Give the classes of labels that name them one number in all files.
+
+    3D Slicer numbers the segments of a file in their order, which differs from file to file; a
+    folder with a mask a structure has no numbers at all. The labels' counts are of the common
+    numbers then, and ``table`` says which value of a file has which.
+
+    Args:
+        facts: the cases; their labels are replaced.
+        stated: names and values as far as somebody says them; these win.
+        faults: takes names that are not among the stated ones.
+
+    Returns:
+        ``stated`` with the names that the files give, background first, where it had none.
+    """
+    named = [x for fact in facts for x in (fact.label, fact.scribble) if x is not None and x.names]
+    if not named:
+        return stated
+    known = list(stated.names or ())
+    if not known:
+        known = ["background", *dict.fromkeys(name for label in named for name in label.names)]
+    codes = stated.codes or tuple(range(len(known)))
+    code_of = {name.casefold(): code for name, code in zip(known, codes, strict=False)}
+    for fact in facts:
+        for role in ("label", "scribble"):
+            label: LabelFacts | None = getattr(fact, role)
+            if label is None or not label.names:
+                continue
+            strange = [n for n in label.names if n.casefold() not in code_of]
+            for name in strange:
+                faults.append(
+                    file_fault(
+                        label.path,
+                        f"its segment '{name}' is not one of the classes ({', '.join(known)})",
+                        "rename the segment, or name all the classes with --classes",
+                    )
+                )
+            if strange:
+                setattr(fact, role, None)
+                continue
+            table = {0: codes[0]}
+            table |= {i: code_of[n.casefold()] for i, n in enumerate(label.names, start=1)}
+            counts: Counter[int] = Counter()
+            for value, number in label.counts.items():
+                counts[table[value]] += number
+            setattr(fact, role, replace(label, counts=dict(sorted(counts.items())), table=table))
+    return Stated(tuple(known), tuple(codes), stated.unlabeled)
+
+
 def decide_classes(
     facts: Sequence[PairFacts], stated: Stated, root: Path, faults: list[Fault]
 ) -> ClassMap | None:
@@ -48,7 +97,7 @@ def decide_classes(
 
     Args:
         facts: the cases.
-        stated: names, values and unlabelled value as far as somebody says them.
+        stated: names, values and unlabeled values as far as somebody says them.
         root: what a fault of all labels together is put down to.
         faults: takes what makes the values ambiguous.
 
@@ -59,13 +108,10 @@ def decide_classes(
         ValueError: ``stated`` contradicts itself.
     """
     labels = [x for fact in facts for x in (fact.label, fact.scribble) if x is not None]
-    totals: Counter[int] = Counter()
-    for label in labels:
-        totals.update(label.counts)
     drawn = any(fact.pair.scribble for fact in facts)
-    if stated.unlabeled == 0 and not drawn:
+    if 0 in stated.unlabeled and not drawn:
         raise ValueError(
-            "0 cannot be the unlabelled value of full masks, where it is background; put scribbles "
+            "0 cannot be the unlabeled value of full masks, where it is background; put scribbles "
             "that leave untouched voxels 0 into a folder of their own and give --scribbles FOLDER"
         )
     names, codes = stated.names, stated.codes
@@ -78,80 +124,91 @@ def decide_classes(
         )
     if codes is None and names is not None:
         codes = tuple(range(len(names)))
-    extra = set() if stated.unlabeled is None else {stated.unlabeled}
     if codes is None:
-        codes = _codes_from_values(labels, extra, root, faults)
+        given = [
+            x for fact in facts for x in (fact.pair.label, fact.pair.scribble) if x is not None
+        ]
+        if len(given) > len(labels) and not any(set(label.counts) - {0} for label in labels):
+            return None  # the others have faults of their own
+        codes = _codes_from_values(labels, stated.unlabeled, root, faults)
         if codes is None:
             return None
     if names is None:
         names = ("background", *(f"class{i}" for i in range(1, len(codes))))
     if not 2 <= len(names) <= 255:
         raise ValueError(f"{len(names)} classes; 2 to 255 are possible, background included")
-    if stated.unlabeled in codes and stated.unlabeled != 0:
-        raise ValueError(f"{stated.unlabeled} is the value of a class and cannot be unlabelled")
-    grey = _proposal(totals, codes)
-    if grey is not None and stated.unlabeled is None:
+    if both := sorted((stated.unlabeled & set(codes)) - {0}):
+        raise ValueError(f"{both[0]} is the value of a class and cannot be unlabeled")
+    totals: Counter[int] = Counter()
+    for label in labels:
+        totals.update(label.counts)
+    present = sorted(set(totals) - stated.unlabeled)
+    if 255 in present and 255 not in codes and not set(present) & set(codes[1:]):
         faults.append(
             file_fault(
                 root,
-                f"the labels hold {_listed(sorted(totals))}, and no voxel of a class but "
-                f"background '{names[0]}': they look like grey levels",
-                f'if each is a class, give --values "{grey}"; if one is unlabelled, --unlabeled',
+                f"the labels hold {_listed(present)}, and no voxel of a class but background "
+                f"'{names[0]}': they look like gray levels",
+                f'if each is a class, give --values "{_joined(present)}"; if one means unlabeled, '
+                "--unlabeled",
             )
         )
         return None
-    plain = codes == tuple(range(len(codes)))
-    customary = {v for v in (*_CUSTOMARY, *([len(codes)] if plain else [])) if v not in codes}
-    zero = frozenset({0} if stated.unlabeled == 0 else ())
-    return ClassMap(names, codes, frozenset(customary | (extra - zero)), zero)
+    zero = frozenset({0} & stated.unlabeled)
+    return ClassMap(names, codes, stated.unlabeled - zero, zero)
 
 
 def unknown_values(label: LabelFacts, classes: ClassMap, scribble: bool) -> Fault | None:
-    """The fault of a label with values that are neither a class nor unlabelled."""
+    """The fault of a label with values that are neither a class nor unlabeled."""
     table = classes.indices(label.counts, scribble)
     unknown = [value for value, index in table.items() if index is None]
     if not unknown:
         return None
     named = ", ".join(f"{c} {n}" for c, n in zip(classes.codes, classes.names, strict=True))
-    grey = len(label.counts) == len(classes.names) and min(label.counts) == 0
-    mend = (
-        f'if each value is a class, give --values "{_joined(sorted(label.counts))}"'
-        if grey
-        else "mend the label, or name all the classes with --classes (and their values with "
-        "--values where these are not 0, 1, 2, …)"
-    )
+    stated = sorted(classes.unlabeled | (classes.scribble_unlabeled if scribble else frozenset()))
+    unlabeled = f"unlabeled ({_listed(stated)})" if stated else "declared unlabeled"
     return file_fault(
         label.path,
-        f"label values {unknown} are no class ({named}) and not unlabelled "
-        f"({_listed(sorted(classes.unlabeled))})",
-        mend,
+        f"label values [{_listed(unknown)}] are not a class ({named}) and not {unlabeled}",
+        _unknown_mend(label, unknown, classes, stated),
+    )
+
+
+def _unknown_mend(
+    label: LabelFacts, unknown: Sequence[int], classes: ClassMap, stated: Sequence[int]
+) -> str:
+    """What helps against values that are neither a class nor unlabeled."""
+    present = sorted(label.counts)
+    customary = [v for v in unknown if v in _CUSTOMARY or v == len(classes.names)]
+    if len(classes.names) == 2 and present in ([0, 255], [255]):
+        return (
+            "this file seems to have its foreground as 255, others as "
+            f"{classes.codes[1]}: if so, give --threshold 1"
+        )
+    if customary and len(customary) == len(unknown):
+        given = _joined([*stated, *unknown])
+        return f"if that means unlabeled, give --unlabeled {given}; else name it with --classes"
+    if len(present) == len(classes.names) and present[0] == 0:
+        return f'if each value is a class, give --values "{_joined(present)}"'
+    return (
+        "correct the label, or name all the classes with --classes (and their values with "
+        "--values where these are not 0, 1, 2, …)"
     )
 
 
 def _codes_from_values(
-    labels: Sequence[LabelFacts], unlabeled: set[int], root: Path, faults: list[Fault]
+    labels: Sequence[LabelFacts], unlabeled: frozenset[int], root: Path, faults: list[Fault]
 ) -> tuple[int, ...] | None:
-    """0…C−1 where the values are just that; else a fault that says what to state."""
+    """0…C−1 where the values are just that; else faults that say what to state."""
     present = {value for label in labels for value in label.counts}
-    values = sorted(v for v in present if v not in unlabeled - {0} and v != -1)
-    # 255 is foreground in a map of two values, and unlabelled beside classes 0, 1, …
-    inner = [v for v in values if v != 255]
-    if len(inner) > 1 and inner == list(range(len(inner))):
-        values = inner
+    values = sorted(present - (unlabeled - {0}))
     if values == [0] or not values:
         faults.append(
             file_fault(root, "no label holds a foreground class", "name them with --classes")
         )
         return None
     if values != list(range(len(values))):
-        proposed = values if values[0] == 0 else [0, *values]
-        faults.append(
-            file_fault(
-                root,
-                f"the labels hold the values {_listed(values)}, which are not 0, 1, 2, … in a row",
-                f'say which value is which class, background first: --values "{_joined(proposed)}"',
-            )
-        )
+        faults += _odd_values(labels, values, unlabeled, root)
         return None
     top = values[-1]
     holders = [label for label in labels if top in label.counts]
@@ -161,7 +218,7 @@ def _codes_from_values(
             file_fault(
                 holders[0].path,
                 f"the value {top} fills {100 * share:.0f} % of the {len(holders)} files that hold "
-                "it, which looks like 'unlabelled' rather than a class",
+                "it, which looks like 'unlabeled' rather than a class",
                 f"if it is, give --unlabeled {top}; if it is a class, name the classes with "
                 "--classes",
             )
@@ -170,13 +227,70 @@ def _codes_from_values(
     return tuple(values)
 
 
-def _proposal(totals: Mapping[int, int], codes: Sequence[int]) -> str | None:
-    """The values to propose where labels hold background and 255 alone: 255 is foreground then."""
-    present = sorted(totals)
-    foreground = [v for v in present if v in codes[1:]]
-    if foreground or 255 not in present or 255 in codes:
-        return None
-    return _joined(present)
+def _odd_values(
+    labels: Sequence[LabelFacts], values: Sequence[int], unlabeled: frozenset[int], root: Path
+) -> list[Fault]:
+    """What to say of values that are not 0, 1, 2, … in a row."""
+    foregrounds: dict[int, list[LabelFacts]] = {}
+    for label in labels:
+        own = [v for v in label.counts if v != 0 and v not in unlabeled]
+        if len(own) > 1:
+            break
+        for value in own:
+            foregrounds.setdefault(value, []).append(label)
+    else:
+        if len(foregrounds) > 1:
+            kinds = "; ".join(f"{v} in {_files(found)}" for v, found in sorted(foregrounds.items()))
+            return [
+                file_fault(
+                    root,
+                    f"each label has one foreground, of the value {kinds}",
+                    "if these mean the same class, give --threshold 1; if they are several, "
+                    f'--values "{_joined([0, *sorted(foregrounds)])}"',
+                )
+            ]
+    # The longest run 0, 1, 2, … counts as the classes that are meant.
+    run = next(i for i in range(len(values) + 1) if i not in values)
+    strange = [v for v in values if v >= run or v < 0]
+    if run > 1 and all(v in _CUSTOMARY for v in strange):
+        classes = ", ".join(str(v) for v in range(run))
+        every = _joined(sorted(values))
+        return [
+            file_fault(
+                label.path,
+                f"the value {value} is not one of {classes} in a row",
+                _strange_mend(label, value, sorted(unlabeled | set(strange)), every),
+            )
+            for label in labels
+            for value in strange
+            if value in label.counts
+        ]
+    proposed = values if values[0] == 0 else [0, *values]
+    return [
+        file_fault(
+            root,
+            f"the labels hold the values {_listed(values)}, which are not 0, 1, 2, … in a row",
+            f'say which value is which class, background first: --values "{_joined(proposed)}"',
+        )
+    ]
+
+
+def _strange_mend(label: LabelFacts, value: int, given: Sequence[int], every: str) -> str:
+    if sorted(label.counts) == [0, value]:
+        return (
+            f"the file holds 0 and {value} alone: if {value} is its foreground, as in a picture, "
+            f"store it as a class index; if it means unlabeled, give --unlabeled {_joined(given)}"
+        )
+    return (
+        f"if it means unlabeled, give --unlabeled {_joined(given)}; if it is a class, give "
+        f'--values "{every}"'
+    )
+
+
+def _files(labels: Sequence[LabelFacts]) -> str:
+    names = ", ".join(label.path.name for label in labels[:3])
+    more = ", …" if len(labels) > 3 else ""
+    return f"{len(labels)} file{'' if len(labels) == 1 else 's'} ({names}{more})"
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
-from mixseg.data.file_checks import Case, Fault, examine_grid, examine_image, read_file
+from mixseg.data.file_checks import (
+    INTERPOLATED,
+    Case,
+    Fault,
+    examine_grid,
+    examine_image,
+    is_smoothed,
+    read_file,
+)
+from mixseg.data.folder.label_maps import read_label_map
 from mixseg.data.folder.pairs import Pair, file_fault
-from mixseg.files.reading import Volume, count_values, is_picture
+from mixseg.files.reading import UnreadableError, Volume, count_values, is_picture, voxels
 
 __all__ = ["ImageFacts", "LabelFacts", "PairFacts", "read_pairs"]
 
@@ -50,19 +59,23 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """A label file.
+    """A label file, or a folder with a mask a structure.
 
     Attributes:
-        path: the file.
+        path: the file or folder.
         counts: voxels of each value, in rising order.
         dtype: how it is stored, where that is no integer type; else an empty string.
-        channels: more than one where a grey picture is stored in colour, all channels alike.
+        names: where names decide the classes, those of the values 1, 2, … of the file's label map.
+        table: code of each value of the file's label map, where names decided it.
+        reasons: why a copy must replace the file, apart from values and type.
     """
 
     path: Path
     counts: dict[int, int]
     dtype: str
-    channels: int
+    names: tuple[str, ...] = ()
+    table: Mapping[int, int] | None = None
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass
@@ -74,13 +87,22 @@ class PairFacts:
     label: LabelFacts | None = None
     scribble: LabelFacts | None = None
     faults: list[Fault] = field(default_factory=list)
+    notes: list[Fault] = field(default_factory=list)
 
 
-def read_pairs(pairs: Sequence[Pair], progress: bool = False) -> list[PairFacts]:
-    """Open every file once, first its header, and collect what it holds and what is wrong."""
+def read_pairs(
+    pairs: Sequence[Pair], progress: bool = False, threshold: float | None = None
+) -> list[PairFacts]:
+    """Open every file once, first its header, and collect what it holds and what is wrong.
+
+    Args:
+        pairs: the cases.
+        progress: show a progress bar on standard error.
+        threshold: of labels that are gray pictures of one class, see :func:`read_label_map`.
+    """
     with ThreadPoolExecutor(_WORKERS) as pool:
         bar = tqdm(
-            pool.map(_read_pair, pairs),
+            pool.map(lambda pair: _read_pair(pair, threshold), pairs),
             total=len(pairs),
             desc="reading files",
             unit="case",
@@ -89,19 +111,20 @@ def read_pairs(pairs: Sequence[Pair], progress: bool = False) -> list[PairFacts]
         return list(bar)
 
 
-def _read_pair(pair: Pair) -> PairFacts:
+def _read_pair(pair: Pair, threshold: float | None) -> PairFacts:
     facts = PairFacts(pair)
     add = facts.faults.append
     # The split is not known yet, and the case's id says no more than the file.
     case = Case("training", "", "", str(pair.image), None, None, None, erode=False)
     image = read_file(case, case.image, "image", True, add)
     if image is not None and image.data is not None:
-        before = len(facts.faults)
         examine_image(case, image, add)
-        if len(facts.faults) == before:
+        if not any(fault.level == "error" for fault in facts.faults):
             facts.image = _image_facts(pair.image, image, image.data)
-    facts.label = _read_label(case, pair.label, "label", image, facts.faults)
-    facts.scribble = _read_label(case, pair.scribble, "scribble", image, facts.faults)
+    facts.label = _read_label(case, pair.label, "label", image, facts.faults, threshold)
+    facts.scribble = _read_label(case, pair.scribble, "scribble", image, facts.faults, None)
+    facts.notes = [fault for fault in facts.faults if fault.level == "note"]
+    facts.faults = [fault for fault in facts.faults if fault.level == "error"]
     return facts
 
 
@@ -124,64 +147,68 @@ def _image_facts(path: Path, image: Volume, data: np.ndarray) -> ImageFacts:
 
 
 def _read_label(
-    case: Case, path: Path | None, name: str, image: Volume | None, faults: list[Fault]
+    case: Case,
+    path: Path | None,
+    name: str,
+    image: Volume | None,
+    faults: list[Fault],
+    threshold: float | None,
 ) -> LabelFacts | None:
     if path is None:
         return None
-    if path.suffix.lower() in _LOSSY:
-        faults.append(
+    add = faults.append
+    if path.suffix.lower() in _LOSSY and threshold is None:
+        add(
             file_fault(
                 path,
                 f"the {name} is a JPEG file, whose values are not exact",
-                "export it again as PNG",
+                "export it again as PNG, or give --threshold 128 if it is a mask of one class",
             )
         )
         return None
     before = len(faults)
-    label = read_file(case, str(path), name, True, faults.append)
-    if label is None or label.data is None:
+    try:
+        label = read_label_map(path, image, threshold)
+    except UnreadableError as reason:
+        kind = "NIfTI" if path.name.lower().endswith((".nii", ".nii.gz")) else "label"
+        add(file_fault(path, f"the {name} is not a readable {kind} file ({reason})", reason.mend))
         return None
-    data, channels = label.data, label.channels
-    if channels > 1 and _all_alike(data):
-        data = data[..., 0]
-        label = Volume(label.shape, label.affine, data)
-    elif channels > 1:
-        faults.append(
-            file_fault(
-                path,
-                f"the {name} is a colour image of {channels} channels",
-                "store class indices in one channel",
-            )
-        )
-        return None
+    faults += [
+        replace(file_fault(path, remark.problem, remark.mend), level="note")
+        for remark in label.remarks
+    ]
     if image is not None:
-        examine_grid(case, str(path), name, image, label, faults.append)
+        examine_grid(case, str(path), name, image, label.volume, add)
+    data = voxels(label.volume)
     counts, odd = count_values(data)
     if odd is not None:
-        faults.append(
+        add(
             file_fault(
                 path,
                 f"the {name} ({data.dtype}) has values that are not whole numbers, such as {odd:g}",
-                "a label map holds class indices; it may have been resampled with interpolation, "
-                "so export it again with nearest neighbour",
+                f"{INTERPOLATED} {float(np.nanmax(data)) / 2:g}",
+            )
+        )
+    elif is_smoothed(counts):
+        add(
+            file_fault(
+                path,
+                f"the {name} holds {len(counts)} gray levels between {min(counts)} and "
+                f"{max(counts)}: it looks like a mask of one class that was smoothed or resized",
+                f"give --threshold {max(counts) / 2:g}, or export it again with nearest neighbor",
             )
         )
     elif len(counts) > _MOST_VALUES:
-        faults.append(
+        add(
             file_fault(
                 path,
                 f"the {name} holds {len(counts)} different values: it looks like an image",
                 "give the images first and the labels second",
             )
         )
-    dtype = "" if np.issubdtype(data.dtype, np.integer) or data.dtype == bool else str(data.dtype)
-    return LabelFacts(path, counts, dtype, channels) if len(faults) == before else None
-
-
-def _all_alike(data: np.ndarray) -> bool:
-    """Whether all colours hold the same values; of two or four channels the last is opacity."""
-    if data.shape[-1] in (2, 4):
-        opacity, data = data[..., -1], data[..., :-1]
-        if opacity.min() != opacity.max():
-            return False
-    return bool((data == data[..., :1]).all())
+    if any(fault.level == "error" for fault in faults[before:]):
+        return None
+    whole = np.issubdtype(data.dtype, np.integer) or data.dtype == bool
+    return LabelFacts(
+        path, counts, "" if whole else str(data.dtype), label.names, None, label.reasons
+    )

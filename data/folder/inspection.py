@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixseg.data.datalist import DatalistError, Split
-from mixseg.data.file_checks import Fault
+from mixseg.data.file_checks import Fault, describe_faults
 from mixseg.data.folder.cases import (
     FolderCase,
     MissingClasses,
@@ -20,11 +20,12 @@ from mixseg.data.folder.cases import (
     recognise,
     unlabelled_values,
 )
-from mixseg.data.folder.classes import ClassMap, decide_classes
+from mixseg.data.folder.classes import ClassMap, decide_classes, number_names
 from mixseg.data.folder.contents import PairFacts, read_pairs
 from mixseg.data.folder.layouts import find_layout
 from mixseg.data.folder.pairs import Layout, Stated, file_fault
 from mixseg.data.folder.split import DEFAULT_SPLIT, SplitRule, parse_split, split_by_patient
+from mixseg.data.folds import MIN_TRAINING_MASKS
 
 __all__ = ["FolderOptions", "FolderReport", "inspect_folder"]
 
@@ -38,16 +39,17 @@ class FolderOptions:
         scribbles: folder of hand-drawn labels, beside or instead of the labels.
         classes: names, background first; None for those of ``dataset.json`` or by number.
         values: the value of each class in the files; None for 0, 1, 2, …
-        unlabeled: the value of unlabelled voxels; None for C, 255 and −1. 0 is taken in
-            ``scribbles`` alone.
+        unlabeled: the values of unlabeled voxels; None where none is, or where ``dataset.json``
+            names it (``ignore``). 0 is taken in ``scribbles`` alone.
+        threshold: labels are gray pictures of one class, whose voxels have at least this value.
         missing_classes: what it means that a mask lacks a class: ``"absent"``, there is none of
             it, or ``"unannotated"``, nobody looked for it.
         allow_unlabeled: take images without a label (supervision ``none``).
         channel: which file of a case is its image where it has several.
         patient_pattern: regular expression whose first group is the patient, searched in an
             image's path below its folder; None where each case is a patient of its own.
-        split: ``"70/10/20"``, percent of the fully labelled patients, or a file with names
-            (:func:`mixseg.data.folder.split.parse_split`).
+        split: ``"auto"``, ``"70/10/20"``, percent of the fully labelled patients, or a file with
+            names (:func:`mixseg.data.folder.split.parse_split`).
         seed: of the split.
     """
 
@@ -55,7 +57,8 @@ class FolderOptions:
     scribbles: str | os.PathLike[str] | None = None
     classes: Sequence[str] | None = None
     values: Sequence[int] | None = None
-    unlabeled: int | None = None
+    unlabeled: int | Sequence[int] | None = None
+    threshold: float | None = None
     missing_classes: MissingClasses = "absent"
     allow_unlabeled: bool = False
     channel: int | None = None
@@ -90,6 +93,31 @@ class FolderReport:
     notes: list[str] = field(default_factory=list)
     cases: list[FolderCase] = field(default_factory=list)
 
+    @property
+    def uses(self) -> list[str]:
+        """What the cases are for, in sentences, where that may not be what one expects."""
+        sentences = []
+        if self.splits and not self.splits["validation"]:
+            full = len({case.patient for case in self.cases if case.kind == "full"})
+            masks = f"{_count(full, 'patient')} with full masks" if full else "no full mask"
+            score = "Nothing can be scored: label at least three patients completely"
+            if full > MIN_TRAINING_MASKS:
+                score = (
+                    "To score them, test each mask once by cross-validation: mixseg train BUNDLE "
+                    f"--folds {min(full, 5)}"
+                )
+            sentences.append(
+                f"{masks}: too few to set any aside for validation. A training keeps its last "
+                f"weights. {score}"
+            )
+        if without := sum(case.kind == "none" for case in self.cases):
+            sentences.append(
+                f"{_count(without, 'case')} without a label: in the datalist for methods that "
+                "learn from images alone (num_unlabeled) and for 'mixseg self-train', which "
+                "proposes their masks; other methods leave them out"
+            )
+        return sentences
+
     def check(self) -> None:
         """Refuse a folder with faults.
 
@@ -98,7 +126,7 @@ class FolderReport:
         """
         if self.faults:
             plural = "faults" if len(self.faults) > 1 else "fault"
-            lines = "\n".join(f"  {fault}" for fault in self.faults)
+            lines = "\n".join(f"  {line}" for line in describe_faults(self.faults))
             raise DatalistError(
                 f"{len(self.faults)} {plural} in '{self.root}'; nothing is written:\n{lines}"
             )
@@ -129,13 +157,15 @@ def inspect_folder(
     )
     layout = find_layout(Path(images).resolve(), labels, scribbles, given.channel)
     report = FolderReport(layout.name, layout.root, notes=layout.notes)
-    facts = read_pairs(layout.pairs, progress)
+    facts = read_pairs(layout.pairs, progress, given.threshold)
     if not facts:
         report.faults = layout.faults or [file_fault(layout.root, "it holds no case", "add some")]
         return report
     report.faults = layout.faults + [fault for fact in facts for fault in fact.faults]
+    report.notes += describe_faults([note for fact in facts for note in fact.notes])
     report.faults += _double_ids(facts)
-    report.classes = decide_classes(facts, _stated(given, layout), layout.root, report.faults)
+    stated = number_names(facts, _stated(given, layout), report.faults)
+    report.classes = decide_classes(facts, stated, layout.root, report.faults)
     if report.classes is None:
         return report
     for fact in facts:
@@ -155,7 +185,8 @@ def inspect_folder(
     report.values = unlabelled_values(facts, report.classes)
     by_id = {fact.pair.case_id: fact for fact in facts}
     for case in report.cases:
-        add_conversions(case, by_id[case.pair.case_id], report.classes, report.unlabeled)
+        fact = by_id[case.pair.case_id]
+        add_conversions(case, fact, report.classes, report.unlabeled, given.threshold)
     if report.cases:
         report.splits = split_by_patient(report.cases, rule, given.seed, layout.root, report.faults)
     _add_notes(report, given, rule)
@@ -186,7 +217,10 @@ def _stated(given: FolderOptions, layout: Layout) -> Stated:
         codes = known.codes
     if names is None and (codes is None or codes == known.codes):
         names = known.names
-    unlabeled = known.unlabeled if given.unlabeled is None else given.unlabeled
+    unlabeled = known.unlabeled
+    if given.unlabeled is not None:
+        values = given.unlabeled
+        unlabeled = frozenset([values] if isinstance(values, int) else map(int, values))
     return Stated(names, codes, unlabeled)
 
 
@@ -212,7 +246,8 @@ def _unlike(cases: Sequence[FolderCase]) -> list[Fault]:
             case.pair.image,
             f"the image is {len(case.image.shape)}D with {case.image.channels} channels, most "
             f"others are {usual[0]}D with {usual[1]}",
-            "convert it, or prepare each kind by itself",
+            "convert it, or prepare each kind by itself; "
+            "of a series in time, store one frame per file",
         )
         for case in cases
         if (len(case.image.shape), case.image.channels) != usual
@@ -251,6 +286,11 @@ def _add_notes(report: FolderReport, given: FolderOptions, rule: SplitRule) -> N
         report.notes.append(
             f"{_count(len(names), 'label file')} converted into copies ({reason}), such as "
             f"{names[0]}"
+        )
+    series = [case.pair.case_id for case in report.cases if case.pair.image.is_dir()]
+    if series:
+        report.notes.append(
+            f"{_count(len(series), 'image')} read from a folder of DICOM slices: {_some(series)}"
         )
     full = [case for case in report.cases if case.kind == "full"]
     for index, name in enumerate(classes.names[1:], start=1):

@@ -60,7 +60,10 @@ def find_layout(
         root, labels = images.parent, None
     if labels is None and not root.is_file() and (root / "imagesTr").is_dir():
         files = find_files(root / "imagesTr")
-        if files and all(_CHANNEL.match(file.stem) for file in files):
+        named = {file.stem for file in find_files(root / "labelsTr")}
+        # A number at the end is a channel unless labels bear it too: word_0002 is a case.
+        numbered = all(_CHANNEL.match(file.stem) for file in files)
+        if files and numbered and not any(file.stem in named for file in files):
             described = _read_json(root / "dataset.json")
             # Numbered cases look like channels; those of dataset.json decide.
             if not _listed_files_exist(root, described):
@@ -89,22 +92,28 @@ def _subfolders(root: Path) -> tuple[Path, Path] | None:
     return None if images is None or labels is None else (images, labels)
 
 
-def _needed_files(folder: Path) -> list[File]:
-    files = find_files(folder)
+def _needed_files(folder: Path, notes: list[str] | None = None) -> list[File]:
+    left_out: list[str] = []
+    files = find_files(folder, left_out)
     if not files:
         others = Counter(p.suffix for p in folder.rglob("*") if p.is_file() and p.suffix)
         seen = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3))
+        formats = ", ".join((*IMAGE_SUFFIXES, *PICTURE_SUFFIXES, "DICOM"))
+        reason = f", but {seen}: convert them" if seen else ": it is empty"
         raise DatalistError(
-            f"'{folder}' holds no image ({', '.join((*IMAGE_SUFFIXES, *PICTURE_SUFFIXES))})"
-            + (f", but {seen}: convert them" if seen else ": it is empty")
+            f"'{folder}' holds no image ({formats})"
+            + (f": {'; '.join(left_out)}" if left_out else reason)
         )
+    if notes is not None:
+        notes += left_out
     return files
 
 
 def _plain(root: Path, images: Path, labels: Path, drawn: list[File], stated: Stated) -> Layout:
-    files = _needed_files(images)
+    notes: list[str] = []
+    files = _needed_files(images, notes)
     if images.resolve() == labels.resolve():
-        layout = Layout("images and labels side by side", root, stated=stated)
+        layout = Layout("images and labels side by side", root, stated=stated, notes=notes)
         pairs, layout.faults = match_side_by_side(files)
         if all(pair.label is None and pair.scribble is None for pair in pairs) and not drawn:
             layout.faults = [
@@ -112,14 +121,15 @@ def _plain(root: Path, images: Path, labels: Path, drawn: list[File], stated: St
                     images,
                     "no file in it is named as a label",
                     "name labels such as a_mask.nii.gz beside a.nii.gz, or give their folder: "
-                    "mixseg prepare folder IMAGES LABELS",
+                    "mixseg prepare folder IMAGES LABELS; masks of one structure each go into a "
+                    "folder 'segmentations' beside the image",
                 )
             ]
             return layout
         layout.pairs = name_pairs(pairs)
         return _with_scribbles(layout, drawn)
-    layout = Layout("images and labels in folders", root, stated=stated)
-    pairs, layout.faults = match_folders(files, _needed_files(labels), drawn)
+    layout = Layout("images and labels in folders", root, stated=stated, notes=notes)
+    pairs, layout.faults = match_folders(files, _needed_files(labels, notes), drawn)
     layout.pairs = name_pairs(pairs)
     return layout
 
@@ -227,7 +237,13 @@ def _listed_files_exist(root: Path, described: Mapping[str, Any]) -> bool:
 
 
 def _first(image: str | list) -> str:
-    return str(image[0] if isinstance(image, list) else image)
+    return _native(image[0] if isinstance(image, list) else image)
+
+
+def _native(path: object) -> str:
+    """A path of a list, which may have been written on Windows."""
+    text = str(path)
+    return text.replace("\\", "/") if "/" not in text else text
 
 
 def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> Layout:
@@ -292,8 +308,8 @@ def _listed_pair(
             layout.faults.append(file_fault(root / str(image[0]), problem, "mend --channel"))
             return None
         image = image[channel or 0]
-    paths = [root / str(image)] + ([root / str(item["label"])] if item.get("label") else [])
-    missing = [path for path in paths if not path.is_file()]
+    paths = [root / _native(image)] + ([root / _native(item["label"])] if item.get("label") else [])
+    missing = [path for path in paths if not path.exists()]
     for path in missing:
         layout.faults.append(file_fault(path, "the file is missing", "mend the list or add it"))
     if missing:
@@ -336,7 +352,7 @@ def _json_labels(path: Path, described: Mapping[str, Any]) -> Stated:
         ) from error
     if len({value for value, _ in pairs}) < len(pairs):
         raise DatalistError(f"{path}: 'labels' names a value twice ({raw}); mend it")
-    unlabeled = next((value for value, name in pairs if name.lower() == "ignore"), None)
+    unlabeled = frozenset(value for value, name in pairs if name.lower() == "ignore")
     classes = sorted((value, name) for value, name in pairs if name.lower() != "ignore")
     if not any(value == 0 for value, _ in classes):
         classes.insert(0, (0, "background"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mixseg.data.datalist import Split
 from mixseg.data.file_checks import Fault
-from mixseg.files.reading import split_suffix
+from mixseg.files.finding import find_images
 
 __all__ = [
     "COPIES",
@@ -32,11 +33,17 @@ _LABEL = re.compile(
 )
 _SCRIBBLE = re.compile(r"(?:^|[_\-. ])scribbles?$", re.I)
 _IMAGE = re.compile(r"(?:^|[_\-. ])(?:images?|img|scan|volume|0000)$", re.I)
+#: As in ``volume-0.nii`` and ``segmentation-0.nii`` of LiTS.
+_LABEL_PREFIX = re.compile(r"^(?:gt|masks?|segs?|segmentations?|labels?)[_\-. ](?=.*\d)", re.I)
+_IMAGE_PREFIX = re.compile(r"^(?:images?|img|scan|volume)[_\-. ](?=.*\d)", re.I)
 
 
 @dataclass(frozen=True)
 class File:
-    """An image file: its path, the folders between the root and it, and its name's parts."""
+    """An image: its path, the folders between the root and it, and its name's parts.
+
+    Folders and stem are in the composed form of Unicode (NFC), which file systems may not keep.
+    """
 
     path: Path
     parents: tuple[str, ...]
@@ -57,7 +64,7 @@ class Pair:
         case_id: unique among the cases.
         name: what a pattern for the patient is searched in: path below the root, without suffix.
         image: the scan.
-        label: its label map, None without one.
+        label: its label map, or the folder of a mask for each structure; None without one.
         scribble: its hand-drawn label map, None without one.
         split: where the layout itself says it; else None.
     """
@@ -77,12 +84,12 @@ class Stated:
     Attributes:
         names: of the classes, background first; None if nobody says.
         codes: value of each class in the files; None for 0, 1, 2, …
-        unlabeled: value of unlabelled voxels; None if nobody says.
+        unlabeled: values of unlabeled voxels; empty if nobody says.
     """
 
     names: tuple[str, ...] | None = None
     codes: tuple[int, ...] | None = None
-    unlabeled: int | None = None
+    unlabeled: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -102,16 +109,29 @@ def file_fault(path: Path, problem: str, mend: str) -> Fault:
     return Fault(str(path), "", "", problem, mend)
 
 
-def find_files(folder: Path) -> list[File]:
-    """Image files below a folder, by path; hidden files and converted copies are left out."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        parents = path.relative_to(folder).parts[:-1]
-        hidden = any(part.startswith(".") or part in COPIES for part in (*parents, path.name))
-        parts = None if hidden else split_suffix(path.name)
-        if parts is not None and path.is_file():
-            found.append(File(path, parents, *parts))
-    return found
+def find_files(folder: Path, notes: list[str] | None = None) -> list[File]:
+    """Images below a folder, by path; hidden files and converted copies are left out.
+
+    Args:
+        folder: links to folders in it are followed; one that holds a DICOM series is an image.
+        notes: takes what was left out, and why.
+    """
+    findings = find_images(folder)
+    if notes is not None:
+        notes += [f"{path} is left out: {reason}" for path, reason in findings.left_out]
+    return [
+        File(
+            image.path,
+            tuple(unicodedata.normalize("NFC", part) for part in image.parents),
+            unicodedata.normalize("NFC", image.stem),
+            image.suffix,
+        )
+        for image in findings.images
+        if not set(COPIES) & set(image.parents)
+    ]
+
+
+_Key = tuple[tuple[str, ...], str]
 
 
 def match_folders(
@@ -119,26 +139,36 @@ def match_folders(
 ) -> tuple[list[Pair], list[Fault]]:
     """Cases of images and labels in folders of their own.
 
-    A label belongs to the image of the same folder below the root and the same stem, with or
-    without a usual suffix of either (``a_mask`` or ``a`` to ``a`` or ``a_0000``).
+    A label belongs to the image of the same folder below the root and the same stem. What is left
+    over is matched with or without a usual part of either name: ``a_mask`` or ``a`` to ``a`` or
+    ``a_0000``, ``segmentation-0`` to ``volume-0``. Folders of labels named as an image, or beside
+    the only image of a folder, hold a mask for each structure.
     """
     faults: list[Fault] = []
-    pairs: dict[tuple[tuple[str, ...], str], Pair] = {}
-    other_names: dict[tuple[tuple[str, ...], str], tuple[tuple[str, ...], str]] = {}
+    pairs: dict[_Key, Pair] = {}
+    other_names: dict[_Key, _Key] = {}
     for file in images:
         key = (file.parents, file.stem)
         if key in pairs:
             faults.append(_double(file.path, pairs[key].image))
             continue
         pairs[key] = Pair("", file.name, file.path)
-        other_names.setdefault((file.parents, _IMAGE.sub("", file.stem)), key)
+    for key in pairs:
+        for name in _bare(key[1], _IMAGE, _IMAGE_PREFIX):
+            other_names.setdefault((key[0], name), key)
+    labels, folders = _structures(labels, pairs, other_names)
+    for key, folder in folders.items():
+        pairs[key] = _joined(pairs[key], "label", folder, faults)
     for kind, files in (("label", labels), ("scribble", scribbles)):
+        left = []
         for file in files:
             role = "scribble" if _SCRIBBLE.search(file.stem) else kind
-            strip = _SCRIBBLE if role == "scribble" else _LABEL
-            names = ((file.parents, file.stem), (file.parents, strip.sub("", file.stem)))
-            found = next((n for n in names if n in pairs), None)
-            found = found or next((other_names[n] for n in names if n in other_names), None)
+            if (key := (file.parents, file.stem)) in pairs:
+                pairs[key] = _joined(pairs[key], role, file.path, faults)
+            else:
+                left.append((file, role))
+        for file, role in left:
+            found = _matching(file, role, pairs, other_names)
             if found is None:
                 faults.append(_orphan(file.path, role))
             else:
@@ -146,16 +176,60 @@ def match_folders(
     return list(pairs.values()), faults
 
 
+def _bare(stem: str, suffix: re.Pattern[str], prefix: re.Pattern[str]) -> list[str]:
+    """A stem without a usual suffix, and without a usual prefix."""
+    names = [suffix.sub("", stem), prefix.sub("", stem)]
+    return [name for name in names if name != stem]
+
+
+def _matching(
+    file: File, role: str, pairs: Mapping[_Key, Pair], other_names: Mapping[_Key, _Key]
+) -> _Key | None:
+    """The image that a label of another name belongs to."""
+    strip = _SCRIBBLE if role == "scribble" else _LABEL
+    names = [(file.parents, name) for name in (file.stem, *_bare(file.stem, strip, _LABEL_PREFIX))]
+    found = next((name for name in names if name in pairs), None)
+    return found or next((other_names[name] for name in names if name in other_names), None)
+
+
+def _structures(
+    labels: Sequence[File], pairs: Mapping[_Key, Pair], other_names: Mapping[_Key, _Key]
+) -> tuple[list[File], dict[_Key, Path]]:
+    """Folders with a mask for each structure, and the labels that lie in none."""
+    by_folder: dict[tuple[str, ...], list[File]] = {}
+    for file in labels:
+        by_folder.setdefault(file.parents, []).append(file)
+    found: dict[_Key, Path] = {}
+    taken: set[tuple[str, ...]] = set()
+    for parents, files in by_folder.items():
+        named = any(
+            (file.parents, file.stem) in pairs or _matching(file, "label", pairs, other_names)
+            for file in files
+        )
+        if not parents or named or len(files) < 2:
+            continue
+        owner = (parents[:-1], parents[-1])
+        alone = [key for key in pairs if key[0] == parents]
+        beside = [key for key in pairs if key[0] == parents[:-1]] if len(parents) > 1 else []
+        key = owner if owner in pairs else other_names.get(owner)
+        for others in (alone, beside):
+            key = key or (others[0] if len(others) == 1 else None)
+        if key is not None and key not in found:
+            found[key] = files[0].path.parent
+            taken.add(parents)
+    return [file for file in labels if file.parents not in taken], found
+
+
 def match_side_by_side(files: Sequence[File]) -> tuple[list[Pair], list[Fault]]:
     """Cases of images and labels in one folder, told apart by the labels' suffixes.
 
     Of two files of one stem, a photograph (BMP, JPEG) is the image of a PNG mask.
     """
-    groups: dict[tuple[tuple[str, ...], str], list[File]] = {}
-    roles = {file: _role(file) for file in files}
+    files, folders = _structures_beside(files)
+    groups: dict[_Key, list[File]] = {}
+    roles = _roles(files)
     for file in files:
-        strip = {"label": _LABEL, "scribble": _SCRIBBLE, "image": _IMAGE}[roles[file]]
-        groups.setdefault((file.parents, strip.sub("", file.stem)), []).append(file)
+        groups.setdefault((file.parents, _base(file, roles[file])), []).append(file)
     _give_to_the_only_image(groups, roles)
     pairs: list[Pair] = []
     faults: list[Fault] = []
@@ -174,8 +248,49 @@ def match_side_by_side(files: Sequence[File]) -> tuple[list[Pair], list[Fault]]:
         for file in group:
             if roles[file] != "image":
                 pair = _joined(pair, roles[file], file.path, faults)
+        if images[0] in folders:
+            pair = _joined(pair, "label", folders[images[0]], faults)
         pairs.append(pair)
     return pairs, faults
+
+
+def _structures_beside(files: Sequence[File]) -> tuple[list[File], dict[File, Path]]:
+    """Folders named 'segmentations' or so, with several masks, beside the one image of a folder."""
+    by_folder: dict[tuple[str, ...], list[File]] = {}
+    for file in files:
+        by_folder.setdefault(file.parents, []).append(file)
+    found: dict[File, Path] = {}
+    taken: set[tuple[str, ...]] = set()
+    for parents, masks in by_folder.items():
+        images = [f for f in by_folder.get(parents[:-1], []) if _role(f) == "image"]
+        if parents and len(masks) > 1 and _LABEL.search(parents[-1]) and len(images) == 1:
+            found[images[0]] = masks[0].path.parent
+            taken.add(parents)
+    return [file for file in files if file.parents not in taken], found
+
+
+def _base(file: File, role: str) -> str:
+    """The part of a stem that an image and its label share."""
+    if role == "image":
+        suffix, prefix = _IMAGE, _IMAGE_PREFIX
+    else:
+        suffix, prefix = (_SCRIBBLE if role == "scribble" else _LABEL), _LABEL_PREFIX
+    return next(iter(_bare(file.stem, suffix, prefix)), file.stem)
+
+
+def _roles(files: Sequence[File]) -> dict[File, str]:
+    """What each file is: one that a label is named after is an image, whatever its own name.
+
+    So ``p1_manual`` is the image of ``p1_manual_mask``, where there is no ``p1``.
+    """
+    roles = {file: _role(file) for file in files}
+    images = {(f.parents, _base(f, "image")) for f in files if roles[f] == "image"}
+    bases = {(f.parents, _base(f, roles[f])) for f in files if roles[f] != "image"}
+    for file in files:
+        own = (file.parents, _base(file, roles[file]))
+        if roles[file] != "image" and (file.parents, file.stem) in bases and own not in images:
+            roles[file] = "image"
+    return roles
 
 
 def name_pairs(pairs: Iterable[Pair]) -> list[Pair]:
@@ -208,7 +323,7 @@ def _give_to_the_only_image(
 def _role(file: File) -> str:
     if _SCRIBBLE.search(file.stem):
         return "scribble"
-    return "label" if _LABEL.search(file.stem) else "image"
+    return "label" if _LABEL.search(file.stem) or _LABEL_PREFIX.search(file.stem) else "image"
 
 
 def _joined(pair: Pair, role: str, path: Path, faults: list[Fault]) -> Pair:

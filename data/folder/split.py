@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,15 @@ from mixseg.data.file_checks import Fault
 from mixseg.data.folder.cases import FolderCase
 from mixseg.data.folder.pairs import file_fault
 
-__all__ = ["DEFAULT_SPLIT", "SplitRule", "parse_split", "split_by_patient"]
+__all__ = ["DEFAULT_SPLIT", "ENOUGH_MASKS", "SplitRule", "parse_split", "split_by_patient"]
 
-#: Percentages of training, validation and test.
-DEFAULT_SPLIT = "70/10/20"
+#: Percentages of training, validation and test; with few full masks all of them train.
+DEFAULT_SPLIT = "auto"
+_SHARES_OF_MANY = "70/10/20"
+#: Patients with full masks from which on some of them can be kept for validation and test.
+ENOUGH_MASKS = 10
+#: Patients of a split: weights or scores of a single one are chance.
+_LEAST = 2
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _SHARES = re.compile(rf"^{_NUMBER}/{_NUMBER}/{_NUMBER}$")
@@ -39,18 +46,23 @@ class SplitRule:
     Attributes:
         validation: share, 0 to 1.
         test: share, 0 to 1.
+        automatic: whether fewer than :data:`ENOUGH_MASKS` patients all train.
         source: the file; None for shares.
         names: case or patient ids of each split.
     """
 
     validation: float = 0.0
     test: float = 0.0
+    automatic: bool = False
     source: Path | None = None
     names: Mapping[Split, Sequence[str]] | None = None
 
 
 def parse_split(text: str) -> SplitRule:
-    """Read ``70/10/20`` (percent for training, validation and test), or a file's name.
+    """Read ``auto``, ``70/10/20`` (percent for training, validation and test), or a file's name.
+
+    ``auto`` is 70/10/20 from :data:`ENOUGH_MASKS` patients with full masks on. Of fewer all train:
+    cross-validation scores them better than one or two that are set aside.
 
     A file is an object with the lists ``train``, ``val`` and ``test``, or nnU-Net's
     ``splits_final.json``, a list of folds, whose number follows a colon: ``splits_final.json:2``.
@@ -59,7 +71,8 @@ def parse_split(text: str) -> SplitRule:
         ValueError: percentages that do not add up to 100, or no validation.
         DatalistError: a file that cannot be read.
     """
-    match = _SHARES.match(text.strip())
+    automatic = text.strip() == DEFAULT_SPLIT
+    match = _SHARES.match(_SHARES_OF_MANY if automatic else text.strip())
     if match is None:
         return _read_file(text)
     train, validation, test = (float(number) for number in match.groups())
@@ -69,7 +82,7 @@ def parse_split(text: str) -> SplitRule:
         raise ValueError(
             f"--split {text}: training and validation need a share (training/validation/test)"
         )
-    return SplitRule(validation / 100, test / 100)
+    return SplitRule(validation / 100, test / 100, automatic)
 
 
 def split_by_patient(
@@ -78,8 +91,9 @@ def split_by_patient(
     """Deal the cases to the splits, those of a patient together.
 
     Validation and test take patients whose cases all have full masks: of these the shares are
-    counted, at least one for each share above 0, and one is kept to train on. Where the layout
-    itself names the cases of one, no others are drawn for it.
+    counted, at least two for each share above 0, and two are kept to train on. Where the layout
+    itself names the cases of one, no others are drawn for it. An automatic rule leaves all to
+    training where there are fewer than :data:`ENOUGH_MASKS`.
 
     Args:
         cases: all cases.
@@ -92,12 +106,13 @@ def split_by_patient(
     patients: dict[str, list[FolderCase]] = {}
     for case in sorted(cases, key=lambda case: case.pair.case_id):
         patients.setdefault(case.patient, []).append(case)
-    if not any(case.kind == "full" for case in cases):
+    if not rule.automatic and not any(case.kind == "full" for case in cases):
         faults.append(
             file_fault(
                 root,
                 f"none of the {len(cases)} cases has a full mask, which validation needs",
-                "label a few cases completely; if they are, check --classes and --unlabeled",
+                "label a few cases completely; if they are, check --classes and --unlabeled; or "
+                "leave out --split, to train without validation",
             )
         )
         return splits
@@ -142,20 +157,22 @@ def _draw(
         for members in patients.values()
         if all(case.kind == "full" and given[case.pair.case_id] is None for case in members)
     ]
+    if rule.automatic and len(free) < ENOUGH_MASKS:
+        return
     shares: dict[Split, float] = {"validation": rule.validation, "test": rule.test}
     numbers = {
-        split: max(1, round(share * len(free)))
+        split: max(_LEAST, round(share * len(free)))
         for split, share in shares.items()
         if share and split not in given.values()
     }
-    needed = sum(numbers.values()) + 1
+    needed = sum(numbers.values()) + _LEAST
     if len(free) < needed:
         faults.append(
             file_fault(
                 root,
                 f"{len(free)} patients have full masks only, but {needed} are needed, at least "
-                f"one each for {', '.join(('training', *numbers))}",
-                "label more cases completely, or leave out the test split: --split 80/20/0",
+                f"two each for {', '.join(('training', *numbers))}",
+                "leave out --split: all of them train, and cross-validation scores them",
             )
         )
         return
@@ -251,4 +268,14 @@ def _names(path: Path, content: Any) -> dict[Split, list[str]]:
     known = isinstance(content, dict) and {k: v for k, v in content.items() if k in _KEYS}
     if not known or not all(isinstance(value, list) for value in known.values()):
         raise DatalistError(f"{path} needs the lists 'train', 'val' and 'test'")
-    return {_KEYS[key]: [str(name) for name in value] for key, value in known.items()}
+    for key in content:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(str(key), _KEYS, 1)
+            hint = f"; is '{near[0]}' meant?" if near else ""
+            raise DatalistError(
+                f"{path} has the list '{key}', which is none of {', '.join(_KEYS)}{hint}"
+            )
+    return {
+        _KEYS[key]: [unicodedata.normalize("NFC", str(name)) for name in value]
+        for key, value in known.items()
+    }

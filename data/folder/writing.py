@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mixseg.data.datalist import DATALIST_NAME, SPLITS, Datalist, DatalistError, Entry
 from mixseg.data.folder.cases import Conversion, FolderCase
 from mixseg.data.folder.inspection import FolderOptions, FolderReport, inspect_folder
+from mixseg.data.folder.label_maps import read_label_map
 from mixseg.data.folder.pairs import COPIES
 from mixseg.files.atomic import write_atomically
 from mixseg.files.reading import Volume, is_picture, open_volume, voxels
@@ -28,7 +29,7 @@ def prepare_folder(
     output: str | os.PathLike[str],
     options: FolderOptions | None = None,
     *,
-    force: bool = False,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> Datalist:
     """:func:`inspect_folder` and :func:`write_folder` in one.
@@ -37,18 +38,19 @@ def prepare_folder(
         images: see :func:`inspect_folder`.
         output: the datalist file, or the folder for a ``datalist.json``.
         options: see :func:`inspect_folder`.
-        force: overwrite an existing datalist.
+        overwrite: overwrite an existing datalist.
         progress: show progress bars on standard error.
 
     Raises:
-        DatalistError: faults in the folder, all listed; ``output`` exists and ``force`` is False.
+        DatalistError: faults in the folder, all listed; ``output`` exists and is not to be
+            replaced.
         ValueError: options that contradict each other.
         OSError: ``output`` cannot be written.
     """
     path = Path(output)
     path = path if path.suffix == ".json" else path / DATALIST_NAME
-    if path.exists() and not force:
-        raise DatalistError(f"'{path}' exists; give force=True to overwrite it")
+    if path.exists() and not overwrite:
+        raise DatalistError(f"'{path}' exists; give overwrite=True to overwrite it")
     return write_folder(inspect_folder(images, options, progress), path, progress)
 
 
@@ -83,7 +85,7 @@ def write_folder(
     jobs: list[tuple[Conversion, Path]] = []
     for case in (case for split in SPLITS for case in report.splits[split]):
         for role, conversion in case.conversions.items():
-            suffix = ".png" if is_picture(conversion.source) else ".nii.gz"
+            suffix = ".png" if is_picture(conversion.image) else ".nii.gz"
             kind = COPIES[0] if role == "label" else COPIES[1]
             target = folder / kind / f"{case.pair.case_id}{suffix}"
             copies[case.pair.case_id, role] = target
@@ -123,10 +125,10 @@ def _entry(case: FolderCase, copies: Mapping[tuple[str, str], Path]) -> Entry:
 
 def _convert(conversion: Conversion, target: Path) -> None:
     """Write a copy of a label with other values, atomically."""
-    label = open_volume(conversion.source)
-    data = voxels(label)
-    if label.channels > 1:
-        data = data[..., 0]
+    # The grid of the image matters for cropped segmentations alone; its header suffices.
+    image = open_volume(conversion.image, voxels=False)
+    label = read_label_map(conversion.source, image, conversion.threshold).volume
+    data = np.rint(voxels(label))
     values = np.zeros(label.shape, np.uint8)
     for value, index in conversion.table.items():
         values[data == value] = index

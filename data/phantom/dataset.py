@@ -40,6 +40,21 @@ def phantom_patient(
     return group, frames
 
 
+def split_sizes(
+    num_patients: int, num_validation: int | None = None, num_test: int | None = None
+) -> tuple[int, int, int]:
+    """Patients for training, validation and test.
+
+    Args:
+        num_patients: in all.
+        num_validation: of the validation split; None for an eighth (at least 1).
+        num_test: of the test split; None for a quarter (at least 1).
+    """
+    validation = max(1, round(num_patients / 8)) if num_validation is None else num_validation
+    test = max(1, round(num_patients / 4)) if num_test is None else num_test
+    return num_patients - validation - test, validation, test
+
+
 def write_phantom(
     output_dir: str | os.PathLike[str],
     num_patients: int = 32,
@@ -58,9 +73,8 @@ def write_phantom(
         output_dir: folder to write into; made if absent.
         num_patients: patients in all, at least 3; each has two frames.
         seed: seed of everything that is random.
-        num_validation: patients of the validation split; None for an eighth (at least 1).
-        num_test: patients of the test split; None for a quarter (at least 1). The rest, 20 of 32,
-            is for training.
+        num_validation: patients of the validation split; see :func:`split_sizes`.
+        num_test: patients of the test split; see there. The rest, 20 of 32, is for training.
         progress: show a progress bar on standard error.
 
     Returns:
@@ -70,9 +84,7 @@ def write_phantom(
         ValueError: the numbers leave a split without a patient.
         OSError: the folder cannot be written to.
     """
-    validation = max(1, round(num_patients / 8)) if num_validation is None else num_validation
-    test = max(1, round(num_patients / 4)) if num_test is None else num_test
-    training = num_patients - validation - test
+    training, validation, test = split_sizes(num_patients, num_validation, num_test)
     if min(training, validation, test) < 1:
         raise ValueError(
             f"{num_patients} patients give {training} for training, {validation} for validation "

@@ -11,6 +11,7 @@ from monai.networks.layers.factories import Dropout
 from torch import Tensor, nn
 
 from mixseg.networks.branches import BRANCH_NAMES, BRANCHES, check_branch, ensemble_logits
+from mixseg.networks.tracing import Traced, traced
 
 __all__ = ["NORMS", "DualBranchNetwork", "dropout_layer", "norm_name", "present_names"]
 
@@ -198,6 +199,9 @@ class DualBranchNetwork(nn.Module):
         teacher = self._decode(self.teacher, x, skips, image)
         student = self._decode(self.student, x, skips, image)
         return (teacher, student) if branch == "both" else ensemble_logits(teacher, student)
+
+    def __prepare_scriptable__(self) -> Traced:
+        return traced(self, self.in_channels, self.spatial_dims)
 
     def _decode(self, decoder: nn.Module, x: Tensor, skips: list[Tensor], image: Tensor) -> Tensor:
         """Logits of the image's size; a subclass whose decoders return another size resizes."""

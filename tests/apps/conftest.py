@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner, Result
 
 from mixseg.cli.main import app
+from mixseg.configuration.yaml_text import set_values
 from mixseg.networks import DualBranchUNet
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -88,3 +92,23 @@ def report_of(output: Path) -> dict[str, Any]:
 def read_report() -> Any:
     """Reads ``report.json`` of an output folder."""
     return report_of
+
+
+@pytest.fixture(scope="session")
+def as_run() -> Callable[..., Path]:
+    """A bundle's folder as a training with some settings leaves it: (bundle, folder, weights)."""
+
+    def make(bundle: Path, folder: Path, weights: Path, **settings: Any) -> Path:
+        left_out = shutil.ignore_patterns("models", "eval", "large_files*", "compact.yaml")
+        shutil.copytree(bundle, folder, ignore=left_out)
+        for name in ("train.yaml", "inference.yaml"):
+            path = folder / "configs" / name
+            known = yaml.safe_load(path.read_text())
+            own = {k: v for k, v in settings.items() if k in known}
+            path.write_text(set_values(path.read_text(), own))
+        (folder / "models").mkdir()
+        shutil.copyfile(weights, folder / "models" / "model.pt")
+        (folder / "record.json").write_text(json.dumps({"bundle": bundle.name}))
+        return folder
+
+    return make

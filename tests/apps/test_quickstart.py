@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from mixseg.apps.quickstart import run as quickstart
-from mixseg.apps.quickstart.report import HEADER, markdown_report, score_lines
+from mixseg.apps.quickstart.report import HEADER, markdown_report, score_lines, screen_table
 from mixseg.cli.main import app
 from mixseg.configuration.settings import setting_texts
 
@@ -59,8 +61,11 @@ def results() -> dict[str, Any]:
     return {
         "settings": {"patients": 32, "seed": 0, "knobs": {}},
         "runs": {
-            "lower_bound": {"scores": {"teacher": {"LV": scores}}, "configuration": knobs},
-            "kl_ent": {"scores": {"student": {"LV": single}}, "configuration": knobs},
+            "lower_bound": {
+                "scores": {"main": {"LV": scores}},
+                "configuration": {**knobs, "num_partial": 0},
+            },
+            "mixed": {"scores": {"main": {"LV": single}}, "configuration": knobs},
         },
         "seconds": {"phantom": 30.0, "training": 120.0},
         "hardware": {"cpu": "a processor", "cpu_count": 2},
@@ -69,13 +74,41 @@ def results() -> dict[str, Any]:
 
 def test_the_report_gives_percent_voxels_and_mm(results: dict[str, Any]) -> None:
     assert score_lines(results) == [
-        ["lower bound", "teacher", "2", "60.0 ± 14.1", "3.2 ± 0.5", "–"],
-        ["KL+Ent", "student", "1", "90.0", "1.0", "1.5"],
+        ["lower bound", "3 masks", "2", "60.0 ± 14.1", "3.2 ± 0.5", "–"],
+        ["mixed supervision", "3 masks, 15 scribbles", "1", "90.0", "1.0", "1.5"],
     ]
     text = markdown_report(results)
     assert text.splitlines()[0] == "| " + " | ".join(HEADER) + " |"
-    assert "3 with full masks, 15 with scribbles" in text
     assert "700 iterations each. 2.5 minutes in all on 2 cores (a processor)" in text
+
+
+def test_the_terminal_shows_the_units(results: dict[str, Any]) -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(screen_table(results))
+    header = console.export_text().splitlines()[2]
+    assert [cell.strip() for cell in header.strip("┃ ").split("┃")] == list(HEADER)
+
+
+@pytest.mark.parametrize(
+    ("patients", "knobs", "problem"),
+    [
+        # An eighth validates, a quarter tests: 29 − 4 − 7 = 18 are left, 28 − 4 − 7 = 17.
+        (28, {}, "--patients 28 leaves 17 for training.*3 with masks and 15 with.*--patients 29"),
+        (29, {}, None),
+        (5, {}, "--patients 5 leaves 3 for training"),
+        (5, {"num_full": "1", "num_partial": "2"}, None),
+        (5, {"num_full": "1", "num_partial": "3"}, "give --patients 7"),
+    ],
+)
+def test_too_few_patients_are_refused_before_anything_is_made(
+    patients: int, knobs: dict[str, str], problem: str | None
+) -> None:
+    known = {"num_full": 3, "num_partial": 15}
+    if problem is None:
+        quickstart.check_patients(patients, known, knobs)
+    else:
+        with pytest.raises(ValueError, match=problem):
+            quickstart.check_patients(patients, known, knobs)
 
 
 def test_knobs_are_read_and_checked() -> None:
@@ -84,7 +117,7 @@ def test_knobs_are_read_and_checked() -> None:
         "lr": "1e-3",
         "num_full": "-1",
     }
-    with pytest.raises(ValueError, match="'--patient' is neither an option nor a knob"):
+    with pytest.raises(ValueError, match="'--patient' is neither an option nor a setting"):
         setting_texts(["--patient", "3"], known, "a bundle")
     with pytest.raises(ValueError, match="'--lr' needs a value"):
         setting_texts(["--lr"], known, "a bundle")
@@ -103,7 +136,7 @@ def test_the_command_is_shown_as_a_shell_reads_it() -> None:
 def test_a_mistyped_option_ends_before_anything_is_made(tmp_path: Path) -> None:
     result = run("--output", tmp_path / "out", "--patient", 3)
     assert result.exit_code == 1
-    assert "'--patient' is neither an option nor a knob" in result.output
+    assert "'--patient' is neither an option nor a setting" in result.output
     assert not (tmp_path / "out").exists()
 
 
@@ -117,16 +150,6 @@ def test_an_installation_without_bundles_says_so(
     assert "clone the repository" in result.output
 
 
-def test_the_log_keeps_the_last_state_of_a_bar_and_the_status(
-    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    program = r"import sys; sys.stderr.write('1%\r50%\r100%\nlast\n'); sys.exit(3)"
-    log = tmp_path / "log.txt"
-    assert quickstart.run_logged([sys.executable, "-c", program], log) == 3
-    assert capfdbinary.readouterr().out == b"1%\r50%\r100%\nlast\n"
-    assert log.read_bytes() == b"100%\nlast\n"
-
-
 @pytest.mark.slow
 def test_from_nothing_to_a_table(tmp_path: Path) -> None:
     output = tmp_path / "out"
@@ -135,27 +158,29 @@ def test_from_nothing_to_a_table(tmp_path: Path) -> None:
     results = json.loads((output / "results.json").read_text())
     # Two of eight patients are for testing, two frames each.
     assert [line[:3] for line in score_lines(results)] == [
-        ["lower bound", "teacher", "4"],
-        ["KL+Ent", "teacher", "4"],
-        ["KL+Ent", "student", "4"],
-        ["KL+Ent", "ensemble", "4"],
+        ["lower bound", "2 masks", "4"],
+        ["mixed supervision", "2 masks, 3 scribbles", "4"],
     ]
-    lower, full = (results["runs"][name] for name in ("lower_bound", "kl_ent"))
-    assert lower["data_hash"] == full["data_hash"]
+    lower, mixed = (results["runs"][name] for name in ("lower_bound", "mixed"))
+    assert lower["data_hash"] == mixed["data_hash"]
     differing = {
         name
-        for name, value in full["configuration"].items()
+        for name, value in mixed["configuration"].items()
         if lower["configuration"][name] != value
     }
-    assert differing == {"lambda_w", "lambda_kd", "lambda_ent"}
-    assert full["configuration"]["lambda_kd"] == 50
+    assert differing == {"num_partial", "batch_full", "batch_partial"}
+    batches = [
+        run["configuration"]["batch_full"] + run["configuration"]["batch_partial"]
+        for run in (lower, mixed)
+    ]
+    assert batches[0] == batches[1]
     text = (output / "results.json").read_text()
     assert str(tmp_path) not in text
     assert str(Path.home()) not in text
-    for command in lower["commands"] + full["commands"]:
+    for command in lower["commands"] + mixed["commands"]:
         assert command.startswith("python -m monai.bundle run ")
         assert "quickstart/phantom" in command
-    for name in ("lower_bound", "kl_ent"):
+    for name in ("lower_bound", "mixed"):
         for picture in ("curves.png", "test/cases.png"):
             place = output / name / picture
             assert place.read_bytes().startswith(b"\x89PNG")
@@ -172,13 +197,15 @@ def test_from_nothing_to_a_table(tmp_path: Path) -> None:
 
     # A step that fails ends the command; so does one whose weights are gone.
     state = json.loads((output / "state.json").read_text())
-    state["done"].remove("KL+Ent: test")
+    state["done"].remove("mixed supervision: test")
     (output / "state.json").write_text(json.dumps(state))
-    (output / "kl_ent" / "models" / "model.pt").unlink()
+    (output / "mixed" / "models" / "model.pt").unlink()
     failed = run("--output", output, *SMALL)
     assert failed.exit_code == 1
-    assert re.search(r"KL\+Ent, evaluating: exit status 1; the log is .*log\.txt", failed.output)
-    assert "model.pt" in (output / "kl_ent" / "log.txt").read_text()
+    assert re.search(
+        r"mixed supervision, evaluating: exit status 1; the log is .*log\.txt", failed.output
+    )
+    assert "model.pt" in (output / "mixed" / "log.txt").read_text()
 
 
 @pytest.mark.slow
@@ -201,7 +228,7 @@ def test_an_interrupted_quickstart_keeps_what_is_done(tmp_path: Path) -> None:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-    assert "the same command goes on" in (tmp_path / "screen.txt").read_text()
+    assert "the same command resumes" in (tmp_path / "screen.txt").read_text()
     # What is done stays done: the next call takes it up (see "done already" above).
     left = json.loads(state.read_text())
     assert left["done"] == ["phantom"]

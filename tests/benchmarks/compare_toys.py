@@ -109,8 +109,9 @@ class FakeRunner:
         elif run_id == "training":
             self._train(Path(knobs["output_dir"]), Path(knobs["ckpt_dir"]))
         else:
-            assert (Path(knobs["ckpt_dir"]) / "model.pt").is_file()
-            self._evaluate(Path(knobs["output_dir"]), {"lr": ast.literal_eval(knobs["lr"])})
+            run = Path(ast.literal_eval(knobs["config_file"])[0]).parent.parent
+            assert (run / "models" / "model.pt").is_file()
+            self._evaluate(Path(knobs["output_dir"]), {"lr": 0.5})
         return 0
 
     def _train(self, output: Path, weights: Path) -> None:

@@ -118,16 +118,17 @@ def test_steps_get_the_knobs_the_folders_and_no_gpu(toy: Toy) -> None:
     configs = toy.bundle / "configs"
     assert training[:5] == [sys.executable, "-m", "monai.bundle", "run", "training"]
     assert knobs_of(training) == {
-        "config_file": str([str(configs / "train.yaml")]),
+        "config_file": f"['{configs / 'train.yaml'}']",
         "lr": "0.5", "lambda_w": "0", "lambda_kd": "0", "lambda_ent": "0", "seed": "7",
         "dataset_dir": str(toy.places.dataset_dir), "output_dir": str(folder / "training"),
-        "ckpt_dir": str(folder / "models"), "progress": "False", "resume": "True",
+        "ckpt_dir": str(folder / "training" / "models"), "progress": "False", "resume": "True",
     }  # fmt: skip
     assert [c[4] for c in (validation, test)] == ["evaluating", "evaluating"]
-    assert knobs_of(test)["split"] == "test"
-    assert knobs_of(test)["output_dir"] == str(folder / "test")
-    files = str([str(configs / name) for name in ("train.yaml", "evaluate.yaml")])
-    assert knobs_of(test)["config_file"] == files
+    # The run knows its settings.
+    assert knobs_of(test) == {
+        "config_file": f"['{folder / 'training' / 'configs' / 'evaluate.yaml'}']",
+        "split": "test", "output_dir": str(folder / "test"), "progress": "False",
+    }  # fmt: skip
     assert {e["CUDA_VISIBLE_DEVICES"] for e in runner.environments} == {""}
     assert {e["OMP_NUM_THREADS"] for e in runner.environments} == {"3"}
 
@@ -153,8 +154,8 @@ def test_finished_rows_are_skipped_and_lose_their_checkpoints(toy: Toy) -> None:
     toy.run(FakeRunner(), "low")
     before = toy.result("low").read_bytes()
     folder = toy.places.work / "toy" / "low_seed0"
-    assert not (folder / "training").exists()
-    assert (folder / "models" / "model.pt").is_file()
+    assert not (folder / "training" / "checkpoint.pt").exists()
+    assert (folder / "training" / "models" / "model.pt").is_file()
     again = FakeRunner()
     toy.run(again, "low")
     assert again.commands == []
@@ -170,7 +171,7 @@ def test_checkpoints_can_be_kept(tmp_path: Path) -> None:
 
 
 def test_a_failed_row_leaves_the_others_to_run_and_goes_on_later(toy: Toy) -> None:
-    failing = FakeRunner(lambda knobs: 9 * (knobs.get("split") == "test" and knobs["seed"] == "0"))
+    failing = FakeRunner(lambda knobs: 9 * knobs["output_dir"].endswith("best_seed0/test"))
     assert toy.run(failing, "best").failed == ["best_seed0"]
     assert toy.notes.lines[1] == "best, seed 0: failed with exit code 9 in test"
     assert not toy.result("best").exists()
@@ -230,22 +231,22 @@ def test_shared_results_are_not_run_again(tmp_path: Path) -> None:
 
 
 def test_a_row_that_starts_from_another_trains_that_one_first(tmp_path: Path) -> None:
-    rows = {"t": {"lambda_ent": 0}, "p": {"start_from": "t", "rounds": 2, "method": "Proposals"}}
+    rows = {"t": {"lambda_ent": 0, "num_full": 2}}
+    rows["p"] = {"start_from": "t", "rounds": 2, "method": "Proposals", "num_full": 2}
     toy = Toy(tmp_path, rows=rows, seeds=[0])
     runner = FakeRunner()
     toy.run(runner, "p")
     training, rounds = runner.commands
     teacher = toy.places.work / "toy" / "t_seed0"
-    assert knobs_of(training)["ckpt_dir"] == str(teacher / "models")
-    assert rounds[1:5] == ["-m", "mixseg.cli.main", "self-train", str(toy.bundle)]
+    assert knobs_of(training)["output_dir"] == str(teacher / "training")
+    assert rounds[1:5] == ["-m", "mixseg.cli.main", "self-train", str(teacher / "training")]
     wanted = {
-        "weights": str(teacher / "models" / "model.pt"), "student": str(toy.bundle),
+        "student": str(toy.bundle),
         "rounds": "2", "split": "test", "lr": "0.5", "seed": "0",
         "output": str(toy.places.work / "toy" / "p_seed0" / "rounds"),
     }  # fmt: skip
     assert wanted.items() <= knobs_of(rounds).items()
-    given = [rounds[i + 1] for i, word in enumerate(rounds) if word == "--teacher-knob"]
-    assert given == ["lr=0.5", "lambda_ent=0"]
+    assert "num_full" not in knobs_of(rounds)  # the teacher's run selects the cases
     result = json.loads(toy.result("p").read_text())
     assert result["method"] == "Proposals"
     assert result["test"]["scores"]["teacher"]["LV"]["dice"]["mean"] == 0.6
@@ -261,6 +262,7 @@ def test_a_row_that_starts_from_another_trains_that_one_first(tmp_path: Path) ->
     changed = FakeRunner()
     toy.run(changed, "p")
     assert [command[3] for command in changed.commands] == ["run", "self-train"]
+    assert knobs_of(changed.commands[0])["overwrite"] == "True"
 
 
 def test_rows_that_would_not_end_in_time_are_left(

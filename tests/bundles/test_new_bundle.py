@@ -30,11 +30,11 @@ class Data:
 
     Attributes:
         classes: number of classes.
-        write: (path stem, image (x, y[, z][, colours]), or a label) → file.
+        write: (path stem, image (x, y[, z][, colors]), or a label) → file.
         read: a file as its array, axes as ``write`` takes them.
-        shape: of an image, without colours.
+        shape: of an image, without colors.
         channels: 1 or 3.
-        partial: how the training cases after the first two are labelled.
+        partial: how the training cases after the first two are labeled.
         words: further words of ``mixseg new``.
         unlabeled: the datalist's value.
         knobs: that make training short.
@@ -85,16 +85,25 @@ SMALL: dict[str, Any] = {"features": [4, 8, 8], "device": "cpu", "progress": Fal
 SHORT: dict[str, Any] = {"epoch_length": 2, "max_epochs": 1, "val_interval": 1}
 KINDS = {
     "slices": Data(4, write_sagittal, read_nifti, (4, 40, 36), partial="scribbles", unlabeled=255),
-    "colour pictures": Data(
+    "color pictures": Data(
         3, write_png, read_png, (40, 36), 3, words=("--num-full", "2"), suffix=".png"
     ),
-    "grey pictures": Data(2, write_png, read_png, (40, 36), suffix=".png"),
+    "gray pictures": Data(2, write_png, read_png, (40, 36), suffix=".png"),
     "volumes": Data(
         3,
         write_nifti,
         read_nifti,
         (36, 40, 24),
         partial="scribbles",
+        knobs={"features": [2, 4, 4], "batch_full": 1, "batch_partial": 2},
+    ),
+    "volumes of confkd": Data(
+        3,
+        write_nifti,
+        read_nifti,
+        (36, 40, 24),
+        partial="scribbles",
+        words=("--from", "confkd"),
         knobs={"features": [2, 2, 4, 4, 4], "batch_full": 1, "batch_partial": 2},
     ),
 }
@@ -117,15 +126,15 @@ def picture(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_data(data: Data, folder: Path) -> Path:
-    """Four training cases, one for validation, two for test, and their datalist."""
+    """Four training cases, two for validation, two for test, and their datalist."""
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     unlabeled = data.classes if data.unlabeled is None else data.unlabeled
     content: dict[str, Any] = {"classes": CLASSES[: data.classes], "unlabeled": unlabeled}
     content |= {"training": [], "validation": [], "test": []}
-    for i in range(7):
+    for i in range(8):
         image, label = picture(data, i)
-        split = "training" if i < 4 else "validation" if i == 4 else "test"
+        split = "training" if i < 4 else "validation" if i < 6 else "test"
         kind = "full"
         if data.partial == "scribbles" and i in (2, 3):
             kind, scribble = "partial", np.full_like(label, unlabeled)
@@ -170,15 +179,24 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Made(data, datalist, folder / "own", small)
 
 
+def confkd(data: Data) -> bool:
+    return "confkd" in data.words
+
+
 def test_training_leaves_weights_and_a_history(made: Made) -> None:
-    state = torch.load(made.bundle / "models" / "model.pt", weights_only=True)
+    place = made.bundle if confkd(made.data) else made.bundle / "eval"
+    state = torch.load(place / "models" / "model.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state.values())
     with open(made.bundle / "eval" / "history.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["iteration"] == "2"
     partial = made.data.partial == "scribbles" or bool(made.data.words)
-    assert ("val_dice_student" in row) == partial
-    assert 0 <= float(row["val_dice_teacher"]) <= 1
+    assert ("partial" in row or "ce_weak" in row) == partial
+    branches = ("teacher", "student", "ensemble") if confkd(made.data) else ("main",)
+    assert [name for name in row if name.startswith("val_dice_")] == [
+        f"val_dice_{branch}" for branch in branches
+    ]
+    assert all(0 <= float(row[f"val_dice_{branch}"]) <= 1 for branch in branches)
 
 
 def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_path: Path) -> None:
@@ -200,11 +218,9 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
     assert masks == [f"c{i}_seg{data.suffix}" for i in range(7)]
     with open(tmp_path / "t" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    student = any(row["branch"] == "student" for row in rows)
-    branches = 3 if student else 1
-    assert len(rows) == 2 * branches * (data.classes - 1)
+    assert len(rows) == 2 * (3 if confkd(data) else 1) * (data.classes - 1)
     for row in rows:
-        if row["branch"] != ("student" if student else "teacher"):
+        if row["branch"] not in ("student", "main"):
             continue
         case, value = row["case_id"], CLASSES.index(row["class"])
         mask = data.read(tmp_path / "m" / f"{case}_seg{data.suffix}")

@@ -14,33 +14,41 @@ import pytest
 import torch
 import yaml
 
-CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_single" / "configs"
-NETWORK = {
-    "_target_": "mixseg.networks.SingleBranchNetwork",
-    "size_divisor": 4,
-    "network": {
-        "_target_": "SegResNet",
-        "spatial_dims": 2,
-        "in_channels": "@in_channels",
-        "out_channels": "@num_classes",
-        "blocks_down": [1, 1, 1],
-        "blocks_up": [1, 1],
-    },
+CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd" / "configs"
+IMAGE: dict[str, Any] = {
+    "spatial_dims": 2,
+    "in_channels": "@in_channels",
+    "out_channels": "@num_classes",
 }
+SEGRESNET = {"_target_": "SegResNet", **IMAGE, "blocks_down": [1, 1, 1], "blocks_up": [1, 1]}
+SWIN = {"_target_": "SwinUNETR", **IMAGE, "feature_size": 12, "depths": [1, 1, 1, 1]}
 
 
-def test_it_trains_and_segments(tmp_path: Path, tools: SimpleNamespace) -> None:
+@pytest.mark.parametrize(
+    ("network", "divisor", "size"), [(SEGRESNET, 4, 32), (SWIN, 32, 64)], ids=["SegResNet", "Swin"]
+)
+def test_it_trains_and_segments(
+    tmp_path: Path, tools: SimpleNamespace, network: dict[str, Any], divisor: int, size: int
+) -> None:
     """Two iterations; the scores are those of the masks that inference writes."""
     tools.write_datalist(tmp_path / "data")
     overlay = tmp_path / "segresnet.yaml"
-    overlay.write_text(yaml.safe_dump({"network_def": NETWORK}))
+    target = "mixseg.networks.SingleBranchNetwork"
+    wrapped = {"_target_": target, "size_divisor": divisor, "network": network}
+    row = yaml.safe_load((CONFIGS / "rows" / "single.yaml").read_text())
+    settings = {name: value for name, value in row.items() if "#" not in name}
+    overlay.write_text(yaml.safe_dump({"network_def": wrapped, **settings}))
 
     def run(run_id: str, *files: Path | str, **places: Any) -> None:
         known = ("slice_size", "device", "progress") if run_id == "inference" else tools.tiny
         knobs = {name: tools.tiny[name] for name in known if name != "features"}
+        knobs["slice_size"] = [size, size]
         if run_id != "inference":
             knobs["max_epochs"] = 1
-        paths = {"dataset_dir": tmp_path / "data", "ckpt_dir": tmp_path / "models", **places}
+        if run_id == "inference":
+            paths = {"checkpoint": tmp_path / "models" / "model.pt", **places}
+        else:
+            paths = {"dataset_dir": tmp_path / "data", "ckpt_dir": tmp_path / "models", **places}
         monai.bundle.run(
             run_id=run_id,
             config_file=[str(CONFIGS / file) for file in files],

@@ -53,9 +53,9 @@ def test_prepare_acdc_writes_relative_paths_and_will_not_overwrite(source: Path)
     before = written.read_bytes()
     refused = run("prepare", "acdc", source, "--seed", "5")
     assert refused.exit_code == 1
-    assert f"'{written}' exists; give --force to overwrite it" in refused.output
+    assert f"'{written}' exists; give --overwrite to replace it" in refused.output
     assert written.read_bytes() == before
-    assert run("prepare", "acdc", source, "--force").exit_code == 0
+    assert run("prepare", "acdc", source, "--overwrite").exit_code == 0
     written.unlink()
 
 
@@ -98,7 +98,7 @@ def test_phantom_then_validate(tmp_path: Path) -> None:
     assert (sound.exit_code, sound.output.splitlines()[-1]) == (0, "no errors")
     refused = run("phantom", folder, "--patients", "3", "--quiet")
     assert refused.exit_code == 1
-    assert "datalist.json' exists; give --force" in refused.output
+    assert "datalist.json' exists; give --overwrite" in refused.output
 
 
 def test_validate_lists_every_fault(source: Path, tmp_path: Path) -> None:

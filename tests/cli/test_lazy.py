@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from mixseg.cli.main import app
+from mixseg.cli.prepare import prepare_app
 
-GROUP = get_command(app)
-NAMES = list(GROUP.lazy)  # type: ignore[attr-defined]
+GROUP: Any = get_command(app)
+NAMES = list(GROUP.lazy)
+PREPARE: Any = get_command(prepare_app)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_list_says_of_each_command_what_its_own_help_begins_with(name: str) -> None:
-    listed = GROUP.lazy[name]  # type: ignore[attr-defined]
-    command = GROUP.get_command(None, name)  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("group", "name"), [*((GROUP, n) for n in NAMES), *((PREPARE, n) for n in PREPARE.lazy)]
+)
+def test_the_list_says_of_each_command_what_its_own_help_begins_with(group: Any, name: str) -> None:
+    listed = group.lazy[name]
+    command = group.get_command(None, name)
     assert command.name == name
     assert listed.help == command.help.split("\n\n")[0].replace("\n", " ")
-    assert bool(command.context_settings.get("ignore_unknown_options")) == listed.takes_knobs
+    assert bool(command.context_settings.get("ignore_unknown_options")) == listed.takes_settings
 
 
-def test_help_imports_no_torch_and_names_every_command() -> None:
+@pytest.mark.parametrize(
+    ("words", "names"), [(["--help"], NAMES), (["prepare", "-h"], list(PREPARE.lazy))]
+)
+def test_help_imports_no_torch_and_names_every_command(words: list[str], names: list[str]) -> None:
     script = (
         "import sys\n"
         "from mixseg.cli.main import app\n"
-        "try:\n    app(['--help'])\n"
+        f"try:\n    app({words})\n"
         "finally:\n    print(sorted({'torch', 'monai', 'ignite'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    for name in NAMES:
+    for name in names:
         assert f" {name} " in done.stdout
 
 
@@ -43,6 +51,12 @@ def test_an_unknown_command_is_refused() -> None:
     result = CliRunner().invoke(app, ["trian"])
     assert result.exit_code == 2
     assert "No such command 'trian'" in result.output
+
+
+def test_a_command_that_moved_says_where_it_is() -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["compare", "run"])
+    assert result.exit_code == 2
+    assert "'compare' is now 'python -m benchmarks.compare', in the repository" in result.output
 
 
 def test_a_group_of_commands_offers_no_shell_completion_of_its_own() -> None:

@@ -54,8 +54,9 @@ def test_the_report_comes_first_and_the_result_validates(root: Path) -> None:
     assert dry.exit_code == 0, dry.output
     assert "nothing is written (--dry-run)" in dry.output
     assert not (root / "datalist.json").exists()
-    # cases, patients, with scribble, training, validation, test: 0.1 · 5 and 0.2 · 5 are 1 each.
-    assert cells(dry.output, "full masks") == ["full masks", "5", "5", "0", "3", "1", "1"]
+    # cases, patients, with scribble, training, validation, test: five masks all train.
+    assert cells(dry.output, "full masks") == ["full masks", "5", "5", "0", "5", "0", "0"]
+    assert "mixseg train BUNDLE --folds 5" in dry.output
     assert cells(dry.output, "scribbles or partly labelled")[1:] == ["1", "1", "0", "1", "0", "0"]
     # 15 and 6 voxels in each case; background 69 in five, 3 in the scribbled one, of 540.
     assert cells(dry.output, "organ") == ["organ", "1", "1", "6", "90", "16.67 %"]
@@ -75,8 +76,8 @@ def test_the_report_comes_first_and_the_result_validates(root: Path) -> None:
     assert run("validate", root / "datalist.json", "--quiet").exit_code == 0
     again = run(*command)
     assert again.exit_code == 1
-    assert f"'{root / 'datalist.json'}' exists; give --force to overwrite it" in again.output
-    assert run(*command, "--force").exit_code == 0
+    assert f"'{root / 'datalist.json'}' exists; give --overwrite to replace it" in again.output
+    assert run(*command, "--overwrite").exit_code == 0
 
 
 def test_faults_are_listed_and_nothing_is_written(root: Path) -> None:

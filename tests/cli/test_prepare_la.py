@@ -62,8 +62,8 @@ def test_whole_scans_are_cropped_into_a_folder_that_validates(whole: Path, tmp_p
     assert run("validate", output / "datalist.json", "--quiet").exit_code == 0
     again = run("prepare", "la", whole, output, "--size", "10", "--quiet")
     assert again.exit_code == 1
-    assert f"error: '{output / 'datalist.json'}' exists; give --force" in again.output
-    assert run("prepare", "la", whole, output, "--force", "--quiet").exit_code == 0
+    assert f"error: '{output / 'datalist.json'}' exists; give --overwrite" in again.output
+    assert run("prepare", "la", whole, output, "--overwrite", "--quiet").exit_code == 0
 
 
 def test_cut_foreground_is_a_note_with_the_cases(whole: Path, tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_cropped_scans_get_a_datalist_and_no_copies(cropped: Path, tmp_path: Pat
     entry = Datalist.load(elsewhere / "datalist.json").training[0]
     assert entry.image == str(cropped / "image" / "b.nii.gz")
     refused = run("prepare", "la", cropped)
-    assert f"'{cropped / 'datalist.json'}' exists; give --force" in refused.output
-    assert run("prepare", "la", cropped, "--force").exit_code == 0
-    options = run("prepare", "la", cropped, "--force", "--crop", "none", "--num-full", "3")
+    assert f"'{cropped / 'datalist.json'}' exists; give --overwrite" in refused.output
+    assert run("prepare", "la", cropped, "--overwrite").exit_code == 0
+    options = run("prepare", "la", cropped, "--overwrite", "--crop", "none", "--num-full", "3")
     assert options.exit_code == 1
     assert f"error: --crop, --num-full: '{cropped}' is cropped and split already" in options.output
 

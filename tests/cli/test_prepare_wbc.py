@@ -55,8 +55,8 @@ def test_published_pictures_get_labels_that_validate(published: Path, tmp_path: 
     assert run("validate", output / "datalist.json", "--quiet").exit_code == 0
     again = run("prepare", "wbc", published, output, "--quiet")
     assert again.exit_code == 1
-    assert f"error: '{output / 'datalist.json'}' exists; give --force" in again.output
-    forced = run("prepare", "wbc", published, output, "--seed", "7", "--force", "--quiet")
+    assert f"error: '{output / 'datalist.json'}' exists; give --overwrite" in again.output
+    forced = run("prepare", "wbc", published, output, "--seed", "7", "--overwrite", "--quiet")
     assert forced.exit_code == 0
     assert Datalist.load(output / "datalist.json").test != datalist.test
 
@@ -89,7 +89,7 @@ def test_prepared_pictures_get_a_datalist_and_no_copies(tmp_path: Path) -> None:
     assert run("prepare", "wbc", folder).exit_code == 0
     assert Datalist.load(folder / "datalist.json").training[0].label == "label/002.png"
     refused = run("prepare", "wbc", folder)
-    assert f"'{folder / 'datalist.json'}' exists; give --force" in refused.output
+    assert f"'{folder / 'datalist.json'}' exists; give --overwrite" in refused.output
 
 
 def test_faults_end_with_status_1_and_no_traceback(published: Path) -> None:

@@ -41,7 +41,12 @@ def test_list_images_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         list_images(missing)
     touch(tmp_path, "notes.txt", "patient001_frame01_gt.nii.gz")
-    formats = ".nii, .nii.gz, .nrrd, .mha, .mhd, .png, .bmp, .jpg, .jpeg"
-    message = f"{tmp_path} holds no image ({formats}): set --dataset_dir"
+    formats = (
+        ".nii, .nii.gz, .hdr, .nrrd, .nhdr, .mha, .mhd, .png, .tif, .tiff, .bmp, .jpg, .jpeg, DICOM"
+    )
+    message = (
+        f"{tmp_path} holds no image ({formats}); 1 files below {tmp_path} are left out: a "
+        "collection's masks and series: set --dataset_dir"
+    )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         list_images(tmp_path)

@@ -320,6 +320,20 @@ def test_amp_is_ignored_on_the_cpu(make_setup: Factory) -> None:
     assert not setup.trainer.scaler.is_enabled()
 
 
+def test_only_a_resumed_training_says_that_it_resumes(
+    make_setup: Factory, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_setup(max_epochs=1).trainer
+    with caplog.at_level(logging.INFO):
+        trainer.run()
+    assert "training on cpu" in caplog.text
+    assert "resuming" not in caplog.text
+    trainer.state.max_epochs = 2
+    with caplog.at_level(logging.INFO):
+        trainer.run()
+    assert "resuming from iteration 3, epoch 1 until 2 epochs" in caplog.text
+
+
 def test_handlers_of_monai_find_the_loss(
     make_setup: Factory, caplog: pytest.LogCaptureFixture
 ) -> None:

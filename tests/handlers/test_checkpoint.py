@@ -51,6 +51,7 @@ def test_files_of_a_run(make_trainer: Factory, tmp_path: Path) -> None:
         "checkpoint.pt",
         "checkpoint_previous.pt",
         "model_last.pt",
+        "models",
     ]
     assert (load(out / "checkpoint.pt")["epoch"], load(out / "checkpoint.pt")["iteration"]) == (
         3,
@@ -60,6 +61,8 @@ def test_files_of_a_run(make_trainer: Factory, tmp_path: Path) -> None:
     assert main_weights(out / "checkpoint_previous.pt") == kept[2]
     # Without a validator the latest weights are the selected ones.
     assert load(out / "model_last.pt") == load(tmp_path / "models" / "model.pt") == kept[3]
+    # The run's folder is whole, wherever else its weights are wanted.
+    assert load(out / "models" / "model.pt") == kept[3]
 
 
 def test_interval_and_last_epoch(make_trainer: Factory, tmp_path: Path) -> None:
@@ -267,6 +270,7 @@ def test_death_between_the_renames_leaves_the_state_before(
     replace = os.replace
     for death in range(1, 12):
         out = tmp_path / f"out{death}"
+        models = out / "models"
         count = 0
 
         def die(source: Any, target: Any, limit: int = death) -> None:
@@ -277,7 +281,7 @@ def test_death_between_the_renames_leaves_the_state_before(
             replace(source, target)
 
         monkeypatch.setattr(os, "replace", die)
-        trainer = make_trainer([FullCheckpoint(out, tmp_path / "models")])
+        trainer = make_trainer([FullCheckpoint(out, models)])
         try:
             trainer.run()
         except KeyboardInterrupt:
@@ -285,7 +289,7 @@ def test_death_between_the_renames_leaves_the_state_before(
         else:
             finished = True
         monkeypatch.setattr(os, "replace", replace)
-        make_trainer([FullCheckpoint(out, tmp_path / "models", resume=True)]).run()
+        make_trainer([FullCheckpoint(out, models, resume=True)]).run()
         assert main_weights(out / "checkpoint.pt") == expected.network.state_dict()
         if finished:
             break
@@ -298,7 +302,8 @@ def test_unwritable_folder_is_named(make_trainer: Factory, tmp_path: Path) -> No
     trainer = make_trainer([FullCheckpoint(tmp_path / "file" / "out", tmp_path / "models")])
     with pytest.raises(OSError, match="could not be written") as caught:
         trainer.run()
-    assert str(caught.value).startswith(f"{tmp_path / 'file' / 'out' / 'checkpoint.pt'} could")
+    out = tmp_path / "file" / "out"
+    assert str(caught.value).startswith(f"{out / 'models' / 'model.pt'} could")
 
 
 def test_nothing_is_trained_anew_over_checkpoints_that_cannot_be_read(
@@ -317,6 +322,12 @@ def test_nothing_is_trained_anew_over_checkpoints_that_cannot_be_read(
     assert trainer.state.iteration == 0
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path below the folder → bytes."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
 def test_what_a_kill_after_the_last_checkpoint_left_out_is_written_on_resume(
     make_trainer: Factory, fake_evaluator: type, tmp_path: Path
 ) -> None:
@@ -328,12 +339,12 @@ def test_what_a_kill_after_the_last_checkpoint_left_out_is_written_on_resume(
         return make_trainer([Validation(evaluator), handler])
 
     build(False).run()
-    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    files = contents(tmp_path)
     (tmp_path / "model_last.pt").unlink()
     trainer = build(True)
     trainer.add_event_handler(Events.ITERATION_STARTED, lambda _: pytest.fail("it trains"))
     trainer.run()
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert contents(tmp_path) == files
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+from mixseg.data import Datalist, data_hash
 from mixseg.handlers import (
     FullCheckpoint,
     HandlerGroup,
@@ -90,17 +90,20 @@ def test_a_training_with_validation(
     assert [row.split(",")[column] for row in rows[1:]] == ["", "0.5", "", "0.9", "", "0.7"]
 
 
+@pytest.mark.parametrize("validate", [False, True])
 def test_a_training_without_validation(
-    make_trainer: Factory, fake_evaluator: Any, tmp_path: Path
+    make_trainer: Factory, fake_evaluator: Any, tmp_path: Path, validate: bool
 ) -> None:
-    """The evaluator is there and not asked; the latest weights count."""
+    """The evaluator is there and not asked, or has no case; the latest weights count."""
     evaluator = fake_evaluator([])
+    if validate:
+        evaluator.data_loader = SimpleNamespace(dataset=[])
     handlers = standard_handlers(
         **settings(tmp_path, ckpt_dir=tmp_path / "elsewhere"),
         evaluator=evaluator,
         scorer=object(),
         key_metric="val_dice_student",
-        validate=False,
+        validate=validate,
     )
     assert not any(isinstance(handler, Validation) for handler in handlers.handlers)
     trainer = train(make_trainer, handlers)
@@ -146,17 +149,14 @@ def test_every_handler_is_there_in_its_order(tmp_path: Path) -> None:
     assert [type(handler) for handler in handlers.handlers] == kinds
 
 
-def test_evaluation_loads_the_runs_weights_and_records_the_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_loads_the_runs_weights(tmp_path: Path) -> None:
     network = torch.nn.Linear(1, 1)
     (tmp_path / "run" / "models").mkdir(parents=True)
     torch.save(
         {"weight": torch.tensor([[4.0]]), "bias": torch.zeros(1)},
         tmp_path / "run" / "models" / "model.pt",
     )
-    (tmp_path / "train.yaml").write_text("lr: 0.1\nsplit: validation\n")
-    monkeypatch.setattr("sys.argv", ["x", "--config_file", str(tmp_path / "train.yaml")])
+    datalist = Datalist(classes=["background", "LV"], unlabeled=2)
     scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
     scorer.attach = lambda engine: None
     handlers = evaluation_handlers(
@@ -166,14 +166,67 @@ def test_evaluation_loads_the_runs_weights_and_records_the_settings(
         scorer=scorer,
         output_dir=tmp_path / "run",
         seed=3,
-        data_hash="abc",
+        datalist=datalist,
+        dataset_dir=tmp_path,
+        surfaces=False,
         progress=False,
     )
     *_, report = handlers.handlers
-    assert report.configuration == {"lr": 0.1, "split": "validation"}
-    assert (report.seed, report.data_hash) == (3, "abc")
+    assert (report.seed, report.data_hash) == (3, data_hash(datalist, tmp_path))
+    assert report.surfaces is None
     engine = Engine(lambda engine, batch: None)
     handlers.handlers[0].attach(engine)
     engine.run([0])
     assert network.weight.item() == 4
-    assert json.dumps(report.configuration)
+
+
+def test_weights_of_the_run_around_the_folder_of_scores(tmp_path: Path) -> None:
+    """``output_dir/models`` is the default of ``ckpt_dir``; scores often go into RUN/test."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
+
+    def loaded(output_dir: Path) -> float:
+        handlers = evaluation_handlers(
+            network=network,
+            bundle_root=tmp_path / "bundle",
+            ckpt_dir=f"{output_dir}/models",
+            scorer=scorer,
+            output_dir=output_dir,
+            seed=0,
+            data_hash="",
+            progress=False,
+        )
+        engine = Engine(lambda engine, batch: None)
+        handlers.handlers[0].attach(engine)
+        engine.run([0])
+        return float(network.weight.item())
+
+    def put(folder: Path, weight: float) -> None:
+        folder.mkdir(parents=True)
+        torch.save({"weight": torch.tensor([[weight]])}, folder / "model.pt")
+
+    put(tmp_path / "bundle" / "models", 1)
+    assert loaded(tmp_path / "run" / "test") == 1
+    put(tmp_path / "run" / "models", 2)
+    assert loaded(tmp_path / "run" / "test") == 2
+    put(tmp_path / "run" / "test" / "models", 3)
+    assert loaded(tmp_path / "run" / "test") == 3
+
+
+def test_scores_of_their_own_folder_are_of_the_bundles_weights(tmp_path: Path) -> None:
+    """Unless the folder of another training's weights is given."""
+
+    def weights(ckpt_dir: Path) -> str:
+        scorer = SimpleNamespace(rows=[], panels=[], class_names=["background"])
+        handlers = evaluation_handlers(
+            network=torch.nn.Linear(1, 1), bundle_root=tmp_path, ckpt_dir=ckpt_dir, scorer=scorer,
+            output_dir=tmp_path / "scores", seed=0, data_hash="", progress=False,
+        ).handlers  # fmt: skip
+        return str(handlers[0].load_path)
+
+    own = tmp_path / "models" / "model.pt"
+    own.parent.mkdir()
+    torch.save({}, own)
+    assert weights(tmp_path / "scores" / "models") == str(own)
+    with pytest.raises(ValueError, match="there is no"):
+        weights(tmp_path / "other")

@@ -3,68 +3,73 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
 from mixseg.configuration.settings import run_settings
 from mixseg.handlers import start_run
 
 TRAIN = """
-imports: [$import torch]
+imports: [$import torch, $from mixseg.configuration.settings import run_settings]
 bundle_root: .
 dataset_dir: /somewhere
 output_dir: $@bundle_root + '/eval'
 device: cpu
 num_full: 3
 num_partial: $5 * @num_full
+ramps: {lambda_ent: $10 * @num_full}
+loss: $torch.nn.functional.mse_loss
 features: [16, 32]
 lr: 2.0e-3
-network_def: {_target_: Identity}
+network_def: {_target_: Identity, channels: '@features'}
+network: $@network_def.to(@device)
+train: {dataset: {_target_: Identity}, handlers: [{_target_: Identity}]}
 training: '@run'
 """
 EVALUATE = """
 split: test
 checkpoint: null
-validate#dataset#data#split: '@split'
-later: 1
+train#handlers: []
+run: [$run_settings()]
+evaluating: '@run'
 """
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> list[str]:
+def settings_of_a_run(folder: Path, **given: Any) -> Any:
     for name, text in (("train", TRAIN), ("evaluate", EVALUATE)):
-        (tmp_path / f"{name}.yaml").write_text(text)
-    return [str(tmp_path / "train.yaml"), str(tmp_path / "evaluate.yaml")]
+        (folder / f"{name}.yaml").write_text(text)
+    workflow = ConfigWorkflow(
+        [str(folder / "train.yaml"), str(folder / "evaluate.yaml")], logging_file=False, **given
+    )
+    workflow.initialize()
+    (found,) = workflow.run()
+    return found
 
 
-def test_settings_are_the_entries_before_the_first_component(files: list[str]) -> None:
-    """Of each file; expressions as written, the command line's values, no place of the machine."""
-    words = ["__main__.py", "run", "evaluating", "--config_file", str(files)]
+def test_settings_are_the_plain_entries(tmp_path: Path) -> None:
+    """Expressions by their values, what was given instead, no component, no place."""
     expected = {
         "num_full": 3,
-        "num_partial": "$5 * @num_full",
+        "num_partial": 15,
+        "ramps": {"lambda_ent": 30},
+        "loss": "$torch.nn.functional.mse_loss",  # a function is nothing for JSON
         "features": [16, 32],
         "lr": 2e-3,
         "split": "test",
     }
-    assert run_settings(words) == expected
-    given = [*words, "--num_full", "5", "--split=validation", "--features", "[4, 8]"]
+    assert settings_of_a_run(tmp_path) == expected
     changed = {"num_full": 5, "split": "validation", "features": [4, 8]}
-    assert run_settings(given) == expected | changed
-
-
-def test_files_with_commas_between_and_options_in_a_file(tmp_path: Path, files: list[str]) -> None:
-    assert run_settings(["x", "--config_file", ",".join(files)])["split"] == "test"
-    arguments = tmp_path / "args.yaml"
-    arguments.write_text(f"config_file: {files[0]}\nlr: 0.5\n")
-    assert run_settings(["x", "run", "--args_file", str(arguments)])["lr"] == 0.5
+    derived = {"num_partial": 25, "ramps": {"lambda_ent": 50}}
+    assert settings_of_a_run(tmp_path, **changed) == expected | changed | derived
 
 
 def test_another_program_has_no_settings() -> None:
-    assert run_settings(["pytest", "-q"]) == {}
+    assert run_settings() == {}
 
 
 def test_start_checks_folders_and_cases_before_the_seed(tmp_path: Path) -> None:

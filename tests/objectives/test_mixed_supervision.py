@@ -20,7 +20,7 @@ from mixseg.objectives import MixedSupervision
 CLASSES = 3
 SIZE = (5, 4)
 KINDS = ("full", "partial", "noisy", "none")
-LABELS = {"full": 1.0, "partial": 1.0}
+LABELS = {"full": 1.0, "partial": 0.3}
 
 Groups = dict[str, dict[str, Tensor]]
 Logits = dict[str, Any]
@@ -90,7 +90,7 @@ def transcribed(logits: Logits, batch: Groups, beta: float) -> dict[str, float]:
 
 
 def objective(branches: int) -> MixedSupervision:
-    return MixedSupervision(0.5, 0.3 if branches == 2 else 0.0, branches=branches)
+    return MixedSupervision(lambda_pseudo=0.3 if branches == 2 else 0.0, branches=branches)
 
 
 def drawn_beta(seed: int) -> float:
@@ -202,6 +202,7 @@ def test_the_mixture_is_drawn_anew_for_each_step() -> None:
     [
         ({}, {"full", "partial", "noisy"}, {**LABELS, "noisy": 0.5}),
         ({"lambda_noisy": 0}, {"full", "partial"}, LABELS),
+        ({"lambda_partial": 0}, {"full", "noisy"}, {"full": 1.0, "noisy": 0.5}),
         (
             {"lambda_noisy": 0, "lambda_pseudo": 0.1, "branches": 2},
             set(KINDS),
@@ -251,6 +252,7 @@ def test_a_step_trains_every_part_of_the_network(branches: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"lambda_partial": -1}, "lambda_partial must not be negative"),
         ({"lambda_noisy": -1}, "lambda_noisy must not be negative"),
         ({"lambda_pseudo": -1, "branches": 2}, "lambda_pseudo must not be negative"),
         ({"branches": 3}, "branches must be 1 or 2, got 3"),

@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Invertd
+from monai.transforms import (
+    CenterSpatialCrop,
+    Invertd,
+    LoadImaged,
+    Orientationd,
+    Resize,
+    Spacing,
+)
 from PIL import Image
 
 from mixseg.data import SliceDataset
 from mixseg.transforms import (
+    NoisyLabel,
+    RescaleIntensity,
+    RescaleIntensityd,
     ResizeLabel,
     SlicePreprocessing,
     VolumePreprocessing,
@@ -278,6 +288,63 @@ def test_weak_labels_beside_masks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(plain(item["weak_label"]), plain(item["label"]))
 
 
+def test_slices_by_nearest_neighbor(tmp_path: Path) -> None:
+    """The papers' steps, one after the other: resize, erode, crop, resize."""
+    items = weak_cases(tmp_path)[:2]  # a full case, and one to be eroded
+    keys, crop = ["image", "label"], (50, 50, -1)
+    read = LoadImaged(keys, ensure_channel_first=True)
+    preparation = slices(
+        slice_size=(70, 60), resampling="nearest", free_negatives=None, normalization="minmax"
+    )
+    transform = preparation.training(items)
+    for item in items:
+        expected = RescaleIntensityd("image", rule="minmax")(read(item))
+        image = Resize((70, 60, -1), mode="trilinear", anti_aliasing=True)(expected["image"])
+        label = Resize((70, 60, -1), mode="nearest-exact")(expected["label"])
+        if item["supervision"] == "partial":
+            label = torch.as_tensor(scribble_by_erosion(plain(label)[0].astype(np.uint8), 4))[None]
+        image, label = CenterSpatialCrop(crop)(image), CenterSpatialCrop(crop)(label)
+        found = transform(item)
+        wanted = Resize((32, 32, -1), mode="trilinear", anti_aliasing=True)(image)
+        np.testing.assert_array_equal(plain(found["image"]), plain(wanted))
+        wanted = Resize((32, 32, -1), mode="nearest-exact")(label)
+        np.testing.assert_array_equal(plain(found["label"]), plain(wanted))
+
+
+def test_volumes_by_nearest_neighbor(tmp_path: Path) -> None:
+    """Intensities are rescaled last, on the voxels that the network sees."""
+    item, spacing = case(tmp_path, affine=OBLIQUE), (2.0, 2.5, 4.0)
+    preparation = VolumePreprocessing(source_classes=CLASSES, spacing=spacing, resampling="nearest")
+    read = LoadImaged(["image", "label"], ensure_channel_first=True)(item)
+    turned = Orientationd(["image", "label"], axcodes="RAS", labels=None)(read)
+    image = RescaleIntensity("zscore")(Spacing(spacing, mode="bilinear")(turned["image"]))
+    label = Spacing(spacing, mode="nearest")(turned["label"])
+    found = preparation.training([item])(item)
+    np.testing.assert_array_equal(plain(found["image"]), plain(image))
+    np.testing.assert_array_equal(plain(found["label"]), plain(label))
+    np.testing.assert_array_equal(plain(preparation.inference(item)["image"]), plain(image))
+    np.testing.assert_array_equal(plain(preparation.evaluation(item)["image"]), plain(image))
+
+
+def test_masks_made_wrong_keep_the_clean_one_beside_them(tmp_path: Path) -> None:
+    clean = case(tmp_path)
+    wrong = clean | {"case_id": "w", "supervision": "noisy", "distort": True}
+    noise = {"kind": "box", "distortion": 0.3, "share_missing": 0.0, "seed": 5}
+    transform = as_read(noise=noise, reference=True).training([clean, wrong])
+    label = np.asarray(nib.load(clean["label"]).dataobj)
+    made = NoisyLabel(4, **noise)(label[None], case_id="w")[0]
+    assert (made != label).any()
+    for item, expected in ((clean, label), (wrong, made)):
+        found = transform(item)
+        np.testing.assert_array_equal(plain(found["label"])[0], expected)
+        np.testing.assert_array_equal(plain(found["reference"])[0], label)
+
+
+def test_another_resampling_is_refused() -> None:
+    with pytest.raises(ValueError, match="resampling must be one of"):
+        slices(resampling="cubic")
+
+
 def test_some_annotated_classes(tmp_path: Path) -> None:
     """What nobody annotated may be anywhere: neither background nor far from seeds."""
     full = case(tmp_path)
@@ -346,3 +413,25 @@ def test_color_pictures(tmp_path: Path) -> None:
     expected = ResizeLabel(3)(ResizeLabel(3)(label, (30, 40, 1)), (15, 20, 1))
     np.testing.assert_array_equal(plain(trained["label"]), plain(expected))
     assert tuple(evaluated["native"].shape) == (3, 45, 60, 1)
+
+
+def test_a_far_larger_scan_is_segmented_in_its_center_alone(tmp_path: Path) -> None:
+    """As if the scan had been cut out by hand; what comes back has the file's own grid."""
+    scan, _ = heart((61, 72, 3))
+    field = np.full((120, 150, 3), 40, np.float32)
+    field[30:91, 40:112] = scan
+    affine = np.diag([1.5, 1.25, 8.0, 1.0])  # 91.5 mm × 90 mm × 24 mm of 180 × 187.5 × 24
+    known = {"source_classes": CLASSES, "spacing": (2.0, 2.5, 4.0)}
+    cut = save(tmp_path / "cut.nii.gz", field[30:91, 39:111], affine)
+    whole = {"image": save(tmp_path / "whole.nii.gz", field, affine)}
+    small = VolumePreprocessing(**known).inference({"image": cut})["image"]
+    central = VolumePreprocessing(**known, center_size=(91.5, 90, None))
+    item = central.inference(whole)
+    assert item["image"].shape == small.shape
+    torch.testing.assert_close(item["image"].as_tensor(), small.as_tensor())
+    item["pred"] = MetaTensor(torch.ones(1, *small.shape[1:]), meta=item["image"].meta)
+    back = Invertd("pred", central.inference, orig_keys="image", nearest_interp=True)(item)["pred"]
+    expected = np.zeros((120, 150, 3))
+    expected[30:91, 39:111] = 1
+    assert back.shape == (1, 120, 150, 3)
+    assert np.array_equal(back[0].numpy(), expected)

@@ -76,7 +76,7 @@ def test_trained_weights_stay_when_the_server_starts_again(tmp_path: Path, weigh
     assert not model_folder.make_model_folder(BUNDLE, target, weights, (), TINY)
     assert (target / "models" / "model.pt").read_bytes() == b"trained"
     other = {**TINY, "slice_size": [128, 128]}
-    with pytest.raises(ValueError, match="with other knobs: give the same ones, choose another"):
+    with pytest.raises(ValueError, match="with other settings: give the same ones, choose another"):
         model_folder.make_model_folder(BUNDLE, target, weights, (), other)
     assert (target / "models" / "model.pt").read_bytes() == b"trained"
 
@@ -84,7 +84,7 @@ def test_trained_weights_stay_when_the_server_starts_again(tmp_path: Path, weigh
 def test_weights_of_another_network_leave_nothing_behind(tmp_path: Path, weights: Path) -> None:
     target = tmp_path / "model" / "acdc_lv_confkd"
     with pytest.raises(ValueError, match=r"w\.pt' does not fit the network of acdc_lv_confkd: .*"
-                                         "Give the knobs that it was trained with"):  # fmt: skip
+                                         "Give the folder of the run that trained it"):  # fmt: skip
         model_folder.make_model_folder(BUNDLE, target, weights, (), {"features": [4, 8, 16]})
     assert list((tmp_path / "model").iterdir()) == []
 

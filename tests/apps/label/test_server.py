@@ -59,7 +59,10 @@ def test_mistakes_are_named(studies: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ((tmp_path / "no", "-b", BUNDLE), "no' is not a folder of scans"),
         ((studies, "-b", "nothing_of_this_name"), "there is no bundle 'nothing_of_this_name'"),
-        ((studies, "-b", BUNDLE, "--lamda", "1"), "'--lamda' is neither an option nor a knob of"),
+        (
+            (studies, "-b", BUNDLE, "--lamda", "1"),
+            "'--lamda' is neither an option nor a setting of",
+        ),
         ((studies, "-b", BUNDLE, "--from-scratch", "--checkpoint", "a.pt"), "exclude each other"),
         ((studies, "-b", BUNDLE, "--patient-pattern", "p.*"), "'p.*' has no group in parentheses"),
         ((studies, "-b", BUNDLE, "--patient-pattern", "("), "--patient-pattern '('"),

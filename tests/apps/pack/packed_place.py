@@ -31,7 +31,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from mixseg.apps.bundle.weights import build_network
-from mixseg.apps.pack.pack import COMPACT, pack_bundle, write_index
+from mixseg.apps.pack.pack import pack_bundle, write_index
 from mixseg.configuration.loading import load
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -112,7 +112,7 @@ class Place:
 def packed_zip(bundle: Path, folder: Path) -> Path:
     """Pack a copy of a bundle, with its compact weights or random ones of their shape."""
     copy = Path(shutil.copytree(bundle, folder / bundle.name))
-    overlay, weights = copy / "configs" / COMPACT, copy / "models" / "compact.pt"
+    overlay, weights = copy / "configs" / "compact.yaml", copy / "models" / "compact.pt"
     if not overlay.is_file():
         features = load(copy / "configs" / "train.yaml")["features"]
         overlay.write_text(yaml.safe_dump({"features": [max(1, f // 8) for f in features]}))

@@ -39,7 +39,7 @@ def invoke(*arguments: object) -> tuple[int, str]:
 
 
 def narrow(weights: Path, output: Path) -> list[object]:
-    options = {"--checkpoint": weights, "--output": output, "--features": json.dumps(FEATURES)}
+    options = {"--weights": weights, "--output": output, "--features": json.dumps(FEATURES)}
     return [BUNDLE, *(word for option in options.items() for word in option)]
 
 
@@ -85,8 +85,8 @@ def test_a_file_that_differs_is_not_kept(
         (("--features", "[4, 8, 16]"), "do not fit the network of"),
         (("--branch", "both"), "the network returns both branches; add --branch student"),
         (("--branch", "left"), "branch must be one of both, teacher, student, ensemble"),
-        (("--colour", "1"), "'--colour' is neither an option nor a knob of inference.yaml"),
-        (("--checkpoint", "absent.pt"), "there is no 'absent.pt'"),
+        (("--colour", "1"), "'--colour' is neither an option nor a setting of inference.yaml"),
+        (("--weights", "absent.pt"), "there is no 'absent.pt'"),
         (("--norm",), "'--norm' needs a value"),
     ],
 )
@@ -133,7 +133,7 @@ def test_strides_that_differ_between_axes(tmp_path: Path) -> None:
     network = DualBranchDynUNet(features=[2, 4, 4], strides=(1, (2, 2, 1), 2))
     assert network.size_divisor == (4, 4, 2)
     torch.save(network.state_dict(), tmp_path / "model.pt")
-    words = ["--checkpoint", tmp_path / "model.pt", "--output", tmp_path / "model.ts"]
+    words = ["--weights", tmp_path / "model.pt", "--output", tmp_path / "model.ts"]
     status, text = invoke(configs.parent, *words, "--format", "ts")
     assert status == 0, text
     # Divisors 4, 4 and 2: 2·8·12·8 + 3·16·8·6 + 28·28·10 voxels were compared.

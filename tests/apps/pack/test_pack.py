@@ -19,9 +19,10 @@ from mixseg.apps.bundle.archive import unpack
 from mixseg.apps.bundle.sums import check_sums
 from mixseg.apps.bundle.weights import build_network, read_weights
 from mixseg.apps.pack.pack import pack_bundle, write_index
-from mixseg.apps.pack.texts import packed_card, packed_config
+from mixseg.apps.pack.texts import packed_card
 from mixseg.cli.main import app
 from mixseg.configuration.loading import load
+from mixseg.configuration.yaml_text import without_keys
 from mixseg.files.provenance import sha256_of
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "acdc_lv_confkd"
@@ -46,13 +47,13 @@ class Packed:
 
 
 def with_weights(bundle: Path, dtype: torch.dtype = torch.float16) -> Path:
-    """Put tiny.yaml into a bundle and random weights that fit it into models/tiny.pt."""
-    overlay = bundle / "configs" / "tiny.yaml"
+    """Put compact.yaml into a bundle and random weights that fit it into models/compact.pt."""
+    overlay = bundle / "configs" / "compact.yaml"
     overlay.write_text(OVERLAY)
     torch.manual_seed(0)
     state = build_network(bundle / "configs" / "train.yaml", load(overlay)).state_dict()
     (bundle / "models").mkdir(exist_ok=True)
-    path = bundle / "models" / "tiny.pt"
+    path = bundle / "models" / "compact.pt"
     torch.save({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, path)
     return path
 
@@ -63,7 +64,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     source = folder / "acdc_lv_confkd"
     shutil.copytree(BUNDLE, source)
     with_weights(source)
-    target, digest = pack_bundle(source, "configs/tiny.yaml", output=folder / "dist")
+    target, digest = pack_bundle(source, output=folder / "dist")
     return Packed(source, target, digest, unpack(target, folder / "unpacked"))
 
 
@@ -87,6 +88,7 @@ def test_it_holds_what_a_user_needs_and_no_more(packed: Packed) -> None:
         "configs/evaluate.yaml",
         "configs/inference.yaml",
         "configs/logging.conf",
+        "configs/inference.json",
         "configs/metadata.json",
         "configs/metadata.schema.json",
         "configs/multi_gpu_train.yaml",
@@ -110,12 +112,12 @@ def test_packing_again_gives_the_same_bytes(packed: Packed, copy: Path, tmp_path
         path.touch()
     (copy / "eval").mkdir()
     (copy / "eval" / "masks.txt").write_text("what a run left")
-    target, digest = pack_bundle(copy, "configs/tiny.yaml", output=tmp_path / "again")
+    target, digest = pack_bundle(copy, output=tmp_path / "again")
     assert digest == packed.digest
     assert target.read_bytes() == packed.zip.read_bytes()
 
 
-def test_the_overlay_becomes_the_configuration(packed: Packed) -> None:
+def test_the_settings_of_the_weights_become_the_configuration(packed: Packed) -> None:
     knobs = yaml.safe_load(OVERLAY)
     for name in ("train.yaml", "inference.yaml"):
         before = load(packed.source / "configs" / name)
@@ -126,21 +128,13 @@ def test_the_overlay_becomes_the_configuration(packed: Packed) -> None:
         own = [line for line in old if re.match(r"(features|spatial_size|num_full):", line)]
         assert len(own) == (3 if name == "train.yaml" else 2)
         # All other lines, comments above all, are there to the letter.
-        assert [line for line in new[2:] if line in old] == [
-            line for line in old if line not in own
-        ]
-        assert new[0] == f"# Packed with the knobs of tiny.yaml: {', '.join(expected(name))}."
+        assert [line for line in new if line in old] == [line for line in old if line not in own]
     train = (packed.folder / "configs" / "train.yaml").read_text()
     assert re.search(r"^features: \[2, 4, 4, 8, 8\] +# channels of each level$", train, re.M)
 
 
-def expected(name: str) -> list[str]:
-    """Knobs of the overlay that a file has."""
-    return ["features", "spatial_size", *(["num_full"] if name == "train.yaml" else [])]
-
-
 def test_the_weights_keep_their_type_and_fit(packed: Packed) -> None:
-    source = torch.load(packed.source / "models" / "tiny.pt", weights_only=True)
+    source = torch.load(packed.source / "models" / "compact.pt", weights_only=True)
     weights = torch.load(packed.folder / "models" / "model.pt", weights_only=True)
     assert {k: v.dtype for k, v in weights.items()} == {k: v.dtype for k, v in source.items()}
     assert torch.float16 in {v.dtype for v in weights.values()}
@@ -194,7 +188,7 @@ def test_places_of_the_packers_data_stay_at_home(copy: Path, tmp_path: Path) -> 
     text = train.read_text()
     assert "\ndatalist: null " in text
     train.write_text(text.replace("\ndatalist: null ", "\ndatalist: /home/me/datalist.json "))
-    target, _ = pack_bundle(copy, "configs/tiny.yaml", output=tmp_path)
+    target, _ = pack_bundle(copy, output=tmp_path)
     configs = unpack(target, tmp_path / "unpacked") / "configs"
     assert load(configs / "train.yaml")["datalist"] is None
     for name in ("train.yaml", "inference.yaml"):
@@ -206,9 +200,6 @@ def test_the_command(copy: Path, tmp_path: Path) -> None:
     content = json.loads(metadata.read_text())
     content["changelog"]["0.2.0"] = "better weights"
     metadata.write_text(json.dumps(content))
-    # The compact overlay is the default, and the name of its weights follows from it.
-    (copy / "configs" / "compact.yaml").write_text(OVERLAY)
-    (copy / "models" / "tiny.pt").rename(copy / "models" / "compact.pt")
     arguments = ("--version", "0.2.0", "--output", tmp_path / "out", "--repo", "me/mixseg/v2")
     status, text = invoke(copy, *arguments, "--precision", "float32")
     assert status == 0, text
@@ -233,34 +224,24 @@ Spoil = Callable[[Path], object]
     ("spoil", "options", "message"),
     [
         (
-            lambda b: (b / "models" / "tiny.pt").unlink(),
+            lambda b: (b / "models" / "compact.pt").unlink(),
             [],
-            "there is no '{0}/models/tiny.pt': train it, or name other weights with --weights",
+            "'{0}' has no weights: there is neither",
         ),
         (
-            lambda b: torch.save({"a": torch.ones(1)}, b / "models" / "tiny.pt"),
+            lambda b: torch.save({"a": torch.ones(1)}, b / "models" / "compact.pt"),
             [],
-            "do not fit the packed configuration; name the overlay that they were trained with",
+            "do not fit the configuration: pack the folder of the run that trained them",
         ),
         (
-            lambda b: (b / "models" / "tiny.pt").write_bytes(b"PK\x03\x04 cut"),
+            lambda b: (b / "models" / "compact.pt").write_bytes(b"PK\x03\x04 cut"),
             [],
-            "'{0}/models/tiny.pt' cannot be read as weights",
+            "'{0}/models/compact.pt' cannot be read as weights",
         ),
         (
-            lambda b: torch.save([1, 2], b / "models" / "tiny.pt"),
+            lambda b: torch.save([1, 2], b / "models" / "compact.pt"),
             [],
             "holds no state dict and is not the full state of a training: give the",
-        ),
-        (
-            lambda b: (b / "configs" / "tiny.yaml").write_text("network_def#norm: none\n"),
-            [],
-            "'{0}/configs/tiny.yaml': 'network_def#norm' is no knob; only knobs can be packed",
-        ),
-        (
-            lambda b: (b / "configs" / "tiny.yaml").write_text("featurs: [2]\n"),
-            [],
-            "neither of train.yaml, inference.yaml has a knob 'featurs'",
         ),
         (
             lambda b: (b / "LICENSE").unlink(),
@@ -271,11 +252,6 @@ Spoil = Callable[[Path], object]
             lambda b: None,
             ["--version", "9.9.9"],
             "the changelog in configs/metadata.json has no entry for 9.9.9",
-        ),
-        (
-            lambda b: None,
-            ["--overlay", "configs/none.yaml"],
-            "there is no overlay 'configs/none.yaml', neither here nor in '{0}'",
         ),
         (
             lambda b: (b / "mixseg").mkdir(),
@@ -307,11 +283,8 @@ Spoil = Callable[[Path], object]
         "other weights",
         "cut weights",
         "no weights in it",
-        "deep key",
-        "unknown knob",
         "no licence",
         "version",
-        "overlay",
         "packed",
         "repo",
         "module",
@@ -322,8 +295,7 @@ def test_what_cannot_be_packed_is_named(
     copy: Path, tmp_path: Path, spoil: Spoil, options: list[str], message: str
 ) -> None:
     spoil(copy)
-    overlay = [] if "--overlay" in options else ["--overlay", "configs/tiny.yaml"]
-    status, text = invoke(copy, *overlay, *options, "--output", tmp_path / "out")
+    status, text = invoke(copy, *options, "--output", tmp_path / "out")
     assert status == 1
     assert message.format(copy) in text
     assert not (tmp_path / "out").exists()
@@ -347,7 +319,7 @@ def test_names_that_downloads_and_servers_take_apart(
     copy: Path, tmp_path: Path, name: str, why: str
 ) -> None:
     bundle = copy.rename(tmp_path / name)
-    status, text = invoke(bundle, "--overlay", "configs/tiny.yaml", "--output", tmp_path / "out")
+    status, text = invoke(bundle, "--output", tmp_path / "out")
     assert status == 1
     assert why in text
 
@@ -373,8 +345,33 @@ def test_the_card_speaks_of_the_packed_folder() -> None:
     assert packed_card("no table\n", train) == "no table\n"
 
 
-def test_a_file_without_any_of_the_knobs_stays_as_it_is() -> None:
-    assert packed_config("a: 1  # one\n", {"b": 2}, "x.yaml") == "a: 1  # one\n"
-    assert packed_config("a: 1  # one\n", {"a": 2, "b": 2}, "x.yaml") == (
-        "# Packed with the knobs of x.yaml: a.\n#\na: 2  # one\n"
-    )
+def test_a_run_is_packed_with_its_own_settings(
+    as_run: Callable[..., Path], packed: Packed, tmp_path: Path
+) -> None:
+    """Whatever the bundle says that it was made from, and with no path of the machine."""
+    settings = yaml.safe_load(OVERLAY)
+    weights = packed.source / "models" / "compact.pt"
+    data = {"dataset_dir": "/home/me/data", "datalist": "/home/me/list.json"}
+    run = as_run(BUNDLE, tmp_path / "heart", weights, **settings, **data,
+                 output_dir="$@bundle_root")  # fmt: skip
+    (run / "checkpoint.pt").write_bytes(b"of the training")
+    evaluate = run / "configs" / "evaluate.yaml"
+    own = without_keys((run / "configs" / "train.yaml").read_text(), {"initialize", "run"})
+    evaluate.write_text(own + evaluate.read_text())
+    target, _ = pack_bundle(run, output=tmp_path / "dist")
+    assert target.name == "heart_v0.1.0.zip"
+    folder = unpack(target, tmp_path / "unpacked")
+    train = load(folder / "configs" / "train.yaml")
+    assert {name: train[name] for name in settings} == settings
+    assert train["output_dir"] == "$@bundle_root + '/eval'"
+    assert not list(folder.rglob("checkpoint.pt"))
+    assert "/home/me" not in "".join(p.read_text() for p in folder.glob("configs/*"))
+    assert read_weights(folder / "models" / "model.pt").keys() == read_weights(weights).keys()
+    # And so is the run in a bundle's folder, under the bundle's name.
+    bundle = tmp_path / "acdc_heart"
+    shutil.copytree(BUNDLE, bundle)
+    run.rename(bundle / "eval")
+    target, _ = pack_bundle(bundle, output=tmp_path / "dist")
+    configs = unpack(target, tmp_path / "again") / "configs"
+    assert configs.parent.name == "acdc_heart"
+    assert load(configs / "train.yaml")["features"] == settings["features"]

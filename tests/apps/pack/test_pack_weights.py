@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mixseg.apps.bundle.weights import Precision, convert, misfits, read_weights
+from mixseg.apps.bundle.precision import Precision
+from mixseg.apps.bundle.weights import convert, misfits, read_weights
 from mixseg.networks import DualBranchUNet, MeanVarianceNetwork
 
 

@@ -99,8 +99,8 @@ Spoil = Callable[[Path], None]
         ),
         (
             check_overlays,
-            lambda b: replace(b / "configs/quickstart.yaml", "num_full:", "num_ful:"),
-            "quickstart.yaml: 'num_ful' is not in train.yaml and nothing reads it",
+            lambda b: (b / "configs/small.yaml").write_text("num_ful: 3\n"),
+            "small.yaml: 'num_ful' is not in train.yaml and nothing reads it",
         ),
         (
             check_style,
@@ -154,8 +154,8 @@ def test_a_spoilt_bundle_is_named(
         ),
         (
             "inference",
-            "  slice_size: '@slice_size'",
-            "  slice_size: '@slice_size'\n  erosion_rule: kervadec",
+            "slice_size: '@slice_size',",
+            "slice_size: '@slice_size', erosion_rule: kervadec,",
             "preparation: erosion_rule is in inference.yaml and not in train.yaml",
         ),
         (

@@ -16,10 +16,9 @@ from mixseg.apps.plan.choices import (
     slice_axis,
     supervision_choices,
 )
-from mixseg.apps.plan.machine import Machine, network_cost, this_machine
+from mixseg.apps.plan.machine import NETWORKS, Machine, network_cost, this_machine
 from mixseg.apps.plan.measure import DataFacts, Intensities
 from mixseg.apps.plan.sizes import OVERHEAD, slice_sizes, volume_sizes
-from mixseg.networks import DualBranchUNet, DualBranchVNet
 
 GREY = Intensities(lowest=0, integer=True, byte=False, mean=50, sd=20, objects=(10, 90, 60, 5))
 FACTS = DataFacts(
@@ -37,6 +36,7 @@ FACTS = DataFacts(
     sizes=(("full", (200, 240, 12)),) * 2 + (("partial", (200, 240, 12)),) * 10,
     seen=frozenset({0, 1, 2}),
     background_drawn=False,
+    single=True,
     intensities=GREY,
 )
 CPU = Machine(cuda=False, memory=8e9, cores=2, host_memory=8e9)
@@ -85,21 +85,25 @@ def test_slices_lie_across_the_thick_axis(
 ) -> None:
     facts = replace(FACTS, shape=shape, spacing=spacing)
     assert slice_axis(facts) == axis
-    chosen = values(slice_sizes(facts, GPU).choices)
+    chosen = values(slice_sizes(facts, GPU, "mixed").choices)
     assert chosen["orientation"] == letters
     # The sides in the plane are 200 and 240 in all three; 240 is a multiple of 16, 200 is not.
     assert sorted(chosen["slice_size"]) == [208, 240]
 
 
-def test_scans_are_normalised_each_by_itself() -> None:
-    choices, limits = normalization_choices(FACTS)
-    assert values(choices) == {"normalization": "zscore"}
+@pytest.mark.parametrize(
+    ("method", "dims", "rule"),
+    [("mixed", 2, "percentile"), ("mixed", 3, "zscore"), ("confkd", 2, "zscore")],
+)
+def test_scans_are_normalized_each_by_itself(method: str, dims: int, rule: str) -> None:
+    choices, limits = normalization_choices(FACTS, method, dims)
+    assert values(choices) == {"normalization": rule}
     assert limits == (-5, 15)
 
 
 def test_ct_by_the_foreground() -> None:
     ct = replace(GREY, lowest=-1024.0, objects=(-20.4, 180.0, 100.0, 40.0))
-    choices, limits = normalization_choices(replace(FACTS, intensities=ct))
+    choices, limits = normalization_choices(replace(FACTS, intensities=ct), "mixed", 3)
     assert values(choices) == {
         "normalization": "fixed",
         "intensity_range": [-20, 180],
@@ -109,34 +113,40 @@ def test_ct_by_the_foreground() -> None:
     assert limits == (-3.0, 2.0)
     for changes in ({"integer": False}, {"objects": None}, {"lowest": -100.0}):
         other = replace(FACTS, intensities=replace(ct, **changes))
-        assert values(normalization_choices(other)[0]) == {"normalization": "zscore"}
+        assert values(normalization_choices(other, "mixed", 3)[0]) == {"normalization": "zscore"}
 
 
 def test_pictures_of_bytes_by_all_images() -> None:
     facts = replace(FACTS, pictures=True, intensities=replace(GREY, byte=True, mean=200, sd=40))
-    choices, limits = normalization_choices(facts)
+    choices, limits = normalization_choices(facts, "mixed", 2)
     assert values(choices)["intensity_range"] == [0, 255]
     assert limits == (-5.0, 1.38)  # −200 / 40 and 55 / 40
 
 
-def test_classes_of_slices_and_of_volumes() -> None:
-    two = values(data_choices(replace(FACTS, channels=3, unlabeled=255), 2))
-    assert two == {
+@pytest.mark.parametrize(("method", "dims"), [("mixed", 2), ("mixed", 3), ("confkd", 2)])
+def test_classes_of_slices_and_of_volumes(method: str, dims: int) -> None:
+    found = values(data_choices(replace(FACTS, channels=3, unlabeled=255), method, dims))
+    if method == "mixed":
+        assert found.pop("keep_component") == "most_probable"
+    assert found == {
         "class_names": ["background", "a", "b"],
         "source_classes": ["background", "a", "b"],
         "target_classes": [1, 2],
         "in_channels": 3,
         "unlabeled_value": 255,
     }
-    assert set(values(data_choices(FACTS, 3))) == {"class_names", "in_channels"}
+    assert set(values(data_choices(FACTS, "confkd", 3))) == {"class_names", "in_channels"}
 
 
-@pytest.mark.parametrize(
-    ("dims", "features", "make"),
-    [(2, (4, 8, 16), DualBranchUNet), (3, (2, 4, 8), DualBranchVNet)],
-)
-def test_the_cost_of_a_network(dims: int, features: tuple[int, ...], make: Any) -> None:
-    cost = network_cost(dims, features, 3, 4)
+def test_several_objects_of_a_class_are_kept() -> None:
+    assert values(data_choices(replace(FACTS, single=False), "mixed", 2))["keep_component"] is None
+
+
+@pytest.mark.parametrize("method", ["mixed", "confkd"])
+@pytest.mark.parametrize(("dims", "features"), [(2, (4, 8, 16)), (3, (2, 4, 8))])
+def test_the_cost_of_a_network(method: str, dims: int, features: tuple[int, ...]) -> None:
+    cost = network_cost(method, dims, features, 3, 4)
+    make = NETWORKS[method][dims]
     network = make(spatial_dims=dims, in_channels=3, out_channels=4, features=features)
     weights = sum(p.numel() for p in network.parameters())
     assert cost.fixed_bytes == 16 * weights  # weights, gradient and two moments, float32
@@ -160,59 +170,88 @@ def test_the_cost_of_a_network(dims: int, features: tuple[int, ...], make: Any) 
     assert 4 * 2 * features[0] < cost.bytes < 400 * features[0]
 
 
-def test_slices_on_a_large_gpu_are_the_papers() -> None:
-    sizes = slice_sizes(replace(FACTS, shape=(256, 256, 10)), GPU)
+@pytest.mark.parametrize(
+    ("method", "features", "batches", "iterations"),
+    [
+        ("mixed", [32, 64, 128, 256, 256], (8, 8), 3000),
+        ("confkd", [64, 128, 256, 512, 1024], (8, 16), 8000),
+    ],
+)
+def test_slices_on_a_large_gpu_are_whole(
+    method: str, features: list[int], batches: tuple[int, int], iterations: int
+) -> None:
+    sizes = slice_sizes(replace(FACTS, shape=(256, 256, 10)), GPU, method)
     chosen = values(sizes.choices)
     assert chosen["slice_size"] == [256, 256]
     assert chosen["spatial_size"] == "$@crop_size"
-    assert chosen["features"] == [64, 128, 256, 512, 1024]
-    assert (sizes.schedule.batch_full, sizes.schedule.batch_partial) == (8, 16)
+    assert chosen["features"] == features
+    assert (sizes.schedule.batch_full, sizes.schedule.batch_partial) == batches
     assert "lr" not in chosen
-    assert (chosen["epoch_length"], chosen["max_epochs"]) == (100, 80)
+    assert (chosen["epoch_length"], chosen["max_epochs"]) == (100, iterations // 100)
     assert sizes.seconds is None
 
 
+@pytest.mark.parametrize("method", ["mixed", "confkd"])
 @pytest.mark.parametrize("memory", [70e9, 20e9, 6e9, 2e9])
-def test_slices_fit_in_memory(memory: float) -> None:
-    sizes = slice_sizes(replace(FACTS, shape=(900, 700, 10)), replace(GPU, memory=memory))
+def test_slices_fit_in_memory(method: str, memory: float) -> None:
+    facts = replace(FACTS, shape=(900, 700, 10))
+    sizes = slice_sizes(facts, replace(GPU, memory=memory), method)
     chosen = values(sizes.choices)
     assert chosen["slice_size"] == [512, 400]  # 700 · 512 / 900 = 398
     sides = chosen["spatial_size"]
     sides = chosen["slice_size"] if isinstance(sides, str) else sides
     assert all(side % 16 == 0 for side in sides)
-    cost = network_cost(2, tuple(chosen["features"]), 1, 3)
+    cost = network_cost(method, 2, tuple(chosen["features"]), 1, 3)
     batch = sizes.schedule.batch_full + sizes.schedule.batch_partial
     assert OVERHEAD * batch * math.prod(sides) * cost.bytes + cost.fixed_bytes <= memory
 
 
 def test_less_time_makes_smaller_trainings() -> None:
     facts = replace(FACTS, shape=(256, 256, 10))
-    times = [slice_sizes(facts, replace(CPU, seconds=s)) for s in (600.0, 5400.0, 50000.0)]
-    sides = [values(sizes.choices)["spatial_size"] for sizes in times]
-    # 3000 iterations of 12 slices at 113,000 operations a pixel and 2 · 10¹⁰ a second: 5,200 s with
-    # 160², 7,500 s with 192².
-    assert [s if isinstance(s, str) else s[0] for s in sides] == [64, 160, "$@crop_size"]
+    limits = (600.0, 5400.0, 50000.0)
+    times = [slice_sizes(facts, replace(CPU, seconds=s), "mixed") for s in limits]
     iterations = [sizes.schedule.iterations for sizes in times]
     assert iterations == [1000, 3000, 3000]  # 3000 · √(600 / 5400), and never more than 3000
-    for sizes, limit in zip(times, (600.0, 5400.0, 50000.0), strict=True):
-        assert sizes.seconds is not None
-        assert sizes.seconds <= limit
+    for sizes, limit in zip(times, limits, strict=True):
+        chosen = values(sizes.choices)
+        side = chosen["spatial_size"]
+        side = 256 if side == "$@crop_size" else side[0]
+        # Sixteen slices on two cores of 2 · 10¹⁰ operations a second; a size more takes too long.
+        cost = network_cost("mixed", 2, tuple(chosen["features"]), 1, 3)
+        seconds = sizes.schedule.iterations * 16 * side**2 * cost.flops / 4e10
+        assert sizes.seconds == pytest.approx(seconds)
+        assert seconds <= limit
+        larger = {64: 80, 80: 96, 96: 112, 112: 128, 128: 160, 160: 192, 192: 256}
+        assert side == 256 or seconds * (larger[side] / side) ** 2 > limit
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_budget_that_is_too_short_is_called_a_smoke_test(dims: int) -> None:
+    sizes = slice_sizes if dims == 2 else volume_sizes
+    slow = Machine(cuda=False, memory=8e9, cores=1, host_memory=8e9, seconds=60)
+    (note,) = sizes(FACTS, slow, "mixed").notes
+    # 1/90 of the time: 3,000 · √(1/90) = 316 iterations in 2D; never fewer than 300.
+    assert note.startswith("SMOKE TEST ONLY: 1 minutes are too short for more than 300 iterations")
+    assert f"of the recipe's {3000 if dims == 2 else 1500:,}" in note
+    assert "give --minutes 90" in note
+    assert sizes(FACTS, replace(slow, cores=64, seconds=5400), "mixed").notes == ()
+    assert sizes(FACTS, replace(slow, cuda=True), "mixed").notes == ()
 
 
 def test_an_epoch_is_one_pass_between_100_and_250_batches() -> None:
     for count, length in ((100, 100), (1200, 150), (9000, 250)):
         facts = replace(FACTS, sizes=(("full", (256, 256, count)),), shape=(256, 256, 10))
         facts = replace(facts, sizes=(*facts.sizes, ("partial", (256, 256, 10))))
-        chosen = values(slice_sizes(facts, GPU).choices)
+        chosen = values(slice_sizes(facts, GPU, "mixed").choices)
         assert chosen["epoch_length"] == length
-        assert chosen["max_epochs"] == math.ceil(8000 / length)
+        assert chosen["max_epochs"] == math.ceil(3000 / length)
 
 
 def test_slices_that_do_not_fit_in_memory_are_told() -> None:
     facts = replace(FACTS, sizes=(("full", (512, 512, 9000)),), shape=(512, 512, 30))
-    assert slice_sizes(facts, GPU).notes == ()
+    assert slice_sizes(facts, GPU, "mixed").notes == ()
     # 9000 · 512² · (4 + 2) bytes
-    (note,) = slice_sizes(facts, replace(GPU, host_memory=1e9)).notes
+    (note,) = slice_sizes(facts, replace(GPU, host_memory=1e9), "mixed").notes
     assert note.startswith(
         "the 9000 training slices take 14.2 GB of memory, 1.0 GB is half of what is free"
     )
@@ -227,7 +266,7 @@ VOLUMES = replace(
 
 
 def test_volumes_on_a_large_gpu_are_the_papers() -> None:
-    sizes = volume_sizes(VOLUMES, GPU)
+    sizes = volume_sizes(VOLUMES, GPU, "confkd")
     chosen = values(sizes.choices)
     assert chosen["spacing"] == [0.625, 0.625, 0.625]
     assert chosen["features"] == [16, 32, 64, 128, 256]
@@ -240,8 +279,21 @@ def test_volumes_on_a_large_gpu_are_the_papers() -> None:
     assert "cache_device" not in chosen
 
 
+def test_crops_show_nearly_a_whole_volume() -> None:
+    """Of 200 × 150 × 88 voxels the left atrium's recipe takes every other along each axis."""
+    sizes = volume_sizes(VOLUMES, replace(CPU, cores=8), "mixed")
+    chosen = values(sizes.choices)
+    assert chosen["spacing"] == [1.25, 1.25, 1.25]
+    # 88 · 72 · 40 voxels in the proportions of 100 × 75 × 44, by steps of 8.
+    assert chosen["crop_size"] == [88, 72, 40]
+    assert chosen["features"] == [16, 32, 64, 128]
+    assert (sizes.schedule.batch_full, sizes.schedule.batch_partial) == (1, 1)
+    assert (chosen["epoch_length"], chosen["max_epochs"]) == (100, 15)
+    assert not {"lr", "dropout", "lr_step", "flip_axes"} & set(chosen)
+
+
 def test_small_crops_see_coarser_voxels() -> None:
-    chosen = values(volume_sizes(VOLUMES, CPU).choices)
+    chosen = values(volume_sizes(VOLUMES, CPU, "confkd").choices)
     spacing = chosen["spacing"]
     assert spacing[0] == spacing[1] == spacing[2]
     assert 0.625 < spacing[0] <= 1.25
@@ -253,7 +305,8 @@ def test_small_crops_see_coarser_voxels() -> None:
 
 def test_crops_are_no_larger_than_the_scans_need() -> None:
     small = replace(VOLUMES, shape=(40.0, 34.0, 20.0))
-    assert values(volume_sizes(small, GPU).choices)["crop_size"] == [48, 48, 32]
+    assert values(volume_sizes(small, GPU, "confkd").choices)["crop_size"] == [48, 48, 32]
+    assert values(volume_sizes(small, GPU, "mixed").choices)["crop_size"] == [40, 40, 24]
 
 
 @pytest.mark.parametrize(
@@ -268,48 +321,78 @@ def test_crops_are_no_larger_than_the_scans_need() -> None:
     ],
 )
 def test_left_and_right_are_not_mirrored(names: tuple[str, ...], paired: bool) -> None:
-    chosen = values(volume_sizes(replace(VOLUMES, classes=names), GPU).choices)
-    assert ("flip_axes" in chosen) == paired
-    if paired:
-        assert (chosen["flip_axes"], chosen["rotate"]) == ([], False)
+    facts = replace(VOLUMES, classes=names)
+    for sizes in (volume_sizes, slice_sizes):
+        chosen = values(sizes(facts, GPU, "mixed").choices)
+        found = {name: chosen[name] for name in ("flip_axes", "mirror_axes") if name in chosen}
+        assert found == ({"flip_axes": [], "mirror_axes": []} if paired else {})
+    chosen = values(volume_sizes(facts, GPU, "confkd").choices)
+    found = {name: chosen[name] for name in ("flip_axes", "rotate") if name in chosen}
+    assert found == ({"flip_axes": [], "rotate": False} if paired else {})
 
 
 def test_large_sets_are_cached_elsewhere() -> None:
     many = replace(VOLUMES, sizes=VOLUMES.sizes * 700)  # 2100 · 2.64 M voxels · 4 bytes = 22 GB
-    chosen = values(volume_sizes(many, GPU).choices)
+    chosen = values(volume_sizes(many, GPU, "confkd").choices)
     assert chosen["cache_device"] == "cpu"
     assert "cache_dir" not in chosen
-    chosen = values(volume_sizes(many, replace(GPU, host_memory=10e9)).choices)
+    chosen = values(volume_sizes(many, replace(GPU, host_memory=10e9), "confkd").choices)
     assert chosen["cache_dir"] == "$@bundle_root + '/cache'"
 
 
-def test_weights_of_the_method() -> None:
-    plan = slice_sizes(replace(FACTS, shape=(256, 256, 10)), CPU).schedule
-    eroded = values(supervision_choices(replace(FACTS, eroded=True), False, plan))
+def test_supervision_of_the_recipe() -> None:
+    plan = slice_sizes(FACTS, CPU, "mixed").schedule
+    eroded = values(supervision_choices(replace(FACTS, eroded=True), "mixed", False, plan))
+    assert eroded == {
+        "num_full": 2,
+        "num_partial": 10,
+        "batch_full": plan.batch_full,
+        "batch_partial": plan.batch_partial,
+        "weak_label": "erosion",
+        "free_negatives": "auto",
+    }
+    facts = replace(FACTS, background_drawn=True)
+    drawn = values(supervision_choices(facts, "mixed", True, plan))
+    assert drawn["weak_label"] == "drawn"
+    assert "free_negatives" not in drawn
+
+
+def test_weights_of_confkd() -> None:
+    plan = slice_sizes(replace(FACTS, shape=(256, 256, 10)), CPU, "confkd").schedule
+    eroded = values(supervision_choices(replace(FACTS, eroded=True), "confkd", False, plan))
     assert (eroded["num_full"], eroded["num_partial"]) == (2, 10)
     assert eroded["lambda_w"] == 1
     assert eroded["ramps"] == {"lambda_ent": 1500}
     assert "lambda_ent" not in eroded
-    drawn = values(supervision_choices(replace(FACTS, background_drawn=True), True, plan))
+    facts = replace(FACTS, background_drawn=True)
+    drawn = values(supervision_choices(facts, "confkd", True, plan))
     assert (drawn["weak_label"], drawn["lambda_w"]) == ("drawn", 1)
     assert "ramps" not in drawn
     # The papers' network keeps the papers' weights.
     wide = replace(plan, small=False)
-    assert "lambda_w" not in values(supervision_choices(FACTS, False, wide))
+    assert "lambda_w" not in values(supervision_choices(FACTS, "confkd", False, wide))
 
 
-def test_without_partial_cases_the_lower_bound() -> None:
-    plan = slice_sizes(replace(FACTS, shape=(256, 256, 10)), CPU).schedule
-    chosen = values(supervision_choices(replace(FACTS, partial=0), False, plan))
+@pytest.mark.parametrize("method", ["mixed", "confkd"])
+def test_without_partial_cases_the_lower_bound(method: str) -> None:
+    plan = slice_sizes(replace(FACTS, shape=(256, 256, 10)), CPU, method).schedule
+    chosen = values(supervision_choices(replace(FACTS, partial=0), method, False, plan))
+    weights = {"lambda_w": 0, "lambda_kd": 0, "lambda_ent": 0}
     assert chosen == {
         "num_full": 2,
         "num_partial": 0,
         "batch_full": plan.batch_full + plan.batch_partial,
         "batch_partial": 0,
-        "lambda_w": 0,
-        "lambda_kd": 0,
-        "lambda_ent": 0,
+        **(weights if method == "confkd" else {}),
     }
+
+
+def test_without_full_masks_all_of_a_batch_is_partial() -> None:
+    plan = slice_sizes(FACTS, CPU, "mixed").schedule
+    facts = replace(FACTS, full=0, full_cases=0, background_drawn=True)
+    chosen = values(supervision_choices(facts, "mixed", False, plan))
+    assert (chosen["num_full"], chosen["batch_full"]) == (0, 0)
+    assert chosen["batch_partial"] == plan.batch_full + plan.batch_partial
 
 
 def test_the_machine() -> None:

@@ -66,11 +66,11 @@ def garbage(folder: Path, name: str) -> str:
 
 @pytest.fixture
 def simple(tmp_path: Path) -> Path:
-    """Two full cases, one partial one, one for validation; thick slices."""
+    """Two full cases, one partial one, two for validation; thick slices."""
     return write(
         tmp_path,
         training=[case(tmp_path, n) for n in ("c1", "c2")] + [case(tmp_path, "c3", "partial")],
-        validation=[case(tmp_path, "c4")],
+        validation=[case(tmp_path, n) for n in ("c4", "c5")],
     )
 
 
@@ -122,6 +122,23 @@ def test_intensities_of_images_and_of_objects(tmp_path: Path) -> None:
     assert seen.objects[2:] == pytest.approx((55, math.sqrt((6 * 25 + 2 * 225) / 8)))
 
 
+@pytest.mark.parametrize(
+    ("specks", "single"),
+    [([], True), ([(0, 0, 0)], True), ([(0, y, 0) for y in range(8)], False)],
+)
+def test_one_object_a_class(tmp_path: Path, specks: list[Any], single: bool) -> None:
+    image = np.zeros((12, 12, 6), np.int16)
+    label = np.zeros(image.shape, np.uint8)
+    # 50 voxels that meet at a corner, as one object may: one speck is 2 %, eight are 14 %.
+    label[2:5, 2:5, 1:3], label[5:9, 5:9, 3:5] = 1, 1
+    for place in specks:
+        label[place] = 1
+    entry = {"case_id": "a", "supervision": "full", "erode": False, "patient_id": "a"}
+    entry |= {"image": save(tmp_path / "a.nii", image)}
+    entry |= {"label": save(tmp_path / "l.nii", label)}
+    assert measure([entry], ["background", "a"], 2).single == single
+
+
 def test_nothing_but_training_labels_is_opened(tmp_path: Path) -> None:
     bad = {"image": garbage(tmp_path, "x.nii.gz"), "label": garbage(tmp_path, "y.nii.gz")}
     datalist = write(
@@ -132,7 +149,7 @@ def test_nothing_but_training_labels_is_opened(tmp_path: Path) -> None:
             case(tmp_path, "c2", label=garbage(tmp_path, "mask.nii.gz")),
             {**bad, "case_id": "c3", "supervision": "none"},
         ],
-        validation=[{**bad, "case_id": "c4", "supervision": "full"}],
+        validation=[{**bad, "case_id": n, "supervision": "full"} for n in ("v1", "v2")],
         test=[{**bad, "case_id": "c5", "supervision": "full"}],
     )
     result = run("own", "--datalist", datalist, "--output", tmp_path, "--num-full", 1)
@@ -143,9 +160,7 @@ def test_nothing_but_training_labels_is_opened(tmp_path: Path) -> None:
 
 def test_a_damaged_training_image_is_named(tmp_path: Path) -> None:
     image = garbage(tmp_path, "x.nii.gz")
-    datalist = write(
-        tmp_path, training=[case(tmp_path, "c1", image=image)], validation=[case(tmp_path, "c2")]
-    )
+    datalist = write(tmp_path, training=[case(tmp_path, "c1", image=image)])
     result = run("own", "--datalist", datalist, "--output", tmp_path)
     assert result.exit_code == 1
     assert f"{image} (case c1): the image cannot be read" in result.output
@@ -190,51 +205,49 @@ def test_the_files_of_a_bundle(simple: Path) -> None:
         "docs/data_license.txt",
     ]
     assert "slices are 6.0 times as thick as their pixels are wide" in result.output
-    assert f"cd {bundle} && python -m monai.bundle run training" in result.output
+    assert result.output.endswith(f"  mixseg train {bundle}\n")
 
 
 def test_knobs_change_and_comments_stay(simple: Path) -> None:
     run(*options(simple))
     own = (simple.parent / "own/configs/train.yaml").read_text()
-    template = (find_template(2) / "configs/train.yaml").read_text()
+    template = (find_template("mixed", 2) / "configs/train.yaml").read_text()
     one, other = yaml.safe_load(own), yaml.safe_load(template)
     assert list(one) == list(other)
     changed = {name for name in one if one[name] != other[name]}
     assert changed == {
-        *("datalist", "num_full", "num_partial", "target_classes", "class_names", "orientation"),
-        *("source_classes", "normalization", "slice_size"),
-        *("epoch_length", "lambda_w", "ramps", "features", "max_epochs", "lr"),
+        *("datalist", "num_full", "num_partial", "weak_label", "target_classes", "class_names"),
+        *("source_classes", "orientation", "slice_size", "crop_size", "spatial_size"),
         *("val_interval", "checkpoint_interval"),
     }
     assert one["datalist"] == str(simple)
     assert one["class_names"] == one["source_classes"] == ["background", "a", "b"]
     # From the first component on, nothing is touched.
-    assert own[own.index("datalist_content:") :] == template[template.index("datalist_content:") :]
-    for line in template[template.index("imports:") : template.index("datalist_content:")].split(
-        "\n"
-    ):
+    assert own[own.index("num_classes:") :] == template[template.index("num_classes:") :]
+    for line in template[template.index("imports:") : template.index("num_classes:")].split("\n"):
         name = line.partition(":")[0]
-        again = {"dataset_dir", "crop_size", "spatial_size", "in_channels"}
-        again |= {"batch_full", "batch_partial"}  # chosen as they were, with another reason
+        # Chosen as they were, with another reason.
+        again = {"dataset_dir", "in_channels", "normalization", "batch_full", "batch_partial"}
+        again |= {"free_negatives", "features", "epoch_length", "max_epochs", "keep_component"}
         if name not in changed | again:
             assert f"\n{line}\n" in own, line
     assert re.search(r"^num_partial: 1 {6,}# further cases, with the labels that the", own, re.M)
-    assert re.search(r"^ramps: \{lambda_ent: \d+\} +# and a later start of the entropy", own, re.M)
-    for text in ("ACDC", "left ventricle", "Set-3", "Set-N", "journal's and"):
-        assert text not in own[: own.index("datalist_content:")]
+    assert re.search(r"^free_negatives: auto +# no stroke marks background", own, re.M)
+    for text in ("ACDC", "left ventricle", "Set-3", "hand; 'erosion'"):
+        assert text not in own[: own.index("num_classes:")]
 
 
 def test_training_and_inference_agree(simple: Path) -> None:
     run(*options(simple))
     configs = simple.parent / "own/configs"
     train, inference = load(configs / "train.yaml"), load(configs / "inference.yaml")
-    shared = set(train) & set(inference) - {"handlers", "initialize", "run", "network"}
+    own = {"handlers", "initialize", "run", "network", "output_dir"}
+    shared = set(train) & set(inference) - own
     assert {"features", "orientation", "normalization", "slice_size", "class_names"} <= shared
     for name in shared:
         if not isinstance(train[name], dict):
             assert train[name] == inference[name], name
     assert inference["output_postfix"] == "seg"
-    assert inference["branch"] == "student"
 
 
 def test_metadata(simple: Path) -> None:
@@ -242,7 +255,7 @@ def test_metadata(simple: Path) -> None:
     metadata = json.loads((simple.parent / "own/configs/metadata.json").read_text())
     assert metadata["name"] == "own"
     assert metadata["label_classes"].endswith(
-        "0 is background, 1 is a, 2 is b; in training labels 3 is unlabelled"
+        "0 is background, 1 is a, 2 is b; in training labels 3 is unlabeled"
     )
     formats = metadata["network_data_format"]
     assert formats["inputs"]["image"]["num_channels"] == 1
@@ -257,7 +270,7 @@ def test_the_card_lists_every_knob_and_the_licence_is_a_form(simple: Path) -> No
     bundle = simple.parent / "own"
     card = (bundle / "docs/README.md").read_text()
     knobs = yaml.safe_load((bundle / "configs/train.yaml").read_text())
-    names = list(knobs)[list(knobs).index("bundle_root") : list(knobs).index("datalist_content")]
+    names = list(knobs)[list(knobs).index("bundle_root") : list(knobs).index("num_classes")]
     listed = re.findall(r"^\| `(\w+)` \| `(.+?)` \| \S", card, re.MULTILINE)
     assert sorted(name for name, _ in listed) == sorted(names)
     assert dict(listed)["num_full"] == "2"
@@ -267,37 +280,74 @@ def test_the_card_lists_every_knob_and_the_licence_is_a_form(simple: Path) -> No
 
 
 def test_the_lower_bound(tmp_path: Path) -> None:
-    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3")]
+    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3", "c4")]
     result = run(*options(write(tmp_path, training=cases[:2], validation=cases[2:])))
     assert "the bundle trains the lower bound" in result.output
     assert "--num-full and --num-partial" in result.output
+    train = load(tmp_path / "own/configs/train.yaml")
+    assert (train["num_partial"], train["batch_full"], train["batch_partial"]) == (0, 16, 0)
+    assert "this is the lower bound" in (tmp_path / "own/docs/README.md").read_text()
+
+
+def test_scribbles_of_objects_and_background_do_without_full_masks(tmp_path: Path) -> None:
+    scribble = np.full((16, 12, 4), 3, np.uint8)
+    scribble[3], scribble[7], scribble[10] = 1, 2, 0
+    label = save(tmp_path / "s.nii.gz", scribble)
+    entry = case(tmp_path, "c1", "partial", label=label)
+    datalist = write(tmp_path, training=[entry])
+    result = run(*options(datalist))
+    assert result.exit_code == 0, result.output
+    train = load(tmp_path / "own/configs/train.yaml")
+    assert (train["num_full"], train["num_partial"]) == (0, 1)
+    assert (train["batch_full"], train["batch_partial"]) == (0, 16)
+
+
+def test_hand_drawn_scribbles_are_taken_where_all_have_one(tmp_path: Path) -> None:
+    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3")]
+    scribble = np.full((16, 12, 4), 3, np.uint8)
+    scribble[3], scribble[10] = 1, 0
+    for entry in cases[1:3]:
+        entry["scribble"] = save(tmp_path / f"{entry['case_id']}_s.nii.gz", scribble)
+    datalist = write(tmp_path, training=cases[:3])
+    assert run(*options(datalist, "--num-full", 1)).exit_code == 0
+    train = load(tmp_path / "own/configs/train.yaml")
+    assert (train["weak_label"], train["num_partial"]) == ("drawn", 2)
+    assert "no stroke marks background" not in (tmp_path / "own/configs/train.yaml").read_text()
+
+
+def test_the_papers_method(simple: Path) -> None:
+    assert run(*options(simple, "--from", "confkd")).exit_code == 0
+    bundle = simple.parent / "own"
+    text = (bundle / "configs/train.yaml").read_text()
+    train, inference = load(bundle / "configs/train.yaml"), load(bundle / "configs/inference.yaml")
+    template = (find_template("confkd", 2) / "configs/train.yaml").read_text()
+    assert (
+        text[text.index("datalist_content:") :] == template[template.index("datalist_content:") :]
+    )
+    # 3,000 iterations, half of them before the entropy is whole.
+    assert (train["num_partial"], train["lambda_w"]) == (1, 1)
+    assert train["ramps"] == {"lambda_ent": 1500}
+    assert inference["branch"] == "student"
+    assert text.startswith("# ConfKD for a, b on slices of volumes: a teacher learns from full")
+    assert "Confident students become masters" in (bundle / "docs/README.md").read_text()
+
+
+def test_the_lower_bound_of_the_papers_method(tmp_path: Path) -> None:
+    datalist = write(tmp_path, training=[case(tmp_path, name) for name in ("c1", "c2")])
+    assert "the teacher alone" in run(*options(datalist, "--from", "confkd")).output
     configs = tmp_path / "own/configs"
     train, inference = load(configs / "train.yaml"), load(configs / "inference.yaml")
     assert [train[f"lambda_{n}"] for n in ("w", "kd", "ent")] == [0, 0, 0]
     assert (train["num_partial"], train["batch_partial"]) == (0, 0)
     assert inference["branch"] == "teacher"
-    assert "this is the lower bound" in (tmp_path / "own/docs/README.md").read_text()
-
-
-def test_hand_drawn_scribbles_are_taken_where_all_have_one(tmp_path: Path) -> None:
-    cases = [case(tmp_path, name) for name in ("c1", "c2", "c3", "c4")]
-    scribble = np.full((16, 12, 4), 3, np.uint8)
-    scribble[3], scribble[10] = 1, 0
-    for entry in cases[1:3]:
-        entry["scribble"] = save(tmp_path / f"{entry['case_id']}_s.nii.gz", scribble)
-    datalist = write(tmp_path, training=cases[:3], validation=cases[3:])
-    assert run(*options(datalist, "--num-full", 1)).exit_code == 0
-    train = load(tmp_path / "own/configs/train.yaml")
-    assert (train["weak_label"], train["num_partial"], train["lambda_w"]) == ("drawn", 2, 1)
-    assert train["ramps"] == {}
 
 
 def test_classes_that_no_label_shows_are_told(tmp_path: Path) -> None:
-    cases = [case(tmp_path, name) for name in ("c1", "c2")]
+    cases = [case(tmp_path, "c1")]
     empty = np.zeros((16, 12, 4), np.uint8)
     empty[3] = 1
     cases[0]["label"] = save(tmp_path / "one.nii.gz", empty)
-    result = run(*options(write(tmp_path, training=cases[:1], validation=cases[1:])))
+    result = run(*options(write(tmp_path, training=cases)))
     assert result.exit_code == 0
     assert "note: no training label shows b: the network cannot learn" in result.output
 
@@ -328,8 +378,8 @@ def test_a_folder_in_use(simple: Path) -> None:
     (folder / "models/model.pt").write_bytes(b"weights")
     result = run(*options(simple))
     assert result.exit_code == 1
-    assert f"'{folder}' is not empty; give --force to overwrite its files" in result.output
-    result = run(*options(simple, "--force"))
+    assert f"'{folder}' is not empty; give --overwrite to replace its files" in result.output
+    result = run(*options(simple, "--overwrite"))
     assert result.exit_code == 0
     assert f"{folder / 'models/model.pt'} is of the earlier files: train again" in result.output
     assert (folder / "models/model.pt").read_bytes() == b"weights"
@@ -340,30 +390,60 @@ def test_an_empty_folder_is_taken(simple: Path) -> None:
     assert run(*options(simple)).exit_code == 0
 
 
-@pytest.mark.parametrize("kinds", [["partial", "none"], []])
-def test_a_full_mask_is_needed(tmp_path: Path, kinds: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "kinds", "message"),
+    [
+        ((), ["none"], "no training case has a label; annotate a few cases"),
+        ((), [], "no training case has a label; annotate a few cases"),
+        ((), ["partial"], "no training case has a full mask and no stroke marks background"),
+        (("--num-full", 0), ["full"], "no training case has a full mask and no stroke marks back"),
+        (("--from", "confkd"), ["partial"], "no training case has a full mask, and the teacher"),
+        (("--from", "confkd"), [], "no training case has a full mask, and the teacher learns"),
+    ],
+)
+def test_labels_that_teach_nothing(
+    tmp_path: Path, words: tuple[object, ...], kinds: list[str], message: str
+) -> None:
     training = [case(tmp_path, f"c{i}", kind) for i, kind in enumerate(kinds)]
-    datalist = write(tmp_path, training=training, validation=[case(tmp_path, "v")])
-    result = run(*options(datalist))
+    datalist = write(tmp_path, training=training)
+    result = run(*options(datalist, *words))
     assert result.exit_code == 1
-    assert f"{datalist}: no training case has a full mask" in result.output
-    assert "annotate a few cases in full" in result.output
+    assert f"{datalist}: {message}" in result.output
 
 
 def test_a_full_mask_is_needed_where_values_decide(tmp_path: Path) -> None:
     entry = case(tmp_path, "c1", "partial")
     del entry["supervision"]
-    datalist = write(tmp_path, training=[entry], validation=[case(tmp_path, "v")])
-    result = run(*options(datalist))
+    datalist = write(tmp_path, training=[entry])
+    result = run(*options(datalist, "--from", "confkd"))
     assert result.exit_code == 1
     assert "no training case has a full mask" in result.output
 
 
-def test_validation_cases_are_needed(tmp_path: Path) -> None:
-    datalist = write(tmp_path, training=[case(tmp_path, "c1")])
+def test_a_single_case_does_not_choose_the_weights(tmp_path: Path) -> None:
+    datalist = write(tmp_path, training=[case(tmp_path, "c1")], validation=[case(tmp_path, "v")])
     result = run(*options(datalist))
     assert result.exit_code == 1
-    assert f"{datalist}: the validation split is empty" in result.output
+    assert f"{datalist}: the validation split holds one case, 'v'" in result.output
+    assert "move this one to 'training'" in result.output
+
+
+def test_what_each_case_is_for_is_said(tmp_path: Path) -> None:
+    kinds = ["full"] * 3 + ["partial"] * 2 + ["none"]
+    training = [case(tmp_path, f"c{i}", kind) for i, kind in enumerate(kinds)]
+    result = run(*options(write(tmp_path, training=training)))
+    assert result.exit_code == 0, result.output
+    for line in (
+        "training: 3 with full masks and 2 with partial labels",
+        "validation: none; the last averaged weights are kept",
+        "cross-validation tests each full mask once: mixseg train BUNDLE --folds 3",
+        "test: none",
+        "left out: 1 without a label, from which this method does not learn",
+    ):
+        assert f"\n  {line}" in result.output
+    result = run(*options(write(tmp_path, training=training), "--num-full", 2, "--overwrite"))
+    assert "training: 2 with full masks and 3 with partial labels" in result.output
+    assert "--folds" not in result.output
 
 
 def test_a_missing_datalist(tmp_path: Path) -> None:

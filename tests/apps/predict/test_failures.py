@@ -58,7 +58,7 @@ def test_broken_files_are_named_and_do_not_stop_the_others(
     reasons = {
         "cut": r"is not a readable NIfTI file \(.*\); it may be truncated: copy or download it",
         "holes": "the image has NaN or infinite voxels; replace them, or leave the case out",
-        "series": "the image has 4 axes (20×20×4×3), the bundle takes 2 or 3; store one frame per",
+        "series": "the image has 3 channels (20×20×4), the bundle takes 1; store the channels that",
         "text": "is not a readable NIfTI file",
     }
     lines = result.output.splitlines()
@@ -159,7 +159,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
         patch.setattr(NativeNiftiWriter, "write", interrupted)
         result = predictor(images, output)
     assert result.exit_code == 130
-    assert "interrupted: 1 of 3 cases are finished; the same command goes on" in result.output
+    assert "interrupted: 1 of 3 cases are finished; the same command resumes" in result.output
     assert list(stamps(output)) == ["a_LV.nii.gz"]
     assert [case["case_id"] for case in read_report(output)["cases"]] == ["a"]
     assert not (output / ".unfinished").exists()
@@ -207,27 +207,63 @@ def test_masks_never_lie_among_the_images_nor_overwrite_each_other(
     inside = images / "masks"
     assert "3 predicted:" in predictor(images, inside).output
     assert "0 predicted, 3 were finished already" in predictor(images, inside).output
-    (images / "more").mkdir()
-    shutil.copy(images / "a.nii.gz", images / "more" / "A.nii.gz")
+    shutil.copy(images / "a.nii.gz", images / "A.nii")
     refused = predictor(images, tmp_path / "masks")
     assert refused.exit_code == 1
     assert "images of one name would overwrite each other's masks" in refused.output
-    for image in (images / "a.nii.gz", images / "more" / "A.nii.gz"):
+    for image in (images / "a.nii.gz", images / "A.nii"):
         assert f"'{image}'" in refused.output
     assert stamps(tmp_path / "masks") == {}
+
+
+def test_folders_a_patient_with_equal_file_names_keep_their_folders(
+    predictor: Any, images: Path, tmp_path: Path, read_report: Any
+) -> None:
+    for patient, name in (("p1", "a"), ("p2", "b")):
+        (tmp_path / "in" / patient).mkdir(parents=True)
+        shutil.copy(images / f"{name}.nii.gz", tmp_path / "in" / patient / "scan.nii.gz")
+    (tmp_path / "in" / "._scan.nii.gz").write_bytes(b"left by a Mac")
+    (tmp_path / "in" / "lost.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    output = tmp_path / "masks"
+    result = predictor(tmp_path / "in", output, "--entropy")
+    assert result.exit_code == 0, result.output
+    for patient, name in (("p1", "a"), ("p2", "b")):
+        mask = nib.load(output / patient / "scan_LV.nii.gz")
+        assert mask.shape == nib.load(images / f"{name}.nii.gz").shape
+        assert (output / patient / "scan_LV_entropy.nii.gz").is_file()
+    report = read_report(output)
+    assert [case["case_id"] for case in report["cases"]] == ["p1_scan", "p2_scan"]
+    (left_out,) = report["left_out"]
+    assert "lost.nii.gz is left out: a link to" in left_out
+    assert left_out in result.output
+    assert "0 predicted, 2 were finished already" in predictor(tmp_path / "in", output).output
+
+
+def test_a_flat_image_gets_a_flat_mask(predictor: Any, images: Path, tmp_path: Path) -> None:
+    volume = nib.load(images / "a.nii.gz")
+    flat = np.asarray(volume.dataobj)[..., 0].astype(np.float32)
+    flat[3, 4] = 1e30
+    nib.save(nib.Nifti1Image(flat, volume.affine), tmp_path / "flat.nii.gz")
+    result = predictor(tmp_path / "flat.nii.gz", tmp_path / "masks")
+    assert result.exit_code == 0, result.output
+    mask = nib.load(tmp_path / "masks" / "flat_LV.nii.gz")
+    assert mask.shape == flat.shape
+    np.testing.assert_allclose(mask.affine, volume.affine, atol=1e-5)
+    (case,) = json.loads((tmp_path / "masks" / "report.json").read_text())["cases"]
+    assert "the image has a voxel of 1e+30" in case["warnings"][0]
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--colour", "1"), "'--colour' is neither an option nor a knob of inference.yaml"),
-        (("--dataset_dir", "x"), "'--dataset_dir' is given by -i here"),
-        (("--checkpoint", "gone.pt"), "there is no 'gone.pt': give the weights with --checkpoint"),
+        (("--colour", "1"), "'--colour' is neither an option nor a setting of inference.yaml"),
+        (("--dataset_dir", "x"), "'--dataset_dir' is given by --input here"),
+        (("--checkpoint", "gone.pt"), "there is no 'gone.pt': give the weights with --weights"),
         (("--features", "[4,8,16]"), "do not fit the network of inference.yaml; give the knobs"),
         (("--config", "gone.yaml"), "--config: there is neither 'gone.yaml' nor '"),
         (("--branch", "left"), "branch must be one of both, teacher, student, ensemble"),
         (("--device", "cuda:77"), "--device cuda:77 is not available: PyTorch"),
-        (("--device", "gpu"), "--device gpu is no device: give cpu, cuda or cuda:1"),
+        (("--device", "gpu"), "--device gpu is not a device: give cpu, cuda or cuda:1"),
     ],
 )
 def test_what_cannot_be_asked_for_is_said(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from mixseg.transforms import SelectClasses
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "acdc_lv_confkd"
 FEATURES = [2, 4, 8]
-NETWORK = ("--features", json.dumps(FEATURES), "--slice_size", "[32, 32]")
 CASES = ["patient002_frame01", "patient002_frame10", "patient003_frame01", "patient003_frame10"]
 
 
@@ -30,11 +30,28 @@ def run(*words: object) -> Result:
     return CliRunner(env={"COLUMNS": "600"}).invoke(app, list(map(str, words)))
 
 
-def propose(data: Path, output: Path, weights: Path, *more: object) -> Result:
-    """One patient with full masks, two partially labelled ones."""
-    words: list[object] = ["propose", BUNDLE, "--dataset_dir", data, "-o", output, "--quiet"]
-    words += ["--weights", weights, "--device", "cpu", "--num_full", 1, "--num_partial", 2]
-    return run(*words, *NETWORK, *more)
+@pytest.fixture(scope="module")
+def make_run(
+    as_run: Callable[..., Path], weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """A run on one patient with full masks and two partially labeled ones."""
+
+    def make(weights: Path = weights, **settings: Any) -> Path:
+        folder = tmp_path_factory.mktemp("run") / "run"
+        sizes = {"features": FEATURES, "slice_size": [32, 32], "num_full": 1, "num_partial": 2}
+        return as_run(BUNDLE, folder, weights, **sizes | settings)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(make_run: Callable[..., Path]) -> Path:
+    return make_run()
+
+
+def propose(data: Path, output: Path, trained: Path, *more: object) -> Result:
+    words: list[object] = ["propose", trained, "--data", data, "-o", output, "--quiet"]
+    return run(*words, "--device", "cpu", *more)
 
 
 def voxels(path: Path) -> np.ndarray:
@@ -71,14 +88,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predicted(
-    phantom: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
+    phantom: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
     """Case → mask of ``mixseg predict``, 0 and 1."""
     masks = {}
     for patient in sorted({case[:10] for case in CASES}):
         output = tmp_path_factory.mktemp(patient)
-        words = ["predict", BUNDLE, "-i", phantom / patient, "-o", output, "--device", "cpu"]
-        result = run(*words, "--checkpoint", weights, "--no-preview", "--quiet", *NETWORK)
+        words = ["predict", trained, "-i", phantom / patient, "-o", output, "--device", "cpu"]
+        result = run(*words, "--no-preview", "--quiet")
         assert result.exit_code == 0, result.output
         masks |= {c: voxels(output / f"{c}_LV.nii.gz") for c in CASES if c.startswith(patient)}
     assert all(0 < mask.mean() < 1 for mask in masks.values())
@@ -102,10 +119,10 @@ def drawn_copy(phantom: Path, folder: Path) -> tuple[Path, dict[str, np.ndarray]
 
 
 def test_proposals_are_the_masks_of_predict_in_the_values_of_label_files(
-    phantom: Path, weights: Path, predicted: dict[str, np.ndarray], tmp_path: Path
+    phantom: Path, trained: Path, predicted: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    result = propose(phantom, output, weights)
+    result = propose(phantom, output, trained)
     assert result.exit_code == 0, result.output
     for case, mask in predicted.items():
         stored = nib.load(proposal(output, case))
@@ -143,15 +160,15 @@ def test_proposals_are_the_masks_of_predict_in_the_values_of_label_files(
 
 
 def test_what_is_finished_is_skipped_as_long_as_it_would_be_the_same(
-    phantom: Path, weights: Path, tmp_path: Path
+    phantom: Path, trained: Path, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    assert propose(phantom, output, weights).exit_code == 0
+    assert propose(phantom, output, trained).exit_code == 0
     datalist = (output / "datalist.json").read_bytes()
     stamps = {case: proposal(output, case).stat().st_mtime_ns for case in CASES}
     proposal(output, CASES[1]).unlink()
     (output / "datalist.json").unlink()  # as where the command was killed
-    again = propose(phantom, output, weights)
+    again = propose(phantom, output, trained)
     assert again.exit_code == 0
     assert "1 predicted, 3 were finished already" in again.output
     changed = [c for c in CASES if proposal(output, c).stat().st_mtime_ns != stamps[c]]
@@ -159,39 +176,40 @@ def test_what_is_finished_is_skipped_as_long_as_it_would_be_the_same(
     assert (output / "datalist.json").read_bytes() == datalist
 
     # Fewer cases of the same settings need nothing new, and the others are not counted.
-    fewer = propose(phantom, output, weights, "--num_partial", 1)
+    fewer = propose(phantom, output, make_run(num_partial=1))
     assert "0 predicted, 2 were finished already" in fewer.output
     assert CASES[2] not in fewer.output
-    other = propose(phantom, output, weights, "--branch", "teacher")
+    other = propose(phantom, output, trained, "--branch", "teacher")
     assert "4 predicted\n" in other.output
 
 
-def test_the_branch_is_the_one_that_the_method_predicts_with(
-    phantom: Path, weights: Path, tmp_path: Path
+def test_the_branch_is_the_runs_own_unless_another_is_asked_for(
+    phantom: Path, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    masks = {}
-    lower_bound = ("--lambda_w", 0, "--lambda_kd", 0, "--lambda_ent", 0)
-    for name, more in (
-        ("method", lower_bound),
-        ("teacher", ("--branch", "teacher")),
-        ("student", (*lower_bound, "--branch", "student")),
-    ):
-        assert propose(phantom, tmp_path / name, weights, *more).exit_code == 0
+    """That of a lower bound's record is its teacher."""
+    lower_bound, masks = make_run(branch="teacher"), {}
+    for name in ("own", "teacher", "student"):
+        more = () if name == "own" else ("--branch", name)
+        assert propose(phantom, tmp_path / name, lower_bound, *more).exit_code == 0
         masks[name] = voxels(proposal(tmp_path / name, CASES[0]))
-    np.testing.assert_array_equal(masks["method"], masks["teacher"])
+    np.testing.assert_array_equal(masks["own"], masks["teacher"])
     assert (masks["student"] != masks["teacher"]).any()
 
 
 def test_stored_scribbles_replace_the_prediction(
-    phantom: Path, weights: Path, predicted: dict[str, np.ndarray], tmp_path: Path
+    phantom: Path,
+    trained: Path,
+    make_run: Callable[..., Path],
+    predicted: dict[str, np.ndarray],
+    tmp_path: Path,
 ) -> None:
     data, scribbles = drawn_copy(phantom, tmp_path)
     content = read(data)
     # Its annotator looked for the left ventricle alone: a 0 says nothing there.
     content["training"][-1]["annotated_classes"] = [3]
     (data / "datalist.json").write_text(json.dumps(content))
-    words = ("--weak_label", "drawn", "--keep-scribbles")
-    result = propose(data, tmp_path / "out", weights, *words)
+    drawn = make_run(weak_label="drawn")
+    result = propose(data, tmp_path / "out", drawn, "--keep-scribbles")
     assert result.exit_code == 0, result.output
     for case, mask in predicted.items():
         expected = 3 * mask
@@ -203,15 +221,15 @@ def test_stored_scribbles_replace_the_prediction(
     assert all(not {"scribble", "annotated_classes"} & set(entry) for entry in proposed)
 
     # Without the option, and where the scribbles would come from eroded masks, none is used.
-    for more in (words[:2], words[2:]):
-        output = tmp_path / more[0].strip("-")
-        assert propose(data, output, weights, *more).exit_code == 0
+    for name, one, *more in (("without", drawn), ("eroded", trained, "--keep-scribbles")):
+        output = tmp_path / name
+        assert propose(data, output, one, *more).exit_code == 0
         for case, mask in predicted.items():
             np.testing.assert_array_equal(voxels(proposal(output, case)), 3 * mask)
 
 
 def test_cases_that_fail_are_named_and_no_datalist_is_written(
-    phantom: Path, weights: Path, tmp_path: Path
+    phantom: Path, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
     data, _ = drawn_copy(phantom, tmp_path)
     wrong = np.full((4, 4, 2), 4, np.uint8)
@@ -219,8 +237,8 @@ def test_cases_that_fail_are_named_and_no_datalist_is_written(
     broken = data / CASES[3][:10] / f"{CASES[3]}.nii.gz"
     broken.write_bytes(broken.read_bytes()[:2000])
     output = tmp_path / "out"
-    words = ("--weak_label", "drawn", "--keep-scribbles")
-    result = propose(data, output, weights, *words)
+    drawn = make_run(weak_label="drawn")
+    result = propose(data, output, drawn, "--keep-scribbles")
     assert result.exit_code == 1
     assert "2 of 4 cases could not be proposed, no datalist was written:" in result.output
     assert f"{CASES[0]} (" in result.output
@@ -231,16 +249,18 @@ def test_cases_that_fail_are_named_and_no_datalist_is_written(
     assert not (output / "datalist.json").exists()
     # Mended, the same command does what is left.
     shutil.copy(phantom / CASES[3][:10] / f"{CASES[3]}.nii.gz", broken)
-    result = propose(data, output, weights, words[0], words[1])
+    result = propose(data, output, drawn)
     assert result.exit_code == 0, result.output
 
 
-def test_empty_proposals_are_counted(phantom: Path, weights: Path, tmp_path: Path) -> None:
+def test_empty_proposals_are_counted(
+    phantom: Path, weights: Path, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
     state = torch.load(weights, weights_only=True)
     state["student.head.weight"].zero_()
     state["student.head.bias"].copy_(torch.tensor([1.0, -1.0]))  # background everywhere
     torch.save(state, tmp_path / "background.pt")
-    result = propose(phantom, tmp_path / "out", tmp_path / "background.pt")
+    result = propose(phantom, tmp_path / "out", make_run(tmp_path / "background.pt"))
     assert result.exit_code == 0
     assert "note: 4 of 4 proposals are empty" in result.output
     assert not voxels(proposal(tmp_path / "out", CASES[0])).any()
@@ -255,29 +275,28 @@ def test_values_of_label_files_are_read_back_as_the_classes_of_the_bundle() -> N
     assert Classes((3, 1), 4, 4).values[mask].tolist() == [[0, 3, 1]]
 
 
-def test_messages(phantom: Path, weights: Path, tmp_path: Path) -> None:
-    missing = run("propose", "no_such", "--dataset_dir", phantom, "-o", tmp_path / "out")
+def test_messages(phantom: Path, make_run: Callable[..., Path], tmp_path: Path) -> None:
+    missing = run("propose", "no_such", "--data", phantom, "-o", tmp_path / "out")
     assert missing.exit_code == 1
     assert "there is no bundle 'no_such': give a bundle's folder" in missing.output
     copy = tmp_path / "acdc_lv_confkd"
     shutil.copytree(BUNDLE, copy, ignore=shutil.ignore_patterns("models", "large_files*"))
-    untrained = run("propose", copy, "--dataset_dir", phantom, "-o", tmp_path / "out")
+    untrained = run("propose", copy, "--data", phantom, "-o", tmp_path / "out")
     assert untrained.exit_code == 1
     assert f"'{copy}' has no weights:" in untrained.output
 
     (tmp_path / "file").write_text("")
-    for more, message in {
-        ("-o", tmp_path / "file" / "out"): "choose another folder with -o",
-        ("-o", phantom): f"'{phantom}' is the folder of a data set: choose another -o",
-        ("--num_partial", 0): "there is nothing to propose: give --num_full and --num_partial",
-        ("--num_full", 9): "num_full is 9, but the training split has 3 fully labelled",
-        ("--unlabeled_value", 0): "unlabeled_value is 0, a class that proposals need",
-        ("--no_such", 1): "'--no_such' is neither an option nor a knob of the bundle",
-        ("--output_dir", "x"): "'--output_dir' is given by -o here",
-        ("--features", "[2, 4, 6]"): "do not fit the network of inference.yaml",
-        ("--weights", tmp_path / "none.pt"): f"there is no '{tmp_path / 'none.pt'}'",
-    }.items():
-        result = propose(phantom, tmp_path / "out", weights, *more)
+    none = tmp_path / "none.pt"
+    for more, settings, message in (
+        (("-o", tmp_path / "file" / "out"), {}, "choose another folder with -o"),
+        (("-o", phantom), {}, f"'{phantom}' is the folder of a data set: choose another -o"),
+        (("--weights", none), {}, f"there is no '{none}'"),
+        ((), {"num_partial": 0}, "there is nothing to propose: give a run that was trained on"),
+        ((), {"num_full": 9}, "num_full is 9, but the training split has 3 fully labelled"),
+        ((), {"unlabeled_value": 0}, "unlabeled_value is 0, a class that proposals need"),
+        ((), {"features": [2, 4, 6]}, "do not fit the network of inference.yaml"),
+    ):
+        result = propose(phantom, tmp_path / "out", make_run(**settings), *more)
         assert result.exit_code == 1, more
         assert message in result.output, result.output
     assert (phantom / "datalist.json").is_file()

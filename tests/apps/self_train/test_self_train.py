@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai.utils import set_determinism
 from typer.testing import CliRunner, Result
 
@@ -48,13 +49,13 @@ KNOBS: dict[str, Any] = {
 }
 
 
-def words(data: Path, output: Path, weights: Path, rounds: int, *more: object) -> list[str]:
+def words(data: Path, output: Path, teacher: Path, rounds: int, *more: object) -> list[str]:
     """The command line after ``mixseg``."""
-    line: list[object] = ["self-train", BUNDLE, "--student", BUNDLE, "--weights", weights]
-    line += ["--dataset_dir", data, "-o", output, "--rounds", rounds, "--device", "cpu", "--quiet"]
-    line += ["--branch", "student"]
+    line: list[object] = ["self-train", teacher, "--student", BUNDLE, "--data", data]
+    line += ["-o", output, "--rounds", rounds, "--device", "cpu", "--quiet"]
     for name, value in KNOBS.items():
-        line += [f"--{name}", json.dumps(value)]
+        if not name.startswith("num_"):
+            line += [f"--{name}", json.dumps(value)]
     return [str(word) for word in (*line, *more)]
 
 
@@ -131,6 +132,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def teacher(
+    as_run: Callable[..., Path], weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return as_run(BUNDLE, tmp_path_factory.mktemp("teacher") / "run", weights, **KNOBS)
+
+
 @dataclass(frozen=True)
 class Finished:
     """Two rounds without an interruption."""
@@ -141,12 +149,12 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(data: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     output = tmp_path_factory.mktemp("finished") / "rounds"
     replacement = Here()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(self_train_rounds, "run_logged", replacement)
-        result = run(*words(data, output, weights, 2, "--split", "test"))
+        result = run(*words(data, output, teacher, 2, "--split", "test"))
     assert result.exit_code == 0, result.output
     return Finished(output, result.output, replacement.runs)
 
@@ -189,7 +197,8 @@ def test_each_round_trains_a_fresh_network_on_the_proposals_of_the_one_before(
     report = json.loads((finished.output / "round_02" / "data" / "report.json").read_text())
     assert report["weights"] == str(finished.output / "round_01" / "models" / "model.pt")
     # What a lower bound trains, and so proposes with, is its teacher branch.
-    assert report["knobs"]["branch"] == "teacher"
+    record = finished.output / "round_01" / "configs" / "inference.yaml"
+    assert yaml.safe_load(record.read_text())["branch"] == "teacher"
 
 
 def test_the_table_holds_the_scores_of_the_rounds(finished: Finished) -> None:
@@ -240,18 +249,18 @@ def test_the_table_gives_mean_and_standard_deviation() -> None:
 def test_an_interrupted_self_training_goes_on_to_the_same_weights(
     finished: Finished,
     data: Path,
-    weights: Path,
+    teacher: Path,
     tmp_path: Path,
     here: Here,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "rounds"
-    command = words(data, output, weights, 2)
+    command = words(data, output, teacher, 2)
     monkeypatch.setattr(sys, "argv", ["mixseg", "self-train", "as", "typed"])
     here.interrupt = lambda number: number == 2  # the second round's training
     ended = run(*command)
     assert ended.exit_code == 130
-    assert "interrupted; to go on: mixseg self-train as typed\n" in ended.output
+    assert "interrupted; to resume: mixseg self-train as typed\n" in ended.output
     assert (output / "round_02" / "data" / "datalist.json").is_file()
     assert not (output / "round_02" / "trained.json").exists()
     first = model(output, 1)
@@ -272,28 +281,27 @@ def test_an_interrupted_self_training_goes_on_to_the_same_weights(
     assert [(kind, knobs["split"]) for kind, _, knobs in here.runs[4:]] == [("evaluating", "test")]
     other = run(*command, "--lr", 0.1)
     assert other.exit_code == 1
-    assert f"'{output}' holds a self-training with another student's knobs" in other.output
+    assert f"'{output}' holds a self-training with another student's settings" in other.output
 
 
 def test_proposals_can_be_the_labels_of_the_weak_branch(
-    data: Path, weights: Path, tmp_path: Path, here: Here
+    data: Path, teacher: Path, tmp_path: Path, here: Here
 ) -> None:
     """Luo and Yang's proxy masks: the strong branch selects the weights and proposes further."""
-    decoupled = BUNDLE.with_name("acdc_lv_decoupled")
-    command = ["self-train", BUNDLE, "--student", decoupled, "--weights", weights]
-    command += ["--dataset_dir", data, "-o", tmp_path, "--rounds", 2, "--device", "cpu", "--quiet"]
-    of_the_teacher = {"lambda_kd", "lambda_ent"}
+    command = ["self-train", teacher, "--student", BUNDLE, "--config", "rows/decoupled.yaml"]
+    command += ["--data", data, "-o", tmp_path, "--rounds", 2, "--device", "cpu", "--quiet"]
+    of_the_teacher = {"lambda_kd", "lambda_ent", "num_full", "num_partial"}
     for name, value in KNOBS.items():
         if name not in of_the_teacher:
             command += [f"--{name}", json.dumps(value)]
-    command += ["--noisy_as", "partial", "--inference_branch", "teacher", "--lambda_w", 1]
+    command += ["--noisy-as", "partial", "--inference-branch", "teacher", "--lambda-w", 1]
     result = run(*command, "--batch_partial", 3)
     assert result.exit_code == 0, result.output
     for knobs in [knobs for kind, _, knobs in here.runs if kind == "training"]:
         assert (knobs["noisy_as"], knobs["num_full"], knobs["num_partial"]) == ("partial", 1, 0)
         assert (knobs["batch_full"], knobs["batch_partial"]) == (2, 3)
-    report = json.loads((tmp_path / "round_02" / "data" / "report.json").read_text())
-    assert report["knobs"]["branch"] == "teacher"
+    inference = yaml.safe_load((tmp_path / "round_01" / "configs" / "inference.yaml").read_text())
+    assert inference["branch"] == "teacher"
     history = (tmp_path / "round_02" / "history.csv").read_text().splitlines()
     column = history[0].split(",").index("ce_weak")
     assert all(float(line.split(",")[column]) > 0 for line in history[1:])
@@ -304,10 +312,10 @@ def test_proposals_can_be_the_labels_of_the_weak_branch(
 
 @pytest.mark.slow
 def test_a_killed_self_training_goes_on_to_the_same_weights(
-    finished: Finished, data: Path, weights: Path, tmp_path: Path
+    finished: Finished, data: Path, teacher: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "rounds"
-    command = [sys.executable, "-m", "mixseg.cli.main", *words(data, output, weights, 2)]
+    command = [sys.executable, "-m", "mixseg.cli.main", *words(data, output, teacher, 2)]
     checkpoint = output / "round_02" / "checkpoint.pt"
     with (tmp_path / "screen.txt").open("wb") as screen:
         process = subprocess.Popen(command, stdout=screen, stderr=screen)
@@ -327,34 +335,53 @@ def test_a_killed_self_training_goes_on_to_the_same_weights(
         assert_same(model(output, number), model(finished.output, number))
 
 
-def test_messages(data: Path, weights: Path, tmp_path: Path, here: Here) -> None:
+def test_messages(
+    data: Path,
+    teacher: Path,
+    weights: Path,
+    as_run: Callable[..., Path],
+    tmp_path: Path,
+    here: Here,
+) -> None:
     (tmp_path / "file").write_text("")
     bare = tmp_path / "acdc_lv_bare"
     shutil.copytree(BUNDLE, bare, ignore=shutil.ignore_patterns("models", "large_files*"))
     train = bare / "configs" / "train.yaml"
     train.write_text(re.sub(r"^ *noisy_as: .*\n", "", train.read_text(), flags=re.MULTILINE))
-    own = tmp_path / "own"
-    shutil.copytree(bare, own)
     for more, message in {
         ("--rounds", 0): "--rounds is 0: train one network at least",
         ("--split", "training"): "--split is 'training': give validation or test",
         ("--student", "no_such"): "there is no bundle 'no_such'",
-        ("--student", bare): "has no knob 'noisy_as', with which proposals are trained on",
+        ("--student", bare): "has no setting 'noisy_as', by which it would take proposals",
         ("-o", tmp_path / "file" / "out"): "choose another folder with -o",
         ("--noisy_as", "noisy"): "--noisy_as is 'noisy': give full or partial",
-        ("--no_such", 1): "'--no_such' is neither an option nor a knob of the bundle",
-        ("--teacher-knob", "features"): "--teacher-knob features: write NAME=VALUE",
-        ("--teacher-knob", "target_classes=[1]"): "the teacher proposes (1,) of 4",
-        ("--teacher-knob", "features=[2,4,6]"): "do not fit the network of inference.yaml",
+        ("--no_such", 1): "'--no_such' is neither an option nor a setting of the student",
+        ("--num_full", 1): "'--num_full' is given by the teacher here",
+        ("--target_classes", "[1]"): "the teacher proposes (3,) of 4",
     }.items():
-        result = run(*words(data, tmp_path / "out", weights, 1, *more))
+        result = run(*words(data, tmp_path / "out", teacher, 1, *more))
         assert result.exit_code == 1, more
         assert message in result.output, result.output
-    untrained = run("self-train", bare, "--dataset_dir", data, "-o", "x", "--rounds", 1)
+    wrong = as_run(BUNDLE, tmp_path / "wrong", weights, **KNOBS | {"features": [2, 4, 6]})
+    result = run(*words(data, tmp_path / "out", wrong, 1))
+    assert "do not fit the network of inference.yaml" in result.output
+    untrained = run("self-train", bare, "--data", data, "-o", "x", "--rounds", 1)
     assert f"'{bare}' has no weights:" in untrained.output
-    unknown = ["self-train", own, "--weights", weights, "--dataset_dir", data, "-o", "x"]
+    unknown = as_run(bare, tmp_path / "own", weights, **KNOBS)
+    (unknown / "record.json").write_text('{"bundle": "own"}')
     assert (
         "takes the proposals of 'own': name one with --student"
-        in run(*unknown, "--rounds", 1).output
+        in run("self-train", unknown, "--data", data, "-o", "x", "--rounds", 1).output
     )
     assert here.runs == []
+
+
+def test_the_student_has_the_teachers_classes(
+    data: Path, weights: Path, as_run: Callable[..., Path], tmp_path: Path, here: Here
+) -> None:
+    """Unless it is told otherwise; nobody repeats them."""
+    teacher = as_run(BUNDLE, tmp_path / "run", weights, **KNOBS, target_classes=[2])
+    here.interrupt = lambda number: False
+    result = run(*words(data, tmp_path / "out", teacher, 1))
+    assert result.exit_code == 0, result.output
+    assert here.runs[0][2]["target_classes"] == [2]

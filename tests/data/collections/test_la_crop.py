@@ -251,12 +251,12 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_another_rule_does_not_mix_with_what_is_there(tmp_path: Path) -> None:
     source, output = official(tmp_path / "in", 3), tmp_path / "out"
     crop_la(source, output, size=5.0)
-    with pytest.raises(DatalistError, match=r"datalist\.json' exists; give --force"):
+    with pytest.raises(DatalistError, match=r"datalist\.json' exists; give --overwrite"):
         crop_la(source, output, size=5.0)
     (output / "datalist.json").unlink()
     with pytest.raises(DatalistError, match="records another crop or seed than asked for"):
         crop_la(source, output, size=7.5)
-    crop_la(source, output, size=7.5, force=True)
+    crop_la(source, output, size=7.5, overwrite=True)
     assert nib.load(output / "image" / "case00.nii.gz").shape == (12, 12, 6)
     (output / "datalist.json").unlink()
     (output / "preparation.json").write_text("{")

@@ -7,10 +7,10 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from mixseg.cli.prepare import add_commands
+from mixseg.cli import prepare
+from mixseg.cli.main import app
 from mixseg.data import Datalist, Entry, find_datalist, list_images
 from mixseg.data.collections import ENTRY_POINTS, Collection, Prepared, collections, registry
 
@@ -28,13 +28,13 @@ class Toys(Collection):
         training = [Entry(image="a.nii.gz", case_id="a")]
         return Datalist(classes=["background", "toy"], unlabeled=2, training=training)
 
-    def prepare(self, source: Path, *, seed: int = 0, force: bool = False) -> Prepared:
+    def prepare(self, source: Path, *, seed: int = 0, overwrite: bool = False) -> Prepared:
         """Prepare toys.
 
         Args:
             source: Folder with toys.txt.
             seed: Seed of the split.
-            force: Overwrite an existing
+            overwrite: Overwrite an existing
                 file.
         """
         datalist = self.datalist(source, seed)
@@ -51,9 +51,10 @@ class Toys(Collection):
 def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     point = EntryPoint("toys", f"{__name__}:Toys", ENTRY_POINTS)
     monkeypatch.setattr(EntryPoint, "load", lambda self: Toys)
-    monkeypatch.setattr(
-        registry, "entry_points", lambda group: [point] if group == ENTRY_POINTS else []
-    )
+    for module in (registry, prepare):
+        monkeypatch.setattr(
+            module, "entry_points", lambda group: [point] if group == ENTRY_POINTS else []
+        )
     collections.cache_clear()
     yield
     collections.cache_clear()
@@ -72,16 +73,16 @@ def test_a_collection_of_another_package_is_found_and_listed(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("_registered")
 def test_its_prepare_is_a_command(tmp_path: Path) -> None:
-    app = typer.Typer()
-    add_commands(app)
-    shown = CliRunner().invoke(app, ["toys", "--help"]).output
+    listed = CliRunner().invoke(app, ["prepare", "--help"]).output
+    assert " toys " in listed
+    shown = CliRunner().invoke(app, ["prepare", "toys", "--help"]).output
     for text in ("Prepare toys.", "Folder with toys.txt.", "Overwrite an existing file."):
         assert text in shown
     assert "Args" not in shown
-    failed = CliRunner().invoke(app, ["toys", str(tmp_path)])
+    failed = CliRunner().invoke(app, ["prepare", "toys", str(tmp_path)])
     assert failed.exit_code == 1
     assert f"'{tmp_path}' holds no toys" in failed.output
     (tmp_path / "toys.txt").touch()
-    done = CliRunner().invoke(app, ["toys", str(tmp_path), "--seed", "3"])
+    done = CliRunner().invoke(app, ["prepare", "toys", str(tmp_path), "--seed", "3"])
     assert done.exit_code == 0
     assert Datalist.load(tmp_path / "list3.json").training[0].case_id == "a"

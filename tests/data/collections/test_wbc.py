@@ -155,10 +155,10 @@ def test_the_folder_itself_can_take_the_datalist(tmp_path: Path) -> None:
     datalist = converted(source)
     assert find_datalist(source) == datalist
     assert datalist.training[0].image.endswith(".bmp")
-    with pytest.raises(DatalistError, match=r"datalist\.json' exists; give --force"):
+    with pytest.raises(DatalistError, match=r"datalist\.json' exists; give --overwrite"):
         convert_wbc(source)
     # Once more: the copies of before are no masks of their own.
-    assert ids(converted(source, force=True)) == ids(datalist)
+    assert ids(converted(source, overwrite=True)) == ids(datalist)
 
 
 def test_identical_pictures_stay_in_one_split(tmp_path: Path) -> None:

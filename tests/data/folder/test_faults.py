@@ -162,7 +162,7 @@ CASES = [
         _save_label(mask(1, 2).astype(np.float32) / 2),
         "labels/c2.nii.gz",
         "the label (float32) has values that are not whole numbers, such as 0.5",
-        "export it again with nearest neighbour",
+        "export it again with nearest neighbor",
     ),
     Broken(
         "classes that are not in a row",
@@ -220,15 +220,15 @@ CASES = [
         "a value that is no class",
         _save_label(mask(1, 7)),
         "labels/c2.nii.gz",
-        "label values [7] are no class (0 bg, 1 a, 2 b) and not unlabelled (-1, 3, 255)",
+        "label values [7] are not a class (0 bg, 1 a, 2 b) and not declared unlabeled",
         'if each value is a class, give --values "0,1,7"',
         {"classes": ["bg", "a", "b"]},
     ),
     Broken(
         "fewer classes than values",
         _all(mask(1, 2, 3, 4)),
-        "labels/c2.nii.gz",
-        "label values [3, 4] are no class (0 bg, 1 a) and not unlabelled (-1, 2, 255)",
+        "labels/c0.nii.gz",
+        "label values [2, 3, 4] are not a class (0 bg, 1 a) and not declared unlabeled",
         "name all the classes with --classes",
         {"classes": ["bg", "a"]},
     ),
@@ -243,8 +243,8 @@ CASES = [
         "a 4D image",
         _save_image(shape=(*SHAPE, 2)),
         "images/c2.nii.gz",
-        "the image is 4D, shape (6, 5, 3, 2); 3D is expected",
-        "store one frame per file",
+        "the image is 3D with 2 channels, most others are 3D with 1",
+        "of a series in time, store one frame per file",
     ),
     Broken(
         "a label without a labelled voxel",
@@ -252,6 +252,7 @@ CASES = [
         "labels/c2.nii.gz",
         "the label holds no labelled voxel",
         "remove it, or give --allow-unlabeled",
+        {"unlabeled": 255},
     ),
     Broken(
         "no full mask at all",
@@ -259,13 +260,13 @@ CASES = [
         "",
         "none of the 5 cases has a full mask, which validation needs",
         "label a few cases completely",
-        {"classes": ["bg", "a", "b"]},
+        {"classes": ["bg", "a", "b"], "unlabeled": 3},
     ),
     Broken(
         "a value for unlabelled that nobody names",
         _all(_strokes()),
         "labels/c0.nii.gz",
-        "the value 3 fills 77 % of the 5 files that hold it, which looks like 'unlabelled'",
+        "the value 3 fills 77 % of the 5 files that hold it, which looks like 'unlabeled'",
         "if it is, give --unlabeled 3",
     ),
     Broken(
@@ -302,9 +303,10 @@ CASES = [
             (root / n / f"c{i}.nii.gz").unlink() for n in ("images", "labels") for i in range(3)
         ],
         "",
-        "2 patients have full masks only, but 3 are needed, at least one each for training, "
+        "2 patients have full masks only, but 6 are needed, at least two each for training, "
         "validation, test",
-        "leave out the test split: --split 80/20/0",
+        "leave out --split: all of them train, and cross-validation scores them",
+        {"split": "70/10/20"},
     ),
 ]
 

@@ -74,7 +74,7 @@ FULL = {f"f{i}": full(1, 2) for i in range(5)}
 
 def test_each_case_is_recognised_by_the_values_of_its_label(tmp_path: Path) -> None:
     fill(tmp_path, FULL | {"s": scribble(3, 1, 2), "u": None})
-    options = FolderOptions(classes=["background", "a", "b"], allow_unlabeled=True)
+    options = FolderOptions(classes=["background", "a", "b"], unlabeled=3, allow_unlabeled=True)
     report = inspect_folder(tmp_path, options)
     assert kinds(report) == dict.fromkeys(FULL, "full") | {"s": "partial", "u": "none"}
     voxels = {case.pair.case_id: dict(case.voxels) for case in report.cases}
@@ -86,10 +86,18 @@ def test_each_case_is_recognised_by_the_values_of_its_label(tmp_path: Path) -> N
     assert entries["s"].supervision == "partial"
     assert entries["f3"].label == "labels/f3.nii.gz"
     assert datalist.unlabeled == 3
-    # Half of the 5 full cases would be a fraction: at least one each, the rest trains.
-    assert [len(datalist.validation), len(datalist.test)] == [1, 1]
-    assert {e.supervision for e in (*datalist.validation, *datalist.test)} == {"full"}
-    assert validate_datalist(Datalist.load(tmp_path / "datalist.json")) == []
+    # Five full masks are too few to set any aside.
+    assert [len(datalist.validation), len(datalist.test)] == [0, 0]
+    few, without = report.uses
+    assert few.startswith("5 patients with full masks: too few to set any aside for validation. A ")
+    assert few.endswith("mixseg train BUNDLE --folds 5")
+    assert without.startswith("1 case without a label: ")
+    errors = [
+        f
+        for f in validate_datalist(Datalist.load(tmp_path / "datalist.json"))
+        if f.level == "error"
+    ]
+    assert errors == []
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(255, np.uint8), (-1, np.int16)])
@@ -97,7 +105,7 @@ def test_one_value_for_unlabelled_is_declared_and_nothing_is_copied(
     tmp_path: Path, value: int, dtype: Any
 ) -> None:
     fill(tmp_path, FULL | {"s": scribble(value, 1, 2, dtype=dtype)})
-    datalist = prepare_folder(tmp_path, tmp_path / "out")
+    datalist = prepare_folder(tmp_path, tmp_path / "out", FolderOptions(unlabeled=value))
     assert (datalist.unlabeled, datalist.classes) == (value, ["background", "class1", "class2"])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["datalist.json"]
     assert validate_datalist(datalist) == []
@@ -106,9 +114,9 @@ def test_one_value_for_unlabelled_is_declared_and_nothing_is_copied(
 def test_two_values_for_unlabelled_become_one_in_copies(tmp_path: Path) -> None:
     fill(tmp_path, FULL | {"s": scribble(255, 1, 2), "t": scribble(3, 1)})
     before = (tmp_path / "labels" / "s.nii.gz").read_bytes()
-    options = FolderOptions(classes=["background", "a", "b"])
+    options = FolderOptions(classes=["background", "a", "b"], unlabeled=[255, 3])
     report = inspect_folder(tmp_path, options)
-    assert "1 label file converted into copies (unlabelled 255→3), such as s.nii.gz" in report.notes
+    assert "1 label file converted into copies (unlabeled 255→3), such as s.nii.gz" in report.notes
     datalist = prepare_folder(tmp_path, tmp_path / "out", options)
     assert datalist.unlabeled == 3
     entries = {entry.case_id: entry for entry in datalist.training}
@@ -137,7 +145,7 @@ def test_values_are_mapped_and_float_masks_stored_as_integers(tmp_path: Path) ->
     datalist = prepare_folder(tmp_path / "float", tmp_path / "float")
     assert datalist.training[0].label == f"converted_labels/{datalist.training[0].case_id}.nii.gz"
     # The copies are no labels of a second run.
-    again = prepare_folder(tmp_path / "float", tmp_path / "float", force=True)
+    again = prepare_folder(tmp_path / "float", tmp_path / "float", overwrite=True)
     assert again.model_dump() == datalist.model_dump()
 
 
@@ -179,7 +187,7 @@ def test_the_split_is_by_patient_seeded_and_in_proportion(tmp_path: Path) -> Non
     (tmp_path / "labels" / "p03_b.nii.gz").unlink()
     save(tmp_path / "labels" / "p03_b.nii.gz", scribble(2, 1))
     options = FolderOptions(
-        patient_pattern=r"(p\d+)_", split="50/20/30", classes=["background", "a"]
+        patient_pattern=r"(p\d+)_", split="50/20/30", classes=["background", "a"], unlabeled=2
     )
     datalist = prepare_folder(tmp_path, tmp_path, options)
     patients = {s: {e.patient_id for e in getattr(datalist, s)} for s in ("validation", "test")}
@@ -191,9 +199,43 @@ def test_the_split_is_by_patient_seeded_and_in_proportion(tmp_path: Path) -> Non
     same = inspect_folder(tmp_path, options).splits["test"]
     assert [case.pair.case_id for case in same] == [entry.case_id for entry in datalist.test]
     other = FolderOptions(
-        patient_pattern=r"(p\d+)_", split="50/20/30", classes=["background", "a"], seed=1
+        patient_pattern=r"(p\d+)_",
+        split="50/20/30",
+        classes=["background", "a"],
+        unlabeled=2,
+        seed=1,
     )
     assert {c.patient for c in inspect_folder(tmp_path, other).splits["test"]} != patients["test"]
+
+
+@pytest.mark.parametrize(
+    ("masks", "split", "expected"),
+    [
+        # 0.1 · 10 is one, and a single case is never a split.
+        (10, "auto", (6, 2, 2)),
+        (9, "auto", (9, 0, 0)),
+        (6, "60/20/20", (2, 2, 2)),
+        (30, "auto", (21, 3, 6)),
+    ],
+)
+def test_few_masks_all_train_and_no_split_is_a_single_patient(
+    tmp_path: Path, masks: int, split: str, expected: tuple[int, ...]
+) -> None:
+    fill(tmp_path, {f"f{i:02d}": full(1) for i in range(masks)} | {"s": scribble(2, 1)})
+    options = FolderOptions(split=split, classes=["background", "a"])
+    report = inspect_folder(tmp_path, options)
+    numbers = {split: len(cases) for split, cases in report.splits.items()}
+    training, validation, test = expected
+    assert numbers == {"training": training + 1, "validation": validation, "test": test}
+
+
+def test_scribbles_alone_train_and_nothing_scores_them(tmp_path: Path) -> None:
+    fill(tmp_path, {"s": scribble(2, 1), "t": scribble(2, 1)})
+    report = inspect_folder(tmp_path, FolderOptions(classes=["background", "a"]))
+    assert kinds(report) == {"s": "partial", "t": "partial"}
+    (sentence,) = report.uses
+    assert sentence.startswith("no full mask: too few to set any aside for validation. A training ")
+    assert sentence.endswith("label at least three patients completely")
 
 
 def test_patients_are_suggested_where_names_share_beginnings(tmp_path: Path) -> None:
@@ -372,7 +414,7 @@ def test_links_below_the_folder_stay_relative(tmp_path: Path) -> None:
 
 def test_select_cases_and_check_cases_take_the_result(tmp_path: Path) -> None:
     fill(tmp_path, FULL | {"s": scribble(3, 1, 2), "u": None})
-    options = FolderOptions(classes=["background", "a", "b"], allow_unlabeled=True)
+    options = FolderOptions(classes=["background", "a", "b"], unlabeled=3, allow_unlabeled=True)
     datalist = prepare_folder(tmp_path, tmp_path, options)
     cases = select_cases(datalist, tmp_path, num_full=2)
     assert sorted(case["supervision"] for case in cases) == ["full", "full", "partial", "partial"]

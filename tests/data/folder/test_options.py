@@ -47,9 +47,9 @@ def test_folders_without_anything_to_read(tmp_path: Path) -> None:
         inspect_folder(tmp_path / "gone")
     with pytest.raises(DatalistError, match=r"holds no image \(\.nii, .*\): it is empty"):
         inspect_folder(tmp_path)
-    for name in ("a.dcm", "b.dcm", "c.txt"):
+    for name in ("a.npy", "b.npy", "c.txt"):
         (tmp_path / name).touch()
-    with pytest.raises(DatalistError, match=r"holds no image .*, but 2 \.dcm, 1 \.txt: convert"):
+    with pytest.raises(DatalistError, match=r"holds no image .*, but 2 \.npy, 1 \.txt: convert"):
         inspect_folder(tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_dataset_json_that_cannot_be_followed(root: Path) -> None:
     [
         ({"classes": ["bg", "a"], "values": [0, 1, 2]}, "names 2 classes and --values 3 values"),
         ({"values": [0, 1, 1]}, "--values names a value twice"),
-        ({"unlabeled": 0}, "0 cannot be the unlabelled value of full masks"),
+        ({"unlabeled": 0}, "0 cannot be the unlabeled value of full masks"),
         ({"classes": ["bg", "a", "b"], "unlabeled": 2}, "2 is the value of a class"),
         ({"classes": ["bg"]}, "1 classes; 2 to 255 are possible"),
         ({"patient_pattern": "c."}, r"has no group: put the patient in parentheses"),
@@ -109,12 +109,15 @@ def test_split_files_that_cannot_be(root: Path) -> None:
     file.write_text(json.dumps({"train": ["c0", "c1"], "val": ["c1"]}))
     (fault,) = inspect_folder(root, FolderOptions(split=str(file))).faults
     assert fault.problem == "'c1' is in two splits, training and validation"
+    file.write_text(json.dumps({"train": ["c0"], "val": ["c1"], "tets": ["c2"]}))
+    with pytest.raises(DatalistError, match=r"has the list 'tets', .* is 'test' meant"):
+        inspect_folder(root, FolderOptions(split=str(file)))
     file.write_text(json.dumps({"train": "c0"}))
     with pytest.raises(DatalistError, match="needs the lists 'train', 'val' and 'test'"):
         inspect_folder(root, FolderOptions(split=str(file)))
     file.write_text(json.dumps({"train": ["c0"], "val": ["c1"]}))
     save(root / "labels" / "c1.nii.gz", np.where(mask(1) == 0, 3, mask(1)).astype(np.uint8))
-    options = FolderOptions(split=str(file), classes=["bg", "a", "b"])
+    options = FolderOptions(split=str(file), classes=["bg", "a", "b"], unlabeled=3)
     (fault,) = inspect_folder(root, options).faults
     assert fault.problem == "the validation case has no full mask"
 
@@ -131,6 +134,6 @@ def test_colour_masks_and_lossy_masks(tmp_path: Path) -> None:
     faults = {
         Path(f.file).relative_to(tmp_path).as_posix(): f for f in inspect_folder(tmp_path).faults
     }
-    assert faults["labels/c0.png"].problem == "the label is a colour image of 3 channels"
+    assert "it is a color image of 3 channels" in faults["labels/c0.png"].problem
     assert faults["labels/c2.jpg"].problem == "the label is a JPEG file, whose values are not exact"
     assert "the image is a palette picture" in faults["images/c1.png"].problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import itk
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset
-from monai.transforms import Compose, LoadImaged, Resized
+from monai.transforms import Compose, Resized
 from PIL import Image
 
 from mixseg.data import (
@@ -27,10 +28,11 @@ from mixseg.data import (
     split_cases,
 )
 from mixseg.data.checks import validate_datalist
-from mixseg.files.reading import UnreadableError, count_values, is_palette, open_volume
+from mixseg.files.reading import UnreadableError, count_values, open_volume
+from mixseg.transforms import LoadVolumed
 
 WIDTH, HEIGHT = 8, 6
-LOAD = LoadImaged(["image", "label"], ensure_channel_first=True)
+LOAD = LoadVolumed(["image", "label"])
 
 
 def colours(seed: int) -> np.ndarray:
@@ -90,10 +92,10 @@ def test_flat_files_of_other_formats(tmp_path: Path) -> None:
 def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8))
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
-    with pytest.raises(UnreadableError, match="truncated"):
+    with pytest.raises(UnreadableError, match="ends before its last chunk"):
         open_volume(tmp_path / "a.png")
     Image.fromarray(mask(1)).convert("P").save(tmp_path / "p.png")
-    assert is_palette(tmp_path / "p.png")
+    assert open_volume(tmp_path / "p.png").palette
 
 
 def test_count_values() -> None:
@@ -129,10 +131,10 @@ def test_masks_stored_in_colour_become_grey(tmp_path: Path) -> None:
         save(path, np.stack([mask(1), mask(1), mask(1), np.full_like(mask(1), 255)], axis=-1))
     report = inspect_folder(tmp_path)
     assert report.notes == [
-        "5 label files converted into copies (4 equal channels→1), such as 000.png"
+        "5 label files converted into copies (3 equal channels→1), such as 000.png"
     ]
     datalist = prepare_folder(tmp_path, tmp_path)
-    copy = np.asarray(Image.open(tmp_path / str(datalist.test[0].label)))
+    copy = np.asarray(Image.open(tmp_path / str(datalist.training[0].label)))
     np.testing.assert_array_equal(copy, mask(1))
 
 
@@ -151,7 +153,10 @@ def test_training_and_validation_read_pictures(tmp_path: Path) -> None:
     fill(tmp_path, 1, 2)
     save(tmp_path / "image" / "009.png", colours(9))
     save(tmp_path / "label" / "009.png", np.where(mask(1, 2) == 0, 3, mask(1, 2)).astype(np.uint8))
-    options = FolderOptions(classes=["background", "a", "b"])
+    names = {"train": ["000", "001", "002", "009"], "val": ["003"], "test": ["004"]}
+    (tmp_path / "split.json").write_text(json.dumps(names))
+    split = str(tmp_path / "split.json")
+    options = FolderOptions(classes=["background", "a", "b"], unlabeled=3, split=split)
     prepare_folder(tmp_path, tmp_path, options)
     datalist = Datalist.load(tmp_path / "datalist.json")
     training = select_cases(datalist, None)

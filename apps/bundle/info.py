@@ -1,0 +1,63 @@
+"""What a bundle says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe"]
+
+
+def describe(folder: Path) -> dict[str, str]:
+    """The facts of a bundle that one asks for before using it.
+
+    Args:
+        folder: the bundle's.
+
+    Returns:
+        Title → text, in the order in which they are shown: what it segments, what it takes and
+        gives, its weights, scores and licenses. Facts that its files do not give are left out.
+    """
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    formats = metadata["network_data_format"]
+    image, mask = formats["inputs"]["image"], formats["outputs"]["pred"]
+    weights = sorted(p.relative_to(folder).as_posix() for p in folder.glob("**/models/*.pt"))
+    facts = {
+        "name": f"{folder.resolve().name} {metadata.get('version', '')}",
+        "task": metadata.get("task", ""),
+        "method": metadata.get("description", ""),
+        "input": f"{_channels(image)}, {_dimensions(image)}. {metadata.get('image_classes', '')}",
+        "output": "a mask: " + ", ".join(f"{k} {v}" for k, v in mask["channel_def"].items()),
+        "weights": ", ".join(weights) or "none: train it",
+        "scores": _scores(metadata.get("eval_metrics", {})),
+        "data": metadata.get("data_source", ""),
+        "license": _heading(folder / "LICENSE"),
+        "data license": _text(folder / "docs" / "data_license.txt"),
+        "intended use": metadata.get("intended_use", ""),
+        "card": "docs/README.md" if (folder / "docs" / "README.md").is_file() else "",
+    }
+    return {title: text for title, text in facts.items() if text}
+
+
+def _channels(image: Mapping[str, Any]) -> str:
+    count = image["num_channels"]
+    return f"{image['modality']} with {count} channel{'s' * (count != 1)}"
+
+
+def _dimensions(image: Mapping[str, Any]) -> str:
+    return {2: "read slice by slice (2D)", 3: "read as volumes (3D)"}[len(image["spatial_shape"])]
+
+
+def _scores(metrics: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in metrics.items())
+
+
+def _heading(path: Path) -> str:
+    """The first lines of a license text, up to the first empty one."""
+    return " ".join(_text(path).partition("\n\n")[0].split())
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""

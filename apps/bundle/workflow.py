@@ -1,0 +1,274 @@
+"""Training a bundle, and scoring what was trained, by ``monai.bundle run``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed, remember
+from mixseg.apps.bundle.folds import cross_validate
+from mixseg.apps.bundle.run import run_bundle
+from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.record import is_run
+from mixseg.configuration.settings import settings_of, suggestion
+from mixseg.metrics.scores import CaseScore
+
+__all__ = ["evaluate_run", "evaluation_files", "train_bundle", "training_files", "validate_folds"]
+
+#: Settings that :func:`train_bundle` and :func:`evaluate_run` give by arguments of their own.
+TRAINING_ARGUMENTS = {
+    "bundle_root": "the bundle",
+    "dataset_dir": "--data",
+    "output_dir": "--output",
+    "ckpt_dir": "--output",
+    "device": "--device",
+    "resume": "--resume",
+}
+EVALUATION_ARGUMENTS = {
+    **{name: TRAINING_ARGUMENTS[name] for name in ("bundle_root", "dataset_dir", "output_dir")},
+    "ckpt_dir": "--weights",
+    "checkpoint": "--weights",
+    "device": "--device",
+    "split": "--split",
+}
+SPLITS = ("test", "validation")
+#: What a training leaves in its folder.
+_TRAINED = ("checkpoint.pt", "history.csv", "models/model.pt")
+
+
+def training_files(folder: Path, config: Sequence[Path] = ()) -> list[Path]:
+    """``train.yaml`` of a bundle and the files after it.
+
+    Args:
+        folder: the bundle's.
+        config: further files, by their paths or by their names in ``configs/``.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    files = [folder / "configs" / "train.yaml", *configurations(folder, config)]
+    if not files[0].is_file():
+        raise ValueError(f"'{folder}' cannot be trained: it has no configs/train.yaml")
+    return files
+
+
+def evaluation_files(folder: Path, config: Sequence[Path] = ()) -> list[Path]:
+    """The files that score a bundle's network: ``evaluate.yaml``, after the ones that it needs.
+
+    Args:
+        folder: a bundle's, where ``evaluate.yaml`` changes ``train.yaml``, or that of a run, where
+            it stands alone.
+        config: further files, by their paths or by their names in ``configs/``.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    evaluate = folder / "configs" / "evaluate.yaml"
+    if not evaluate.is_file():
+        raise ValueError(f"'{folder}' cannot be evaluated: it has no configs/evaluate.yaml")
+    alone = "network_def" in load(evaluate)
+    first = [] if alone else training_files(folder)
+    return [*first, *configurations(folder, config), evaluate]
+
+
+def train_bundle(
+    bundle: str | Path,
+    *,
+    data: Path | None = None,
+    output: Path | None = None,
+    config: Sequence[Path] = (),
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    verbose: bool = False,
+) -> Path:
+    """Train a bundle in a process of its own.
+
+    Args:
+        bundle: its folder, a zip of ``mixseg pack``, or its name.
+        data: folder of the data; None for the one that the bundle names.
+        output: folder of the run; None for ``eval`` in the bundle's folder, where that is given,
+            and for a run itself.
+        config: files to pass after ``train.yaml``.
+        settings: entries of the configuration with other values.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA where it is there.
+        resume: continue the training that ``output`` holds.
+        overwrite: start again where it holds one.
+        verbose: show all that the training says; it is in ``output/train.log`` anyway.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        ValueError: there is no such bundle, file or setting; ``output`` is missing, or holds a
+            training and it is not said what to do with it.
+        ChildProcessError: the training failed; says why.
+    """
+    folder = find_bundle(bundle)
+    refuse_changed(folder)
+    files = training_files(folder, config)
+    known = settings_of(files)
+    given = dict(settings or {})
+    check_settings(given, known, f"the bundle {bundle_name(folder)}", TRAINING_ARGUMENTS)
+    if output is None and is_run(folder):
+        output = folder
+    output = _output(bundle, folder, output)
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if not (resume or overwrite) and any((output / name).is_file() for name in _TRAINED):
+        raise ValueError(
+            f"'{output}' holds a training: continue it with --resume, start again with "
+            "--overwrite, or choose another --output"
+        )
+    given |= _places(folder, data, output, device)
+    if "ckpt_dir" in known:
+        given["ckpt_dir"] = (output / "models").resolve()
+    given |= {
+        name: True for name, wanted in (("resume", resume), ("overwrite", overwrite)) if wanted
+    }
+    run_bundle("training", files, given, output / "train.log", verbose=verbose)
+    remember(output)  # what was trained here does not come from elsewhere
+    return output
+
+
+def validate_folds(
+    bundle: str | Path,
+    folds: int,
+    show: Callable[[str, str], None],
+    *,
+    data: Path | None = None,
+    output: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+) -> tuple[Path, list[CaseScore]]:
+    """Cross-validate a bundle over its full masks, see :func:`cross_validate`.
+
+    Args:
+        bundle: its folder, a zip of ``mixseg pack``, or its name.
+        folds: number of trainings.
+        show: is told each step, as text and kind.
+        data: folder of the data; None for the one that the bundle names.
+        output: folder of the folds; None for ``folds`` in the bundle's folder.
+        settings: entries of the configuration with other values.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA where it is there.
+
+    Returns:
+        The folder, and the scores of every full mask.
+
+    Raises:
+        ValueError: there is no such bundle or setting; ``output`` is missing; or the masks are too
+            few.
+        ChildProcessError: a training or a test failed; names its log.
+    """
+    folder = find_bundle(bundle)
+    refuse_changed(folder)
+    given = dict(settings or {})
+    known = settings_of(training_files(folder))
+    check_settings(given, known, f"the bundle {bundle_name(folder)}", TRAINING_ARGUMENTS)
+    output = _output(bundle, folder, output, "folds")
+    places = _places(folder, data, output, device)
+    given |= {name: places[name] for name in ("dataset_dir", "device") if name in places}
+    return output, cross_validate(folder, output, folds, given, show)
+
+
+def evaluate_run(
+    run: str | Path,
+    *,
+    data: Path | None = None,
+    output: Path | None = None,
+    split: str = "test",
+    weights: Path | None = None,
+    config: Sequence[Path] = (),
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    verbose: bool = False,
+) -> Path:
+    """Score the weights of a run, or of a bundle that comes with some, in a process of its own.
+
+    Args:
+        run: folder of a run; or of a bundle, its zip, or its name.
+        data: folder of the data; None for the one that the run names.
+        output: folder of the scores; None for one named after the split in the run's folder.
+        split: ``test`` or ``validation``.
+        weights: file of weights; None for the run's own.
+        config: files to pass after the run's own and before ``evaluate.yaml``.
+        settings: entries of the configuration with other values.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA where it is there.
+        verbose: show all that is said; it is in ``output/evaluate.log`` anyway.
+
+    Returns:
+        The folder of the scores.
+
+    Raises:
+        ValueError: there is no such run, file, split or setting, or there are no weights.
+        ChildProcessError: the evaluation failed; says why.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"--split is '{split}': give {' or '.join(SPLITS)}")
+    folder = find_trained(run)
+    overlays: list[Path] = []
+    if weights is None:
+        weights, overlays = bundle_weights(folder)
+    elif not weights.is_file():
+        raise ValueError(f"there is no '{weights}': give a file of weights with --weights")
+    files = evaluation_files(folder, [*overlays, *config])
+    given = dict(settings or {})
+    owner = f"the bundle {bundle_name(folder)}"
+    check_settings(given, settings_of(files), owner, EVALUATION_ARGUMENTS)
+    output = _output(run, folder, output, split)
+    given |= _places(folder, data, output, device)
+    given |= {"checkpoint": weights.resolve(), "split": split}
+    run_bundle("evaluating", files, given, output / "evaluate.log", verbose=verbose)
+    return output
+
+
+def check_settings(
+    settings: Mapping[str, Any], known: Mapping[str, Any], owner: str, own: Mapping[str, str]
+) -> None:
+    """Refuse settings that a bundle does not have.
+
+    Args:
+        settings: name → value; entries below a setting as ``optimizer#lr``.
+        known: the configuration.
+        owner: what has it, for the message.
+        own: settings that are given in another way → how.
+
+    Raises:
+        ValueError: for the first that is unknown, or one of ``own``.
+    """
+    for name in settings:
+        if name in own:
+            raise ValueError(f"'{name}' is given by {own[name]} here")
+        if re.split("#|::", name)[0] not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"'{name}' is not a setting of {owner}{suggestion(near)}")
+
+
+def _output(given: str | Path, folder: Path, output: Path | None, inside: str = "eval") -> Path:
+    """Where to write: as asked for, or in the folder that was given; never in an installed one."""
+    if output is not None:
+        return output
+    if Path(given).is_dir():
+        return folder / inside
+    raise ValueError(
+        f"say with --output where to write: '{given}' is installed, and its folder stays as it is"
+    )
+
+
+def _places(folder: Path, data: Path | None, output: Path, device: str | None) -> dict[str, Any]:
+    """The settings that say where a run reads, writes and computes."""
+    places: dict[str, Any] = {"bundle_root": folder.resolve(), "output_dir": output.resolve()}
+    if data is not None:
+        if not data.exists():
+            raise ValueError(f"there is no '{data}': give the folder of the data with --data")
+        places["dataset_dir"] = data.resolve()
+    if device is not None:
+        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+            raise ValueError(f"--device {device} is not a device: give cpu, cuda or cuda:1")
+        places["device"] = f"$torch.device('{device}')"
+    return places

@@ -1,0 +1,123 @@
+"""``mixseg train``: a bundle trained, the run in a folder of its own."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixseg.cli.console import clear_errors, console, show, this_command
+
+
+def train(
+    context: typer.Context,
+    bundle: Annotated[
+        str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data; default: the one that the bundle names."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder of the run; default: eval in the bundle's folder."
+        ),
+    ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="Configuration to pass after train.yaml; can be repeated."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Cross-validate over the full masks: so many trainings, each mask tested once.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the training in the output folder.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start again where the folder holds a training.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show all log messages.")] = False,
+) -> None:
+    """Train a bundle.
+
+    The output folder gets weights, curves, pictures, checkpoints and train.log. Interrupt the
+    training at any time, and continue it with --resume: the result is the same.
+
+    Examples:
+
+      mixseg train acdc_mixed --data ACDC --output run --num-full 5
+
+      mixseg train my_bundle --max-epochs 100 --lr 1e-3
+
+    With few full masks, --folds 5 tells how good the model is: it trains five runs, each tested on
+    masks that it has not seen, and pools the scores. Interrupted, the same command resumes.
+
+    Settings of train.yaml are options: --num-full 5 or --num_full 5, --amp false, --noisy_as null.
+    It runs `python -m monai.bundle run training`.
+    """
+    from mixseg.apps.bundle.find import find_bundle
+    from mixseg.apps.bundle.workflow import (
+        TRAINING_ARGUMENTS,
+        train_bundle,
+        training_files,
+        validate_folds,
+    )
+    from mixseg.configuration.settings import read_settings, settings_of
+    from mixseg.report.tables import score_table
+
+    with clear_errors():
+        folder = find_bundle(bundle)
+        known = settings_of(training_files(folder, config or ()))
+        name = f"the bundle {folder.resolve().name}"
+        settings = read_settings(context.args, known, name, TRAINING_ARGUMENTS)
+        # As Ctrl-C: the training that runs is ended, too.
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            if folds is not None:
+                if resume or overwrite or config:
+                    raise ValueError(
+                        "--folds takes neither --config, --resume nor --overwrite: the same "
+                        "command resumes, and another --output starts again"
+                    )
+                run, rows = validate_folds(
+                    bundle,
+                    folds,
+                    show,
+                    data=data,
+                    output=output,
+                    settings=settings,
+                    device=device,
+                )
+                console.print(score_table(rows))
+                console.print(f"pooled scores: {run / 'summary.json'}", soft_wrap=True)
+                return
+            run = train_bundle(
+                bundle,
+                data=data,
+                output=output,
+                config=config or (),
+                settings=settings,
+                device=device,
+                resume=resume,
+                overwrite=overwrite,
+                verbose=verbose,
+            )
+        except KeyboardInterrupt:
+            again = this_command("--overwrite", plus="" if folds else "--resume")
+            console.print(f"\n[yellow]interrupted; to resume:[/] {again}", soft_wrap=True)
+            raise typer.Exit(130) from None
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+    console.print(
+        f"weights: {run / 'models' / 'model.pt'}; curves, pictures and log: {run}", soft_wrap=True
+    )

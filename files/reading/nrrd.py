@@ -1,0 +1,268 @@
+"""NRRD, with or without a header of its own, and the segmentations of 3D Slicer."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixseg.files.reading.streams import drain, named_faults, read_array
+from mixseg.files.reading.volume import (
+    Segment,
+    UnreadableError,
+    Volume,
+    checked_affine,
+    checked_size,
+    lps_to_ras,
+)
+
+__all__ = ["read_nrrd"]
+
+_TYPES = {
+    "int8": ("signed char", "int8", "int8_t"),
+    "uint8": ("uchar", "unsigned char", "uint8", "uint8_t"),
+    "int16": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    "uint16": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    "int32": ("int", "signed int", "int32", "int32_t"),
+    "uint32": ("uint", "unsigned int", "uint32", "uint32_t"),
+    "int64": (
+        *("longlong", "long long", "long long int", "signed long long"),
+        *("signed long long int", "int64", "int64_t"),
+    ),
+    "uint64": (
+        *("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
+    ),
+    "float32": ("float",),
+    "float64": ("double",),
+}
+_DTYPES = {name: dtype for dtype, names in _TYPES.items() for name in names}
+#: Sign of each axis from a space to right–anterior–superior; other spaces count as LPS, as in ITK.
+_SPACES = {
+    "right-anterior-superior": (1.0, 1.0, 1.0),
+    "ras": (1.0, 1.0, 1.0),
+    "left-anterior-superior": (-1.0, 1.0, 1.0),
+    "las": (-1.0, 1.0, 1.0),
+}
+_LPS = (-1.0, -1.0, 1.0)
+_MOST_HEADER = 1 << 20
+_SPARE = 1 << 20
+_REWRITE = "write it again, for example with 3D Slicer"
+
+
+def read_nrrd(path: Path, voxels: bool) -> Volume:
+    """Read an NRRD file; components and further axes that are not spatial are channels.
+
+    Raises:
+        UnreadableError: for whatever cannot be read.
+    """
+    with open(path, "rb") as file:
+        fields, pairs = _fields(file)
+        start = file.tell()
+    dtype, sizes = _type(fields), _sizes(fields)
+    spatial = _spatial_axes(fields, len(sizes))
+    others = [axis for axis in range(len(sizes)) if axis not in spatial and sizes[axis] > 1]
+    if len(others) > 1 or not 2 <= len(spatial) <= 3:
+        raise UnreadableError(
+            f"it has {len(sizes)} axes ({'×'.join(map(str, sizes))}), {len(spatial)} of them "
+            "spatial",
+            "store one frame per file",
+        )
+    if "complex" in _kinds(fields, len(sizes)):
+        raise UnreadableError("its voxels are complex numbers", "store the magnitude")
+    size = checked_size(tuple(sizes), dtype.itemsize)
+    shape = tuple(sizes[axis] for axis in spatial)
+    channels = sizes[others[0]] if others else 1
+    affine = checked_affine(_affine(fields, spatial, len(sizes)), len(shape))
+    segments = _segments(pairs)
+    data = None
+    if voxels:
+        raw = _data(path, fields, start, size, dtype)
+        array = raw.reshape(sizes, order="F").transpose(
+            *spatial, *(a for a in range(len(sizes)) if a not in spatial)
+        )
+        data = array.reshape((*shape, channels) if channels > 1 else shape, order="F")
+    return Volume(shape, affine, data, channels, segments=segments)
+
+
+def _fields(file: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Fields and key/value pairs of the header; the file stands behind it then."""
+    if not file.readline(64).startswith(b"NRRD000"):
+        raise UnreadableError("it does not begin with an NRRD header")
+    fields: dict[str, str] = {}
+    pairs: dict[str, str] = {}
+    while file.tell() < _MOST_HEADER:
+        raw = file.readline(_MOST_HEADER)
+        line = raw.decode("utf-8", "replace").rstrip("\r\n")
+        if not line:
+            return fields, pairs
+        if line.startswith("#"):
+            continue
+        key, separator, value = line.partition(":")
+        if not separator:
+            raise UnreadableError(f"its header has a line that is no field: '{line[:40]}'")
+        if value.startswith("="):
+            pairs[key.strip()] = value[1:].strip()
+        else:
+            fields[key.strip().lower()] = value.strip()
+    raise UnreadableError("its header does not end")
+
+
+def _type(fields: Mapping[str, str]) -> np.dtype:
+    name = fields.get("type", "").lower()
+    if name not in _DTYPES:
+        raise UnreadableError(f"voxels of the type '{name}'", "store them as float or short")
+    order = ">" if fields.get("endian", "little").lower() == "big" else "<"
+    return np.dtype(_DTYPES[name]).newbyteorder(order)
+
+
+def _sizes(fields: Mapping[str, str]) -> list[int]:
+    try:
+        sizes = [int(part) for part in fields["sizes"].split()]
+        if int(fields["dimension"]) != len(sizes):
+            raise ValueError
+    except (KeyError, ValueError):
+        raise UnreadableError("its header does not say the sizes of its axes") from None
+    if len(sizes) > 8:
+        raise UnreadableError(f"it has {len(sizes)} axes", "store one frame per file")
+    return sizes
+
+
+def _kinds(fields: Mapping[str, str], dims: int) -> list[str]:
+    kinds = fields.get("kinds", "").lower().split()
+    return kinds if len(kinds) == dims else ["domain"] * dims
+
+
+def _vectors(fields: Mapping[str, str], dims: int) -> list[list[float] | None] | None:
+    """``space directions``: a vector an axis, None for one that is not spatial."""
+    text = fields.get("space directions")
+    if text is None:
+        return None
+    parts = re.findall(r"none|\([^)]*\)", text.lower())
+    if len(parts) != dims:
+        raise UnreadableError(f"its space directions are not one an axis: {text[:60]}", _REWRITE)
+    vectors = [None if part == "none" else _vector(part) for part in parts]
+    # pynrrd writes vectors of NaN for 'none'.
+    return [None if v is None or all(math.isnan(x) for x in v) else v for v in vectors]
+
+
+def _vector(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.strip("() ").split(",")]
+    except ValueError:
+        raise UnreadableError(f"its header has '{text[:40]}' for a vector", _REWRITE) from None
+
+
+def _spatial_axes(fields: Mapping[str, str], dims: int) -> list[int]:
+    vectors, kinds = _vectors(fields, dims), _kinds(fields, dims)
+    if vectors is not None:
+        axes = [axis for axis in range(dims) if vectors[axis] is not None]
+    else:
+        axes = [axis for axis in range(dims) if kinds[axis] in ("domain", "space", "???")]
+    return axes[:3] if len(axes) > 3 else axes
+
+
+def _affine(fields: Mapping[str, str], spatial: list[int], dims: int) -> np.ndarray:
+    vectors = _vectors(fields, dims)
+    origin = np.zeros(3)
+    if "space origin" in fields:
+        given = _vector(fields["space origin"])[:3]
+        origin[: len(given)] = given
+    directions = np.eye(3)[:, : len(spatial)]
+    if vectors is not None:
+        directions = np.zeros((3, len(spatial)))
+        for column, axis in enumerate(spatial):
+            vector = (vectors[axis] or [])[:3]
+            directions[: len(vector), column] = vector
+    elif "spacings" in fields:
+        try:
+            steps = [float(part) for part in fields["spacings"].split()]
+            directions = directions * np.abs([steps[axis] for axis in spatial])
+        except (ValueError, IndexError):
+            raise UnreadableError("its header has spacings that are no numbers", _REWRITE) from None
+    signs = np.array(_SPACES.get(fields.get("space", "").lower(), _LPS))
+    return lps_to_ras(directions, origin, signs)
+
+
+def _segments(pairs: Mapping[str, str]) -> tuple[Segment, ...]:
+    """Names, values and layers that 3D Slicer writes, in the order of the segments."""
+    numbers = sorted(
+        int(match[1]) for key in pairs if (match := re.match(r"^Segment(\d{1,6})_ID$", key))
+    ) or sorted(
+        int(match[1]) for key in pairs if (match := re.match(r"^Segment(\d{1,6})_Name$", key))
+    )
+    found = []
+    for number in numbers:
+        key = f"Segment{number}_"
+        try:
+            # Before Slicer 4.11 each segment was a layer of its own, of the value 1.
+            value = int(pairs.get(key + "LabelValue", 1))
+            layer = int(pairs.get(key + "Layer", number))
+        except ValueError:
+            raise UnreadableError(f"segment {number} has a value that is no number") from None
+        found.append(Segment(pairs.get(key + "Name", f"Segment_{number + 1}"), value, layer))
+    return tuple(found)
+
+
+def _data(
+    path: Path, fields: Mapping[str, str], start: int, size: int, dtype: np.dtype
+) -> np.ndarray:
+    detached = fields.get("data file", fields.get("datafile"))
+    source = path
+    if detached is not None:
+        if detached.split()[:1] == ["LIST"] or "%" in detached:
+            raise UnreadableError("its voxels lie in several files", "store them in one file")
+        source, start = path.parent / detached, 0
+        if not source.is_file():
+            raise UnreadableError(
+                f"the file of its voxels, {detached}, is missing", "copy both files"
+            )
+    encoding = fields.get("encoding", "raw").lower()
+    try:
+        lines = int(fields.get("line skip", fields.get("lineskip", 0)))
+        skip = int(fields.get("byte skip", fields.get("byteskip", 0)))
+    except ValueError:
+        raise UnreadableError("its header skips no number of bytes", _REWRITE) from None
+    with open(source, "rb") as file, named_faults():
+        file.seek(start)
+        for _ in range(min(max(lines, 0), 1 << 16)):
+            file.readline(_MOST_HEADER)
+        if encoding == "raw":
+            end = source.stat().st_size
+            place = end - size if skip == -1 else file.tell() + max(skip, 0)
+            if place < 0 or place + size > end:
+                raise UnreadableError(
+                    f"its voxels end after {max(0, end - place):,} of {size:,} bytes"
+                )
+            file.seek(place)
+            return read_array(file, size).view(dtype)
+        if encoding in ("gzip", "gz", "bzip2", "bz2"):
+            opener = gzip.GzipFile if encoding.startswith("g") else bz2.BZ2File
+            try:
+                with (
+                    opener(file) if opener is bz2.BZ2File else gzip.GzipFile(fileobj=file) as stream
+                ):
+                    read_array(stream, max(skip, 0))
+                    data = read_array(stream, size)
+                    drain(stream, size + _SPARE)
+            except OSError as error:
+                raise UnreadableError("its compressed data are damaged") from error
+            return data.view(dtype)
+        if encoding in ("ascii", "text", "txt"):
+            return _numbers(file.read(64 * (size // dtype.itemsize)), size, dtype)
+    raise UnreadableError(f"its encoding is '{encoding}'", "store it raw or compressed by gzip")
+
+
+def _numbers(text: bytes, size: int, dtype: np.dtype) -> np.ndarray:
+    try:
+        numbers = np.array(text.split(), dtype=dtype)
+    except (ValueError, OverflowError):
+        raise UnreadableError("its text has voxels that are no numbers") from None
+    if numbers.nbytes != size:
+        raise UnreadableError(f"it holds {numbers.size:,} of {size // dtype.itemsize:,} voxels")
+    return numbers

@@ -1,0 +1,77 @@
+"""One way to open an image of any format that the project reads."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from mixseg.files.reading.dicom import read_dicom
+from mixseg.files.reading.metaimage import read_metaimage
+from mixseg.files.reading.nifti import read_nifti
+from mixseg.files.reading.nrrd import read_nrrd
+from mixseg.files.reading.pictures import read_picture
+from mixseg.files.reading.streams import refuse_pointers
+from mixseg.files.reading.suffixes import is_dicom, is_picture
+from mixseg.files.reading.volume import UnreadableError, Volume
+
+__all__ = ["open_volume"]
+
+_NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
+
+
+def open_volume(path: str | os.PathLike[str], voxels: bool = True) -> Volume:
+    """Open an image: NIfTI, NRRD, MetaImage, PNG, TIFF, BMP, JPEG, or a folder of one DICOM series.
+
+    The result depends on the file alone, not on what else is installed. Checksums that the format
+    has (gzip, zlib, PNG) are read to their end, and an image that would not fit into the memory as
+    float32 is refused before it is read.
+
+    Args:
+        path: the file, or the folder of a series.
+        voxels: read the voxels too.
+
+    Raises:
+        UnreadableError: the file is missing, damaged, too large, or of a format that none reads;
+            the message is the reason, its ``mend`` what helps.
+    """
+    path = Path(path)
+    try:
+        return _open(path, voxels)
+    except UnreadableError:
+        raise
+    except Exception as error:  # nibabel, Pillow and ITK raise many unrelated types
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else type(error).__name__
+        raise UnreadableError(reason[:300]) from error
+
+
+def _open(path: Path, voxels: bool) -> Volume:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UnreadableError(
+                f"it is a link to '{os.readlink(path)}', which does not exist",
+                "fetch the file that it stands for (such as: git annex get, datalad get)",
+            ) from None
+        raise UnreadableError("there is no such file", "correct the path") from None
+    if stat.S_ISDIR(mode):
+        return read_dicom(path, voxels)
+    if not stat.S_ISREG(mode):
+        raise UnreadableError("it is no regular file", "put the image in its place")
+    name = path.name.lower()
+    refuse_pointers(path)
+    if name.endswith(_NIFTI):
+        return read_nifti(path, voxels)
+    if is_picture(path):
+        return read_picture(path, voxels)
+    if name.endswith((".nrrd", ".nhdr")):
+        return read_nrrd(path, voxels)
+    if name.endswith((".mha", ".mhd")):
+        return read_metaimage(path, voxels)
+    if is_dicom(path):
+        return read_dicom(path, voxels)
+    raise UnreadableError(
+        f"the format '{path.suffix}' is not known", "convert it to NIfTI, NRRD, MetaImage or PNG"
+    )

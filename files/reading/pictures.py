@@ -1,0 +1,114 @@
+"""PNG, TIFF, BMP and JPEG: upright, with their colors, without their opacity."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from mixseg.files.reading.volume import UnreadableError, Volume, checked_size
+
+__all__ = ["read_picture"]
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+#: EXIF orientations that exchange the axes.
+_TURNED = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TIFF_ORIENTATION = 274
+#: How the modes are read that hold neither gray values nor colors as they are.
+_CONVERTED = {"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "La": "LA", "RGBa": "RGBA"}
+_OPACITY = ("LA", "PA", "RGBA")
+
+
+def read_picture(path: Path, voxels: bool) -> Volume:
+    """Read a picture: axis 0 is x; indices of a palette stay, and are marked as such.
+
+    An EXIF orientation is applied, as viewers and annotation tools do. Opacity is no channel.
+
+    Raises:
+        UnreadableError: for whatever cannot be read.
+    """
+    with Image.open(path) as picture:
+        if getattr(picture, "n_frames", 1) > 1:
+            raise UnreadableError(
+                f"it holds {picture.n_frames} pages", "store one page a file, or a volume as NIfTI"
+            )
+        orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        stored_as = picture.format
+    if stored_as == "PNG":
+        _check_png(path)
+    # Pillow turns some TIFF files itself, and gets others wrong.
+    turned_here = stored_as == "TIFF" and orientation != 1
+    source = io.BytesIO(_unturned(path.read_bytes())) if turned_here else path
+    with Image.open(source) as picture:
+        width, height = picture.size
+        if orientation in _TURNED:
+            width, height = height, width
+        mode = _CONVERTED.get(picture.mode, picture.mode)
+        channels = Image.getmodebands(mode) - (mode in _OPACITY)
+        checked_size((width, height, Image.getmodebands(mode)), 1)
+        palette = mode in ("P", "PA")
+        if not voxels:
+            return Volume((width, height), np.eye(4), None, channels, palette=palette)
+        upright: Any = picture if picture.mode == mode else picture.convert(mode)
+        if orientation in _TURNS:
+            upright = upright.transpose(_TURNS[orientation])
+        data = np.asarray(upright)
+    opaque = True
+    if mode in _OPACITY:
+        opacity = data[..., -1]
+        opaque = bool(opacity.min() == opacity.max())
+        data = data[..., :-1]
+        data = data[..., 0] if channels == 1 else data
+    if not data.dtype.isnative:
+        data = data.astype(data.dtype.newbyteorder("="))
+    data = np.swapaxes(data, 0, 1)
+    return Volume(data.shape[:2], np.eye(4), data, channels, palette=palette, opaque=opaque)
+
+
+def _unturned(content: bytes) -> bytes:
+    """A TIFF file whose first directory says that it is upright."""
+    order = "<" if content[:2] == b"II" else ">"
+    (place,) = struct.unpack_from(order + "I", content, 4)
+    (entries,) = struct.unpack_from(order + "H", content, place)
+    for entry in range(place + 2, place + 2 + 12 * entries, 12):
+        if struct.unpack_from(order + "H", content, entry) == (_TIFF_ORIENTATION,):
+            return content[: entry + 8] + struct.pack(order + "H", 1) + content[entry + 10 :]
+    return content
+
+
+def _check_png(path: Path) -> None:
+    """Read all chunks with their checksums, which Pillow passes over."""
+    with open(path, "rb") as file:
+        if file.read(8) != _PNG:
+            raise UnreadableError("it does not begin as a PNG file does")
+        while True:
+            head = file.read(8)
+            if len(head) < 8:
+                raise UnreadableError("it ends before its last chunk")
+            length, name = int.from_bytes(head[:4], "big"), head[4:]
+            crc, left = zlib.crc32(name), length
+            while left:
+                part = file.read(min(left, 1 << 20))
+                if not part:
+                    raise UnreadableError("it ends before its last chunk")
+                crc, left = zlib.crc32(part, crc), left - len(part)
+            if file.read(4) != crc.to_bytes(4, "big"):
+                raise UnreadableError(
+                    "a checksum of its data does not match", "copy or download it again"
+                )
+            if name == b"IEND":
+                return

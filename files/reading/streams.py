@@ -1,0 +1,96 @@
+"""Bytes of files: compressed or not by their content, read to the end so that checksums count."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from mixseg.files.reading.volume import DAMAGED, UnreadableError
+
+__all__ = ["drain", "opened", "read_array", "refuse_pointers"]
+
+_GZIP = b"\x1f\x8b"
+_PART = 1 << 20
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The content of a file, decompressed where its first bytes say gzip, whatever its name."""
+    with open(path, "rb") as file:
+        compressed = file.read(2) == _GZIP
+        file.seek(0)
+        if not compressed:
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) as stream, named_faults():
+            yield cast(BinaryIO, stream)
+
+
+@contextmanager
+def named_faults() -> Iterator[None]:
+    """Errors of decompression in words.
+
+    Raises:
+        UnreadableError: the data end early, or do not match their checksum.
+    """
+    try:
+        yield
+    except EOFError as error:
+        raise UnreadableError("its compressed data end early") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        damaged = "its compressed data are damaged, or do not match their checksum"
+        raise UnreadableError(damaged, "copy or download it again") from error
+
+
+def read_array(stream: Any, size: int) -> np.ndarray:
+    """``size`` bytes of a stream, read into one array of bytes.
+
+    Raises:
+        UnreadableError: the stream holds fewer.
+    """
+    out = np.empty(size, np.uint8)
+    view, done = memoryview(out), 0
+    while done < size:
+        count = stream.readinto(view[done : done + _PART])
+        if not count:
+            raise UnreadableError(f"its voxels end after {done:,} of {size:,} bytes", DAMAGED)
+        done += count
+    return out
+
+
+def drain(stream: Any, limit: int) -> None:
+    """Read what follows the voxels, for the checksum at the very end.
+
+    Raises:
+        UnreadableError: more than ``limit`` bytes follow, or the checksum does not match.
+    """
+    left = limit
+    while part := stream.read(_PART):
+        left -= len(part)
+        if left < 0:
+            raise UnreadableError(
+                "it holds far more data than its header says",
+                "correct its header, or write it anew",
+            )
+
+
+def refuse_pointers(path: Path) -> None:
+    """Name what stands in the place of an image: nothing, a web page, a pointer of Git LFS.
+
+    Raises:
+        UnreadableError: with what helps.
+    """
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if not head:
+        raise UnreadableError("the file is empty", "copy or download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise UnreadableError("it is a pointer of Git LFS, not the image", "fetch it: git lfs pull")
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise UnreadableError("it is a web page, not an image", "download it again, logged in")

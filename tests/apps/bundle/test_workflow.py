@@ -1,0 +1,172 @@
+"""What ``mixseg train`` and ``mixseg evaluate`` hand to ``monai.bundle run``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mixseg.apps.bundle import workflow
+from mixseg.cli.main import app
+from mixseg.metrics.scores import CaseScore
+
+TRAIN = (
+    "dataset_dir: data\noutput_dir: eval\nckpt_dir: models\nlr: 0.1\namp: true\nnoisy_as: null\n"
+)
+
+
+class Runs(list[dict[str, Any]]):
+    """Arguments of the runs, none of which happens."""
+
+    def __call__(self, run_id: str, files: list[Path], settings: Any, log: Path, **_: Any) -> None:
+        names = [path.name for path in files]
+        self.append({"id": run_id, "files": names, "settings": dict(settings), "log": log})
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    found = Runs()
+    monkeypatch.setattr(workflow, "run_bundle", found)
+    return found
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    configs = tmp_path / "bundles" / "b" / "configs"
+    configs.mkdir(parents=True)
+    (configs / "train.yaml").write_text(TRAIN)
+    (configs / "row.yaml").write_text("lr: 0.2\n")
+    (configs / "evaluate.yaml").write_text("split: test\ncheckpoint: null\n")
+    (configs / "metadata.json").write_text(json.dumps({"version": "1"}))
+    return configs.parent
+
+
+def run(*words: object) -> Result:
+    return CliRunner(env={"COLUMNS": "300"}).invoke(app, list(map(str, words)))
+
+
+def test_a_training_gets_its_places_and_settings(tmp_path: Path, bundle: Path, runs: Runs) -> None:
+    (tmp_path / "data").mkdir()
+    output = tmp_path / "run"
+    words = [
+        "--data",
+        tmp_path / "data",
+        "-o",
+        output,
+        "--config",
+        "row.yaml",
+        "--device",
+        "cuda:1",
+    ]
+    done = run("train", bundle, *words, "--lr", "1e-3", "--amp", "false", "--noisy-as", "none")
+    assert done.exit_code == 0, done.output
+    (call,) = runs
+    assert (call["id"], call["files"]) == ("training", ["train.yaml", "row.yaml"])
+    assert call["log"] == output / "train.log"
+    assert call["settings"] == {
+        "lr": 0.001,
+        "amp": False,
+        "noisy_as": None,
+        "bundle_root": bundle,
+        "dataset_dir": tmp_path / "data",
+        "output_dir": output,
+        "ckpt_dir": output / "models",
+        "device": "$torch.device('cuda:1')",
+    }
+
+
+def test_a_training_is_neither_replaced_nor_mixed_by_accident(bundle: Path, runs: Runs) -> None:
+    (bundle / "eval").mkdir()
+    (bundle / "eval" / "checkpoint.pt").touch()
+    refused = run("train", bundle)
+    assert refused.exit_code == 1
+    assert "holds a training: continue it with --resume, start again with --overwrite" in (
+        refused.output
+    )
+    assert run("train", bundle, "--resume").exit_code == 0
+    assert run("train", bundle, "--overwrite").exit_code == 0
+    switches = [(c["settings"].get("resume"), c["settings"].get("overwrite")) for c in runs]
+    assert switches == [(True, None), (None, True)]
+    assert run("train", bundle, "--resume", "--overwrite").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output_dir", "x"], "'--output_dir' is now --output"),
+        (["--resume", "--ckpt-dir", "x"], "'--ckpt_dir' is given by --output here"),
+        (
+            ["--lrr", "1"],
+            "'--lrr' is neither an option nor a setting of the bundle b (did you mean",
+        ),
+        (["--data", "absent"], "there is no 'absent': give the folder of the data with --data"),
+        (["--device", "gpu"], "--device gpu is not a device: give cpu, cuda or cuda:1"),
+        (["--config", "absent.yaml"], "--config: there is neither 'absent.yaml' nor"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(
+    words: list[str], message: str, bundle: Path, runs: Runs
+) -> None:
+    done = run("train", bundle, *words)
+    assert done.exit_code in (1, 2)
+    assert message in done.output
+    assert not runs
+
+
+def test_an_installed_bundle_asks_for_the_output(
+    tmp_path: Path, bundle: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run("train", "b")
+    assert done.exit_code == 1
+    assert "say with --output where to write: 'b' is installed" in done.output
+    assert run("train", "b", "-o", "run").exit_code == 0
+    assert len(runs) == 1
+
+
+def test_folds_take_the_same_options(
+    tmp_path: Path, bundle: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def cross_validate(*arguments: Any) -> list[CaseScore]:
+        calls.append(arguments)
+        return []
+
+    monkeypatch.setattr(workflow, "cross_validate", cross_validate)
+    words = ["--data", tmp_path, "--device", "cpu", "--lr", "1e-3"]
+    done = run("train", bundle, "--folds", "3", *words)
+    assert done.exit_code == 0, done.output
+    ((folder, output, folds, settings, _),) = calls
+    assert (folder, output, folds) == (bundle, bundle / "folds", 3)
+    device = "$torch.device('cpu')"
+    assert settings == {"lr": 0.001, "dataset_dir": tmp_path, "device": device}
+    assert f"pooled scores: {bundle / 'folds' / 'summary.json'}" in done.output
+    refused = run("train", bundle, "--folds", "3", "--resume")
+    assert refused.exit_code == 1
+    assert "the same command resumes" in refused.output
+    assert not runs
+
+
+def test_an_evaluation_scores_the_weights_of_the_run(bundle: Path, runs: Runs) -> None:
+    assert "has no weights" in run("evaluate", bundle).output
+    (bundle / "models").mkdir()
+    (bundle / "models" / "model.pt").touch()
+    done = run("evaluate", bundle, "--split", "validation", "--amp", "false")
+    assert done.exit_code == 0, done.output
+    # A run folder whose evaluate.yaml is complete needs no other file.
+    (bundle / "configs" / "evaluate.yaml").write_text(TRAIN + "network_def: {}\ncheckpoint: null\n")
+    assert run("evaluate", bundle, "--weights", bundle / "models" / "model.pt").exit_code == 0
+    first, second = runs
+    assert first["files"] == ["train.yaml", "evaluate.yaml"]
+    assert first["settings"] == {
+        "amp": False,
+        "bundle_root": bundle,
+        "output_dir": bundle / "validation",
+        "checkpoint": bundle / "models" / "model.pt",
+        "split": "validation",
+    }
+    assert (second["files"], second["log"]) == (["evaluate.yaml"], bundle / "test" / "evaluate.log")

@@ -1,0 +1,373 @@
+"""Kinds of folders and labels that people have, with the label map that must come of them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from mixseg.data import Datalist, FolderOptions, inspect_folder, prepare_folder
+from mixseg.data.checks import validate_datalist
+from mixseg.files.reading import open_volume
+
+SHAPE = (6, 5, 4)
+AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
+
+
+def image(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 1000, shape).astype(np.int16)
+
+
+def full(*values: int, dtype: Any = np.uint8) -> np.ndarray:
+    """One slab of 20 voxels a value."""
+    label = np.zeros(SHAPE, dtype)
+    for place, value in enumerate(values):
+        label[place + 1] = value
+    return label
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def fill(root: Path, labels: list[np.ndarray]) -> Path:
+    for i, label in enumerate(labels):
+        save(root / "images" / f"c{i}.nii.gz", image(i))
+        save(root / "labels" / f"c{i}.nii.gz", label)
+    return root
+
+
+def stored_labels(datalist: Datalist, folder: Path) -> dict[str, np.ndarray]:
+    """The label map of each case as training reads it."""
+    found = {}
+    for _, entry in datalist.resolve(folder).items():
+        data = open_volume(str(entry.label)).data
+        assert data is not None
+        found[entry.case_id] = data
+    return found
+
+
+def sound(datalist: Datalist) -> None:
+    assert [str(fault) for fault in validate_datalist(datalist) if fault.level == "error"] == []
+
+
+# Segmentations of 3D Slicer
+
+
+def write_seg(
+    path: Path,
+    layers: np.ndarray,
+    segments: list[tuple[str, int, int]],
+    offset: tuple[int, int, int] = (0, 0, 0),
+) -> None:
+    """``layers`` (layer, x, y, z), cropped at ``offset`` of a grid with the affine ``AFFINE``."""
+    origin = (AFFINE @ [*offset, 1])[:3] * [-1, -1, 1]
+    several = len(layers) > 1
+    sizes = layers.shape if several else layers.shape[1:]
+    lines = [
+        "NRRD0004",
+        "type: unsigned char",
+        f"dimension: {len(sizes)}",
+        "space: left-posterior-superior",
+        f"sizes: {' '.join(map(str, sizes))}",
+        f"space directions: {'none ' if several else ''}(1,0,0) (0,1,0) (0,0,2)",
+        f"kinds: {'list ' if several else ''}domain domain domain",
+        "encoding: gzip",
+        f"space origin: ({','.join(f'{v:g}' for v in origin)})",
+    ]
+    for number, (name, value, layer) in enumerate(segments):
+        key = f"Segment{number}_"
+        lines += [f"{key}ID:=Segment_{number + 1}", f"{key}Name:={name}"]
+        lines += [f"{key}LabelValue:={value}", f"{key}Layer:={layer}"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = layers if several else layers[0]
+    body = gzip.compress(values.astype(np.uint8).tobytes(order="F"))
+    path.write_bytes("\n".join(lines).encode() + b"\n\n" + body)
+
+
+def test_names_of_segments_decide_the_classes_whatever_their_order(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path / "images" / f"c{i}.nii.gz", image(i))
+        names = ["liver", "tumor"] if i % 2 else ["tumor", "liver"]
+        value = {name: k + 1 for k, name in enumerate(names)}
+        layer = full(value["liver"], value["tumor"])[None]
+        write_seg(tmp_path / "segs" / f"c{i}.seg.nrrd", layer, [(n, value[n], 0) for n in names])
+    options = FolderOptions(labels=tmp_path / "segs")
+    datalist = prepare_folder(tmp_path / "images", tmp_path / "out", options)
+    assert datalist.classes == ["background", "tumor", "liver"]
+    for label in stored_labels(datalist, tmp_path).values():
+        np.testing.assert_array_equal(label, full(2, 1))
+    sound(datalist)
+    named = FolderOptions(labels=tmp_path / "segs", classes=["bg", "Liver", "Tumor"])
+    datalist = prepare_folder(tmp_path / "images", tmp_path / "named", named)
+    for label in stored_labels(datalist, tmp_path).values():
+        np.testing.assert_array_equal(label, full(1, 2))
+    lacking = FolderOptions(labels=tmp_path / "segs", classes=["bg", "liver"])
+    faults = inspect_folder(tmp_path / "images", lacking).faults
+    assert "its segment 'tumor' is not one of the classes (bg, liver)" in faults[0].problem
+
+
+def test_layers_and_cropped_extents_of_segmentations(tmp_path: Path) -> None:
+    """Two overlapping segments in layers of their own, stored from voxel (1, 2, 1) on."""
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[1:4, 2:4, 1:3] = 1
+    expected[2:5, 3:5, 2:4] = 2  # the later one has what both hold
+    first, second = (np.zeros(SHAPE, np.uint8) for _ in range(2))
+    first[1:4, 2:4, 1:3] = 1
+    second[2:5, 3:5, 2:4] = 1
+    layers = np.stack([first, second])[:, 1:5, 2:5, 1:4]
+    for i in range(3):
+        save(tmp_path / "images" / f"c{i}.nii.gz", image(i))
+        write_seg(
+            tmp_path / "labels" / f"c{i}.seg.nrrd",
+            layers,
+            [("a", 1, 0), ("b", 1, 1)],
+            offset=(1, 2, 1),
+        )
+    report = inspect_folder(tmp_path)
+    assert report.faults == [], [str(fault) for fault in report.faults]
+    overlap = int((first & second).sum())
+    assert any(f"its segments overlap in {overlap} voxels" in note for note in report.notes)
+    datalist = prepare_folder(tmp_path, tmp_path / "out")
+    for label in stored_labels(datalist, tmp_path).values():
+        np.testing.assert_array_equal(label, expected)
+    sound(datalist)
+
+
+# A mask for each structure
+
+
+@pytest.mark.parametrize("layout", ["total", "folders"])
+def test_a_mask_for_each_structure(tmp_path: Path, layout: str) -> None:
+    for i in range(4):
+        liver, spleen = full(1), full(0, 1)
+        spleen[1, 0] = 1  # both claim it: the later by name has it
+        if layout == "total":
+            folder = tmp_path / f"s{i:04d}" / "segmentations"
+            save(tmp_path / f"s{i:04d}" / "ct.nii.gz", image(i))
+        else:
+            folder = tmp_path / "labels" / f"s{i:04d}"
+            save(tmp_path / "images" / f"s{i:04d}.nii.gz", image(i))
+        save(folder / "liver.nii.gz", liver)
+        save(folder / "spleen.nii.gz", spleen * 255)
+    report = inspect_folder(tmp_path)
+    assert report.faults == [], [str(fault) for fault in report.faults]
+    datalist = prepare_folder(tmp_path, tmp_path / "out")
+    assert datalist.classes == ["background", "liver", "spleen"]
+    expected = full(1, 2)
+    expected[1, 0] = 2
+    labels = stored_labels(datalist, tmp_path)
+    assert len(labels) == 4
+    for label in labels.values():
+        np.testing.assert_array_equal(label, expected)
+    sound(datalist)
+
+
+# Names
+
+
+def test_numbers_at_the_end_are_channels_only_where_labels_do_not_bear_them(
+    tmp_path: Path,
+) -> None:
+    for i in range(2, 8):
+        save(tmp_path / "imagesTr" / f"word_{i:04d}.nii.gz", image(i))
+        save(tmp_path / "labelsTr" / f"word_{i:04d}.nii.gz", full(1))
+    content = {"labels": {"background": 0, "organ": 1}, "channel_names": {"0": "CT"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    by_parts = FolderOptions(labels=tmp_path / "labelsTr")
+    for report in (inspect_folder(tmp_path), inspect_folder(tmp_path / "imagesTr", by_parts)):
+        assert report.faults == [], [str(fault) for fault in report.faults]
+        assert sorted(c.pair.case_id for c in report.cases) == [
+            f"word_{i:04d}" for i in range(2, 8)
+        ]
+    assert inspect_folder(tmp_path).classes is not None
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_names_of_lits(tmp_path: Path, apart: bool) -> None:
+    for i in range(12):
+        save(tmp_path / ("images" if apart else "") / f"volume-{i}.nii", image(i))
+        save(tmp_path / ("labels" if apart else "") / f"segmentation-{i}.nii", full(1 + (i == 11)))
+    report = inspect_folder(tmp_path)
+    assert report.faults == [], [str(fault) for fault in report.faults]
+    for case in report.cases:
+        assert case.pair.label is not None
+        assert case.pair.label.name == case.pair.image.name.replace("volume", "segmentation")
+
+
+def test_an_exact_name_comes_before_a_suffix(tmp_path: Path) -> None:
+    for name in ("a", "a_0000", "b_manual", "c"):
+        save(tmp_path / "images" / f"{name}.nii.gz", image(len(name)))
+        save(tmp_path / "labels" / f"{name}.nii.gz", full(1))
+    pairs = {c.pair.image.name: c.pair.label for c in inspect_folder(tmp_path).cases}
+    assert {name: label and label.name for name, label in pairs.items()} == {n: n for n in pairs}
+    assert len(pairs) == 4
+    for i in range(3):
+        save(tmp_path / "beside" / f"p{i}_manual.nii.gz", image(i))
+        save(tmp_path / "beside" / f"p{i}_manual_mask.nii.gz", full(1))
+    report = inspect_folder(tmp_path / "beside")
+    assert report.faults == [], [str(fault) for fault in report.faults]
+    assert {c.pair.case_id for c in report.cases} == {f"p{i}_manual" for i in range(3)}
+
+
+def test_unicode_forms_fold(tmp_path: Path) -> None:
+    for i in range(3):
+        name = f"Müller-{i}"
+        save(tmp_path / "images" / (unicodedata.normalize("NFD", name) + ".nii.gz"), image(i))
+        save(tmp_path / "labels" / (unicodedata.normalize("NFC", name) + ".nii.gz"), full(1))
+    split = {"train": ["Müller-0", unicodedata.normalize("NFD", "Müller-1")], "val": ["Müller-2"]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    report = inspect_folder(tmp_path, FolderOptions(split=str(tmp_path / "split.json")))
+    assert report.faults == [], [str(fault) for fault in report.faults]
+    assert {c.pair.case_id for c in report.cases} == {f"Müller-{i}" for i in range(3)}
+
+
+def test_linked_folders_are_followed_and_what_is_left_out_is_named(tmp_path: Path) -> None:
+    for i in range(4):
+        place = tmp_path / ("all" if i < 2 else "store") / f"p{i}"
+        save(place / f"p{i}.nii.gz", image(i))
+        save(place / f"p{i}_mask.nii.gz", full(1))
+        (place / f"._p{i}.nii.gz").write_bytes(b"left by a Mac")
+        if i >= 2:
+            (tmp_path / "all" / f"p{i}").symlink_to(place)
+    (tmp_path / "all" / "circle").symlink_to(tmp_path / "all")
+    (tmp_path / "all" / "p9.nii.gz").symlink_to(tmp_path / "annex" / "gone")
+    report = inspect_folder(tmp_path / "all")
+    assert report.faults == [], [str(fault) for fault in report.faults]
+    assert {c.pair.case_id for c in report.cases} == {f"p{i}" for i in range(4)}
+    assert any("p9.nii.gz is left out: a link to" in note for note in report.notes)
+
+
+def test_a_list_that_was_written_on_windows(tmp_path: Path) -> None:
+    fill(tmp_path, [full(1)] * 3)
+    entries = [{"image": f"images\\c{i}.nii.gz", "label": f"labels\\c{i}.nii.gz"} for i in range(3)]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+    report = inspect_folder(tmp_path / "dataset.json")
+    assert report.faults == [], [str(fault) for fault in report.faults]
+    assert len(report.cases) == 3
+
+
+def test_dicom_series_beside_labels(tmp_path: Path, write_series: Callable[..., Path]) -> None:
+    for i in range(3):
+        write_series(tmp_path / "scans" / f"pt{i}", image(i), uid=f"1.2.826.{i + 1}")
+        save(tmp_path / "labels" / f"pt{i}.nii.gz", full(1))
+    options = FolderOptions(labels=tmp_path / "labels")
+    datalist = prepare_folder(tmp_path / "scans", tmp_path, options)
+    assert {entry.image for _, entry in datalist.items()} == {f"scans/pt{i}" for i in range(3)}
+    sound(datalist)
+
+
+# Values
+
+
+def pictures(root: Path, masks: list[np.ndarray]) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for i, mask in enumerate(masks):
+        picture = rng.integers(0, 255, (*mask.shape, 3)).astype(np.uint8)
+        Image.fromarray(picture).save(root / "images" / f"p{i}.png")
+        Image.fromarray(mask).save(root / "masks" / f"p{i}.png")
+
+
+def smoothed(seed: int) -> np.ndarray:
+    big = np.zeros((200, 200), np.uint8)
+    x = 40 + 10 * seed
+    big[30:150, x : x + 60] = 255
+    picture = Image.fromarray(big).rotate(10 + seed)
+    return np.asarray(picture.resize((48, 48), Image.Resampling.BICUBIC))
+
+
+def test_smoothed_masks_are_named_and_a_threshold_makes_them_classes(tmp_path: Path) -> None:
+    masks = [smoothed(i) for i in range(4)]
+    pictures(tmp_path, [*masks, np.zeros((48, 48), np.uint8)])
+    faults = inspect_folder(tmp_path).faults
+    assert {Path(fault.file).name for fault in faults} == {f"p{i}.png" for i in range(4)}
+    for fault in faults:
+        assert "gray levels" in fault.problem
+        assert "give --threshold 127.5" in fault.mend
+    datalist = prepare_folder(tmp_path, tmp_path / "out", FolderOptions(threshold=127.5))
+    assert datalist.classes == ["background", "class1"]
+    labels = stored_labels(datalist, tmp_path)
+    for i, mask in enumerate(masks):
+        np.testing.assert_array_equal(labels[f"p{i}"], (mask >= 128).T)
+    sound(datalist)
+
+
+def test_many_classes_are_no_gray_levels(tmp_path: Path) -> None:
+    label = np.zeros(SHAPE, np.uint8)
+    label.ravel()[: 5 * 20] = np.repeat(np.arange(1, 21), 5)
+    report = inspect_folder(fill(tmp_path, [label] * 3))
+    assert report.faults == []
+    assert report.classes is not None
+    assert len(report.classes.names) == 21
+
+
+def test_each_file_with_another_convention_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, [full(1), full(1), full(255), full(1), full(255)])
+    (fault,) = inspect_folder(tmp_path).faults
+    assert "1 in 3 files (c0.nii.gz, c1.nii.gz, c3.nii.gz)" in fault.problem
+    assert "255 in 2 files (c2.nii.gz, c4.nii.gz)" in fault.problem
+    assert "give --threshold 1;" in fault.mend
+    datalist = prepare_folder(tmp_path, tmp_path / "out", FolderOptions(threshold=1))
+    for label in stored_labels(datalist, tmp_path).values():
+        np.testing.assert_array_equal(label, full(1))
+    sound(datalist)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(255, np.uint8), (-1, np.int16)])
+def test_customary_values_are_unlabeled_only_where_somebody_says_it(
+    tmp_path: Path, value: int, dtype: Any
+) -> None:
+    labels = [full(1, 2), full(1, 2), full(1, 2), full(1, 2, value, dtype=dtype)]
+    fill(tmp_path, labels)
+    (fault,) = inspect_folder(tmp_path).faults
+    assert fault.file == str(tmp_path / "labels" / "c3.nii.gz")
+    assert f"the value {value} is not one of 0, 1, 2 in a row" in fault.problem
+    assert f"give --unlabeled {value}" in fault.mend
+    report = inspect_folder(tmp_path, FolderOptions(unlabeled=value))
+    assert report.faults == []
+    assert {c.pair.case_id: c.kind for c in report.cases}["c3"] == "partial"
+    named = inspect_folder(tmp_path, FolderOptions(classes=["bg", "a", "b"])).faults
+    assert f"label values [{value}] are not a class" in named[0].problem
+    assert f"give --unlabeled {value}" in named[0].mend
+    content = {"labels": {"background": 0, "a": 1, "b": 2, "ignore": value}}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert inspect_folder(tmp_path).faults == []
+
+
+def test_values_off_by_rounding_are_whole_numbers(tmp_path: Path) -> None:
+    near = full(1, 2).astype(np.float32)
+    near[near > 0] += np.float32(1e-5)
+    fill(tmp_path, [near, near, full(1, 2), full(1, 2)])
+    datalist = prepare_folder(tmp_path, tmp_path / "out")
+    for label in stored_labels(datalist, tmp_path).values():
+        np.testing.assert_array_equal(label, full(1, 2))
+    half = full(1, 2).astype(np.float32) / 2
+    save(tmp_path / "labels" / "c1.nii.gz", half)
+    (fault,) = inspect_folder(tmp_path).faults
+    assert "values that are not whole numbers, such as 0.5" in fault.problem
+    assert "--threshold 0.5" in fault.mend
+
+
+def test_equal_faults_are_listed_once_with_a_count(tmp_path: Path) -> None:
+    fill(tmp_path, [full(1)] * 6)
+    for i in range(4):
+        save(tmp_path / "labels" / f"c{i}.nii.gz", full(1), AFFINE + np.diag([0, 0, 0.1 * i, 0]))
+    report = inspect_folder(tmp_path)
+    with pytest.raises(ValueError, match="3 faults in") as caught:
+        report.check()
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert "c1.nii.gz: the label's affine differs" in lines[1]
+    assert "(so 2 other files: c2.nii.gz, c3.nii.gz)" in lines[1]

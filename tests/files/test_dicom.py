@@ -1,0 +1,105 @@
+"""A DICOM series as one volume: its voxels and grid, or what is wrong with the folder."""
+
+from __future__ import annotations
+
+import locale
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixseg.files.finding import find_images
+from mixseg.files.reading import UnreadableError, open_volume
+
+Write = Callable[..., Path]
+
+
+def scan() -> np.ndarray:
+    return np.random.default_rng(0).integers(-1000, 1000, (7, 6, 5)).astype(np.int16)
+
+
+@pytest.mark.parametrize("suffix", [".dcm", "", ".IMA"])
+def test_a_series_is_a_volume(tmp_path: Path, write_series: Write, suffix: str) -> None:
+    folder = write_series(
+        tmp_path / "pt00", scan(), spacing=(0.5, 0.75, 2), origin=(3, -4, 10), suffix=suffix
+    )
+    (folder / "notes.txt").write_text("left by the viewer")
+    opened = open_volume(folder)
+    assert open_volume(folder, voxels=False).data is None
+    np.testing.assert_array_equal(opened.data, scan())
+    expected = np.diag([-0.5, -0.75, 2.0, 1.0])
+    expected[:3, 3] = (-3, 4, 10)
+    np.testing.assert_allclose(opened.affine, expected, atol=1e-6)
+    (found,) = find_images(tmp_path).images
+    assert (found.path, found.stem, found.suffix) == (folder, "pt00", "")
+
+
+def test_the_locale_stays_as_it_was(tmp_path: Path, write_series: Write) -> None:
+    """GDCM sets it to C, after which Python reads every file without a stated encoding as ASCII."""
+    folder = write_series(tmp_path / "a", scan())
+    before = locale.setlocale(locale.LC_ALL)
+    open_volume(folder)
+    assert locale.setlocale(locale.LC_ALL) == before
+
+
+def test_slices_across_another_axis(tmp_path: Path, write_series: Write) -> None:
+    """Coronal slices: x to the left, y downward, so that z runs to anterior."""
+    folder = write_series(tmp_path / "a", scan(), directions=(1, 0, 0, 0, 0, -1))
+    opened = open_volume(folder)
+    np.testing.assert_array_equal(opened.data, scan())
+    # The normal of (1, 0, 0) and (0, 0, −1) is (0, 1, 0), posterior.
+    expected = [[-1, 0, 0, 0], [0, 0, -2, 0], [0, -1, 0, 0], [0, 0, 0, 1]]
+    np.testing.assert_allclose(opened.affine, expected, atol=1e-6)
+
+
+def test_rescaled_values(tmp_path: Path, write_series: Write) -> None:
+    tags = {"0028|1052": "-1024", "0028|1053": "2"}
+    folder = write_series(tmp_path / "a", scan() * 2 - 1024, tags=tags)
+    np.testing.assert_array_equal(open_volume(folder).data, scan() * 2 - 1024)
+
+
+def test_several_series_are_listed_and_not_guessed(tmp_path: Path, write_series: Write) -> None:
+    write_series(tmp_path / "a", scan())
+    write_series(tmp_path / "b", scan()[..., :3], uid="1.2.826.2", tags={"0008|103e": "scout"})
+    for path in (tmp_path / "b").iterdir():
+        path.rename(tmp_path / "a" / f"other_{path.name}")
+    with pytest.raises(UnreadableError) as caught:
+        open_volume(tmp_path / "a", voxels=False)
+    assert "the folder holds 2 series: " in str(caught.value)
+    assert "CT scan, 5 files (1.2.826.1)" in str(caught.value)
+    assert "CT scout, 3 files (1.2.826.2)" in str(caught.value)
+    assert "a folder of its own" in caught.value.mend
+
+
+def test_missing_slices_are_named(tmp_path: Path, write_series: Write) -> None:
+    folder = write_series(tmp_path / "a", scan())
+    next(folder.glob("*_002.dcm")).unlink()
+    with pytest.raises(UnreadableError, match=r"4 mm between I\d+_001\.dcm and I\d+_003\.dcm"):
+        open_volume(folder)
+
+
+def test_slices_at_one_place(tmp_path: Path, write_series: Write) -> None:
+    folder = write_series(tmp_path / "a", scan())
+    again = write_series(tmp_path / "b", scan()[..., :1])
+    next(again.iterdir()).rename(folder / "copy.dcm")
+    with pytest.raises(UnreadableError, match=r"1 slices lie where another lies, .*copy\.dcm"):
+        open_volume(folder)
+
+
+def test_damaged_slices_and_folders_without_any(tmp_path: Path, write_series: Write) -> None:
+    folder = write_series(tmp_path / "a", scan())
+    path = next(folder.glob("*_003.dcm"))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UnreadableError, match=r"I\d+_003\.dcm"):
+        open_volume(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnreadableError, match="holds no DICOM file"):
+        open_volume(tmp_path / "empty")
+
+
+def test_a_slice_by_itself_is_a_volume_of_one_slice(tmp_path: Path, write_series: Write) -> None:
+    folder = write_series(tmp_path / "a", scan()[..., :1])
+    opened = open_volume(next(folder.iterdir()))
+    assert opened.shape == (7, 6, 1)
+    np.testing.assert_array_equal(opened.data, scan()[..., :1])
