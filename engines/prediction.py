@@ -184,7 +184,7 @@ def _leave_out_masks(loader: Any, postprocessing: Any) -> None:
         for step in getattr(postprocessing, "transforms", ())
         if isinstance(step, SaveImaged)
     ]
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     data = getattr(dataset, "data", None)
     if not isinstance(data, list) or not all(isinstance(i, dict) and "image" in i for i in data):
         return
