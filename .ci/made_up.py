@@ -3,8 +3,8 @@
     .venv/bin/python .ci/made_up.py quickstart/phantom FOLDER
 
 FOLDER then holds ``IMAGES/`` and ``LABELS/`` (own data), ``scan.nii.gz``, ``scans/`` and
-``run/models/model.pt`` and ``full/models/model.pt`` (weights of the left atrium's network,
-untrained, to predict with and to pack) and ``la/``, a small data set in place of the left atrium's.
+``run/models/model.pt`` (the left atrium's weights, to predict with), ``full`` (their bundle with
+random ones, to pack) and ``la/``, a small data set in place of the left atrium's.
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ def left_atrium(phantom: Path, folder: Path) -> None:
 
 
 def weights(folder: Path) -> None:
-    """Random weights of the size that docs/predict.md names, and of the full size."""
-    train = ROOT / "bundles" / "la_confkd" / "configs" / "train.yaml"
-    for name, knobs in (("run", {"features": [8, 16, 32, 64, 128]}), ("full", {})):
-        (folder / name / "models").mkdir(parents=True)
-        network = build_network(train, knobs)
-        torch.save(network.state_dict(), folder / name / "models" / "model.pt")
+    """The shipped weights under another name, and their bundle with random ones."""
+    bundle = ROOT / "bundles" / "la_mixed"
+    (folder / "run" / "models").mkdir(parents=True)
+    shutil.copy(bundle / "models" / "model.pt", folder / "run" / "models" / "model.pt")
+    shutil.copytree(bundle, folder / "full", ignore=shutil.ignore_patterns("models", "eval"))
+    (folder / "full" / "models").mkdir()
+    network = build_network(bundle / "configs" / "train.yaml", {})
+    torch.save(network.state_dict(), folder / "full" / "models" / "model.pt")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Print the commands that continuous integration runs from the documentation, as a shell script.
 
-    python3 .ci/readme.py main|tests|run|drawn|la       # of README.md
+    python3 .ci/readme.py main|tests|run|own            # of README.md
     python3 .ci/readme.py methods docs/methods/*.md     # of other pages, in their order
 
 A block is marked by a comment on the line before its fence: ``<!-- ci: main -->``, or any other
@@ -9,6 +9,7 @@ word in place of ``main``. What follows the word changes what is run, not what i
 - ``<!-- ci: run, with ARGUMENTS -->`` adds arguments to the block's last command: a shorter
   training, a smaller network;
 - ``<!-- ci: run, each with ARGUMENTS -->`` adds them to each of its commands;
+- ``<!-- ci: run, train with ARGUMENTS -->`` adds them to its ``mixseg train``, or another command;
 - ``<!-- ci: run, exits 1 -->`` takes that exit status, and no other, for success.
 
 Blocks that are not run stand in tests/docs/not_run.yaml, each with its reason.
@@ -25,7 +26,7 @@ from pathlib import Path
 README = Path(__file__).resolve().parents[1] / "README.md"
 _BLOCK = re.compile(
     r"^<!-- ci: (?P<kind>\w+)"
-    r"(?:, (?:(?P<each>each )?with (?P<more>.+?)|exits (?P<status>\d+)))? -->\n"
+    r"(?:, (?:(?P<which>\w+ )?with (?P<more>.+?)|exits (?P<status>\d+)))? -->\n"
     r"```bash\n(?P<code>.*?)\n```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -33,11 +34,17 @@ _BLOCK = re.compile(
 _COMMAND = re.compile(r"(python|mixseg|torchrun) ")
 
 
-def _with(code: str, more: str, each: bool) -> str:
-    """A block with arguments behind its last command, or behind each of them."""
+def _with(code: str, more: str, which: str) -> str:
+    """A block with arguments behind its last command, behind ``each``, or behind one of mixseg."""
     lines = re.split(r"(?<!\\)\n", code)  # with those that a backslash continues
     for i, line in enumerate(lines):
-        if _COMMAND.match(line) if each else i == len(lines) - 1:
+        if which == "each":
+            wanted = _COMMAND.match(line) is not None
+        elif which:
+            wanted = line.startswith(f"mixseg {which} ")
+        else:
+            wanted = i == len(lines) - 1
+        if wanted:
             lines[i] = f"{line} {more}".rstrip()
     return "\n".join(lines)
 
@@ -63,7 +70,7 @@ def commands(kind: str, pages: Sequence[Path] = (), short: bool = True) -> list[
         for match in found:
             if match["kind"] == kind:
                 more = shlex.join(shlex.split((match["more"] if short else "") or ""))
-                code = _with(match["code"], more, bool(match["each"]))
+                code = _with(match["code"], more, (match["which"] or "").strip())
                 if match["status"]:
                     code = f"(\n{code}\n) && exit 1 || [ $? -eq {match['status']} ]"
                 blocks.append(code)

@@ -1,15 +1,28 @@
-"""What a flagship's model card says of the weights that ship with it."""
+"""What model cards and README say that is generated: settings of train.yaml, weights that ship."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
-__all__ = ["shipped_weights_block"]
+__all__ = ["card_settings_block", "flagship_block", "shipped_weights_block"]
+
+#: Settings whose lines in the YAML have no comment.
+_PLAIN = {
+    "device": "where to train",
+    "encoder_layers": "whose gradients are compared",
+    "ramps": "iterations until values of the method are full",
+    "seed": "of weights, batches and dropout",
+    "max_epochs": "epochs in all, those before a resume included",
+    "weight_decay": "of the optimizer",
+    "momentum": "of the optimizer",
+}
 
 #: Groups of disease in the official numbering of ACDC's training patients, twenty each.
 _ACDC_GROUPS = (
@@ -20,21 +33,39 @@ _ACDC_GROUPS = (
     "abnormal right ventricle",
 )
 _WORST = 3
+#: A setting of train.yaml: its line, and those below it that are indented.
+_SETTING = re.compile(r"^(?P<name>\w+):(?P<rest>.*)\n(?P<more>(?: +.*\n)*)", re.MULTILINE)
+
+
+def card_settings_block(page: Path) -> str:
+    """Settings of the train.yaml beside the card: name, default and comment.
+
+    Raises:
+        ValueError: a setting has no comment.
+    """
+    text = (page.parents[1] / "configs" / "train.yaml").read_text(encoding="utf-8")
+    end = re.search(r"^(?:num_classes|datalist_content):", text, re.MULTILINE)
+    assert end is not None, page
+    top = text[text.index("bundle_root:") : end.start()]
+    lines = ["| Setting | Default | Meaning |", "|---|---|---|"]
+    for match in _SETTING.finditer(top):
+        first, _, comment = match["rest"].partition(" #")
+        value = first.strip() or match["more"].strip()
+        content = yaml.safe_load(match["more"])
+        if isinstance(content, dict):  # in one line
+            value = yaml.safe_dump(content, default_flow_style=True, sort_keys=False, width=10_000)
+            value = value.strip()
+        comment = comment.strip() or _PLAIN.get(match["name"], "")
+        if not comment:
+            raise ValueError(f"{page}: '{match['name']}' has no comment in train.yaml")
+        shown = value.strip('"').replace("|", "\\|")
+        lines.append(f"| `{match['name']}` | `{shown}` | {comment} |")
+    return "\n".join(lines) + "\n"
 
 
 def shipped_weights_block(root: Path, page: Path) -> str:
     """Test scores of the weights that ship with the bundle whose card the page is."""
-    bundle = page.parents[1].name
-    origin_path = root / "benchmarks" / "results" / "weights" / f"{bundle}.json"
-    origin = json.loads(origin_path.read_text(encoding="utf-8"))
-    result = json.loads(
-        (root / "benchmarks" / "results" / origin["result"]).read_text(encoding="utf-8")
-    )
-    cases = pd.DataFrame(result["cases"])
-    numbers = ["dice", "hd95_vox", "assd_vox", "reference_voxels", "prediction_voxels"]
-    cases[numbers] = cases[numbers].astype(float)
-    cases["dice"] *= 100
-    cases["volume"] = 100 * (cases["prediction_voxels"] / cases["reference_voxels"] - 1)
+    origin, result, cases = _shipped(root, page.parents[1].name)
     lines = [
         "| | Cases | Dice [%] | HD95 [voxels] | ASSD [voxels] | Volume error [%] |",
         "|---|---:|---:|---:|---:|---:|",
@@ -61,6 +92,42 @@ def shipped_weights_block(root: Path, page: Path) -> str:
         f"from `benchmarks/results/{origin['result']}`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def flagship_block(root: Path) -> str:
+    """Test scores of all weights that ship: a line for each bundle and class."""
+    lines = [
+        "| Bundle | Class | Cases | Dice [%] | HD95 [voxels] |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for path in sorted((root / "benchmarks" / "results" / "weights").glob("*_mixed.json")):
+        _, _, cases = _shipped(root, path.stem)
+        for name, part in cases.groupby("class", sort=False):
+            scores = (
+                f"{part[column].mean():.1f} ± {part[column].std():.1f}"
+                for column in ("dice", "hd95_vox")
+            )
+            lines.append(
+                f"| `{path.stem}` | {name} | {part['case_id'].nunique()} | {' | '.join(scores)} |"
+            )
+    lines += ["", "Test split, scored once: mean ± sd over the cases."]
+    return "\n".join(lines) + "\n"
+
+
+def _shipped(root: Path, bundle: str) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
+    """Where a bundle's weights come from, the result of their training, and its cases.
+
+    Of the cases ``dice`` is in percent, and ``volume`` the error of the volume in percent.
+    """
+    results = root / "benchmarks" / "results"
+    origin = json.loads((results / "weights" / f"{bundle}.json").read_text(encoding="utf-8"))
+    result = json.loads((results / origin["result"]).read_text(encoding="utf-8"))
+    cases = pd.DataFrame(result["cases"])
+    numbers = ["dice", "hd95_vox", "assd_vox", "reference_voxels", "prediction_voxels"]
+    cases[numbers] = cases[numbers].astype(float)
+    cases["dice"] *= 100
+    cases["volume"] = 100 * (cases["prediction_voxels"] / cases["reference_voxels"] - 1)
+    return origin, result, cases
 
 
 def _parts(cases: pd.DataFrame, data: str) -> Iterable[tuple[str, pd.DataFrame]]:

@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def is_single(bundle: str) -> bool:
-    """Whether the bundle's network has one branch."""
+    """Whether the bundle's network has one branch; those that are rows of ConfKD now included."""
+    if bundle in ("acdc_lv_single", "la_single", "acdc_lv_decoupled", "la_decoupled"):
+        return bundle.endswith("single")
     path = ROOT / "bundles" / bundle / "configs" / "train.yaml"
     network = yaml.safe_load(path.read_text(encoding="utf-8"))["network_def"]
     return network.get("backbone", network).get("branches") == 1

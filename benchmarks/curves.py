@@ -2,10 +2,10 @@
 
     python benchmarks/curves.py acdc_cpu acdc_cpu_study
 
-Writes docs/figures/LIST_curves.png: the Dice of teacher and student on the validation split after
-each validation, one panel a branch, one line a row of the list; the mean over its seeds, and the
-range over them as a band. Networks of one branch, main, are in the first panel. Rows that nobody
-ran are left out.
+Writes benchmarks/studies/figures/LIST_curves.png: the Dice of teacher and student on the
+validation split after each validation, one panel a branch, one line a row of the list; the mean
+over its seeds, and the range over them as a band. Networks of one branch, main, are in the first
+panel. Rows that nobody ran are left out.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def draw(name: str) -> Path | None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=8)
-    path = ROOT / "docs" / "figures" / f"{name}_curves.png"
+    path = ROOT / "benchmarks" / "studies" / "figures" / f"{name}_curves.png"
     figure.savefig(path, dpi=110)
     return path
 

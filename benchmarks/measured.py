@@ -123,33 +123,6 @@ def inference_block(root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def weights_block(root: Path, page: Path) -> str:
-    """Test scores of the weights that ship with the bundle whose card the page is."""
-    bundle = page.parents[1].name
-    path = root / "benchmarks" / "results" / "weights" / f"{bundle}.json"
-    if not path.is_file():
-        return f"Shipped weights: {NOT_RUN}.\n"
-    result = json.loads(path.read_text(encoding="utf-8"))
-    lines = ["| Branch | Class | Cases | Dice [%] | HD95 [voxels] |", "|---|---|---:|---:|---:|"]
-    for branch, classes in result["test"]["scores"].items():
-        for name, item in classes.items():
-            dice, distance = item["dice"], item["hd95_vox"]
-            lines.append(
-                f"| {branch} | {name} | {dice['n']} | {100 * dice['mean']:.1f} ± "
-                f"{100 * dice['sd']:.1f} | {distance['mean']:.1f} ± {distance['sd']:.1f} |"
-            )
-    used = result["test"]["configuration"]
-    lines += [
-        "",
-        f"`models/{result['file']}`, {result['megabytes']:.1f} MB in half precision, "
-        f"sha256 `{result['sha256'][:16]}…`: {used['num_full']} full masks and "
-        f"{used['num_partial']} scribbled cases, seed {result['test']['seed']}; mean ± sd over the "
-        "test cases. In single precision, validation Dice differs by at most "
-        f"{result['largest_validation_difference']:.3f} points.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def noise_block(root: Path) -> str:
     """How good masks made wrong on purpose are, a line a kind."""
     path = root / "benchmarks" / "results" / "noise.json"
@@ -290,7 +263,7 @@ def nnunet_block(root: Path) -> str:
 COSTS = {
     "supervised": "supervised",
     "fewer": "supervised, the masks alone",
-    "entmin": "entropy minimisation",
+    "entmin": "entropy minimization",
     "uamt": "UA-MT",
 }
 

@@ -72,11 +72,17 @@ INDICATORS: dict[str, Any] = {
     "ramps": {"lambda_reg": 40},
     "augmentation": {**FLIP, "keys": ["image", "label", "reference"]},
 }
-#: Knobs of each bundle's method; ramps pass half of the run, so that kills find them on their way.
+#: Settings of each bundle's method, or of a row after ``:``; ramps pass half of the run, so that
+#: kills find them on their way.
 METHODS: dict[str, dict[str, Any]] = {
     "acdc_lv_confkd": {**SCRIBBLED, "ramps": {"lambda_ent": 40}},
-    "acdc_lv_single": {**SCRIBBLED, "lambda_w": 1, "lambda_ent": 1, "ramps": {"lambda_ent": 40}},
-    "acdc_lv_decoupled": SCRIBBLED,
+    "acdc_lv_confkd:single": {
+        **SCRIBBLED,
+        "lambda_w": 1,
+        "lambda_ent": 1,
+        "ramps": {"lambda_ent": 40},
+    },
+    "acdc_lv_confkd:decoupled": SCRIBBLED,
     "acdc_lv_uamt": {**UNLABELED, "ramps": {"lambda_con": 40, "certainty": 80}},
     # Its layers need a network of five levels.
     "acdc_lv_glmi": {**UNLABELED, "features": [4, 8, 8, 16, 16], "ramps": {"lambda_con": 40}},
@@ -87,12 +93,12 @@ METHODS: dict[str, dict[str, Any]] = {
             "gamma": {"begin": 4, "length": 40, "start": 0.2},
         },
     },
-    "acdc_lv_entmin": {**UNLABELED, "ramps": {"lambda_unsup": 40}},
+    "acdc_lv_entropy_minimization": {**UNLABELED, "ramps": {"lambda_unsup": 40}},
     "acdc_lv_dcr": INDICATORS,
     "wbc_single": WRONG,
     "wbc_decoupled": {**WRONG, "batch_partial": 2},
     "wbc_uamt": {**UNLABELED, "ramps": {"lambda_con": 40, "certainty": 80}},
-    "wbc_entmin": {**UNLABELED, "ramps": {"lambda_unsup": 40}},
+    "wbc_entropy_minimization": {**UNLABELED, "ramps": {"lambda_unsup": 40}},
     "wbc_dcr": INDICATORS,
     "wbc_selfcorrecting": {
         **SEPARATE,
@@ -172,12 +178,15 @@ class Run:
     def __init__(self, bundle: str, data: Path, folder: Path, epochs: int) -> None:
         self.folder, self.epochs = folder, epochs
         self.checkpoint = folder / "eval" / "checkpoint.pt"
-        root = ROOT / "bundles" / bundle
+        name, _, row = bundle.partition(":")
+        root = ROOT / "bundles" / name
         knobs = {**KNOBS, **METHODS[bundle], "max_epochs": epochs}
         knobs |= {"dataset_dir": data, "bundle_root": root}
         knobs |= {"output_dir": folder / "eval", "ckpt_dir": folder / "models"}
         self.command = [sys.executable, "-m", "monai.bundle", "run", "training"]
-        self.command += ["--config_file", str(root / "configs" / "train.yaml")]
+        files = [str(root / "configs" / "train.yaml")]
+        files += [str(root / "configs" / "rows" / f"{row}.yaml")] if row else []
+        self.command += ["--config_file", str(files)]
         for name, value in knobs.items():
             self.command += [f"--{name}", str(value)]
         folder.mkdir(parents=True)

@@ -5,10 +5,10 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``augmentation``, ``free_negatives``, ``nnunet``, ``weights`` and ``shipped_weights``
-(on a model card), ``compared_settings``, ``table_1`` and so on for the journal's tables, or that of
-a list in benchmarks/experiments/, whose rows it shows in their order; with ``_frames`` behind it,
-by frame of the heart's cycle.
+``noise``, ``augmentation``, ``free_negatives``, ``nnunet``, ``flagship``, ``settings`` and
+``shipped_weights`` (on a model card), ``compared_settings``, ``table_1`` and so on for the
+journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in their order;
+with ``_frames`` behind it, by frame of the heart's cycle.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cards import shipped_weights_block
+from cards import card_settings_block, flagship_block, shipped_weights_block
 from measured import (
     NOT_RUN,
     augmentation_block,
@@ -35,7 +35,6 @@ from measured import (
     noise_block,
     training_cost_block,
     tutorial_block,
-    weights_block,
 )
 
 from compare import pages as compare_pages
@@ -47,8 +46,14 @@ from compare.tables import Measurements, participating
 from mixseg.apps.quickstart.report import markdown_report
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/*.md", "bundles/*/docs/README.md", "benchmarks/*/README.md")
-FIGURES = Path("docs", "figures", "compare")
+PAGES = (
+    "README.md",
+    "docs/*.md",
+    "bundles/*/docs/README.md",
+    "benchmarks/*/README.md",
+    "benchmarks/studies/*.md",
+)
+FIGURES = Path("benchmarks", "studies", "figures", "tables")
 #: Block of a page → table of the papers: table_1, table_A1, table_others.
 COMPARED = {f"table_{number.replace('.', '')}": number for number in compare_pages.names()}
 _BLOCK = re.compile(
@@ -235,10 +240,12 @@ def render(page: Path) -> str:
             text = nnunet_block(ROOT)
         elif name == "batch_statistics":
             text = batch_statistics_block(ROOT, page)
+        elif name == "flagship":
+            text = flagship_block(ROOT)
         elif name == "shipped_weights":
             text = shipped_weights_block(ROOT, page)
-        elif name == "weights":
-            text = weights_block(ROOT, page)
+        elif name == "settings":
+            text = card_settings_block(page)
         elif name in COMPARED:
             text = compare_pages.block(COMPARED[name], measurements(ROOT), page, ROOT / FIGURES)
         elif (ROOT / "benchmarks" / "experiments" / f"{name}.yaml").is_file():
@@ -256,7 +263,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing, report what is old")
     arguments = parser.parse_args()
     outdated = []
-    for page in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
+    for page in sorted({path for pattern in PAGES for path in ROOT.glob(pattern)}):
         try:
             text = render(page)
         except ValueError as error:

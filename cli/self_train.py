@@ -39,7 +39,7 @@ def self_train(
     rounds: Annotated[int, typer.Option(help="Networks to train, one after another.")],
     student: Annotated[
         str | None,
-        typer.Option(help="Bundle trained in each round; default: the single-branch one."),
+        typer.Option(help="Bundle trained in each round; default: one branch, for the same data."),
     ] = None,
     split: Annotated[
         str,
@@ -75,8 +75,8 @@ def self_train(
 
       mixseg self-train run --data ACDC -o rounds --rounds 3
 
-      mixseg self-train run --data ACDC -o rounds --rounds 1 --student acdc_lv_decoupled
-      --noisy-as partial --inference-branch teacher --lambda-w 1
+      mixseg self-train run --data ACDC -o rounds --rounds 1 --student acdc_lv_confkd
+      --config rows/decoupled.yaml --noisy-as partial --inference-branch teacher --lambda-w 1
 
     Settings of the student's train.yaml are options. Its classes are the teacher's.
     """
@@ -100,8 +100,8 @@ def self_train(
         if split not in ("validation", "test"):
             raise ValueError(f"--split is '{split}': give validation or test")
         source = trained(teacher, weights, branch)
-        folder = find_student(source.folder, student)
-        overlays = tuple(configurations(folder, config or ()))
+        folder, row = find_student(source.folder, student)
+        overlays = (*row, *configurations(folder, config or ()))
         chosen = choose_device(device)
         known = settings_in(settings_of([folder / "configs" / "train.yaml", *overlays]))
         given = read_settings(context.args, known, f"the student, {folder.name}", _OWN_OPTIONS)

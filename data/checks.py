@@ -18,6 +18,7 @@ from mixseg.data.file_checks import (
     describe_faults,
     examine_case,
     grid_faults,
+    image_files,
 )
 
 _WORKERS = min(8, (os.cpu_count() or 1) + 2)
@@ -55,6 +56,7 @@ def validate_datalist(
             entry.supervision,
             erode=False,
             complete=bool(entry.complete),
+            channels=tuple(entry.channels or ()),
         )
         for split, entry in datalist.resolve(base_dir).items()
         if split in chosen
@@ -115,24 +117,31 @@ def check_cases(
         The notes.
 
     Raises:
-        DatalistError: lists all errors, each with its file and the mend.
+        DatalistError: lists all errors, each with its file and the mend; or there is a ``test``
+            alone, without a case.
     """
     given: dict[Split, Sequence[Mapping[str, Any]] | None] = {
         "training": training,
         "validation": validation,
         "test": test,
     }
+    if training is None and validation is None and test is not None and not test:
+        raise DatalistError(
+            "there is no case to score: the split is empty. Add cases to it in the datalist, or "
+            f"choose another one of {', '.join(SPLITS)} with --split"
+        )
     cases = [
         Case(
             split,
             str(item["case_id"]),
             str(item.get("patient_id", item["case_id"])),
-            str(item["image"]),
+            image_files(item)[0],
             item.get("label"),
             None,
             item.get("supervision"),
             erode=bool(item.get("erode", False)),
             complete=bool(item.get("complete", False)),
+            channels=tuple(image_files(item)[1:]),
         )
         for split, items in given.items()
         for item in items or ()

@@ -7,13 +7,21 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.engines import SupervisedEvaluator
 from monai.inferers import SliceInferer
-from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd, SaveImaged
+from monai.transforms import (
+    Activationsd,
+    AsDiscreted,
+    Compose,
+    Invertd,
+    KeepLargestConnectedComponentd,
+    SaveImaged,
+)
 from torch import Tensor, nn
 
 from mixseg.engines.precision import autocast_dtype
@@ -86,6 +94,7 @@ def mask_postprocessing(
     output_postfix: str,
     output_ext: str = ".nii.gz",
     keep_component: str | None = None,
+    largest_component: bool = False,
 ) -> Compose:
     """From logits under ``pred`` to a mask file in the grid of the image's file.
 
@@ -95,20 +104,27 @@ def mask_postprocessing(
         output_postfix: of the masks' names, ``<image>_<postfix><ext>``.
         output_ext: of the masks' files; ``".png"`` for pictures.
         keep_component: ``"most_probable"`` keeps of each class one component, see
-            :class:`mixseg.transforms.KeepMostProbableComponent`; None keeps all.
+            :class:`mixseg.transforms.KeepMostProbableComponent`, ``"largest"`` the largest by
+            voxels; None keeps all.
+        largest_component: the same as ``keep_component="largest"``.
 
     Raises:
         ValueError: another ``keep_component``.
     """
-    if keep_component not in (None, "most_probable"):
-        raise ValueError(f"keep_component must be most_probable or null, got {keep_component!r}")
+    keep_component = "largest" if largest_component else keep_component
+    if keep_component not in (None, "largest", "most_probable"):
+        raise ValueError(
+            f"keep_component must be most_probable, largest or null, got {keep_component!r}"
+        )
+    most_probable = KeepMostProbableComponentd("pred", "probabilities")
     writer = "PILWriter" if output_ext == ".png" else "mixseg.data.NativeNiftiWriter"
     return Compose(
         [
             Activationsd("pred", softmax=True),
             Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False),
-            *([KeepMostProbableComponentd("pred", "probabilities")] if keep_component else []),
+            *([most_probable] if keep_component == "most_probable" else []),
             AsDiscreted("pred", argmax=True),
+            *([KeepLargestConnectedComponentd("pred")] if keep_component == "largest" else []),
             SaveImaged(
                 "pred",
                 output_dir=output_dir,
@@ -126,12 +142,18 @@ def mask_postprocessing(
 class Predictor(SupervisedEvaluator):
     """MONAI's evaluator for images without a label, in mixed precision on the CPU, too.
 
+    Images below the folder that the masks are written to are left out: they are the masks of an
+    earlier run where that folder lies in the folder of the images.
+
     Args:
         device: where the network runs.
         val_data_loader: batches with ``image``.
         network: the network.
         amp: see :func:`mixseg.engines.autocast_dtype`.
         options: further arguments of ``monai.engines.SupervisedEvaluator``.
+
+    Raises:
+        ValueError: all images are below the folder of the masks.
     """
 
     def __init__(
@@ -145,6 +167,7 @@ class Predictor(SupervisedEvaluator):
     ) -> None:
         device = torch.device(device)
         self._dtype = autocast_dtype(amp, device)
+        _leave_out_masks(val_data_loader, options.get("postprocessing"))
         super().__init__(device=device, val_data_loader=val_data_loader, network=network, **options)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
@@ -152,3 +175,28 @@ class Predictor(SupervisedEvaluator):
         with torch.autocast(kind, self._dtype, enabled=self._dtype is not None):
             output: dict[str, Any] = super()._iteration(engine, batchdata)
         return output
+
+
+def _leave_out_masks(loader: Any, postprocessing: Any) -> None:
+    """Take images below the folders that are written to out of the loader's dataset."""
+    folders = [
+        Path(step.saver.folder_layout.output_dir).resolve()
+        for step in getattr(postprocessing, "transforms", ())
+        if isinstance(step, SaveImaged)
+    ]
+    dataset: Any = getattr(loader, "dataset", None)
+    data = getattr(dataset, "data", None)
+    if not isinstance(data, list) or not all(isinstance(i, dict) and "image" in i for i in data):
+        return
+    images = [Path(item["image"]).resolve() for item in data]
+    kept = [
+        item
+        for item, image in zip(data, images, strict=True)
+        if not any(folder in image.parents for folder in folders)
+    ]
+    if data and not kept:
+        raise ValueError(
+            f"all images are in the folder of the masks, '{folders[0]}': set --output_dir to "
+            "another one, for example a folder in it"
+        )
+    dataset.data = kept

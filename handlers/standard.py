@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from mixseg.configuration.settings import run_settings
+from mixseg.data import Datalist, data_hash
 from mixseg.handlers.checkpoint import FullCheckpoint
 from mixseg.handlers.evaluation_report import EvaluationReport
 from mixseg.handlers.history import History
@@ -125,7 +126,9 @@ def evaluation_handlers(
     scorer: CaseScorer,
     output_dir: str | os.PathLike[str],
     seed: int,
-    data_hash: str,
+    datalist: Datalist,
+    dataset_dir: str | os.PathLike[str],
+    surfaces: bool | None = None,
     progress: bool = True,
 ) -> HandlerGroup:
     """Load trained weights, score every case, and write scores and pictures.
@@ -140,7 +143,9 @@ def evaluation_handlers(
         scorer: of the evaluator.
         output_dir: folder of ``metrics.csv``, ``summary.json`` and ``cases.png``.
         seed: of the training, for the record.
-        data_hash: of the datalist, for the record.
+        datalist: of the data set, whose hash is recorded.
+        dataset_dir: where its files are.
+        surfaces: see :class:`EvaluationReport`.
         progress: show a progress bar.
 
     Returns:
@@ -155,7 +160,12 @@ def evaluation_handlers(
         ProgressBar(enabled=progress),
         scorer,
         EvaluationReport(
-            output_dir, scorer, configuration=run_settings(), seed=seed, data_hash=data_hash
+            output_dir,
+            scorer,
+            configuration=run_settings(),
+            seed=seed,
+            data_hash=data_hash(datalist, dataset_dir),
+            surfaces=surfaces,
         ),
     ]
     return HandlerGroup(handlers)

@@ -33,7 +33,7 @@ def start_run(
     Raises:
         ValueError: a seed that is none of NumPy's.
         OSError: a folder that cannot be written.
-        DatalistError: lists every fault of the cases.
+        DatalistError: there is no case to score, or lists every fault of the cases.
         RunRefusedError: the first folder holds a run that would be spoiled.
     """
     if seed is not None and not 0 <= seed < 2**32:

@@ -62,8 +62,7 @@ def test_no_medical_image_is_tracked(tracked: list[Path]) -> None:
     kinds = re.compile(r"\.(nii|nii\.gz|nrrd|mha|mhd|dcm|bmp|pt|npz|npy)$")
     found = [path.relative_to(ROOT) for path in tracked if kinds.search(path.name)]
     # The weights that ship, and nothing else.
-    ship = ("bundles/*/models/compact.pt", "bundles/*_mixed/models/model.pt")
-    assert [path for path in found if not any(path.match(pattern) for pattern in ship)] == []
+    assert [path for path in found if not path.match("bundles/*_mixed/models/model.pt")] == []
 
 
 def test_bundles_hold_no_python(tracked: list[Path]) -> None:
@@ -100,22 +99,9 @@ def test_readme_has_the_two_commands_on_its_first_screen(readme: str) -> None:
     assert tests in head
 
 
-def test_readme_names_only_knobs_and_files_that_exist(readme: str) -> None:
-    known = {"config_file"}
-    for path in ROOT.glob("bundles/*/configs/*.yaml"):
-        known |= {name.lstrip("+") for name in yaml.safe_load(path.read_text(encoding="utf-8"))}
-    known |= {"format", "output", "overwrite", "split"}  # options of the mixseg command
-    known |= {"bundle", "entropy", "probabilities"}
-    known |= {"strict"}  # of mkdocs
-    named = set(re.findall(r"(?<![\w-])--(\w+)", readme))
-    assert named - known == set()
-    for place in re.findall(r"configs/\w+\.yaml", readme):
-        assert list(ROOT.glob(f"bundles/*/{place}")), place
-    for page in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
+def test_links_of_the_readme_lead_somewhere(readme: str) -> None:
+    for page in re.findall(r"\]\((?!https?:|#)([^)#]+)", readme):
         assert (ROOT / page).exists(), page
-    for folder in re.findall(r"`(\w+/)`", readme):
-        if folder not in ("eval/", "site/", "patient001/"):
-            assert (ROOT / folder).is_dir(), folder
 
 
 def test_continuous_integration_adds_its_arguments_to_the_last_command(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from monai.transforms import (
     CopyItemsd,
     Orientationd,
     ResizeWithPadOrCropd,
+    Spacingd,
 )
 
 from mixseg.transforms.cropping import CropToCenterd
@@ -28,10 +29,14 @@ from mixseg.transforms.labels import (
     SupervisionFromLabeld,
 )
 from mixseg.transforms.loading import LoadVolumed
+from mixseg.transforms.noisy_labels import NoisyLabeld
 from mixseg.transforms.resampling import ResizeToSized, ResizeToSpacingd
 from mixseg.transforms.scribbles import ScribbleByErosiond
 
 __all__ = ["SlicePreprocessing", "VolumePreprocessing"]
+
+#: How label maps are brought to another grid.
+RESAMPLING = ("area", "nearest")
 
 
 class _Preprocessing:
@@ -55,8 +60,16 @@ class _Preprocessing:
         intensity_sd: float,
         erosion_rule: str,
         free_negatives: float | Literal["auto"] | None,
-        weak_label: bool,
+        weak_label: bool | Literal["noise"],
+        resampling: str,
+        noise: Mapping[str, Any] | None = None,
+        reference: bool = False,
     ) -> None:
+        if resampling not in RESAMPLING:
+            raise ValueError(f"resampling must be one of {RESAMPLING}, got {resampling!r}")
+        self.resampling = resampling
+        self.noise = noise
+        self.reference = reference
         self.num_source_classes = len(source_classes)
         self.target_classes = list(target_classes or range(1, self.num_source_classes))
         #: C of the prepared label maps, background included.
@@ -75,10 +88,7 @@ class _Preprocessing:
         )
 
     def _load(self, *keys: str) -> list[Any]:
-        return [
-            LoadVolumed(keys, allow_missing_keys=True),
-            AddDepthd(keys, allow_missing_keys=True),
-        ]
+        return [LoadVolumed(keys, allow_missing_keys=True)]
 
     def _orient(self, *keys: str) -> list[Any]:
         if self.orientation is None:
@@ -103,7 +113,7 @@ class _Preprocessing:
             "allow_missing_keys": True,
         }
         negatives = FreeNegativesd(
-            self._label_keys(),
+            ("label", "weak_label") if self.weak_label is True else "label",
             num_classes=self.num_classes,
             radius=radius,
             slice_axis=self.slice_axis,
@@ -114,7 +124,7 @@ class _Preprocessing:
             allow_missing_keys=True,
         )
         eroded = ScribbleByErosiond("label", when=["partial"], **erosion)
-        if not self.weak_label:
+        if self.weak_label is not True:
             return [eroded, negatives]
         return [
             CopyItemsd("label", names="weak_label", allow_missing_keys=True),
@@ -136,13 +146,40 @@ class _Preprocessing:
         raise NotImplementedError
 
     def _label_keys(self) -> tuple[str, ...]:
-        return ("label", "weak_label") if self.weak_label else ("label",)
+        keys = ("label", "weak_label") if self.weak_label else ("label",)
+        return (*keys, "reference") if self.reference else keys
+
+    def _made_wrong(self) -> list[Any]:
+        """Masks made wrong on purpose, and what lies beside them."""
+        clean = ["reference"] if self.reference else []
+        steps: list[Any] = []
+        if names := clean + (["weak_label"] if self.weak_label == "noise" else []):
+            copied = CopyItemsd("label", len(names), names, allow_missing_keys=True)
+            steps.append(copied)
+        if self.noise is None:
+            return steps
+        made: dict[str, Any] = {"num_classes": self.num_classes, "allow_missing_keys": True}
+        made |= self.noise
+        steps.append(NoisyLabeld("label", flag_key="distort", **made))
+        if self.weak_label == "noise":  # of all cases, by the same rule
+            steps.append(NoisyLabeld("weak_label", flag_key=None, **made))
+        return steps
+
+    def _rescaled(self, grid: Sequence[Any]) -> list[Any]:
+        """These steps, with the rescaling of the intensities before or after them."""
+        return [self.rescale, *grid]
 
     @cached_property
     def inference(self) -> Compose:
         """Transforms of an item with ``image``, a path."""
-        return Compose([*self._load("image"), *self._orient("image"), *self._region(),
-                        self.rescale, *self._to_grid()])  # fmt: skip
+        return Compose(
+            [
+                *self._load("image"),
+                *self._orient("image"),
+                *self._region(),
+                *self._rescaled(self._to_grid()),
+            ]
+        )
 
     @cached_property
     def evaluation(self) -> Compose:
@@ -154,8 +191,7 @@ class _Preprocessing:
                 CopyItemsd("image", names="native"),
                 *self._orient("image"),
                 *self._region(),
-                self.rescale,
-                *self._to_grid(),
+                *self._rescaled(self._to_grid()),
             ]
         )
 
@@ -170,7 +206,9 @@ class _Preprocessing:
         keys = ("image", "label")
         masks = [*self._load(*keys), *self._orient(*keys), *self._label_classes()]
         radius = None
-        if self.weak_label or any(item.get("supervision") in ("partial", None) for item in data):
+        if self.weak_label is True or any(
+            item.get("supervision") in ("partial", None) for item in data
+        ):
             radius = negative_radius(
                 data,
                 Compose([*masks, *self._weak_grid()]),
@@ -184,10 +222,14 @@ class _Preprocessing:
             [
                 *masks,
                 SupervisionFromLabeld("label", num_classes=self.num_classes),
-                self.rescale,
-                *self._weak_grid(),
-                *self._weak_labels(radius),
-                *self._to_grid(*self._label_keys()),
+                *self._made_wrong(),
+                *self._rescaled(
+                    [
+                        *self._weak_grid(),
+                        *self._weak_labels(radius),
+                        *self._to_grid(*self._label_keys()),
+                    ]
+                ),
             ]
         )
 
@@ -219,7 +261,16 @@ class SlicePreprocessing(_Preprocessing):
         free_negatives: of seeds without background strokes: pixels at ``slice_size`` from every
             seed beyond which a slice is background, see :class:`mixseg.transforms.FreeNegatives`;
             ``"auto"`` finds it on the full masks, None does without.
-        weak_label: give full and partial cases a ``weak_label``, the eroded mask, beside ``label``.
+        weak_label: give full and partial cases a ``weak_label``, the eroded mask, beside ``label``;
+            ``"noise"``: every case one that is made wrong as ``noise`` says.
+        resampling: of label maps: ``"area"``, see :class:`mixseg.transforms.ResizeLabel`, or
+            ``"nearest"`` neighbor, as in the papers that the methods come from.
+        noise: arguments of :class:`mixseg.transforms.NoisyLabel`, which makes the masks of items
+            that are flagged ``distort`` wrong on purpose; None leaves all as they are.
+        reference: keep the mask as it was before ``noise`` under ``reference``.
+
+    Raises:
+        ValueError: another ``resampling``.
     """
 
     def __init__(
@@ -238,7 +289,10 @@ class SlicePreprocessing(_Preprocessing):
         intensity_sd: float = 1.0,
         erosion_rule: str = "kervadec",
         free_negatives: float | Literal["auto"] | None = "auto",
-        weak_label: bool = False,
+        weak_label: bool | Literal["noise"] = False,
+        resampling: Literal["area", "nearest"] = "area",
+        noise: Mapping[str, Any] | None = None,
+        reference: bool = False,
     ) -> None:
         super().__init__(
             source_classes=source_classes,
@@ -252,16 +306,24 @@ class SlicePreprocessing(_Preprocessing):
             erosion_rule=erosion_rule,
             free_negatives=free_negatives,
             weak_label=weak_label,
+            resampling=resampling,
+            noise=noise,
+            reference=reference,
         )
         self.slice_size = slice_size
         self.crop_size = tuple(crop_size)
         self.spatial_size = tuple(spatial_size)
 
     def _resized(self, size: int | Sequence[int], label_keys: Sequence[str]) -> Any:
-        return ResizeToSized("image", size, label_keys, self.num_classes)
+        return ResizeToSized("image", size, label_keys, self.num_classes, self.resampling)
+
+    def _load(self, *keys: str) -> list[Any]:
+        return [*super()._load(*keys), AddDepthd(keys, allow_missing_keys=True)]
 
     def _weak_grid(self) -> list[Any]:
-        return [self._resized(self.slice_size, ["label"])]
+        made = [key for key in self._label_keys() if key != "weak_label"]
+        keys = self._label_keys() if self.weak_label == "noise" else made
+        return [self._resized(self.slice_size, keys)]
 
     def _to_grid(self, *label_keys: str) -> list[Any]:
         crop = (*self.crop_size, -1)
@@ -287,6 +349,9 @@ class VolumePreprocessing(_Preprocessing):
         spacing: (x, y, z) voxel size in mm.
         erosion_axis: slices across this axis are eroded; None erodes in 3D.
         free_negatives: see there, but in voxels of the file's own grid, and in 3D.
+        resampling: ``"area"``, or ``"nearest"`` neighbor for label maps as in the papers that the
+            methods come from; then the image is interpolated linearly by
+            ``monai.transforms.Spacing`` and its intensities are rescaled afterwards.
         center_size: (x, y, z) size in mm of the central box that evaluation and inference see,
             None for a whole axis: for scans that show far more than those of the training, which
             is not cropped. Predictions outside the box are background.
@@ -308,6 +373,7 @@ class VolumePreprocessing(_Preprocessing):
         erosion_axis: int | None = 2,
         free_negatives: float | Literal["auto"] | None = "auto",
         weak_label: bool = False,
+        resampling: Literal["area", "nearest"] = "area",
         center_size: Sequence[float | None] | None = None,
     ) -> None:
         super().__init__(
@@ -322,6 +388,7 @@ class VolumePreprocessing(_Preprocessing):
             erosion_rule=erosion_rule,
             free_negatives=free_negatives,
             weak_label=weak_label,
+            resampling=resampling,
         )
         self.slice_axis = erosion_axis
         self.distance = "volume"
@@ -332,4 +399,14 @@ class VolumePreprocessing(_Preprocessing):
         return [] if self.center_size is None else [CropToCenterd("image", self.center_size)]
 
     def _to_grid(self, *label_keys: str) -> list[Any]:
-        return [ResizeToSpacingd("image", self.spacing, label_keys, self.num_classes)]
+        if self.resampling == "area":
+            return [ResizeToSpacingd("image", self.spacing, label_keys, self.num_classes)]
+        steps = [Spacingd("image", pixdim=self.spacing, mode="bilinear")]
+        if label_keys:
+            steps.append(
+                Spacingd(label_keys, pixdim=self.spacing, mode="nearest", allow_missing_keys=True)
+            )
+        return steps
+
+    def _rescaled(self, grid: Sequence[Any]) -> list[Any]:
+        return super()._rescaled(grid) if self.resampling == "area" else [*grid, self.rescale]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,6 +84,11 @@ def _average(maps: Tensor, axis: int, size: int) -> Tensor:
     return (weights @ maps.reshape(math.prod(shape[:axis]), side, -1)).reshape(shape)
 
 
+def _resize_nearest(label: Any, spatial_size: Sequence[int]) -> Any:
+    """A label map (1, *spatial) by nearest neighbor."""
+    return Resize(spatial_size, mode="nearest-exact")(label)
+
+
 class _ResizeImage(MapTransform, InvertibleTransform):
     """Resize the image to a size that depends on it, and its label maps with it.
 
@@ -91,10 +96,18 @@ class _ResizeImage(MapTransform, InvertibleTransform):
     shrinks. MONAI's ``Invertd`` takes predictions back to the grid before.
     """
 
-    def __init__(self, keys: KeysCollection, label_keys: Sequence[str], num_classes: int) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_keys: Sequence[str],
+        num_classes: int,
+        resampling: str = "area",
+    ) -> None:
         super().__init__(keys)
         self.label_keys = tuple(label_keys)
-        self.resize_label = ResizeLabel(num_classes)
+        self.resize_label: Callable[[Any, Sequence[int]], Any] = (
+            _resize_nearest if resampling == "nearest" else ResizeLabel(num_classes)
+        )
         # The inverse reads sizes and mode from the image's trace, not from this object.
         self._resize = Resize(spatial_size=-1)
 
@@ -134,6 +147,8 @@ class ResizeToSized(_ResizeImage):
             aspect ratio kept.
         label_keys: integer label maps on the image's grid that are resized along.
         num_classes: of the label maps, see :class:`ResizeLabel`.
+        resampling: of the label maps: ``"area"``, see :class:`ResizeLabel`, or ``"nearest"``
+            neighbor.
     """
 
     def __init__(
@@ -142,8 +157,9 @@ class ResizeToSized(_ResizeImage):
         size: int | Sequence[int],
         label_keys: Sequence[str] = (),
         num_classes: int = 2,
+        resampling: str = "area",
     ) -> None:
-        super().__init__(keys, label_keys, num_classes)
+        super().__init__(keys, label_keys, num_classes, resampling)
         self.size = size
 
     def spatial_size(self, image: Tensor) -> tuple[int, ...]:

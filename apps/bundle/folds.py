@@ -92,7 +92,7 @@ def cross_validate(
     ]
     output = output_folder(bundle, folder, output, "folds")
     ensure_writable([output], "--output")
-    request = {
+    request: dict[str, Any] = {
         "folds": folds,
         "settings": {name: str(value) for name, value in given.items()},
         "data": data_hash(datalist, dataset_dir),

@@ -39,7 +39,7 @@ def packed_card(text: str, train: str) -> str:
         name = match[1]
         return f"| `{name}` | `{values.get(name, match[2])}` |"
 
-    start = text.find("\n## Knobs")
+    start = text.find("\n## Settings")
     end = text.find("\n## ", start + 1)
     if start < 0:
         return text

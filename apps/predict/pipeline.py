@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mixseg.apps.predict.images import CaseError
 from mixseg.configuration.loading import cause_of, load
+from mixseg.configuration.paths import literal_path
 from mixseg.files.geometry import spacing_mm
 from mixseg.files.reading import subject_name
 from mixseg.files.weights import read_weights
@@ -186,15 +187,14 @@ class BundlePipeline:
         self.network_dims = len(image["image"]["spatial_shape"])
         parser = ConfigParser(ConfigParser.load_config_files([str(p) for p in self.files]))
         own: dict[str, Any] = {
-            # Absolute paths begin with no character that MONAI would take for an expression.
-            "bundle_root": str(self.bundle.absolute()),
-            "output_dir": str(self.staging.absolute()),
+            "bundle_root": literal_path(self.bundle.absolute()),
+            "output_dir": literal_path(self.staging.resolve()),
             "device": f"$torch.device('{self.device}')",
             "progress": False,
             "dataset#data": [{}],  # replaced for each case
         }
         if self.weights is not None:
-            own["checkpoint"] = str(self.weights.absolute())
+            own["checkpoint"] = literal_path(self.weights.absolute())
         parser.update({**self.knobs, **own})
         try:
             self._build(parser)
@@ -271,8 +271,8 @@ class BundlePipeline:
                 names = ", ".join(path.name for path in self.files)
                 raise ValueError(
                     f"the weights '{self.weights}' do not fit the network of {names}; give the "
-                    "knobs that they were trained with, for example --features, or a file that "
-                    "holds them with --config"
+                    "folder of the run that trained them, or its settings, for example --features, "
+                    "or a file that holds them with --config"
                 ) from error
             self._evaluator.remove_event_handler(loader, Events.STARTED)
 
@@ -283,7 +283,7 @@ class BundlePipeline:
     def output_name(self, image: str) -> Path:
         """Where the bundle puts the mask of an image, relative to the output folder."""
         name = self._saver.folder_layout.filename(subject=subject_name(image), idx=None)
-        return Path(name).relative_to(self.staging.absolute())
+        return Path(name).relative_to(self.staging.resolve())
 
     def prepare(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """Read and preprocess a case.

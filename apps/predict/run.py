@@ -23,6 +23,7 @@ from mixseg.apps.predict.images import (
     CaseError,
     InputCase,
     check_axes,
+    join_channels,
     place_cases,
     refuse_same_outputs,
     remarks_of,
@@ -133,6 +134,7 @@ def open_run(
                 f"'{pipeline.files[0]}' makes no mask of probabilities by argmax (AsDiscreted): "
                 "leave out --probabilities and --entropy"
             )
+        cases = join_channels(cases, pipeline.channels)
         refuse_same_outputs(cases, output_names(pipeline, cases))
         report = PredictionReport(output, run_header(pipeline), len(cases))
         report.left_out = [sentence for _, left_out in found for sentence in left_out]
@@ -227,9 +229,9 @@ class PredictionRun:
         shutil.rmtree(self.pipeline.staging, ignore_errors=True)
         self.pipeline.staging.mkdir(parents=True)
         stamp = stamp_of(case.image)
-        shape = check_axes(case.image, self.pipeline.axes, self.pipeline.channels)
+        shape = check_axes(case, self.pipeline.axes, self.pipeline.channels)
         prediction, warnings = self._predicted(case)
-        warnings = [*remarks_of(case.image), *warnings]
+        warnings = [*remarks_of(case), *warnings]
         entropy, apart = prediction.entropy(), prediction.disagreement
         outputs = {"mask": mask}
         try:
@@ -274,14 +276,14 @@ class PredictionRun:
 
     def _through(self, pipeline: BundlePipeline, case: InputCase) -> Prediction:
         try:
-            batch = pipeline.prepare({"image": str(case.image), "case_id": case.case_id})
+            batch = pipeline.prepare({"image": case.source, "case_id": case.case_id})
             return pipeline.predict(batch)
         except (OutputError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever the components of a bundle raise
             if isinstance(root_cause(error), torch.OutOfMemoryError):
                 raise root_cause(error) from None
-            raise why(error, case.image) from error
+            raise why(error, case) from error
 
     def _write_map(
         self, case: InputCase, mask: Path, kind: str, data: Any, meta: Mapping[str, Any]

@@ -15,8 +15,9 @@ from mixseg.configuration.settings import settings_of
 from mixseg.data.datalist import data_hash
 from mixseg.files.provenance import sha256_of
 
-#: Student for a teacher whose name begins so.
-_STUDENTS = {"acdc_lv_": "acdc_lv_single", "la_": "la_single"}
+#: Student for a teacher whose name begins so: the bundle, with its row of one branch.
+_STUDENTS = {"acdc_lv_": "acdc_lv_confkd", "la_": "la_confkd"}
+_ROW = "rows/single.yaml"
 
 #: Settings that select the cases: the rounds train on all that the datalist of proposals names.
 SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
@@ -24,8 +25,12 @@ SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
 _OF_CLASSES = ("source_classes", "target_classes", "class_names", "in_channels", "unlabeled_value")
 
 
-def find_student(teacher: Path, student: str | None) -> Path:
-    """The student's bundle: the one that was named, or the single-branch one of the same data."""
+def find_student(teacher: Path, student: str | None) -> tuple[Path, tuple[Path, ...]]:
+    """The student's bundle and the files that are passed after its train.yaml.
+
+    The bundle that was named, or the row of one branch of the same data's.
+    """
+    row = student is None
     if student is None:
         name = bundle_name(teacher)
         found = [s for prefix, s in _STUDENTS.items() if name.startswith(prefix)]
@@ -41,7 +46,7 @@ def find_student(teacher: Path, student: str | None) -> Path:
             f"'{folder / 'configs' / 'train.yaml'}' has no setting 'noisy_as', by which it would "
             "take proposals: name another bundle with --student"
         )
-    return folder
+    return folder, (folder / "configs" / _ROW,) if row else ()
 
 
 def make_student(

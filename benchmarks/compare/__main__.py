@@ -65,7 +65,10 @@ class _Bar(Watch):
 @compare_app.command("run")
 def run(
     experiment_list: Annotated[
-        Path, typer.Argument(metavar="LIST", help="Experiment list (YAML), see docs/compare.md.")
+        Path,
+        typer.Argument(
+            metavar="LIST", help="Experiment list (YAML), see benchmarks/compare/README.md."
+        ),
     ],
     dataset_dir: Annotated[
         Path, typer.Option("--dataset_dir", help="Folder of the data, as for training.")
@@ -198,14 +201,16 @@ def complexity(
             raise ValueError("no CUDA device is visible here: choose --profile cpu")
         torch.set_num_threads(threads)
         rows = load_published().complexity["8"].rows
-        folders = {name: find_bundle(name) for name in bundles or [row.bundle for row in rows]}
+        names = [name.partition(":") for name in bundles or [row.bundle for row in rows]]
         path = results / f"complexity_{profile.value}.json"
         content: Result = {"benchmark": "complexity", "bundles": {}}
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
-        for name, folder in folders.items():
-            one = measure_complexity(folder, {}, device)
-            content["bundles"][folder.name] = one
+        for bundle, colon, overlay in names:
+            folder = find_bundle(bundle)
+            name = f"{folder.name}{colon}{overlay}"
+            one = measure_complexity(folder, {}, device, [overlay] if overlay else [])
+            content["bundles"][name] = one
             console.print(
                 f"{name}: {one['parameters']:,} parameters in {one['networks']} networks, "
                 f"{one['milliseconds']} ms a sample, {one['milliseconds_all']} ms through all"

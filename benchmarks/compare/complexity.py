@@ -48,7 +48,9 @@ def count_parameters(bundle: Path, experiment: Experiment) -> int | None:
     return alike + sum(_parameters(network) for network in own)
 
 
-def measure_complexity(bundle: Path, knobs: Mapping[str, Any], device: str) -> dict[str, Any]:
+def measure_complexity(
+    bundle: Path, knobs: Mapping[str, Any], device: str, overlays: Sequence[str] = ()
+) -> dict[str, Any]:
     """Parameters of a bundle's training, and milliseconds of a forward pass of one sample.
 
     Times are medians over repeated passes of a random sample of the size that the network is
@@ -68,7 +70,7 @@ def measure_complexity(bundle: Path, knobs: Mapping[str, Any], device: str) -> d
 
     from mixseg.files.provenance import environment
 
-    parser = _parser(bundle, (), knobs)
+    parser = _parser(bundle, overlays, knobs)
     parser["device"] = torch.device(device)
     networks = _networks(parser)
     size = "spatial_size" if "spatial_size" in parser.config else "crop_size"

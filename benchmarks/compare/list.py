@@ -19,8 +19,8 @@ SetN = int | Literal["all"]
 Score = Literal["dice", "iou", "precision", "recall", "hd95_vox", "assd_vox"]
 
 #: Keys of a row that are no knobs of its bundle.
-ROW_KEYS = ("method", "bundle", "set", "profile", "seeds", "variant", "same_as", "start_from",
-            "rounds")  # fmt: skip
+ROW_KEYS = ("method", "bundle", "overlays", "set", "profile", "seeds", "variant", "same_as",
+            "start_from", "rounds")  # fmt: skip
 #: Full masks of "all images" in the papers.
 _ALL_IMAGES = 80
 
@@ -35,6 +35,7 @@ class Row(_Model):
     Attributes:
         method: the papers' name, by which the tables find the row; default: from the knobs.
         bundle: folder or name of the bundle; default: that of the list.
+        overlays: configuration files after those of the list, such as ``rows/single.yaml``.
         set: N of Set-N, or ``all``; default: from the knobs.
         profile: ``cpu`` hides GPUs, ``gpu`` needs one; default: that of the list.
         seeds: default: those of the list.
@@ -49,6 +50,7 @@ class Row(_Model):
 
     method: str | None = None
     bundle: str | None = None
+    overlays: list[str] = Field(default_factory=list)
     set: SetN | None = None
     profile: Profile | None = None
     seeds: list[int] | None = None
@@ -73,7 +75,7 @@ class Row(_Model):
         if self.same_as is not None:
             if len(self.same_as.split("/")) != 2:
                 raise ValueError(f"same_as must be LIST/ROW, got '{self.same_as}'")
-            if self.knobs or self.bundle or self.start_from:
+            if self.knobs or self.bundle or self.overlays or self.start_from:
                 raise ValueError(
                     "same_as takes bundle and knobs of the other row: leave out those given here"
                 )
@@ -269,7 +271,7 @@ def _experiment(path: Path, listed: ExperimentList, name: str) -> Experiment:
         data=listed.data or short.partition("_")[0],
         set=row.set or set_of(knobs, method),
         bundle=bundle,
-        overlays=tuple(_overlay(path, name) for name in listed.overlays),
+        overlays=tuple(_overlay(path, name) for name in (*listed.overlays, *row.overlays)),
         knobs=knobs,
         seeds=tuple(row.seeds or listed.seeds),
         profile=row.profile or listed.profile,

@@ -1,6 +1,6 @@
 """What the site does beyond MkDocs: pages of the repository, its links, formulas without scripts.
 
-- A line ``<!-- include: README.md "## Real data: ACDC" -->`` stands for that section of another
+- A line ``<!-- include: README.md "## License" -->`` stands for that section of another
   file of the repository, up to the next heading of its level, so that no text is kept twice.
 - CONTRIBUTING.md, CHANGELOG.md, the bundles' model cards and the help texts of the ``mixseg``
   command are pages.
@@ -41,8 +41,6 @@ PAGES = {
         for card in sorted(ROOT.glob("bundles/*/docs/README.md"))
     },
 }
-#: Headings of README whose content stands on another page.
-ANCHORS = {"README.md#results": "results.md"}
 
 _INCLUDE = re.compile(r'^<!-- include: (?P<path>\S+) "(?P<heading>#+ .+)" -->$', re.MULTILINE)
 _COMMENT = re.compile(r"^<!-- .*? -->\n?", re.MULTILINE)
@@ -93,10 +91,7 @@ def relink(text: str, source: str, page: str, included: dict[str, str]) -> str:
             return match[0]
         name = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         name = source if not path else name
-        goal = included.get(f"{name}#{anchor}") or ANCHORS.get(f"{name}#{anchor}")
-        if goal and f"{name}#{anchor}" in ANCHORS:
-            hash_ = anchor = ""
-        goal = goal or PAGES.get(name)
+        goal = included.get(f"{name}#{anchor}") or PAGES.get(name)
         if goal is None and name.startswith("docs/"):
             goal = name.removeprefix("docs/")
         if goal is None and (ROOT / name).exists():
@@ -178,7 +173,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Include sections, mend links, drop the marks of generators and continuous integration."""
+    """Include sections, adapt links, drop the marks of generators and continuous integration."""
     uri = page.file.src_uri
     source = {page: name for name, page in PAGES.items() if page != "index.md"}
     included = _included()

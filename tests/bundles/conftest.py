@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,11 +125,21 @@ def write_official(folder: Path, patients: int = 10) -> None:
         (folder / name / "Info.cfg").write_text(f"ED: 1\nES: 9\nGroup: {'NOR' if i % 2 else 'DCM'}")
 
 
-def run_bundle(run_id: str, *names: str, **knobs: Any) -> None:
+def run_files(run_id: str, files: Sequence[Path], **knobs: Any) -> None:
     """What ``python -m monai.bundle run`` does, in this process and with the logging as it is."""
-    files = [str(CONFIGS / name) for name in names]
     texts = {k: str(v) if isinstance(v, Path) else v for k, v in knobs.items()}
-    monai.bundle.run(run_id=run_id, config_file=files, logging_file=False, **texts)
+    paths = [str(file) for file in files]
+    # A run's record reads its command line.
+    words = ["run", run_id, "--config_file", str(paths)]
+    words += [word for k, v in texts.items() for word in (f"--{k}", str(v))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["in this process", *words])
+        monai.bundle.run(run_id=run_id, config_file=paths, logging_file=False, **texts)
+
+
+def run_bundle(run_id: str, *names: str, **knobs: Any) -> None:
+    """Run files of the bundle."""
+    run_files(run_id, [CONFIGS / name for name in names], **knobs)
 
 
 @pytest.fixture(autouse=True)
@@ -161,5 +172,6 @@ def tools() -> SimpleNamespace:
         write_datalist=write_datalist,
         save_datalist=save_datalist,
         run_bundle=run_bundle,
+        run_files=run_files,
         cause=lambda error: str(cause_of(error)),
     )

@@ -44,7 +44,8 @@ def evaluated(
 def masks(trained: Any, tools: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Inference of every image of the training folder."""
     folder: Path = tmp_path_factory.mktemp("masks")
-    places = {"dataset_dir": trained.data, "output_dir": folder, "ckpt_dir": trained.models}
+    weights = trained.models / "model.pt"
+    places = {"dataset_dir": trained.data, "output_dir": folder, "checkpoint": weights}
     tools.run_bundle("inference", "inference.yaml", **NETWORK, **places)
     return folder
 
@@ -163,7 +164,7 @@ def test_one_unseen_image_from_another_working_directory(
         **{**NETWORK, "features": "[4,8,16]", "slice_size": "[32,32]"},
         dataset_dir="scan.nii",
         output_dir="out",
-        ckpt_dir=trained.models,
+        checkpoint=trained.models / "model.pt",
     )
     done = run_outside(words, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

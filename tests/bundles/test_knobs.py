@@ -10,17 +10,12 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from monai.transforms import CenterSpatialCropd, Orientationd, RandFlipd, Resized
+from monai.transforms import Orientationd, RandFlipd
 
 from mixseg.configuration.settings import unknown_options
 from mixseg.configuration.start import start_command
 from mixseg.handlers import FullCheckpoint, ProgressBar, Ramp, Validation, WeightRamps
-from mixseg.transforms import (
-    ConvertUnlabeledd,
-    RescaleIntensityd,
-    ScribbleByErosiond,
-    SelectClassesd,
-)
+from mixseg.transforms import ConvertUnlabeledd, RescaleIntensityd, ScribbleByErosiond
 
 # Every knob away from its default, in values that go together.
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label", "weak_label"], "prob": 1.0}
@@ -80,9 +75,12 @@ OVERRIDES: dict[str, Any] = {
     "resume": True,
     "progress": False,
 }
+#: Terms and their weights, the journal's.
+WEIGHTS = {"ce_full": 1, "ce_weak": 0.001, "kd": 50, "entropy": 1}
 # Checked in tests of their own, or (amp) without an effect on the CPU.
 APART = {"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "device"} | {
     "weak_branch",
+    "inference_branch",
     "amp",
 }
 
@@ -135,24 +133,21 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
     steps = get("train#preprocessing").transforms
     scribbles = [step for step in steps if isinstance(step, ScribbleByErosiond)]
     assert {step.transform.rule for step in scribbles} == {"literal10"}
-    (select,) = [step for step in steps if isinstance(step, SelectClassesd)]
-    # Classes 1 and 3 out of 0…4 become 1 and 2, unlabelled 5 becomes 3, the rest background.
-    assert select.selector.table.tolist() == [0, 1, 0, 2, 0, 3]
     (convert,) = [step for step in steps if isinstance(step, ConvertUnlabeledd)]
     assert convert.converter.unlabeled_value == 255
-    assert get("num_source_classes") == 5
     assert get("num_classes") == 3
+    # Classes 1 and 3 out of 0…4 become 1 and 2, unlabeled 5 becomes 3, the rest background.
+    preparation = get("preparation")
+    assert (preparation.num_source_classes, preparation.target_classes) == (5, [1, 3])
+    sizes = (preparation.slice_size, preparation.crop_size, preparation.spatial_size)
+    assert [list(size) for size in sizes] == [[48, 40], [32, 24], [16, 12]]
     for name in ("train#preprocessing", "validate#preprocessing"):
-        sizes = [s.resizer.spatial_size for s in get(name).transforms if isinstance(s, Resized)]
-        assert {tuple(size) for size in sizes} == {(48, 40, -1), (16, 12, -1)}
         (turn,) = [s for s in get(name).transforms if isinstance(s, Orientationd)]
         assert turn.ornt_transform.axcodes == "LPS"
         (rescale,) = [s for s in get(name).transforms if isinstance(s, RescaleIntensityd)]
         # 10…30 are kept, minus 20, over 5.
         grey = torch.tensor([[0.0, 10.0, 20.0, 25.0, 99.0]])
         assert rescale({"image": grey})["image"].tolist() == [[-2.0, -2.0, 0.0, 1.0, 2.0]]
-        (crop,) = [s for s in get(name).transforms if isinstance(s, CenterSpatialCropd)]
-        assert tuple(crop.cropper.roi_size) == (32, 24, -1)
     assert tuple(get("validate#inferer").roi_size) == (16, 12)
 
     loader = get("train#dataloader")
@@ -180,7 +175,8 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
     assert trainer.inference_network is not trainer.network
     assert trainer.step_module.separate_forward is False
 
-    handlers = get("train#handlers")
+    (group,) = get("train#handlers")
+    handlers = group.handlers
     ramps = one(handlers, WeightRamps)
     assert (ramps.ramps, ramps.shape) == ({"lambda_ent": Ramp(length=7)}, "cosine")
     assert one(handlers, Validation).interval == 3
@@ -193,16 +189,15 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
 
 
 def test_volumes_keep_their_axes_unless_told_otherwise(tools: SimpleNamespace) -> None:
-    parser = parse(tools)
-    for name in ("train#preprocessing", "validate#preprocessing"):
-        steps = parser.get_parsed_content(name).transforms
-        assert not any(isinstance(step, Orientationd) for step in steps)
+    preparation = parse(tools).get_parsed_content("preparation")
+    for transform in (preparation.training(), preparation.evaluation, preparation.inference):
+        assert not any(isinstance(step, Orientationd) for step in transform.transforms)
 
 
 def test_folders_follow_the_bundles_root(tools: SimpleNamespace) -> None:
     parser = parse(tools, bundle_root="/there")
     folders = [parser.get_parsed_content(f"{n}_dir") for n in ("dataset", "output", "ckpt")]
-    assert folders == ["/there/data", "/there/eval", "/there/models"]
+    assert folders == ["/there/data", "/there/eval", "/there/eval/models"]
 
 
 def test_datalist_and_device(tmp_path: Path, tools: SimpleNamespace) -> None:
@@ -220,26 +215,45 @@ def test_datalist_and_device(tmp_path: Path, tools: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "branches", "selected_by"),
+    ("row", "branches", "selected_by", "terms"),
     [
-        ({"lambda_w": 0, "lambda_kd": 0, "lambda_ent": 0}, {"full": "teacher"}, "teacher"),
-        ({"lambda_kd": 0, "lambda_ent": 0}, {"full": "teacher", "partial": "student"}, "student"),
-        ({"lambda_ent": 0}, {"full": "both", "partial": "student"}, "student"),
-        ({}, {"full": "both", "partial": "student"}, "student"),
+        ("lower_bound", {"full": "main"}, "main", ["ce_full"]),
+        ("upper_bound", {"full": "main"}, "main", ["ce_full"]),
+        ("single", {"full": "main", "partial": "main"}, "main", ["ce_full", "ce_weak"]),
         (
-            {"lambda_kd": 0, "lambda_ent": 0, "weak_branch": "teacher"},
-            {"full": "teacher", "partial": "teacher"},
-            "teacher",
+            "single_ent",
+            {"full": "main", "partial": "main"},
+            "main",
+            ["ce_full", "ce_weak", "entropy"],
         ),
+        ("decoupled", {"full": "teacher", "partial": "student"}, "student", ["ce_full", "ce_weak"]),
+        ("kl", {"full": "both", "partial": "student"}, "student", ["ce_full", "ce_weak", "kd"]),
+        (None, {"full": "both", "partial": "student"}, "student", list(WEIGHTS)),
     ],
-    ids=["lower bound", "Decoupled", "KL", "KL+Ent", "Single"],
 )
-def test_methods_by_their_weights(
-    tools: SimpleNamespace, weights: dict[str, Any], branches: dict[str, str], selected_by: str
+@pytest.mark.parametrize("bundle", ["acdc_lv_confkd", "la_confkd"])
+def test_the_papers_rows(
+    tools: SimpleNamespace,
+    bundle: str,
+    row: str | None,
+    branches: dict[str, str],
+    selected_by: str,
+    terms: list[str],
 ) -> None:
-    parser = parse(tools, **weights)
-    assert parser.get_parsed_content("objective").branches == branches
+    """One file each, passed after train.yaml; after inference.yaml it gives the same network."""
+    configs = tools.configs.parents[1] / bundle / "configs"
+    overlay = [] if row is None else [str(configs / "rows" / f"{row}.yaml")]
+    parser, inference = ConfigParser(), ConfigParser()
+    for one, name in ((parser, "train.yaml"), (inference, "inference.yaml")):
+        one.read_config([str(configs / name), *overlay])
+        one.update({"features": [2, 2, 2, 2, 2]})
+    objective = parser.get_parsed_content("objective")
+    assert objective.branches == branches
+    assert objective.weights == {name: WEIGHTS[name] for name in terms}
     assert parser.get_parsed_content("validate#key_metric") == f"val_dice_{selected_by}"
+    weights = parser.get_parsed_content("network_def").state_dict()
+    inference.get_parsed_content("network_def").load_state_dict(weights, strict=True)
+    assert inference.get_parsed_content("branch") == selected_by
 
 
 def test_a_mistyped_knob_is_found(tools: SimpleNamespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 from mixseg.cli.main import app
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entmin")
+SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entropy_minimization")
 #: Methods that learn from wrong masks as a kind of their own.
 WRONG_MASKS = ("selfcorrecting", "macromicro", "ficklenet")
 #: Terms of each method and their weights, as its train.yaml has them.
@@ -31,7 +32,7 @@ TERMS: dict[str, dict[str, float]] = {
     "uamt": {"supervised": 1, "consistency": 0.1},
     "glmi": {"ce_full": 1, "global": 1, "local": 0.1, "consistency": 10},
     "ssco": {"ce_full": 1, "co_training": 0.5, "self_consistency": 4},
-    "entmin": {"ce_segmentation": 1, "ce_class": 1}
+    "entropy_minimization": {"ce_segmentation": 1, "ce_class": 1}
     | {"gradient": 0.1, "sharpening": 0.1, "class_consistency": 0.1},
     "dcr": {"ce_primary": 1, "ce_auxiliary": 1, "regularization": 4},
     "selfcorrecting": {"ce_full": 1, "ce_ancillary": 1, "ce_refined": 1},
@@ -61,7 +62,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "uamt": {"passes": 2, "ramps": {"lambda_con": 3, "certainty": 3}},
     "glmi": {"clusters": 3, "heads": 2, "ramps": {"lambda_con": 3}},
     "ssco": {"students": 2, "ramps": {"lambda_co": 3, "gamma": {"length": 3, "start": 0.2}}},
-    "entmin": {"ramps": {"lambda_unsup": 3}},
+    "entropy_minimization": {"ramps": {"lambda_unsup": 3}},
     "dcr": {
         "batch_size": 2,
         "batch_strong": 2,
@@ -88,6 +89,11 @@ class Made:
     models: Path
     knobs: dict[str, Any]
 
+    def files(self, *names: str) -> list[str]:
+        """Names of configurations, with the row's after the first where the method is a row."""
+        is_row = not self.name.endswith(self.method)
+        return [names[0], *([f"rows/{self.method}.yaml"] if is_row else []), *names[1:]]
+
     @property
     def network(self) -> dict[str, Any]:
         """Knobs of inference."""
@@ -98,7 +104,12 @@ def run(name: str, run_id: str, *files: str, **knobs: Any) -> None:
     """What ``python -m monai.bundle run`` does, in this process and with the logging as it is."""
     configs = [str(BUNDLES / name / "configs" / file) for file in files]
     texts = {k: str(v) if isinstance(v, Path) else v for k, v in knobs.items()}
-    monai.bundle.run(run_id=run_id, config_file=configs, logging_file=False, **texts)
+    # A run's record reads its command line.
+    words = ["run", run_id, "--config_file", str(configs)]
+    words += [word for k, v in texts.items() for word in (f"--{k}", str(v))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["in this process", *words])
+        monai.bundle.run(run_id=run_id, config_file=configs, logging_file=False, **texts)
 
 
 def write_data(folder: Path, dataset: str, tools: SimpleNamespace) -> dict[str, Any]:
@@ -139,22 +150,22 @@ def training_knobs(method: str, dataset: str) -> dict[str, Any]:
 @pytest.fixture(
     scope="module",
     params=[
-        "acdc_lv_single",
-        "acdc_lv_decoupled",
+        "acdc_lv_confkd/single",
+        "acdc_lv_confkd/decoupled",
         "acdc_lv_uamt",
         "acdc_lv_glmi",
         "acdc_lv_ssco",
-        "la_single",
-        "la_decoupled",
+        "la_confkd/single",
+        "la_confkd/decoupled",
         "la_uamt",
         "la_glmi",
         "la_ssco",
-        "acdc_lv_entmin",
+        "acdc_lv_entropy_minimization",
         "acdc_lv_dcr",
         "wbc_single",
         "wbc_decoupled",
         "wbc_uamt",
-        "wbc_entmin",
+        "wbc_entropy_minimization",
         "wbc_dcr",
         "wbc_selfcorrecting",
         "wbc_macromicro",
@@ -165,8 +176,10 @@ def made(
     request: pytest.FixtureRequest, tools: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
 ) -> Made:
     """One epoch of two batches, weights of the terms at once in full."""
-    dataset, _, method = request.param.rpartition("_")
-    folder = tmp_path_factory.mktemp(request.param)
+    name, _, row = request.param.partition("/")
+    dataset = next(data for data in NETWORK if name.startswith(f"{data}_"))
+    method = row or name.removeprefix(f"{dataset}_")
+    folder = tmp_path_factory.mktemp(request.param.replace("/", "_"))
     content = write_data(folder / "data", dataset, tools)
     # Two cases are full; the last one is not used, and unlabelled ones have no labels to read.
     closed = content["training"][2 if method in SEMI_SUPERVISED else 5 :]
@@ -174,7 +187,7 @@ def made(
         (folder / "data" / entry["label"]).write_bytes(b"not to be opened")
     knobs = training_knobs(method, dataset)
     done = Made(
-        request.param,
+        name,
         method,
         dataset,
         folder / "data",
@@ -183,7 +196,7 @@ def made(
         knobs,
     )
     places = {"dataset_dir": done.data, "output_dir": done.output, "ckpt_dir": done.models}
-    run(done.name, "training", "train.yaml", **{**knobs, "ramps": {}}, **places)
+    run(name, "training", *done.files("train.yaml"), **{**knobs, "ramps": {}}, **places)
     return done
 
 
@@ -198,9 +211,9 @@ def read_mask(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def parsed(name: str, **overrides: Any) -> ConfigParser:
+def parsed(name: str, *files: str, **overrides: Any) -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config(str(BUNDLES / name / "configs" / "train.yaml"))
+    parser.read_config([str(BUNDLES / name / "configs" / file) for file in files])
     parser.update(overrides)
     return parser
 
@@ -221,7 +234,8 @@ def test_training_leaves_weights_and_the_terms_of_the_method(made: Made) -> None
         assert (made.output / name).read_bytes().startswith(b"\x89PNG")
 
     state = torch.load(made.models / "model.pt", weights_only=True)
-    network = parsed(made.name, **NETWORK[made.dataset]).get_parsed_content("network_def")
+    files = made.files("train.yaml")
+    network = parsed(made.name, *files, **NETWORK[made.dataset]).get_parsed_content("network_def")
     network.load_state_dict(state, strict=True)
     assert any(name.startswith("student.") for name in state) == ("student" in branches)
     if made.method == "dcr":  # a step of the weights, after two iterations
@@ -251,7 +265,7 @@ def test_a_resumed_run_ends_with_the_same_state(
             knobs = {**made.knobs, "max_epochs": epochs, "resume": epochs == 2}
             if made.dataset != "la":  # whose rate steps; the others' decays over both epochs
                 knobs["lr_scheduler#total_iters"] = 2
-            run(made.name, "training", "train.yaml", **knobs, **places)
+            run(made.name, "training", *made.files("train.yaml"), **knobs, **places)
         states.append(torch.load(folder / "checkpoint.pt", weights_only=True))
     once, twice = states
     assert once["iteration"] == twice["iteration"] == 4
@@ -279,7 +293,7 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
     places = {"dataset_dir": made.data, "ckpt_dir": made.models}
     scores = tmp_path / "scores"
     knobs = {**made.knobs, "output_dir": scores, **places}
-    run(made.name, "evaluating", "train.yaml", "evaluate.yaml", **knobs)
+    run(made.name, "evaluating", *made.files("train.yaml", "evaluate.yaml"), **knobs)
     rows = {(row["branch"], row["class"]): row for row in read_csv(scores / "metrics.csv")}
     dual = made.method == "decoupled"
     branches = ("teacher", "student", "ensemble") if dual else ("main",)
@@ -294,7 +308,8 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
     output = tmp_path / "masks"
     (source,) = (made.data / "image").glob("c7.*")
     knobs = {**made.network, "dataset_dir": source, "output_dir": output}
-    run(made.name, "inference", "inference.yaml", **knobs, ckpt_dir=made.models)
+    weights = made.models / "model.pt"
+    run(made.name, "inference", *made.files("inference.yaml"), **knobs, checkpoint=weights)
     (path,) = output.iterdir()
     mask = read_mask(path)
     (reference,) = (read_mask(file) for file in (made.data / "label").glob("c7.*"))
@@ -308,6 +323,8 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
     # mixseg predict runs the same pipeline.
     words = ["predict", str(BUNDLES / made.name), "-i", str(source), "-o", str(tmp_path / "cli")]
     words += ["--checkpoint", str(made.models / "model.pt"), "--device", "cpu", "--quiet"]
+    if made.method == "single" and made.name != "wbc_single":
+        words += ["--config", str(BUNDLES / made.name / "configs" / "rows" / "single.yaml")]
     for name, setting in NETWORK[made.dataset].items():
         words += [f"--{name}", str(setting)]
     result = CliRunner().invoke(app, words)
@@ -317,7 +334,7 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
         result = CliRunner(env={"COLUMNS": "400"}).invoke(app, [*words, "--branch", "student"])
         assert result.exit_code == 1
         message = "branch must be main, the network's only one, got 'student'"
-        if made.method == "entmin":
+        if made.method == "entropy_minimization":
             message = "branch must be one of main, heads, got 'student'"
         assert message in result.output
 

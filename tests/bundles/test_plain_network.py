@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_single" / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd" / "configs"
 IMAGE: dict[str, Any] = {
     "spatial_dims": 2,
     "in_channels": "@in_channels",
@@ -35,7 +35,9 @@ def test_it_trains_and_segments(
     overlay = tmp_path / "segresnet.yaml"
     target = "mixseg.networks.SingleBranchNetwork"
     wrapped = {"_target_": target, "size_divisor": divisor, "network": network}
-    overlay.write_text(yaml.safe_dump({"network_def": wrapped}))
+    row = yaml.safe_load((CONFIGS / "rows" / "single.yaml").read_text())
+    settings = {name: value for name, value in row.items() if "#" not in name}
+    overlay.write_text(yaml.safe_dump({"network_def": wrapped, **settings}))
 
     def run(run_id: str, *files: Path | str, **places: Any) -> None:
         known = ("slice_size", "device", "progress") if run_id == "inference" else tools.tiny
@@ -43,7 +45,10 @@ def test_it_trains_and_segments(
         knobs["slice_size"] = [size, size]
         if run_id != "inference":
             knobs["max_epochs"] = 1
-        paths = {"dataset_dir": tmp_path / "data", "ckpt_dir": tmp_path / "models", **places}
+        if run_id == "inference":
+            paths = {"checkpoint": tmp_path / "models" / "model.pt", **places}
+        else:
+            paths = {"dataset_dir": tmp_path / "data", "ckpt_dir": tmp_path / "models", **places}
         monai.bundle.run(
             run_id=run_id,
             config_file=[str(CONFIGS / file) for file in files],

@@ -29,16 +29,12 @@ def block(language: str) -> str:
     return str(found)
 
 
-def test_the_page_is_short() -> None:
-    assert len(PAGE.read_text().splitlines()) <= 60
-
-
 @pytest.mark.slow
 def test_the_toy_method_trains_and_resumes(tmp_path: Path) -> None:
     write_phantom(tmp_path / "ACDC", num_patients=5, seed=0, progress=False)
     bundle = tmp_path / "bundle"
     (bundle / "configs").mkdir(parents=True)
-    for path in (ROOT / "bundles" / "acdc_lv_single" / "configs").iterdir():
+    for path in (ROOT / "bundles" / "acdc_lv_confkd" / "configs").glob("*.*"):
         (bundle / "configs" / path.name).write_bytes(path.read_bytes())
     (bundle / "configs" / "mean_teacher.yaml").write_text(block("yaml"))
     (tmp_path / "code").mkdir()

@@ -17,7 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 CARDS = "bundles/*/docs/README.md"
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("README.md", "CONTRIBUTING.md", "docs/**/*.md", CARDS)
+    for pattern in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "benchmarks/compare/README.md",
+        "docs/**/*.md",
+        CARDS,
+    )
     for path in ROOT.glob(pattern)
 )
 NOT_RUN = yaml.safe_load((ROOT / "tests" / "docs" / "not_run.yaml").read_text(encoding="utf-8"))
@@ -167,7 +173,9 @@ def test_arguments_for_each_command_and_expected_failures(
         '<!-- ci: a, each with --n 1 -->\n```bash\nX="--lr 2"\npython -m a \\\n  --b 1\n'
         "cd c\nmixseg d $X\n```\n"
         "<!-- ci: b, exits 1 -->\n```bash\nmixseg e\n```\n"
+        "<!-- ci: c, train with --n 1 -->\n```bash\nmixseg new x\nmixseg train x\nmixseg f\n```\n"
     )
+    assert readme.commands("c", [page]) == ["mixseg new x\nmixseg train x --n 1\nmixseg f"]
     assert readme.commands("a", [page]) == [
         'X="--lr 2"\npython -m a \\\n  --b 1 --n 1\ncd c\nmixseg d $X --n 1'
     ]

@@ -45,7 +45,6 @@ def hooks(tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Module
     monkeypatch.setattr(module, "DOCS", tmp_path / "docs")
     cards = {"README.md": "index.md", "bundles/a/docs/README.md": "bundles/a.md"}
     monkeypatch.setattr(module, "PAGES", cards)
-    monkeypatch.setattr(module, "ANCHORS", {"README.md#results": "results.md"})
     return module
 
 
@@ -71,7 +70,6 @@ def test_a_section_ends_at_the_next_heading_of_its_level(hooks: ModuleType) -> N
         ("[a](https://example.org/x)", "[a](https://example.org/x)"),
         ("[a](gone.md)", "[a](gone.md)"),
         ("[a](#one)", "[a](../train.md#one)"),
-        ("[a](#results)", "[a](../results.md)"),
         ("```bash\n[a](LICENSE)\n```", "```bash\n[a](LICENSE)\n```"),
     ],
 )

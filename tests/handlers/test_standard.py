@@ -11,6 +11,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+from mixseg.data import Datalist, data_hash
 from mixseg.handlers import (
     FullCheckpoint,
     HandlerGroup,
@@ -180,6 +181,7 @@ def test_evaluation_loads_the_runs_weights(tmp_path: Path) -> None:
         {"weight": torch.tensor([[4.0]]), "bias": torch.zeros(1)},
         tmp_path / "run" / "models" / "model.pt",
     )
+    datalist = Datalist(classes=["background", "LV"], unlabeled=2)
     scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
     scorer.attach = lambda engine: None
     handlers = evaluation_handlers(
@@ -189,11 +191,14 @@ def test_evaluation_loads_the_runs_weights(tmp_path: Path) -> None:
         scorer=scorer,
         output_dir=tmp_path / "run",
         seed=3,
-        data_hash="abc",
+        datalist=datalist,
+        dataset_dir=tmp_path,
+        surfaces=False,
         progress=False,
     )
     *_, report = handlers.handlers
-    assert (report.seed, report.data_hash) == (3, "abc")
+    assert (report.seed, report.data_hash) == (3, data_hash(datalist, tmp_path))
+    assert report.surfaces is None
     engine = Engine(lambda engine, batch: None)
     handlers.handlers[0].attach(engine)
     engine.run([0])
@@ -213,7 +218,8 @@ def test_weights_of_the_run_around_the_folder_of_scores(tmp_path: Path) -> None:
             scorer=scorer,
             output_dir=output_dir,
             seed=0,
-            data_hash="",
+            datalist=Datalist(classes=["background", "LV"], unlabeled=2),
+            dataset_dir=tmp_path,
             progress=False,
         )
         engine = Engine(lambda engine, batch: None)
@@ -240,7 +246,8 @@ def test_scores_of_their_own_folder_are_of_the_bundles_weights(tmp_path: Path) -
         scorer = SimpleNamespace(rows=[], panels=[], class_names=["background"])
         handlers = evaluation_handlers(
             network=torch.nn.Linear(1, 1), bundle_root=tmp_path, ckpt_dir=ckpt_dir, scorer=scorer,
-            output_dir=tmp_path / "scores", seed=0, data_hash="", progress=False,
+            output_dir=tmp_path / "scores", seed=0, dataset_dir=tmp_path, progress=False,
+            datalist=Datalist(classes=["background", "LV"], unlabeled=2),
         ).handlers  # fmt: skip
         return str(handlers[0].load_path)
 
@@ -250,3 +257,35 @@ def test_scores_of_their_own_folder_are_of_the_bundles_weights(tmp_path: Path) -
     assert weights(tmp_path / "scores" / "models") == str(own)
     with pytest.raises(ValueError, match="there is no"):
         weights(tmp_path / "other")
+
+
+def test_scores_go_to_another_folder_than_the_runs(tmp_path: Path) -> None:
+    """The weights are those of a training in the bundle's folder; a folder that is asked for is."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    for name, value in (("bundle/eval", 4.0), ("other", 5.0)):
+        (tmp_path / name / "models").mkdir(parents=True)
+        state = {"weight": torch.tensor([[value]])}
+        torch.save(state, tmp_path / name / "models" / "model.pt")
+    scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
+    common: dict[str, Any] = {
+        "network": network,
+        "bundle_root": tmp_path / "bundle",
+        "scorer": scorer,
+        "seed": 0,
+        "datalist": Datalist(classes=["background", "LV"], unlabeled=2),
+        "dataset_dir": tmp_path,
+        "surfaces": False,
+    }
+    for output, ckpt_dir, expected in (
+        ("bundle/eval/test", "bundle/eval/test/models", 4),
+        ("other", "other/models", 5),
+        ("test", "other/models", 5),
+    ):
+        places = {"output_dir": tmp_path / output, "ckpt_dir": tmp_path / ckpt_dir}
+        loader = evaluation_handlers(**common, **places).handlers[0]
+        engine = Engine(lambda engine, batch: None)
+        loader.attach(engine)
+        engine.run([0])
+        assert network.weight.item() == expected
+    with pytest.raises(ValueError, match=r"there is no .*absent.*model\.pt"):
+        evaluation_handlers(**common, output_dir=tmp_path, ckpt_dir=tmp_path / "absent")

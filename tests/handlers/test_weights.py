@@ -37,12 +37,12 @@ def test_the_order_of_places(tmp_path: Path) -> None:
 
 def test_a_bundle_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence: the training's command, and bundles that come with weights."""
-    (tmp_path / "la_single").mkdir()
-    monkeypatch.chdir(tmp_path / "la_single")
+    (tmp_path / "la_uamt").mkdir()
+    monkeypatch.chdir(tmp_path / "la_uamt")
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         find_weights(".")
     assert str(caught.value) == (
-        "'la_single' has no trained weights: train it in its folder with 'python -m monai.bundle "
+        "'la_uamt' has no trained weights: train it in its folder with 'python -m monai.bundle "
         "run training --config_file configs/train.yaml --dataset_dir DATA', or use a bundle that "
         "comes with weights: acdc_mixed, acdc_lv_mixed or la_mixed"
     )

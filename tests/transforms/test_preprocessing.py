@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Invertd
+from monai.transforms import (
+    CenterSpatialCrop,
+    Invertd,
+    LoadImaged,
+    Orientationd,
+    Resize,
+    Spacing,
+)
 from PIL import Image
 
 from mixseg.data import SliceDataset
 from mixseg.transforms import (
+    NoisyLabel,
+    RescaleIntensity,
+    RescaleIntensityd,
     ResizeLabel,
     SlicePreprocessing,
     VolumePreprocessing,
@@ -276,6 +286,63 @@ def test_weak_labels_beside_masks(tmp_path: Path) -> None:
     for weak in items[1:]:
         item = transform(weak)
         np.testing.assert_array_equal(plain(item["weak_label"]), plain(item["label"]))
+
+
+def test_slices_by_nearest_neighbor(tmp_path: Path) -> None:
+    """The papers' steps, one after the other: resize, erode, crop, resize."""
+    items = weak_cases(tmp_path)[:2]  # a full case, and one to be eroded
+    keys, crop = ["image", "label"], (50, 50, -1)
+    read = LoadImaged(keys, ensure_channel_first=True)
+    preparation = slices(
+        slice_size=(70, 60), resampling="nearest", free_negatives=None, normalization="minmax"
+    )
+    transform = preparation.training(items)
+    for item in items:
+        expected = RescaleIntensityd("image", rule="minmax")(read(item))
+        image = Resize((70, 60, -1), mode="trilinear", anti_aliasing=True)(expected["image"])
+        label = Resize((70, 60, -1), mode="nearest-exact")(expected["label"])
+        if item["supervision"] == "partial":
+            label = torch.as_tensor(scribble_by_erosion(plain(label)[0].astype(np.uint8), 4))[None]
+        image, label = CenterSpatialCrop(crop)(image), CenterSpatialCrop(crop)(label)
+        found = transform(item)
+        wanted = Resize((32, 32, -1), mode="trilinear", anti_aliasing=True)(image)
+        np.testing.assert_array_equal(plain(found["image"]), plain(wanted))
+        wanted = Resize((32, 32, -1), mode="nearest-exact")(label)
+        np.testing.assert_array_equal(plain(found["label"]), plain(wanted))
+
+
+def test_volumes_by_nearest_neighbor(tmp_path: Path) -> None:
+    """Intensities are rescaled last, on the voxels that the network sees."""
+    item, spacing = case(tmp_path, affine=OBLIQUE), (2.0, 2.5, 4.0)
+    preparation = VolumePreprocessing(source_classes=CLASSES, spacing=spacing, resampling="nearest")
+    read = LoadImaged(["image", "label"], ensure_channel_first=True)(item)
+    turned = Orientationd(["image", "label"], axcodes="RAS", labels=None)(read)
+    image = RescaleIntensity("zscore")(Spacing(spacing, mode="bilinear")(turned["image"]))
+    label = Spacing(spacing, mode="nearest")(turned["label"])
+    found = preparation.training([item])(item)
+    np.testing.assert_array_equal(plain(found["image"]), plain(image))
+    np.testing.assert_array_equal(plain(found["label"]), plain(label))
+    np.testing.assert_array_equal(plain(preparation.inference(item)["image"]), plain(image))
+    np.testing.assert_array_equal(plain(preparation.evaluation(item)["image"]), plain(image))
+
+
+def test_masks_made_wrong_keep_the_clean_one_beside_them(tmp_path: Path) -> None:
+    clean = case(tmp_path)
+    wrong = clean | {"case_id": "w", "supervision": "noisy", "distort": True}
+    noise = {"kind": "box", "distortion": 0.3, "share_missing": 0.0, "seed": 5}
+    transform = as_read(noise=noise, reference=True).training([clean, wrong])
+    label = np.asarray(nib.load(clean["label"]).dataobj)
+    made = NoisyLabel(4, **noise)(label[None], case_id="w")[0]
+    assert (made != label).any()
+    for item, expected in ((clean, label), (wrong, made)):
+        found = transform(item)
+        np.testing.assert_array_equal(plain(found["label"])[0], expected)
+        np.testing.assert_array_equal(plain(found["reference"])[0], label)
+
+
+def test_another_resampling_is_refused() -> None:
+    with pytest.raises(ValueError, match="resampling must be one of"):
+        slices(resampling="cubic")
 
 
 def test_some_annotated_classes(tmp_path: Path) -> None:

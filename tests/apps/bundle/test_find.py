@@ -18,7 +18,7 @@ import yaml
 
 from mixseg.apps.bundle import weights
 from mixseg.apps.bundle.archive import write_zip
-from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed
 from mixseg.apps.bundle.sums import write_sums
 from mixseg.apps.bundle.weights import bundle_weights
 
@@ -236,3 +236,31 @@ def test_weights_that_cannot_be_fetched_say_where_to_put_them(
         ValueError, match=rf"could not be fetched from {url} .*404.*sha256 {digest}"
     ):
         bundle_weights(bundle)
+
+
+def test_a_home_that_cannot_be_written_is_worked_around(
+    bundle: Path, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file in the place of the cache, which stops a superuser, too."""
+    put(cache.parents[1], b"")
+    folder = find_bundle(packed(bundle, tmp_path / "heart.zip"))
+    assert json.loads((folder / "configs" / "metadata.json").read_text()) == {"version": "0.1.0"}
+    assert "heart.zip' is unpacked into " in caplog.text
+    assert "set XDG_CACHE_HOME to a folder" in caplog.text
+    refuse_changed(folder)
+
+
+def test_a_bundle_that_was_trained_in_its_folder_is_that_run(bundle: Path) -> None:
+    """Its weights come with its settings; a run from before the record has none."""
+    run = bundle / "eval"
+    (run / "models").mkdir(parents=True)
+    (run / "models" / "model.pt").write_bytes(b"trained")
+    assert find_trained(bundle) == bundle
+    (run / "configs").mkdir()
+    for name in ("metadata.json", "train.yaml"):
+        (run / "configs" / name).write_text("{}")
+    (run / "record.json").write_text('{"bundle": "heart"}')
+    assert find_trained(bundle) == find_trained(run) == run
+    assert bundle_name(run) == bundle_name(bundle) == "heart"
+    (run / "models" / "model.pt").unlink()  # before the first validation
+    assert find_trained(bundle) == bundle

@@ -288,8 +288,7 @@ def test_proposals_can_be_the_labels_of_the_weak_branch(
     data: Path, teacher: Path, tmp_path: Path, here: Here
 ) -> None:
     """Luo and Yang's proxy masks: the strong branch selects the weights and proposes further."""
-    decoupled = BUNDLE.with_name("acdc_lv_decoupled")
-    command = ["self-train", teacher, "--student", decoupled]
+    command = ["self-train", teacher, "--student", BUNDLE, "--config", "rows/decoupled.yaml"]
     command += ["--data", data, "-o", tmp_path, "--rounds", 2, "--device", "cpu", "--quiet"]
     of_the_teacher = {"lambda_kd", "lambda_ent", "num_full", "num_partial"}
     for name, value in KNOBS.items():

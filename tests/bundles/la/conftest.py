@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,9 +103,14 @@ def save_datalist(folder: Path, content: dict[str, Any]) -> None:
 
 def run_bundle(run_id: str, *names: str, **knobs: Any) -> None:
     """What ``python -m monai.bundle run`` does, in this process and with the logging as it is."""
-    files = [str(CONFIGS / name) for name in names]
     texts = {k: str(v) if isinstance(v, Path) else v for k, v in knobs.items()}
-    monai.bundle.run(run_id=run_id, config_file=files, logging_file=False, **texts)
+    paths = [str(CONFIGS / name) for name in names]
+    # A run's record reads its command line.
+    words = ["run", run_id, "--config_file", str(paths)]
+    words += [word for k, v in texts.items() for word in (f"--{k}", str(v))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["in this process", *words])
+        monai.bundle.run(run_id=run_id, config_file=paths, logging_file=False, **texts)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def infer(tools: Tools, run: Any, source: Path, output: Path, **knobs: Any) -> None:
-    places = {"dataset_dir": source, "output_dir": output, "ckpt_dir": run.models}
+    weights = run.models / "model.pt"
+    places = {"dataset_dir": source, "output_dir": output, "checkpoint": weights}
     tools.run_bundle("inference", "inference.yaml", **{**tools.network, **places, **knobs})
 
 

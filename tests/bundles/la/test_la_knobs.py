@@ -84,6 +84,7 @@ OVERRIDES: dict[str, Any] = {
 # Checked in tests of their own, or (amp) without an effect on the CPU.
 APART = {"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "device"} | {
     "weak_branch",
+    "inference_branch",
     "amp",
     "cache_dir",
     "cache_device",
@@ -190,7 +191,8 @@ def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) ->
     assert get("validate#scorer").largest_component is True
     assert get("validate#scorer").class_names == ["background", "LA", "more"]
 
-    handlers = get("train#handlers")
+    (group,) = get("train#handlers")
+    handlers = group.handlers
     ramps = one(handlers, WeightRamps)
     assert (ramps.ramps, ramps.shape) == ({"lambda_ent": Ramp(length=7)}, "cosine")
     assert one(handlers, Validation).interval == 3

@@ -198,7 +198,7 @@ def test_damaged_files_are_all_named_and_nothing_is_written(tmp_path: Path) -> N
     with pytest.raises(DatalistError) as caught:
         convert_wbc(source)
     message = str(caught.value)
-    assert f"{source / '003'}.png: label values [200] are no class" in message
+    assert f"{source / '003'}.png: label values [200] are not a class" in message
     assert f"{source / '005'}.png: the label's shape (5, 4) is not the image's (5, 6)" in message
     assert f"{source / '006'}.bmp: the image is not a readable image file" in message
     assert not (source / "datalist.json").exists()
