@@ -1,4 +1,4 @@
-"""What is generated of model cards and README: settings of train.yaml, and weights that ship."""
+"""What model cards and README say that is generated: settings of train.yaml, weights that ship."""
 
 from __future__ import annotations
 

@@ -21,13 +21,24 @@ def verify(
         list[Path] | None,
         typer.Argument(help="Folders or zips of bundles; default: every folder below ./bundles."),
     ] = None,
+    run: Annotated[
+        bool,
+        typer.Option("--run", help="Make the checks that run the bundle's code, too."),
+    ] = False,
 ) -> None:
     """Check bundles against MONAI's rules and this project's; exit status 1 if any fails.
 
+    Files are read, hashed and compared; no code of a bundle is imported and no expression of its
+    configuration evaluated. The checks that run it (does it import, build its network, export)
+    need --run: add it for bundles whose author you trust.
+
     Examples: mixseg verify
+
+    mixseg verify bundles/la_mixed --run
 
     mixseg verify dist/acdc_lv_confkd_v0.1.0.zip
     """
+    from mixseg.apps.bundle.find import remember
     from mixseg.apps.pack.verify import folder_of, verify_bundle
 
     places = bundles or sorted(p.parent for p in Path("bundles").glob("*/configs"))
@@ -42,7 +53,9 @@ def verify(
         with clear_errors(), folder_of(place) as folder:
             name = folder.resolve().name
             with console.status(f"checking {name}"):
-                results = verify_bundle(folder)
+                results = verify_bundle(folder, run)
+            if not any(outcome.faults for outcome in results.values()):
+                remember(folder)
         for check, outcome in results.items():
             counts[outcome.word] += 1
             table.add_row(name, check, _cell(outcome))

@@ -9,6 +9,7 @@ from mixseg.configuration.loading import (
     silence,
     strings,
 )
+from mixseg.configuration.parent import end_with_parent
 from mixseg.configuration.settings import (
     literal,
     read_settings,
@@ -26,6 +27,7 @@ __all__ = [
     "bundle_folder",
     "cause_of",
     "configurations",
+    "end_with_parent",
     "literal",
     "load",
     "overlays",

@@ -6,6 +6,7 @@ import ast
 import difflib
 import inspect
 import itertools
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,28 @@ _PLACES |= {"checkpoint", "device", "resume", "overwrite", "progress"}
 
 
 def run_settings() -> dict[str, Any]:
-    """The settings of the bundle workflow under way: plain values, expressions as written.
+    """The settings of the bundle workflow under way, expressions by their values.
+
+    Returns:
+        As of :func:`written_settings`. An expression whose value JSON cannot hold stands as it is
+        written.
+    """
+    parser = running_parser()
+    return {} if parser is None else {name: _value(parser, name) for name in written_settings()}
+
+
+def _value(parser: ConfigParser, name: str) -> Any:
+    """An entry's value, or the entry as it is written where that is nothing for JSON."""
+    try:
+        value = parser.get_parsed_content(name)
+        json.dumps(value)
+    except Exception:  # whatever an expression raises
+        return parser.get(name)
+    return value
+
+
+def written_settings() -> dict[str, Any]:
+    """The settings of the bundle workflow under way, expressions as written.
 
     Returns:
         Name → value of each entry at the top of the configuration that is no component, names
@@ -74,17 +96,17 @@ def run_settings() -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value holds no component, and no expression below its top."""
+    """Whether a value holds no component."""
     if isinstance(value, dict):
-        return "_target_" not in value and all(
-            _is_plain(item) and not (isinstance(item, str) and item[:1] in ("@", "$"))
-            for item in value.values()
-        )
+        return "_target_" not in value and all(map(_is_plain, value.values()))
     return not isinstance(value, list) or all(map(_is_plain, value))
 
 
 def _named(value: Any) -> set[str]:
-    """Entries at the top that an expression or a reference names."""
+    """Entries at the top that the expressions and references in a value name."""
+    if isinstance(value, (dict, list)):
+        items = value.values() if isinstance(value, dict) else value
+        return set().union(*map(_named, items))
     is_code = isinstance(value, str) and value[:1] in ("@", "$")
     return set(re.findall(r"@(\w+)", value)) if is_code else set()
 

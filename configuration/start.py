@@ -19,6 +19,7 @@ from filelock import AcquireReturnProxy
 from monai.bundle import ConfigParser
 
 from mixseg.configuration.loading import cause_of, load
+from mixseg.configuration.parent import end_with_parent
 from mixseg.configuration.record import is_run, own_configuration, read_record, write_record
 from mixseg.configuration.resume import config_differences, data_differences, fingerprint
 from mixseg.configuration.settings import misread_values, one_dash, suggestion, unknown_options
@@ -60,6 +61,8 @@ def start_command(argv: Sequence[str] | None = None) -> None:
 
     Nothing is done unless the program is ``python -m monai.bundle`` (also under ``torchrun``).
 
+    A run that a command started ends with it, see :func:`mixseg.configuration.end_with_parent`.
+
     Args:
         argv: the command line; None for :data:`sys.argv`.
 
@@ -67,6 +70,7 @@ def start_command(argv: Sequence[str] | None = None) -> None:
         ValueError: naming options with one dash, unknown options, each with the nearest known
             name, or values such as ``false`` and ``null`` that would be texts.
     """
+    end_with_parent()
     argv = sys.argv if argv is None else argv
     if not argv or Path(argv[0]) != Path(monai.bundle.__file__).with_name("__main__.py"):
         return

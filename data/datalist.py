@@ -127,6 +127,12 @@ class Datalist(BaseModel):
     def _distinct(cls, value: list[str]) -> list[str]:
         if len(set(value)) != len(value):
             raise ValueError(f"class names repeat: {value}")
+        # Names come to stand in configurations, where text that begins so is run or replaced.
+        if marked := [name for name in value if name.startswith(("$", "@", "%"))]:
+            raise ValueError(
+                f"class names {marked} begin with a sign that MONAI's configurations give a "
+                "meaning ($ @ %): rename these classes"
+            )
         return value
 
     @model_validator(mode="before")

@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any, Literal, get_args
 
-from mixseg.data.datalist import Datalist, Entry, Split, Supervision, supervision_of
+from mixseg.data.datalist import (
+    SPLITS,
+    Datalist,
+    DatalistError,
+    Entry,
+    Split,
+    Supervision,
+    supervision_of,
+)
 
 WeakLabel = Literal["erosion", "drawn"]
 NoisyAs = Literal["full", "partial", "noisy"]
@@ -185,7 +193,13 @@ def split_cases(
     Returns:
         Dictionaries as :func:`select_cases` returns them (``erode`` is False); ``label`` is absent
         where there is none and for supervision ``none``.
+
+    Raises:
+        DatalistError: there is no such split; names those that there are.
     """
+    if split not in SPLITS:
+        there = ", ".join(f"{name} ({len(getattr(datalist, name))} cases)" for name in SPLITS)
+        raise DatalistError(f"there is no split '{split}', only {there}: give one with --split")
     resolved = datalist.resolve(dataset_dir)
     items = []
     for entry in getattr(resolved, split):

@@ -5,6 +5,7 @@ from mixseg.engines.inferers import VolumeInferer
 from mixseg.engines.network_set import NetworkSet
 from mixseg.engines.precision import autocast_dtype
 from mixseg.engines.prediction import MirroredSliceInferer, Predictor, mask_postprocessing
+from mixseg.engines.ranks import join_ranks
 from mixseg.engines.schedule import OneCycleLR
 from mixseg.engines.step import ForwardStep
 from mixseg.engines.trainer import MixedSupervisionTrainer, NonFiniteLossError
@@ -20,5 +21,6 @@ __all__ = [
     "Predictor",
     "VolumeInferer",
     "autocast_dtype",
+    "join_ranks",
     "mask_postprocessing",
 ]

@@ -14,7 +14,7 @@ from torch import nn
 
 from mixseg.configuration.loading import load
 from mixseg.configuration.record import is_run
-from mixseg.configuration.settings import run_settings
+from mixseg.configuration.settings import written_settings
 from mixseg.files.weights import read_weights
 
 __all__ = ["LoadWeights", "find_weights"]
@@ -120,7 +120,7 @@ class LoadWeights(CheckpointLoader):
             ) from error
 
     def _compare(self, recorded: Mapping[str, Any]) -> None:
-        present = run_settings()
+        present = written_settings()
         other = [f"{k} ({recorded[k]})" for k, v in present.items() if recorded.get(k, v) != v]
         if other:
             logger.warning(

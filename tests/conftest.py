@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,8 @@ def write_series() -> Callable[..., Path]:
     """Write a DICOM series, a file a slice, through ITK."""
     import itk
 
+    before = locale.setlocale(locale.LC_ALL)
+
     def write(
         folder: Path,
         values: np.ndarray,
@@ -104,6 +107,8 @@ def write_series() -> Callable[..., Path]:
             itk.ImageFileWriter.New(image, FileName=str(path), ImageIO=codec).Update()
             # Not in the order of their names.
             path.rename(folder / f"I{(7 * z) % 101:03d}_{z:03d}{suffix}")
+        # GDCM sets the locale to C.
+        locale.setlocale(locale.LC_ALL, before)
         return folder
 
     return write

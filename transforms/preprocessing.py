@@ -348,12 +348,12 @@ class VolumePreprocessing(_Preprocessing):
         spacing: (x, y, z) voxel size in mm.
         erosion_axis: slices across this axis are eroded; None erodes in 3D.
         free_negatives: see there, but in voxels of the file's own grid, and in 3D.
-        resampling: ``"area"``, or ``"nearest"`` neighbor for label maps as in the papers that the
-            methods come from; then the image is interpolated linearly by
-            ``monai.transforms.Spacing`` and its intensities are rescaled afterwards.
         center_size: (x, y, z) size in mm of the central box that evaluation and inference see,
             None for a whole axis: for scans that show far more than those of the training, which
             is not cropped. Predictions outside the box are background.
+        resampling: ``"area"``, or ``"nearest"`` neighbor for label maps as in the papers that the
+            methods come from; then the image is interpolated linearly by
+            ``monai.transforms.Spacing`` and its intensities are rescaled afterwards.
     """
 
     def __init__(
@@ -372,8 +372,8 @@ class VolumePreprocessing(_Preprocessing):
         erosion_axis: int | None = 2,
         free_negatives: float | Literal["auto"] | None = "auto",
         weak_label: bool = False,
-        resampling: Literal["area", "nearest"] = "area",
         center_size: Sequence[float | None] | None = None,
+        resampling: Literal["area", "nearest"] = "area",
     ) -> None:
         super().__init__(
             source_classes=source_classes,

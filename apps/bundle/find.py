@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+import hashlib
+import logging
 import os
 import re
+import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from mixseg.apps.bundle.archive import unpack
 from mixseg.apps.bundle.sums import SUMS_NAME, check_sums
 from mixseg.configuration.record import is_run, read_record
+from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import sha256_of
 
-__all__ = ["bundle_name", "find_bundle", "find_trained", "refuse_changed"]
+__all__ = ["bundle_name", "find_bundle", "find_trained", "refuse_changed", "remember"]
+
+logger = logging.getLogger(__name__)
 
 #: What holds the packages and ``bundles/``: the checkout, or the installed ``mixseg``.
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +91,9 @@ def bundle_name(folder: Path) -> str:
 def refuse_changed(folder: Path) -> None:
     """Refuse a packed bundle whose files are not those of its SHA256SUMS; others pass.
 
+    Of a bundle from elsewhere it is logged once that a bundle is code: not of those of mixseg, and
+    not of one that :func:`remember` was given.
+
     Raises:
         ValueError: naming all files that are missing, changed or not listed.
     """
@@ -91,6 +103,36 @@ def refuse_changed(folder: Path) -> None:
             f"'{folder}' is not what was packed: download it again or, if the changes are yours, "
             f"delete its {SUMS_NAME}:{lines}"
         )
+    if folder.resolve().parent == ROOT / "bundles" or _record(folder).is_file():
+        return
+    logger.warning(
+        "'%s' is none of mixseg's own bundles, and a bundle is code: it runs with your rights. Run "
+        "it only if you trust who made it; 'mixseg verify' looks at it without running it. This is "
+        "said once",
+        folder,
+    )
+    remember(folder)
+
+
+def remember(folder: Path) -> None:
+    """Say no more of a bundle, as it is now, that it is code from elsewhere."""
+    record = _record(folder)
+    with suppress(OSError):  # of a home folder that cannot be written
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.touch()
+
+
+def _record(folder: Path) -> Path:
+    """A file that is there where the bundle is known; another one for any other content."""
+    digest = hashlib.sha256()
+    for path in (*sorted((folder / "configs").glob("*.*")), folder / SUMS_NAME):
+        if path.is_file():
+            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return _cache() / "known" / digest.hexdigest()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixseg"
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -114,9 +156,21 @@ def _no_bundle(folder: Path) -> str:
 
 def _unpacked(file: Path) -> Path:
     """The bundle out of a zip, unpacked once for each content of the file."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = _cache() / "bundles" / sha256_of(file)[:16]
+    try:
+        ensure_writable([place])
+    except OSError as error:
+        place = Path(tempfile.mkdtemp(prefix="mixseg-"))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        logger.warning(
+            "%s: '%s' is unpacked into '%s' for this time; set XDG_CACHE_HOME to a folder that can "
+            "be written to keep it",
+            str(error).partition(":")[0],
+            file,
+            place,
+        )
     # Unpacked anew for the comparison: what was changed there since is refused.
-    folder = unpack(file, base / "mixseg" / "bundles" / sha256_of(file)[:16])
+    folder = unpack(file, place)
     if not _is_bundle(folder):
         raise ValueError(f"'{file}' holds no bundle: it has no {folder.name}/configs/metadata.json")
     return folder

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock, Thread
 from typing import IO, Any, BinaryIO
 
 from fire.parser import DefaultParseValue
+
+from mixseg.apps.bundle.children import child
 
 __all__ = ["bundle_command", "run_bundle", "run_logged", "shown", "word_of"]
 
@@ -23,8 +24,6 @@ _RECORD = re.compile(
 )
 #: A warning of Python: where it was raised, and what it says.
 _WARNING = re.compile(rb"^(?P<file>.+?):\d+: \w*Warning: (?P<text>.*)$", re.DOTALL)
-#: What a process gets to end by itself, in seconds.
-_GRACE = 2
 
 
 def bundle_command(
@@ -113,33 +112,24 @@ def run_logged(command: Sequence[str], log: Path, *, verbose: bool = False) -> i
     else:
         # Where the bar cannot be drawn over itself, a line every half minute is enough.
         variables.setdefault("TQDM_MININTERVAL", "30")
-    process = subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        with log.open("ab") as file:
-            lock, said = Lock(), set[bytes]()
-            streams = [
-                _Stream(process.stdout, sys.stdout, file, lock, said, everything=verbose),
-                _Stream(
-                    process.stderr, sys.stderr, file, lock, said, everything=verbose, error=True
-                ),
-            ]
-            for stream in streams:
-                stream.start()
-            for stream in streams:
-                stream.join()
+    with (
+        log.open("ab") as file,
+        child(
+            command, variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lock, said = Lock(), set[bytes]()
+        streams = [
+            _Stream(process.stdout, sys.stdout, file, lock, said, everything=verbose),
+            _Stream(process.stderr, sys.stderr, file, lock, said, everything=verbose, error=True),
+        ]
+        for stream in streams:
+            stream.start()
+        for stream in streams:
+            stream.join()
         return process.wait()
-    except BaseException:
-        # Ctrl-C reached the child as well; anything else must end it.
-        for end in (process.terminate, process.kill):
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
-            end()
-        process.wait()
-        raise
 
 
 class _Stream(Thread):

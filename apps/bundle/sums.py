@@ -14,9 +14,10 @@ __all__ = ["SUMS_NAME", "check_sums", "compare_sums", "read_sums", "write_sums"]
 #: Name of the list, at the top of the bundle's folder; its format is that of ``sha256sum``.
 SUMS_NAME = "SHA256SUMS"
 
-# What running a bundle, keeping data in its default place, or a hub leaves beside the files that
-# were packed. None of it is imported or read as configuration from there.
-_LEFT_BY_USE = frozenset({"eval", "data", ".cache", ".gitattributes", "README.md"})
+_OF_A_HUB = frozenset({"README.md", ".gitattributes"})
+# What running a bundle, or keeping data in its default place, leaves beside the files that were
+# packed.
+_LEFT_BY_USE = frozenset({"eval", "data"})
 _LINE = re.compile(r"(?P<hash>[0-9a-f]{64})  (?P<name>[^\x00-\x1f\\]+)")
 
 
@@ -61,12 +62,17 @@ def read_sums(text: str) -> dict[str, str]:
     return sums
 
 
-def check_sums(folder: Path) -> list[str]:
+def check_sums(folder: Path, strict: bool = False) -> list[str]:
     """Compare a folder with its list.
 
-    What using the bundle leaves there is passed over unless it is listed: the folders ``eval``,
-    ``data`` and ``.cache``, ``README.md`` and ``.gitattributes`` of a hub at the top, and
-    ``__pycache__`` anywhere.
+    What a hub adds is passed over unless it is listed: ``README.md``, ``.gitattributes`` and
+    ``.cache/huggingface`` at the top.
+
+    Args:
+        folder: the bundle.
+        strict: name what using the bundle leaves there, too: the folders ``eval`` and ``data`` at
+            the top, and ``__pycache__`` anywhere. Weights in ``eval`` are used before the packed
+            ones, and compiled code is run in place of the code beside it.
 
     Returns:
         One line for each fault: a file that is missing, changed or not listed, or a list that
@@ -82,7 +88,7 @@ def check_sums(folder: Path) -> list[str]:
     present = {}
     for name in _names(folder):
         if name not in listed:
-            if not _left_by_use(name):
+            if not _is_passed_over(name, strict):
                 present[name] = ""  # a fault whatever it holds, be it a link or gigabytes
         elif (folder / name).is_file():
             present[name] = sha256_of(folder / name)
@@ -116,6 +122,8 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in names if name != SUMS_NAME)
 
 
-def _left_by_use(name: str) -> bool:
+def _is_passed_over(name: str, strict: bool) -> bool:
     parts = PurePosixPath(name).parts
-    return parts[0] in _LEFT_BY_USE or "__pycache__" in parts[:-1]
+    if name in _OF_A_HUB or parts[:2] == (".cache", "huggingface"):
+        return True
+    return not strict and (parts[0] in _LEFT_BY_USE or "__pycache__" in parts[:-1])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed
+from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed, remember
 from mixseg.apps.bundle.folds import cross_validate
 from mixseg.apps.bundle.run import run_bundle
 from mixseg.apps.bundle.weights import bundle_weights
@@ -132,6 +132,7 @@ def train_bundle(
         name: True for name, wanted in (("resume", resume), ("overwrite", overwrite)) if wanted
     }
     run_bundle("training", files, given, output / "train.log", verbose=verbose)
+    remember(output)  # what was trained here does not come from elsewhere
     return output
 
 

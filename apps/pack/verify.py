@@ -22,14 +22,17 @@ from mixseg.apps.pack.checks.configs import (
     check_packages,
     check_shared,
     check_style,
+    check_targets,
 )
 from mixseg.apps.pack.checks.files import (
     NotChecked,
     check_checksums,
+    check_compiled,
     check_large_files,
     check_links,
     check_sizes,
     check_version,
+    check_weight_values,
     repository_of,
 )
 from mixseg.apps.pack.checks.network import (
@@ -94,23 +97,27 @@ def check_release(bundle: Path) -> list[str]:
     ]
 
 
-#: Checks that read the files alone; the rest builds what the configuration names.
+#: Checks that read the files alone: no code of the bundle is imported and no expression evaluated.
 FILE_CHECKS: dict[str, Check] = {
     "checksums": check_checksums,
+    "compiled code": check_compiled,
     "files": check_files,
     "name": check_name,
     "metadata": check_metadata,
     "version and changelog": check_version,
-    "released versions": check_release,
     "package versions": check_packages,
     "style of the configurations": check_style,
     "overlays": check_overlays,
+    "parts of known packages": check_targets,
     "train and inference agree": check_shared,
     "large files": check_large_files,
     "size of the weights": check_sizes,
+    "values of the weights": check_weight_values,
     "links of the model card": check_links,
 }
+#: Checks that run the bundle's code: they import it, or build what the configuration names.
 RUNNING_CHECKS: dict[str, Check] = {
+    "released versions": check_release,
     "code inside": check_code,
     "weights fit": check_weights,
     "properties": check_properties,
@@ -120,10 +127,13 @@ RUNNING_CHECKS: dict[str, Check] = {
 }
 
 
-def verify_bundle(bundle: Path) -> dict[str, Outcome]:
-    """Run every check on a bundle.
+def verify_bundle(bundle: Path, run: bool = False) -> dict[str, Outcome]:
+    """Make the checks that read a bundle, and those that run it where they are asked for.
 
-    Where a packed bundle is not what was packed, nothing of it is run.
+    Args:
+        bundle: its folder.
+        run: make the checks that run the bundle's code, too. Where a packed bundle is not what was
+            packed, nothing of it is run all the same.
 
     Returns:
         Name of each check → its outcome. A check that raises, for want of a file say, has failed
@@ -131,7 +141,9 @@ def verify_bundle(bundle: Path) -> dict[str, Outcome]:
     """
     results = {name: _outcome(check, bundle) for name, check in FILE_CHECKS.items()}
     for name, check in RUNNING_CHECKS.items():
-        if results["checksums"].faults:
+        if not run:
+            results[name] = Outcome(not_checked="runs the bundle's code: add --run to allow it")
+        elif results["checksums"].faults:
             results[name] = Outcome(not_checked="nothing is run of files that were changed")
         else:
             results[name] = _outcome(check, bundle)

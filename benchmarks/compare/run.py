@@ -18,6 +18,7 @@ from typing import Any
 
 import filelock
 
+from mixseg.apps.bundle.children import child
 from mixseg.apps.bundle.find import find_bundle
 from mixseg.files.atomic import write_bytes_atomic
 
@@ -41,7 +42,6 @@ _FINISHED_NAME = "finished.json"
 #: How often a running step is looked at, in seconds.
 _POLL = 1.0
 #: What a step gets to end by itself after Ctrl-C.
-_GRACE = 20.0
 
 #: Runs a step's command: command, log, environment, called while it runs → exit status.
 Runner = Callable[[Sequence[str], Path, Mapping[str, str], Callable[[], None]], int]
@@ -101,21 +101,16 @@ def run_step(
 ) -> int:
     """Run a command with its output in ``log``; returns its exit status.
 
-    After Ctrl-C, which the command gets as well, it may end by itself before it is killed.
+    The command ends with this process, however that ends.
     """
-    with log.open("ab") as file:
-        process = subprocess.Popen(command, env=dict(environment), stdout=file, stderr=file)
-        try:
-            while True:
-                with suppress(subprocess.TimeoutExpired):
-                    return process.wait(_POLL)
-                tick()
-        except BaseException:
+    with (
+        log.open("ab") as file,
+        child(command, environment, stdout=file, stderr=file) as process,
+    ):
+        while True:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
-            process.kill()
-            process.wait()
-            raise
+                return process.wait(_POLL)
+            tick()
 
 
 def run_experiments(

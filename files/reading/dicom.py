@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import locale
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,17 @@ class _Slice:
     components: int
 
 
+@contextmanager
+def _same_locale() -> Iterator[None]:
+    """Undo what GDCM does to the process: it sets the locale to C, and files are ASCII then."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+@_same_locale()
 def read_dicom(path: Path, voxels: bool) -> Volume:
     """Read the one series of a folder, or a file with all frames of a volume, or one slice.
 

@@ -37,6 +37,7 @@ OF_DATA = {"num_full", "num_partial", "weak_label", "source_classes", "target_cl
     "spatial_size",
     "features",
     "max_epochs",
+    "lambda_partial",
     "batch_full",
     "batch_partial",
     "keep_component",
@@ -199,8 +200,10 @@ def voxels(path: Path) -> np.ndarray:
 def test_a_run_leaves_its_history_and_weights(trained: Any) -> None:
     rows = rows_of(trained.folder / "run" / "history.csv")
     assert [row["iteration"] for row in rows] == ["4", "8"]
+    weight = read(trained.name, "train.yaml")["lambda_partial"]
     for row in rows:
-        assert float(row["loss"]) == pytest.approx(float(row["full"]) + float(row["partial"]))
+        terms = float(row["full"]) + weight * float(row["partial"])
+        assert float(row["loss"]) == pytest.approx(terms)
     assert rows[0]["val_dice_main"] == ""
     assert 0 <= float(rows[1]["val_dice_main"]) <= 1
     network = ConfigParser(read(trained.name, "inference.yaml"))

@@ -229,3 +229,10 @@ def test_data_hash_follows_cases_and_sizes_but_not_place_or_order(tmp_path: Path
     assert data_hash(said, tmp_path / "one") != absent
     (tmp_path / "one" / "a.nii").write_bytes(b"a" * 11)
     assert data_hash(datalist, tmp_path / "one") != reference
+
+
+@pytest.mark.parametrize("name", ["$__import__('os').system('touch owned')", "@network", "%lr"])
+def test_class_names_that_a_configuration_would_run_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"begin with a sign that .* rename these classes"):
+        Datalist(classes=["background", name])
+    assert Datalist(classes=["background", "5% $ @"]).classes[1] == "5% $ @"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mixseg.data.datalist import Datalist
+from mixseg.data.datalist import Datalist, DatalistError, Entry
 from mixseg.data.find import find_datalist
 from mixseg.data.subset import select_cases, split_cases
 
@@ -294,3 +294,13 @@ def test_noisy_patients_alone() -> None:
         select_cases(FIVE, "/data", 1, 1, num_noisy=4)
     with pytest.raises(ValueError, match=r"num_unlabeled is 3, .* 0 full, 1 partial and 3 noisy"):
         select_cases(FIVE, "/data", 0, 1, num_noisy=3, num_unlabeled=3)
+
+
+def test_an_unknown_split_is_refused_with_those_that_there_are() -> None:
+    datalist = Datalist(classes=["background", "heart"])
+    datalist.validation.append(Entry(image="a.nii.gz", supervision="none", case_id="a"))
+    with pytest.raises(
+        DatalistError,
+        match=r"no split 'tset', only training \(0 cases\), validation \(1 cases\), test \(0",
+    ):
+        split_cases(datalist, None, "tset")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def test_a_series_is_a_volume(tmp_path: Path, write_series: Write, suffix: str) 
     np.testing.assert_allclose(opened.affine, expected, atol=1e-6)
     (found,) = find_images(tmp_path).images
     assert (found.path, found.stem, found.suffix) == (folder, "pt00", "")
+
+
+def test_the_locale_stays_as_it_was(tmp_path: Path, write_series: Write) -> None:
+    """GDCM sets it to C, after which Python reads every file without a stated encoding as ASCII."""
+    folder = write_series(tmp_path / "a", scan())
+    before = locale.setlocale(locale.LC_ALL)
+    open_volume(folder)
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 def test_slices_across_another_axis(tmp_path: Path, write_series: Write) -> None:

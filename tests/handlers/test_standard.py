@@ -25,7 +25,6 @@ from mixseg.handlers import (
 from mixseg.objectives import ConfKD
 
 Factory = Callable[..., Any]
-DATALIST = Datalist(classes=["background", "LV"], unlabeled=2)
 
 
 class Counter:
@@ -157,7 +156,7 @@ def test_evaluation_loads_the_runs_weights(tmp_path: Path) -> None:
         {"weight": torch.tensor([[4.0]]), "bias": torch.zeros(1)},
         tmp_path / "run" / "models" / "model.pt",
     )
-    datalist = DATALIST
+    datalist = Datalist(classes=["background", "LV"], unlabeled=2)
     scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
     scorer.attach = lambda engine: None
     handlers = evaluation_handlers(
@@ -194,8 +193,7 @@ def test_weights_of_the_run_around_the_folder_of_scores(tmp_path: Path) -> None:
             scorer=scorer,
             output_dir=output_dir,
             seed=0,
-            datalist=DATALIST,
-            dataset_dir=tmp_path,
+            data_hash="",
             progress=False,
         )
         engine = Engine(lambda engine, batch: None)
@@ -222,8 +220,7 @@ def test_scores_of_their_own_folder_are_of_the_bundles_weights(tmp_path: Path) -
         scorer = SimpleNamespace(rows=[], panels=[], class_names=["background"])
         handlers = evaluation_handlers(
             network=torch.nn.Linear(1, 1), bundle_root=tmp_path, ckpt_dir=ckpt_dir, scorer=scorer,
-            output_dir=tmp_path / "scores", seed=0, datalist=DATALIST, dataset_dir=tmp_path,
-            progress=False,
+            output_dir=tmp_path / "scores", seed=0, data_hash="", progress=False,
         ).handlers  # fmt: skip
         return str(handlers[0].load_path)
 

@@ -22,9 +22,10 @@ output_dir: $@bundle_root + '/eval'
 device: cpu
 num_full: 3
 num_partial: $5 * @num_full
+ramps: {lambda_ent: $10 * @num_full}
+loss: $torch.nn.functional.mse_loss
 features: [16, 32]
 lr: 2.0e-3
-ramps: {lambda_ent: 100}
 network_def: {_target_: Identity, channels: '@features'}
 network: $@network_def.to(@device)
 train: {dataset: {_target_: Identity}, handlers: [{_target_: Identity}]}
@@ -51,18 +52,20 @@ def settings_of_a_run(folder: Path, **given: Any) -> Any:
 
 
 def test_settings_are_the_plain_entries(tmp_path: Path) -> None:
-    """Expressions as written, what was given instead, no component, no place of the machine."""
+    """Expressions by their values, what was given instead, no component, no place."""
     expected = {
         "num_full": 3,
-        "num_partial": "$5 * @num_full",
+        "num_partial": 15,
+        "ramps": {"lambda_ent": 30},
+        "loss": "$torch.nn.functional.mse_loss",  # a function is nothing for JSON
         "features": [16, 32],
         "lr": 2e-3,
-        "ramps": {"lambda_ent": 100},
         "split": "test",
     }
     assert settings_of_a_run(tmp_path) == expected
     changed = {"num_full": 5, "split": "validation", "features": [4, 8]}
-    assert settings_of_a_run(tmp_path, **changed) == expected | changed
+    derived = {"num_partial": 25, "ramps": {"lambda_ent": 50}}
+    assert settings_of_a_run(tmp_path, **changed) == expected | changed | derived
 
 
 def test_another_program_has_no_settings() -> None:
@@ -93,3 +96,11 @@ def test_start_makes_folders_and_sets_the_seed(tmp_path: Path) -> None:
         assert torch.rand(1).item() == expected
     finally:
         set_determinism(None)
+
+
+def test_a_split_without_cases_and_a_seed_of_no_generator_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no case to score: the split is empty\. .* --split"):
+        start_run([tmp_path], test=[], classes=["background", "heart"])
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=f"seed must be a whole number .*, got {seed}"):
+            start_run([tmp_path], seed=seed)

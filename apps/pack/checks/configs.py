@@ -52,6 +52,9 @@ _NEUTRAL = ("CopyItemsd",)
 #: metadata.json's names of the packages that have keys of their own.
 PACKAGE_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 
+#: Packages that are imported by now: to name a part of them runs no code of the bundle.
+_OWN_PACKAGES = frozenset({"mixseg", "monai", "torch", "ignite"})
+
 _BY_POSITION = re.compile(r"(#|::)\d+(#|::|$|\W)|\[\d+\]")
 
 
@@ -203,6 +206,22 @@ def _preparation_faults(train: dict[str, Any], inference: dict[str, Any]) -> lis
     return faults
 
 
+def check_targets(bundle: Path) -> list[str]:
+    """What the files build is from the packages that the bundle states, and no other code."""
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    stated = {name.replace("-", "_").lower() for name in metadata["required_packages_version"]}
+    known = {*_OWN_PACKAGES, *stated}
+    return [
+        f"{path.name}, {place}: {text!r} is from none of the packages that metadata.json states"
+        for path in sorted((bundle / "configs").glob("*.yaml"))
+        for place, text in strings(load(path))
+        if place.endswith("_target_")
+        and "." in text
+        and not text.startswith(("$", "@", "%"))
+        and text.partition(".")[0].lower() not in known
+    ]
+
+
 def check_overlays(bundle: Path) -> list[str]:
     """Every key of an overlay changes something in train.yaml, or is read by the overlay itself."""
     base = load(bundle / "configs" / "train.yaml")
@@ -256,8 +275,13 @@ def _accepts(component: dict[str, Any], argument: str) -> bool:
     """Whether the component takes an argument of this name."""
     if "_target_" not in component:
         return False
+    name = str(component["_target_"])
+    if "." in name and name.partition(".")[0] not in _OWN_PACKAGES:
+        return True  # not imported to look
     target = ConfigComponent(component, locator=_locator()).resolve_module_name()
     built: Any = locate(target) if isinstance(target, str) else target
+    if built is None:
+        return True
     parameters = inspect.signature(built).parameters
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 

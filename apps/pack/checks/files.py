@@ -18,6 +18,7 @@ from mixseg.apps.bundle.find import is_packed
 from mixseg.apps.bundle.sums import check_sums
 from mixseg.configuration.loading import load
 from mixseg.files.provenance import sha256_of
+from mixseg.files.weights import read_weights
 
 #: Largest file of weights that is kept in git.
 MAX_BYTES = 20 * 2**20
@@ -54,7 +55,30 @@ def check_checksums(bundle: Path) -> list[str]:
     """A packed bundle holds what was packed."""
     if not is_packed(bundle):
         raise NotChecked("not a packed bundle")
-    return check_sums(bundle)
+    return check_sums(bundle, strict=True)
+
+
+def check_compiled(bundle: Path) -> list[str]:
+    """There is no compiled code, which Python runs in place of the code beside it."""
+    return [
+        f"{path.relative_to(bundle).as_posix()} is compiled code, which nobody can read: delete it"
+        for path in sorted(bundle.rglob("*"))
+        if path.suffix in (".pyc", ".pyo", ".so", ".pyd")
+    ]
+
+
+def check_weight_values(bundle: Path) -> list[str]:
+    """Weights can be read without running anything, and are finite numbers."""
+    found = sorted(bundle.glob("**/models/*.pt"))
+    if not found:
+        raise NotChecked("no weights in models/")
+    faults = []
+    for path in found:
+        try:
+            read_weights(path)
+        except ValueError as error:
+            faults.append(str(error))
+    return faults
 
 
 def check_large_files(bundle: Path) -> list[str]:

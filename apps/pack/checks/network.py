@@ -6,12 +6,15 @@ the configuration names, as running the bundle does.
 
 from __future__ import annotations
 
+import ast
 import json
+import operator
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,10 @@ def check_network(bundle: Path) -> list[str]:
     leaves out, is compared here, for two sizes and every output of both configurations.
     """
     configs = bundle / "configs"
+    described = load(configs / "metadata.json")["network_data_format"]
+    image, pred = described["inputs"]["image"], described["outputs"]["pred"]
+    for part in (image, pred):
+        _shape(part["spatial_shape"], 1)  # MONAI evaluates whatever it holds
     # Of some networks the smallest multiple leaves the deepest level one value to normalize.
     for_n = range(2, 4)
     for n in for_n:
@@ -108,8 +115,6 @@ def check_network(bundle: Path) -> list[str]:
             device="cpu",
             n=n,
         )
-    described = load(configs / "metadata.json")["network_data_format"]
-    image, pred = described["inputs"]["image"], described["outputs"]["pred"]
     faults = []
     for name in ("train.yaml", "inference.yaml"):
         network = build_network(configs / name, {}).eval()
@@ -238,8 +243,36 @@ def _shape(sizes: list[int | str], n: int) -> list[int]:
         if size == "*":
             shape.append(16 * n)
         elif isinstance(size, str):
-            # The schema admits numbers, one-letter variables and operators only.
-            shape.append(int(eval(re.sub(r"[a-z]", str(n), size), {"__builtins__": {}})))
+            shape.append(_computed(ast.parse(size, mode="eval").body, n))
         else:
-            shape.append(size)
+            shape.append(int(size))
     return shape
+
+
+_OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: operator.pow,
+}
+
+
+def _computed(node: ast.expr, n: int) -> int:
+    """Value of an expression such as ``2**p*n``: numbers, one-letter variables and operators.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) < 4096:
+        return node.value
+    if isinstance(node, ast.Name) and re.fullmatch("[a-z]", node.id):
+        return n
+    if isinstance(node, ast.BinOp) and (compute := _OPERATIONS.get(type(node.op))):
+        one, other = _computed(node.left, n), _computed(node.right, n)
+        if compute is not operator.pow or 0 <= other <= 16:
+            return compute(one, other)
+    raise ValueError(
+        f"metadata.json: {ast.unparse(node)!r} in a spatial_shape is no size: it may hold numbers, "
+        "one-letter variables and + - * // **"
+    )

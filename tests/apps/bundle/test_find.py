@@ -236,3 +236,15 @@ def test_weights_that_cannot_be_fetched_say_where_to_put_them(
         ValueError, match=rf"could not be fetched from {url} .*404.*sha256 {digest}"
     ):
         bundle_weights(bundle)
+
+
+def test_a_home_that_cannot_be_written_is_worked_around(
+    bundle: Path, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file in the place of the cache, which stops a superuser, too."""
+    put(cache.parents[1], b"")
+    folder = find_bundle(packed(bundle, tmp_path / "heart.zip"))
+    assert json.loads((folder / "configs" / "metadata.json").read_text()) == {"version": "0.1.0"}
+    assert "heart.zip' is unpacked into " in caplog.text
+    assert "set XDG_CACHE_HOME to a folder" in caplog.text
+    refuse_changed(folder)

@@ -13,10 +13,16 @@ import torch
 from typer.testing import CliRunner
 
 from mixseg.apps.bundle.archive import sum_file, unpack
+from mixseg.apps.bundle.find import refuse_changed
 from mixseg.apps.bundle.sums import write_sums
 from mixseg.apps.bundle.weights import build_network
 from mixseg.apps.pack.checks.configs import check_files, check_packages
-from mixseg.apps.pack.checks.network import check_code
+from mixseg.apps.pack.checks.files import (
+    check_checksums,
+    check_compiled,
+    check_weight_values,
+)
+from mixseg.apps.pack.checks.network import check_code, check_network
 from mixseg.apps.pack.pack import pack_bundle
 from mixseg.apps.pack.verify import RUNNING_CHECKS, verify_bundle
 from mixseg.cli.main import app
@@ -43,16 +49,37 @@ def folder(packed: Path, tmp_path: Path) -> Path:
     return unpack(packed, tmp_path)
 
 
-def verify(place: Path) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["verify", str(place)], env={"COLUMNS": "200"})
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered of bundles goes to a folder of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+
+
+def verify(place: Path, *more: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["verify", str(place), *more], env={"COLUMNS": "200"})
     return result.exit_code, result.output
+
+
+def evil(folder: Path, trap: Path) -> None:
+    """Code in every place that a check could run, and the sums of these files."""
+    code = f"open({str(trap)!r}, 'w')\n"
+    for name in ("mixseg/__init__.py", "mixseg/losses/__init__.py", "evil.py"):
+        (folder / name).write_text(code)
+    for name in ("train.yaml", "inference.yaml"):
+        path = folder / "configs" / name
+        path.write_text(
+            f"{path.read_text()}\nowned: $open({str(trap)!r}, 'w')\n"
+            "run_it: {_target_: evil.anything}\n"
+        )
+    (folder / "configs" / "evil.yaml").write_text("evil#argument: 1\nevil: {_target_: evil.x}\n")
+    write_sums(folder)
 
 
 @pytest.mark.slow
 def test_a_packed_bundle_passes_as_a_zip(packed: Path) -> None:
-    status, text = verify(packed)
+    status, text = verify(packed, "--run")
     assert status == 0, text
-    # Of 21 checks, those of the repository and of what a packed bundle has not.
+    # Of 24 checks, those of the repository and of what a packed bundle has not.
     assert "all checks passed, 5 not checked" in text
     for name in ("checksums", "code inside", "weights fit", "properties", "network in and out"):
         assert next(line for line in text.splitlines() if f" {name} " in line).count(" ok ") == 1
@@ -69,7 +96,7 @@ def test_a_file_that_was_changed_is_named_and_nothing_is_run(folder: Path) -> No
     assert status == 1
     assert "failed: configs/train.yaml is not the file that was packed" in text
     assert "torch.py is not listed in SHA256SUMS" in text
-    results = verify_bundle(folder)
+    results = verify_bundle(folder, run=True)
     assert {results[name].word for name in RUNNING_CHECKS} == {"not checked"}
     assert results["weights fit"].not_checked == "nothing is run of files that were changed"
     assert not trap.exists()
@@ -130,3 +157,83 @@ def test_the_code_inside_is_the_code_that_runs(folder: Path) -> None:
     # Not there at all, or from an installation that reaches into the copy.
     (fault,) = check_code(folder)
     assert re.match(r"ModuleNotFoundError: .*mixseg\.losses|mixseg\.losses\S* comes from ", fault)
+
+
+def test_a_bundle_with_evil_code_and_right_sums_is_looked_at_and_not_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its code nor an expression, also where it is the working folder and on the path."""
+    trap = tmp_path / "trap"
+    evil(folder, trap)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    status, text = verify(Path("."))
+    assert not trap.exists()
+    assert status == 1
+    assert "train.yaml, run_it#_target_: 'evil.anything' is from none of the packages" in text
+    assert "not checked: runs the bundle's code: add --run to allow it" in text
+    assert len(re.findall("add --run", text)) == len(RUNNING_CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mixseg/losses/__pycache__/entropy.cpython-311.pyc", b"\x00"),
+        ("evil.pyc", b"\x00"),
+        ("mixseg/more.py", b""),
+        ("eval/models/model.pt", b"other weights, which would be taken first"),
+        ("data/notes.txt", b""),
+    ],
+)
+def test_what_is_not_listed_is_a_fault(folder: Path, name: str, content: bytes) -> None:
+    assert check_checksums(folder) == check_compiled(folder) == []
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    assert check_checksums(folder) == [f"{name} is not listed in SHA256SUMS"]
+    assert len(check_compiled(folder)) == name.endswith(".pyc")
+    if name.endswith(".pyc"):
+        write_sums(folder)  # listed or not
+        assert check_compiled(folder) == [
+            f"{name} is compiled code, which nobody can read: delete it"
+        ]
+
+
+def test_weights_with_nan_are_a_fault(folder: Path) -> None:
+    assert check_weight_values(folder) == []
+    path = folder / "models" / "model.pt"
+    state = torch.load(path, weights_only=True)
+    state["encoder.extra"] = torch.tensor([1.0, torch.inf])
+    torch.save(state, path)
+    (fault,) = check_weight_values(folder)
+    assert fault.startswith(f"'{path}' holds values that are not finite in encoder.extra: ")
+
+
+@pytest.mark.parametrize(
+    "size", ["__import__('os').system('touch owned')", "n.real", "𝓷*16", "n**99"]
+)
+def test_metadata_is_not_evaluated(size: str, folder: Path) -> None:
+    path = folder / "configs" / "metadata.json"
+    content = json.loads(path.read_text())
+    content["network_data_format"]["inputs"]["image"]["spatial_shape"] = [size, 16]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"in a spatial_shape is no size"):
+        check_network(folder)
+    assert not Path("owned").exists()
+
+
+def test_that_a_bundle_is_code_is_said_once_or_never_after_a_look_at_it(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for count in (1, 1):
+        refuse_changed(folder)
+        assert caplog.text.count("a bundle is code: it runs with your rights") == count
+    with (folder / "docs" / "README.md").open("a") as file:
+        file.write("more\n")
+    write_sums(folder)
+    status, text = verify(folder)
+    assert status == 0, text
+    refuse_changed(folder)
+    assert caplog.text.count("a bundle is code") == 1
+    refuse_changed(SOURCE)
+    assert caplog.text.count("a bundle is code") == 1
