@@ -35,7 +35,8 @@ def page_id(path: Path) -> str:
 
 def commands(text: str) -> list[list[str]]:
     """The words of each command in a Markdown text: lines of bash blocks, inline code."""
-    blocks = re.findall(r"^ *```(?:bash)?\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    fences = re.findall(r"^ *```(\S*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    blocks = [code for language, code in fences if language in ("", "bash")]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
     lines += re.findall(r"`([^`\n]+)`", prose)
@@ -92,7 +93,7 @@ def test_commands_name_what_exists(page: Path) -> None:
                     continue
                 if not (open_ended and name[2:].replace("-", "_") in known):
                     wrong.append(f"no option {name}: {line}")
-        elif "monai.bundle" in words:
+        elif "monai.bundle" in words and "run" in words:
             for word in words:
                 name = re.split("[#=]", word[2:])[0]
                 if word.startswith("--") and name not in known and "torchrun" not in words:
