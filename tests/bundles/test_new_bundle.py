@@ -214,7 +214,7 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
         **knobs,
     )
     masks = sorted(p.name for p in (tmp_path / "m").iterdir())
-    assert masks == [f"c{i}_seg{data.suffix}" for i in range(7)]
+    assert masks == [f"c{i}_seg{data.suffix}" for i in range(8)]
     with open(tmp_path / "t" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * (3 if confkd(data) else 1) * (data.classes - 1)

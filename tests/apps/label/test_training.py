@@ -107,7 +107,9 @@ def test_weights_of_now_are_loaded_first_and_strictly(bundle: str, tmp_path: Pat
 def test_a_training_stops_with_its_server(
     bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "StopWithParent" not in names(overrides(bundle, tmp_path)["train#handlers"])
+    order = names(overrides(bundle, tmp_path)["train#handlers"])
+    assert order[-1] == "PublishWeights"
+    assert "StopWithParent" not in order
     monkeypatch.setenv("MIXSEG_LABEL_SERVER", "77")
     last = overrides(bundle, tmp_path)["train#handlers"][-1]
     assert last == {"_target_": "mixseg.handlers.stop_with_parent.StopWithParent", "parent": 77}
