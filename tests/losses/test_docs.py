@@ -10,7 +10,7 @@ import pytest
 import mixseg.losses
 
 
-@pytest.mark.parametrize("name", ["losses", "losses_compared"])
+@pytest.mark.parametrize("name", ["losses", "losses_compared", "losses_entropy"])
 def test_examples_of_the_page_give_what_it_says(name: str) -> None:
     page = Path(__file__).parents[2] / "docs" / f"{name}.md"
     result = doctest.testfile(str(page), module_relative=False)
