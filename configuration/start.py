@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser
 
 from mixseg.configuration.loading import cause_of, load
 from mixseg.configuration.parent import end_with_parent
+from mixseg.configuration.paths import restore_paths
 from mixseg.configuration.record import is_run, own_configuration, read_record, write_record
 from mixseg.configuration.resume import config_differences, data_differences, fingerprint
 from mixseg.configuration.settings import misread_values, one_dash, suggestion, unknown_options
@@ -90,6 +91,7 @@ def start_command(argv: Sequence[str] | None = None) -> None:
             + "; ".join(f"--{name}{suggestion(near)}" for name, near in unknown.items())
             + ". The settings are at the top of the configuration files"
         )
+    restore_paths(argv[1:])
     if misread := misread_values(argv[1:]):
         raise ValueError(
             "; ".join(f"write --{name} {value!r}" for name, value in misread.items())

@@ -68,4 +68,4 @@ def load_schedule(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
         rates: list[float | Tensor] = [float(rate) for rate in closed_form()]
         for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        scheduler._last_lr = rates
+        scheduler._last_lr = list(rates)

@@ -238,6 +238,18 @@ def test_weights_that_cannot_be_fetched_say_where_to_put_them(
         bundle_weights(bundle)
 
 
+def test_a_home_that_cannot_be_written_is_worked_around(
+    bundle: Path, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file in the place of the cache, which stops a superuser, too."""
+    put(cache.parents[1], b"")
+    folder = find_bundle(packed(bundle, tmp_path / "heart.zip"))
+    assert json.loads((folder / "configs" / "metadata.json").read_text()) == {"version": "0.1.0"}
+    assert "heart.zip' is unpacked into " in caplog.text
+    assert "set XDG_CACHE_HOME to a folder" in caplog.text
+    refuse_changed(folder)
+
+
 def test_a_bundle_that_was_trained_in_its_folder_is_that_run(bundle: Path) -> None:
     """Its weights come with its settings; a run from before the record has none."""
     run = bundle / "eval"
@@ -252,15 +264,3 @@ def test_a_bundle_that_was_trained_in_its_folder_is_that_run(bundle: Path) -> No
     assert bundle_name(run) == bundle_name(bundle) == "heart"
     (run / "models" / "model.pt").unlink()  # before the first validation
     assert find_trained(bundle) == bundle
-
-
-def test_a_home_that_cannot_be_written_is_worked_around(
-    bundle: Path, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A file in the place of the cache, which stops a superuser, too."""
-    put(cache.parents[1], b"")
-    folder = find_bundle(packed(bundle, tmp_path / "heart.zip"))
-    assert json.loads((folder / "configs" / "metadata.json").read_text()) == {"version": "0.1.0"}
-    assert "heart.zip' is unpacked into " in caplog.text
-    assert "set XDG_CACHE_HOME to a folder" in caplog.text
-    refuse_changed(folder)
