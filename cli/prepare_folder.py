@@ -169,7 +169,7 @@ def _numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise fail(f"{option} '{text}' is not a list of whole numbers such as 0,128,255") from error
+        raise fail(f"{option} '{text}' must be whole numbers, such as 0,128,255") from error
 
 
 def _output_path(images: Path, labels: Path | None, output: Path | None) -> Path:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -141,12 +142,18 @@ def mask_postprocessing(
 class Predictor(SupervisedEvaluator):
     """MONAI's evaluator for images without a label, in mixed precision on the CPU, too.
 
+    Images below the folder that the masks are written to are left out: they are the masks of an
+    earlier run where that folder lies in the folder of the images.
+
     Args:
         device: where the network runs.
         val_data_loader: batches with ``image``.
         network: the network.
         amp: see :func:`mixseg.engines.autocast_dtype`.
         options: further arguments of ``monai.engines.SupervisedEvaluator``.
+
+    Raises:
+        ValueError: all images are below the folder of the masks.
     """
 
     def __init__(
@@ -160,6 +167,7 @@ class Predictor(SupervisedEvaluator):
     ) -> None:
         device = torch.device(device)
         self._dtype = autocast_dtype(amp, device)
+        _leave_out_masks(val_data_loader, options.get("postprocessing"))
         super().__init__(device=device, val_data_loader=val_data_loader, network=network, **options)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
@@ -167,3 +175,28 @@ class Predictor(SupervisedEvaluator):
         with torch.autocast(kind, self._dtype, enabled=self._dtype is not None):
             output: dict[str, Any] = super()._iteration(engine, batchdata)
         return output
+
+
+def _leave_out_masks(loader: Any, postprocessing: Any) -> None:
+    """Take images below the folders that are written to out of the loader's dataset."""
+    folders = [
+        Path(step.saver.folder_layout.output_dir).resolve()
+        for step in getattr(postprocessing, "transforms", ())
+        if isinstance(step, SaveImaged)
+    ]
+    dataset: Any = getattr(loader, "dataset", None)
+    data = getattr(dataset, "data", None)
+    if not isinstance(data, list) or not all(isinstance(i, dict) and "image" in i for i in data):
+        return
+    images = [Path(item["image"]).resolve() for item in data]
+    kept = [
+        item
+        for item, image in zip(data, images, strict=True)
+        if not any(folder in image.parents for folder in folders)
+    ]
+    if data and not kept:
+        raise ValueError(
+            f"all images are in the folder of the masks, '{folders[0]}': set --output_dir to "
+            "another one, for example a folder in it"
+        )
+    dataset.data = kept

@@ -243,7 +243,7 @@ class MixedSupervisionTrainer(Trainer):
             groups[kind] = group
         return groups
 
-    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> list[dict[str, Tensor]]:  # type: ignore[override]
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> list[dict[str, Tensor]]:
         groups = self.split_batch(batchdata)
         position = (self.state.iteration - 1) % self.state.epoch_length + 1
         accumulate = self.accumulation_steps

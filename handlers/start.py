@@ -10,7 +10,6 @@ from monai.utils import set_determinism
 
 from mixseg.configuration.start import begin_training
 from mixseg.data import check_cases
-from mixseg.data.datalist import SPLITS, DatalistError
 from mixseg.files.atomic import ensure_writable
 
 __all__ = ["start_run"]
@@ -40,11 +39,6 @@ def start_run(
     if seed is not None and not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed}")
     ensure_writable(folders)
-    if "test" in cases and not cases["test"]:
-        raise DatalistError(
-            "there is no case to score: the split is empty. Add cases to the datalist, or choose "
-            f"another one of {', '.join(SPLITS)} with --split"
-        )
     if cases:
         check_cases(**cases)
     if "training" in cases:

@@ -282,8 +282,8 @@ def _one_channel(
     complete = []
     cases = {case: file for parts in by_channel.values() for case, file in parts.items()}
     for case, file in cases.items():
-        parts = [by_channel.get(number, {}).get(case) for number in wanted]
-        lacking = [n for n, part in zip(wanted, parts, strict=True) if part is None]
+        channels = [by_channel.get(number, {}).get(case) for number in wanted]
+        lacking = [n for n, part in zip(wanted, channels, strict=True) if part is None]
         for number in lacking:
             layout.faults.append(
                 file_fault(
@@ -292,7 +292,7 @@ def _one_channel(
                     f"add {case}_{number:04d}{file.suffix}, or choose another one with --channel",
                 )
             )
-        found = [part for part in parts if part is not None]
+        found = [part for part in channels if part is not None]
         if not lacking:
             complete.append(replace(found[0], channels=tuple(part.path for part in found[1:])))
     return complete

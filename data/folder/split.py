@@ -106,7 +106,8 @@ def split_by_patient(
     patients: dict[str, list[FolderCase]] = {}
     for case in sorted(cases, key=lambda case: case.pair.case_id):
         patients.setdefault(case.patient, []).append(case)
-    if not rule.automatic and not any(case.kind == "full" for case in cases):
+    kinds = {case.kind for case in cases}
+    if "full" not in kinds and (not rule.automatic or kinds == {"none"}):
         faults.append(
             file_fault(
                 root,

@@ -81,7 +81,7 @@ def _joined(paths: Sequence[Path], voxels: bool) -> Volume:
     data = None
     if voxels:
         shape = (*first.shape, -1)
-        data = np.concatenate([np.reshape(v.data, shape) for v in volumes], axis=-1)
+        data = np.concatenate([np.asarray(v.data).reshape(shape) for v in volumes], axis=-1)
     return replace(
         first,
         data=data,

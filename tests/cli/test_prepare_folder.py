@@ -127,7 +127,7 @@ def test_converted_copies_are_counted(root: Path) -> None:
     # 15 voxels were 1, 6 were 2, 3 were 0 and 66 unlabelled, which is 3 now.
     assert np.bincount(np.asarray(copy.dataobj).ravel()).tolist() == [3, 6, 15, 66]
     words = run(*command, "--values", "a,b", "--quiet")
-    assert "error: --values 'a,b' is not a list of whole numbers such as 0,128" in words.output
+    assert "error: --values 'a,b' must be whole numbers, such as 0,128" in words.output
 
 
 def test_known_collections_go_to_their_own_commands(tmp_path: Path) -> None:

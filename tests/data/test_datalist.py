@@ -231,6 +231,13 @@ def test_data_hash_follows_cases_and_sizes_but_not_place_or_order(tmp_path: Path
     assert data_hash(datalist, tmp_path / "one") != reference
 
 
+@pytest.mark.parametrize("name", ["$__import__('os').system('touch owned')", "@network", "%lr"])
+def test_class_names_that_a_configuration_would_run_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"begin with a sign that .* rename these classes"):
+        Datalist(classes=["background", name])
+    assert Datalist(classes=["background", "5% $ @"]).classes[1] == "5% $ @"
+
+
 def test_a_list_of_files_is_an_image_and_its_channels(tmp_path: Path) -> None:
     entry = Entry.model_validate({"image": ["a_t1.nii", "a_t2.nii"], "case_id": "a"})
     assert (entry.image, entry.channels) == ("a_t1.nii", ["a_t2.nii"])
@@ -240,10 +247,3 @@ def test_a_list_of_files_is_an_image_and_its_channels(tmp_path: Path) -> None:
     assert datalist.relative_to(tmp_path).training[0].channels == ["a_t2.nii"]
     with pytest.raises(ValidationError, match="not in both"):
         Entry.model_validate({"image": ["a", "b"], "channels": ["c"], "case_id": "a"})
-
-
-@pytest.mark.parametrize("name", ["$__import__('os').system('touch owned')", "@network", "%lr"])
-def test_class_names_that_a_configuration_would_run_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"begin with a sign that .* rename these classes"):
-        Datalist(classes=["background", name])
-    assert Datalist(classes=["background", "5% $ @"]).classes[1] == "5% $ @"

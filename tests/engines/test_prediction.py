@@ -230,3 +230,19 @@ def test_another_rule_for_components_is_refused(tmp_path: Path) -> None:
         mask_postprocessing(
             Compose([]), output_dir=tmp_path, output_postfix="x", keep_component="x"
         )
+
+
+def test_masks_of_an_earlier_run_below_the_images_are_no_images(tmp_path: Path) -> None:
+    """The folder of the masks may lie in that of the images; all in it is left out."""
+    images = [tmp_path / name for name in ("a.nii.gz", "masks/a_seg.nii.gz", "masks_2/b.nii.gz")]
+    data = [{"image": str(path), "case_id": path.name} for path in images]
+
+    def predictor(output: Path) -> Predictor:
+        postprocessing = mask_postprocessing(Compose([]), output_dir=output, output_postfix="seg")
+        loader = DataLoader(Dataset(data), batch_size=1)
+        return Predictor("cpu", loader, Watched(), postprocessing=postprocessing)
+
+    kept = predictor(tmp_path / "masks").data_loader.dataset.data
+    assert [item["case_id"] for item in kept] == ["a.nii.gz", "b.nii.gz"]
+    with pytest.raises(ValueError, match="all images are in the folder of the masks"):
+        predictor(tmp_path)

