@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 
 from mixseg.files.reading.suffixes import is_dicom
 from mixseg.files.reading.volume import (
+    DAMAGED,
     UnreadableError,
     Volume,
     checked_affine,
@@ -101,6 +103,7 @@ def _header(path: Path) -> _Slice | None:
     """The tags of a file; None for objects that are no images."""
     import itk
 
+    _check_lengths(path)
     itk.Object.SetGlobalWarningDisplay(False)
     reader = itk.GDCMImageIO.New(FileName=str(path))
     if not reader.CanReadFile(str(path)):
@@ -137,6 +140,50 @@ def _header(path: Path) -> _Slice | None:
         in (itk.CommonEnums.IOComponent_FLOAT, itk.CommonEnums.IOComponent_DOUBLE),
         components=int(reader.GetNumberOfComponents()),
     )
+
+
+#: Value representations, those whose length takes four bytes first.
+_LONG = ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
+_SHORT = (
+    *("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT"),
+    *("PN", "SH", "SL", "SS", "ST", "TM", "UI", "UL", "US"),
+)
+_UNDEFINED = 0xFFFFFFFF
+#: Transfer syntaxes: without value representations; and those that this check leaves alone.
+_IMPLICIT = "1.2.840.10008.1.2"
+_OTHERS = ("1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+
+
+def _check_lengths(path: Path) -> None:
+    """Refuse elements that are longer than the file, for which GDCM would take the memory.
+
+    Raises:
+        UnreadableError: naming the file.
+    """
+    content = path.read_bytes()
+    place, size, syntax = 132, len(content), ""
+    if content[128:132] != b"DICM":
+        return
+    while place + 8 <= size:
+        group, element = struct.unpack_from("<HH", content, place)
+        kind = content[place + 4 : place + 6].decode("latin-1")
+        if group != 2 and syntax in _OTHERS:
+            return
+        if group != 2 and syntax == _IMPLICIT:
+            (length,), place = struct.unpack_from("<I", content, place + 4), place + 8
+        elif kind in _SHORT:
+            (length,), place = struct.unpack_from("<H", content, place + 6), place + 8
+        elif kind in _LONG and place + 12 <= size:
+            (length,), place = struct.unpack_from("<I", content, place + 8), place + 12
+        else:
+            raise UnreadableError(f"the header of {path.name} is damaged", DAMAGED)
+        if length == _UNDEFINED:  # sequences and compressed pixels, which GDCM reads part by part
+            return
+        if place + length > size:
+            raise UnreadableError(f"{path.name} ends before its data do", DAMAGED)
+        if (group, element) == (2, 0x10):
+            syntax = content[place : place + length].decode("latin-1").strip("\0 ")
+        place += length
 
 
 def _modality(path: Path) -> str:

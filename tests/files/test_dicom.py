@@ -103,3 +103,19 @@ def test_a_slice_by_itself_is_a_volume_of_one_slice(tmp_path: Path, write_series
     opened = open_volume(next(folder.iterdir()))
     assert opened.shape == (7, 6, 1)
     np.testing.assert_array_equal(opened.data, scan()[..., :1])
+
+
+def test_an_element_that_is_longer_than_its_file_is_refused_before_memory_is_taken(
+    tmp_path: Path, write_series: Write
+) -> None:
+    path = next(write_series(tmp_path / "a", scan()[..., :1]).iterdir())
+    whole = path.read_bytes()
+    # The pixels: group 7FE0, element 0010, and their length; ITK writes no value representations.
+    place = whole.index(b"\xe0\x7f\x10\x00") + 4
+    path.write_bytes(whole[:place] + b"\xf0\xff\xff\x7f" + whole[place + 4 :])
+    with pytest.raises(UnreadableError, match=r"ends before its data do"):
+        open_volume(path)
+    place = whole.index(b"UI")
+    path.write_bytes(whole[:place] + b"SJ" + whole[place + 2 :])
+    with pytest.raises(UnreadableError, match=r"the header of .* is damaged"):
+        open_volume(path)
