@@ -7,12 +7,14 @@ A tiny training of a 2D bundle (validation, moving average, rate schedule, rando
 is run once undisturbed, which also counts its calls of ``os.fsync``, ``os.replace`` and
 ``os.rename``. Then, for each of them, a new training ends right before that call as a machine
 without power does, and is resumed once. The command fails unless the same files are there, with the
-same bytes; TensorBoard's events, which hold times, are left out.
+same bytes; TensorBoard's events and the environments in ``record.json``, which hold times, are left
+out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import multiprocessing
 import os
@@ -119,11 +121,15 @@ def _train(
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {
+    files = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "tensorboard" not in path.parts and path.name != ".lock"
     }
+    # Each process adds when and where it ran.
+    record = json.loads(files["record.json"])
+    del record["environments"]
+    return {**files, "record.json": json.dumps(record).encode()}
 
 
 def main() -> None:
