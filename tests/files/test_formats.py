@@ -432,7 +432,9 @@ def test_what_stands_in_the_place_of_an_image(tmp_path: Path) -> None:
     error = refused(tmp_path / "link.nii.gz")
     assert "it is a link to 'gone/annex/object', which does not exist" in str(error)
     assert "git annex get" in error.mend
-    (tmp_path / "lfs.nii.gz").write_text("version https://git-lfs.github.com/spec/v1\noid …\n")
+    (tmp_path / "lfs.nii.gz").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    )
     assert "git lfs pull" in refused(tmp_path / "lfs.nii.gz").mend
     (tmp_path / "page.nrrd").write_text("<!DOCTYPE html><html>Please log in</html>")
     assert "it is a web page" in str(refused(tmp_path / "page.nrrd"))
