@@ -188,9 +188,9 @@ def table(result: dict[str, Any]) -> str:
         ("`scribble_by_erosion`, s", lambda r: f"{r['mixseg_seconds']:.1f}"),
         ("times as fast", lambda r: f"{r['ratio']:.1f}"),
         ("LV pixels per slice", lambda r: f"{r['left_ventricle']['mean_pixels']:.0f}"),
-        ("of these labelled, mean", lambda r: f"{r['left_ventricle']['mean_scribble_pixels']:.0f}"),
+        ("of these labeled, mean", lambda r: f"{r['left_ventricle']['mean_scribble_pixels']:.0f}"),
         ("median", lambda r: f"{r['left_ventricle']['median_scribble_pixels']:.0f}"),
-        ("share labelled", lambda r: f"{r['left_ventricle']['scribble_share']:.1%}"),
+        ("share labeled", lambda r: f"{r['left_ventricle']['scribble_share']:.1%}"),
         (
             "slices whose mask is kept whole",
             lambda r: f"{r['left_ventricle']['share_of_slices_kept_whole']:.1%}",

@@ -45,7 +45,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], str]] = {
 TERMS = {
     "ce_full": (65, "L_{s}, eq. 1", "cross-entropy with the mask"),
     "kd": (155, "L_{kd}, eq. 3", "KL(teacher ‖ student), all pixels"),
-    "ce_weak": (235, "L_{w}, eq. 2", "cross-entropy, labelled pixels"),
+    "ce_weak": (235, "L_{w}, eq. 2", "cross-entropy, labeled pixels"),
     "entropy": (305, "L_{ent}, eq. 4", "entropy, all pixels"),
 }
 WEIGHTS = {"kd": "λ_{kd}", "ce_weak": "λ_{w}", "entropy": "λ_{ent}"}
