@@ -330,7 +330,7 @@ def test_the_card_speaks_of_the_packed_folder() -> None:
         "<!-- packed\nIn this folder.\n-->\nBoth.\n"
         "<!-- ci: model_card, with --lr 1 -->\n```bash\nrun\n```\n"
         "| `lr` | `1` | elsewhere |\n"
-        "## Knobs\n| `lr` | `1` | rate |\n| `device` | `$x()` | where |\n| `own` | `3` | kept |\n"
+        "## Settings\n| `lr` | `1` | rate |\n| `device` | `$x()` | where |\n| `own` | `3` | kept |\n"
         "## Results\n| `lr` | `1` | elsewhere |\n"
     )
     train = "lr: 0.5        # rate\ndevice: \"$y('a')\"\n"
@@ -338,7 +338,7 @@ def test_the_card_speaks_of_the_packed_folder() -> None:
         "# Card\nIn this folder.\nBoth.\n"
         "```bash\nrun\n```\n"
         "| `lr` | `1` | elsewhere |\n"
-        "## Knobs\n| `lr` | `0.5` | rate |\n| `device` | `$y('a')` | where |\n"
+        "## Settings\n| `lr` | `0.5` | rate |\n| `device` | `$y('a')` | where |\n"
         "| `own` | `3` | kept |\n"
         "## Results\n| `lr` | `1` | elsewhere |\n"
     )
