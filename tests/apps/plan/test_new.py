@@ -164,7 +164,7 @@ def test_a_damaged_training_image_is_named(tmp_path: Path) -> None:
     result = run("own", "--datalist", datalist, "--output", tmp_path)
     assert result.exit_code == 1
     assert f"{image} (case c1): the image cannot be read" in result.output
-    assert "mixseg validate lists all faults" in result.output
+    assert "'mixseg validate' lists all faults" in result.output
     assert not (tmp_path / "own").exists()
 
 
@@ -449,4 +449,4 @@ def test_what_each_case_is_for_is_said(tmp_path: Path) -> None:
 def test_a_missing_datalist(tmp_path: Path) -> None:
     result = run("own", "--datalist", tmp_path / "absent.json", "--output", tmp_path)
     assert result.exit_code == 1
-    assert f"{tmp_path / 'absent.json'}: cannot read the datalist" in result.output
+    assert f"{tmp_path / 'absent.json'} cannot be read (No such file" in result.output
