@@ -330,7 +330,8 @@ def test_the_card_speaks_of_the_packed_folder() -> None:
         "<!-- packed\nIn this folder.\n-->\nBoth.\n"
         "<!-- ci: model_card, with --lr 1 -->\n```bash\nrun\n```\n"
         "| `lr` | `1` | elsewhere |\n"
-        "## Settings\n| `lr` | `1` | rate |\n| `device` | `$x()` | where |\n| `own` | `3` | kept |\n"
+        "## Settings\n| `lr` | `1` | rate |\n| `device` | `$x()` | where |\n"
+        "| `own` | `3` | kept |\n"
         "## Results\n| `lr` | `1` | elsewhere |\n"
     )
     train = "lr: 0.5        # rate\ndevice: \"$y('a')\"\n"
