@@ -3,8 +3,8 @@
     .venv/bin/python .ci/made_up.py quickstart/phantom FOLDER
 
 FOLDER then holds ``IMAGES/`` and ``LABELS/`` (own data), ``scan.nii.gz``, ``scans/`` and
-``run/models/model.pt`` and ``full/models/model.pt`` (weights of the left atrium's network,
-untrained, to predict with and to pack) and ``la/``, a small data set in place of the left atrium's.
+``run/models/model.pt`` (the left atrium's weights, to predict with), ``full`` (their bundle with
+random ones, to pack) and ``la/``, a small data set in place of the left atrium's.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ def left_atrium(phantom: Path, folder: Path) -> None:
 
 
 def weights(folder: Path) -> None:
-    """The shipped weights under another name, and random ones of the full size."""
+    """The shipped weights under another name, and their bundle with random ones."""
     bundle = ROOT / "bundles" / "la_mixed"
-    for name in ("run", "full"):
-        (folder / name / "models").mkdir(parents=True)
+    (folder / "run" / "models").mkdir(parents=True)
     shutil.copy(bundle / "models" / "model.pt", folder / "run" / "models" / "model.pt")
+    shutil.copytree(bundle, folder / "full", ignore=shutil.ignore_patterns("models", "eval"))
+    (folder / "full" / "models").mkdir()
     network = build_network(bundle / "configs" / "train.yaml", {})
     torch.save(network.state_dict(), folder / "full" / "models" / "model.pt")
 

@@ -276,7 +276,9 @@ def _write(array: NDArray[Any], affine: NDArray[Any] | None, place: Path, channe
                 f"{np.shape(affine)}"
             )
         path = place.with_suffix(".nii.gz")
-        values = array.astype(np.uint8) if array.dtype == bool else array
+        # NIfTI has neither of these types.
+        stored = {"bool": np.uint8, "float16": np.float32}.get(array.dtype.name)
+        values = array if stored is None else array.astype(stored)
         nib.save(nib.Nifti1Image(values, affine, dtype=values.dtype), path)
         return path
     shape = array.shape[:2] if channels == 1 else (*array.shape[:2], channels)

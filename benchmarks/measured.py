@@ -263,7 +263,7 @@ def nnunet_block(root: Path) -> str:
 COSTS = {
     "supervised": "supervised",
     "fewer": "supervised, the masks alone",
-    "entmin": "entropy minimisation",
+    "entmin": "entropy minimization",
     "uamt": "UA-MT",
 }
 

@@ -4,8 +4,8 @@
 
 Reads the masks of the training split of a folder with a datalist.json (`mixseg prepare`), or with
 split.json and label/, and writes benchmarks/results/noise.json: mean and spread of the Dice of
-NoisyLabel's masks with the clean ones, none of them missing. The table of docs/weak_labels.md shows
-it (benchmarks/tables.py).
+NoisyLabel's masks with the clean ones, none of them missing. The table of docs/simulated_labels.md
+shows it (benchmarks/tables.py).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "supervised": ("wbc_single", {"batch_full": 8}),
     "fewer": ("wbc_single", {"batch_full": 4}),
-    "entmin": ("wbc_entmin", {"batch_full": 4, "batch_unlabeled": 4}),
+    "entmin": ("wbc_entropy_minimization", {"batch_full": 4, "batch_unlabeled": 4}),
     "uamt": ("wbc_uamt", {"batch_full": 4, "batch_unlabeled": 4}),
 }
 #: Knob → kind of supervision.

@@ -18,7 +18,8 @@ class _Commands(LazyGroup):
     lazy: ClassVar[Mapping[str, LazyCommand]] = {
         "quickstart": LazyCommand(
             "mixseg.cli.quickstart:quickstart",
-            "Make synthetic data, train the lower bound and KL+Ent on it, and compare them.",
+            "Make synthetic data, train on masks alone and on masks and scribbles, and compare "
+            "both.",
             takes_settings=True,
         ),
         "phantom": LazyCommand(
@@ -72,7 +73,8 @@ class _Commands(LazyGroup):
         ),
         "pack": LazyCommand(
             "mixseg.cli.pack:pack",
-            "Pack a bundle into OUTPUT/<name>_v<version>.zip, which runs without mixseg.",
+            "Pack a run, or a bundle, into OUTPUT/<name>_v<version>.zip, which runs without "
+            "mixseg.",
         ),
         "export": LazyCommand(
             "mixseg.cli.export:export",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 def predict(
     context: typer.Context,
     bundle: Annotated[
-        str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
+        str,
+        typer.Argument(
+            help="Folder of a run or a bundle, a zip of 'mixseg pack', or a name; several are "
+            "averaged.",
+        ),
     ],
     source: Annotated[Path, typer.Option("--input", "-i", help="An image, or a folder of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.")],
@@ -54,11 +59,16 @@ def predict(
     cannot be predicted is named at the end and does not stop the others; the exit status is
     then 1. Interrupt it at any time: the same command resumes and skips finished cases.
 
+    Several runs, such as the folds of 'mixseg train --folds', are averaged: their probabilities
+    make one mask, and the map NAME_disagreement shows where they differ, 0 to 1.
+
     Examples:
 
       mixseg predict la_confkd -i scan.nii.gz -o masks
 
       mixseg predict acdc_lv_confkd_v0.1.0.zip -i scans/ -o masks --entropy --device cpu
+
+      mixseg predict folds/fold_1 folds/fold_2 folds/fold_3 -i scans/ -o masks
 
     Settings of inference.yaml can be added, for example: --branch ensemble --mirror_axes "[0,1]"
     """
@@ -69,10 +79,12 @@ def predict(
 
     with clear_errors():
         known = load(find_trained(bundle) / "configs" / "inference.yaml")
-        settings = read_settings(context.args, known, own=ARGUMENTS)
+        # Typer would take the values of settings for bundles, too.
+        more = list(itertools.takewhile(lambda word: not word.startswith("-"), context.args))
+        settings = read_settings(context.args[len(more) :], known, own=ARGUMENTS)
         previews = (preview_cases or sys.maxsize) if preview else 0
         with open_run(
-            bundle,
+            [bundle, *more],
             [source],
             output,
             weights=weights,
@@ -132,6 +144,13 @@ def _announce(report: PredictionReport) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    for other in header["averaged_with"]:
+        console.print(
+            f"averaged with {other['bundle']} {other['version']}, weights {other['weights']} "
+            f"(sha256 {other['weights_sha256'][:12]}…)",
+            soft_wrap=True,
+            highlight=False,
+        )
     if report.replaces:
         console.print(
             f"[yellow]note:[/] the folder holds masks of other settings; masks of the same names "

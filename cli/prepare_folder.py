@@ -100,7 +100,7 @@ def folder(
             "70/10/20, which auto is from ten of them on (fewer all train); or a file with lists "
             "train, val and test; or splits_final.json:FOLD of nnU-Net."
         ),
-    ] = "70/10/20",
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report, and write nothing.")] = False,
     overwrite: Annotated[
@@ -169,7 +169,7 @@ def _numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise fail(f"{option} '{text}' is not a list of whole numbers such as 0,128,255") from error
+        raise fail(f"{option} '{text}' must be whole numbers, such as 0,128,255") from error
 
 
 def _output_path(images: Path, labels: Path | None, output: Path | None) -> Path:

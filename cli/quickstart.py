@@ -27,7 +27,7 @@ def quickstart(
     """Make synthetic data, train on masks alone and on masks and scribbles, and compare both.
 
     Every command that it runs is shown. Interrupt it at any time: the same command resumes.
-    Knobs of the bundle can be added, for example: --max_epochs 3 --num_full 5
+    Settings of the bundle are options, too: --max-epochs 3 --num-full 5
     """
     from mixseg.apps.quickstart.report import METHODS, markdown_report, screen_table
     from mixseg.apps.quickstart.run import (
@@ -39,13 +39,13 @@ def quickstart(
         read_configuration,
         record_figures,
     )
-    from mixseg.configuration.settings import setting_texts
+    from mixseg.configuration.settings import read_settings
     from mixseg.files.atomic import strict_json, write_bytes_atomic
 
     with clear_errors():
         root = find_repository()
         known, digest = read_configuration(root / "bundles" / BUNDLE / "configs")
-        knobs = setting_texts(context.args, known, f"the bundle {BUNDLE}")
+        knobs = read_settings(context.args, known, f"the bundle {BUNDLE}")
         check_patients(patients, known, knobs)
         settings = {"patients": patients, "seed": seed, "knobs": knobs, "configuration": digest}
         work = Quickstart(root, output, settings, knobs, show)

@@ -11,6 +11,13 @@ __all__ = ["present_spelling"]
 _ALIASES = {"--checkpoint": "--weights"}
 #: Names of before that are refused.
 _RENAMED = {"--force": "--overwrite", "--dataset-dir": "--data", "--output-dir": "--output"}
+_RUN = "it takes a run's folder, which knows its own settings"
+#: Names of before that nothing replaces → why.
+_GONE = {
+    "--overlay": _RUN,
+    "--teacher-knob": _RUN,
+    "--teacher-config": _RUN,
+}
 
 
 def present_spelling(arguments: Sequence[str], names: Mapping[str, bool]) -> list[str]:
@@ -24,7 +31,7 @@ def present_spelling(arguments: Sequence[str], names: Mapping[str, bool]) -> lis
         The arguments; those that are not options of the command as they were.
 
     Raises:
-        ValueError: an option was renamed, or a name of several letters begins with one dash.
+        ValueError: an option was renamed or went, or one of several letters begins with one dash.
     """
     present: list[str] = []
     is_value = False
@@ -57,4 +64,6 @@ def _present(written: str, names: Mapping[str, bool]) -> str:
         return str(alias)
     if (now := _RENAMED.get(hyphenated)) in names:
         raise ValueError(f"'{written}' is now {now}")
+    if hyphenated in _GONE:
+        raise ValueError(f"the command needs no '{written}': {_GONE[hyphenated]}")
     return written

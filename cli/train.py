@@ -59,6 +59,8 @@ def train(
 
       mixseg train my_bundle --max-epochs 100 --lr 1e-3
 
+      mixseg train my_bundle --folds 3
+
     With few full masks, --folds 5 tells how good the model is: it trains five runs, each tested on
     masks that it has not seen, and pools the scores. Interrupted, the same command resumes.
 
@@ -66,12 +68,8 @@ def train(
     It runs `python -m monai.bundle run training`.
     """
     from mixseg.apps.bundle.find import find_bundle
-    from mixseg.apps.bundle.workflow import (
-        TRAINING_ARGUMENTS,
-        train_bundle,
-        training_files,
-        validate_folds,
-    )
+    from mixseg.apps.bundle.folds import cross_validate, fold_folder
+    from mixseg.apps.bundle.workflow import TRAINING_ARGUMENTS, train_bundle, training_files
     from mixseg.configuration.settings import read_settings, settings_of
     from mixseg.report.tables import score_table
 
@@ -82,42 +80,52 @@ def train(
         settings = read_settings(context.args, known, name, TRAINING_ARGUMENTS)
         # As Ctrl-C: the training that runs is ended, too.
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        rows = None
         try:
             if folds is not None:
-                if resume or overwrite or config:
+                if resume or overwrite:
                     raise ValueError(
-                        "--folds takes neither --config, --resume nor --overwrite: the same "
-                        "command resumes, and another --output starts again"
+                        "--folds takes neither --resume nor --overwrite: the same command resumes, "
+                        "and another --output starts again"
                     )
-                run, rows = validate_folds(
+                run, rows = cross_validate(
                     bundle,
                     folds,
-                    show,
                     data=data,
                     output=output,
+                    config=config or (),
                     settings=settings,
                     device=device,
+                    verbose=verbose,
+                    show=show,
                 )
-                console.print(score_table(rows))
-                console.print(f"pooled scores: {run / 'summary.json'}", soft_wrap=True)
-                return
-            run = train_bundle(
-                bundle,
-                data=data,
-                output=output,
-                config=config or (),
-                settings=settings,
-                device=device,
-                resume=resume,
-                overwrite=overwrite,
-                verbose=verbose,
-            )
+            else:
+                run = train_bundle(
+                    bundle,
+                    data=data,
+                    output=output,
+                    config=config or (),
+                    settings=settings,
+                    device=device,
+                    resume=resume,
+                    overwrite=overwrite,
+                    verbose=verbose,
+                )
         except KeyboardInterrupt:
             again = this_command("--overwrite", plus="" if folds else "--resume")
             console.print(f"\n[yellow]interrupted; to resume:[/] {again}", soft_wrap=True)
             raise typer.Exit(130) from None
         finally:
             signal.signal(signal.SIGTERM, previous)
+    if rows is not None:
+        console.print(score_table(rows))
+        runs = " ".join(str(fold_folder(run, fold)) for fold in range(folds or 0))
+        console.print(
+            f"scores of every full mask: {run / 'metrics.csv'}, {run / 'summary.json'}; to average "
+            f"the folds: mixseg predict {runs} -i IMAGES -o MASKS",
+            soft_wrap=True,
+        )
+        return
     console.print(
         f"weights: {run / 'models' / 'model.pt'}; curves, pictures and log: {run}", soft_wrap=True
     )

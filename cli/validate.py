@@ -34,7 +34,7 @@ def validate(
     console.print(datalist_table(loaded, str(datalist)))
     if faults:
         table = Table(show_lines=True)
-        for name in ("", "file", "case", "problem", "mend"):
+        for name in ("", "file", "case", "problem", "fix"):
             table.add_column(name, overflow="fold")
         for fault, others in group_faults(faults):
             style = "red" if fault.level == "error" else "yellow"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from monai.bundle import ConfigParser
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
 from mixseg.configuration.loading import load
 from mixseg.configuration.yaml_text import set_values, with_keys, without_keys
@@ -26,6 +27,8 @@ RECORD_NAME = "record.json"
 
 #: Handlers of one process or machine, which are no part of a method.
 _TRANSIENT = frozenset({"CheckpointLoader", "MLFlowHandler", "StopWithParent", "TrainingStatus"})
+#: What ``--tracking mlflow`` adds at the top.
+_TRACKING = frozenset(DEFAULT_MLFLOW_SETTINGS["configs"])
 #: Settings of the one who trains, here and now.
 _OF_MACHINE = ("device", "progress")
 #: What a workflow alone reads, in its own file.
@@ -75,7 +78,8 @@ def own_configuration(config: Mapping[str, Any], configs: Path) -> dict[str, Any
         configs: folder of the files.
     """
     base = _base(configs)
-    own = deepcopy({k: v for k, v in config.items() if k not in ("_meta_", "overwrite")})
+    left_out = {"_meta_", "overwrite"} | (_TRACKING - base.keys())
+    own = deepcopy({k: v for k, v in config.items() if k not in left_out})
     if "local_rank" in own and (configs / _MULTI_GPU).is_file():
         for key in load(configs / _MULTI_GPU):
             _restore(own, base, key.removeprefix("+").replace("::", "#").split("#"))

@@ -21,7 +21,6 @@ FREE = frozenset(
         "bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir",
         "device", "num_workers", "progress", "resume", "overwrite", "init_weights",
         "max_epochs", "val_interval", "checkpoint_interval", "patience",
-        "tracking_uri", "experiment_name", "run_name", "save_execute_config",
     }
 )  # fmt: skip
 #: Entries at the top that say what is run, not how it is trained.
@@ -70,7 +69,9 @@ def fingerprint(
         str(value)
         for items in cases.values()
         for item in items
-        for value in item.values()
+        for values in item.values()
+        # Several files may be the channels of one image.
+        for value in (values if isinstance(values, list) else [values])
         if _is_file(value)
     }
     size = sum(path.stat().st_size for file in files for path in _parts(Path(file)))
@@ -85,6 +86,8 @@ def fingerprint(
         digests = dict(zip(sorted(files), done, strict=True))
 
     def described(value: Any) -> Any:
+        if isinstance(value, list):
+            return [described(each) for each in value]
         if not _is_file(value):
             return value
         return {"file": Path(value).name, "sha256": digests[str(value)]}
@@ -131,11 +134,20 @@ def _case_differences(
 ) -> Iterator[str]:
     for key in dict.fromkeys([*before, *now]):
         one, other = before.get(key), now.get(key)
-        if isinstance(one, dict) and isinstance(other, dict) and "sha256" in one:
-            if one["sha256"] != other.get("sha256"):
-                yield f"case '{case}': the content of its {key} ({other['file']}) has changed"
+        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+            pairs = list(zip(one, other, strict=True))  # a file a channel
+        else:
+            pairs = [(one, other)]
+        if all(_is_hashed(first) and _is_hashed(second) for first, second in pairs):
+            for first, second in pairs:
+                if first["sha256"] != second["sha256"]:
+                    yield f"case '{case}': the content of its {key} ({second['file']}) has changed"
         elif one != other:
             yield f"case '{case}', {key}: recorded {_shown(one)}, now {_shown(other)}"
+
+
+def _is_hashed(value: Any) -> bool:
+    return isinstance(value, dict) and "sha256" in value
 
 
 def _by_case(

@@ -15,6 +15,7 @@ from typing import Any
 
 import monai.bundle
 import yaml
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from mixseg.configuration.loading import load
@@ -152,12 +153,15 @@ def misread_values(arguments: Sequence[str]) -> dict[str, Any]:
     if "config_file" not in given:
         return {}
     config = ConfigParser.load_config_files(given["config_file"])
-    meant = {
-        name: value_of(value, config.get(name))
-        for name, value in given.items()
-        if isinstance(value, str) and name not in _RUN_OPTIONS
-    }
-    return {name: value for name, value in meant.items() if not isinstance(value, str)}
+    typed, misread = _options(arguments), {}
+    for name, value in given.items():
+        if isinstance(value, str) and name not in _RUN_OPTIONS:
+            meant = value_of(value, config.get(name))
+            # Fire understands lists of bare words, [background, LA], which no literal is.
+            arrives = DefaultParseValue(value) if name in typed else value
+            if not isinstance(meant, str) and meant != arrives:
+                misread[name] = meant
+    return misread
 
 
 def one_dash(arguments: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser
 
 from mixseg.configuration.loading import cause_of, load
 from mixseg.configuration.parent import end_with_parent
+from mixseg.configuration.paths import restore_paths
 from mixseg.configuration.record import is_run, own_configuration, read_record, write_record
 from mixseg.configuration.resume import config_differences, data_differences, fingerprint
 from mixseg.configuration.settings import misread_values, one_dash, suggestion, unknown_options
@@ -90,6 +91,7 @@ def start_command(argv: Sequence[str] | None = None) -> None:
             + "; ".join(f"--{name}{suggestion(near)}" for name, near in unknown.items())
             + ". The settings are at the top of the configuration files"
         )
+    restore_paths(argv[1:])
     if misread := misread_values(argv[1:]):
         raise ValueError(
             "; ".join(f"write --{name} {value!r}" for name, value in misread.items())
@@ -143,14 +145,15 @@ def begin_training(anew: bool = True) -> None:
             f"'{folder}' was trained before runs recorded their settings and cannot be resumed: "
             "train into another --output_dir, or replace it with --overwrite True"
         )
-    if not _switch(parser, "resume") and not own_run and _any(folder, _HOLDS):
-        if not _switch(parser, "overwrite"):
-            raise RunRefusedError(
-                f"'{folder}' holds a run: resume it with --resume True, replace it with "
-                "--overwrite True, or choose another --output_dir"
-            )
-        _remove_run(folder)
+    asked = own_run or _switch(parser, "resume") or _switch(parser, "overwrite")
+    if _any(folder, _HOLDS) and not asked:
+        raise RunRefusedError(
+            f"'{folder}' holds a run: resume it with --resume True, replace it with "
+            "--overwrite True, or choose another --output_dir"
+        )
     facts = _facts(parser, configs)
+    if _switch(parser, "overwrite") and not _switch(parser, "resume"):
+        _remove_run(folder)
     if resuming:
         recorded = read_record(folder)
         _refuse_another(folder, own, recorded, facts)
@@ -162,7 +165,7 @@ def begin_training(anew: bool = True) -> None:
         own,
         str(parser.get_parsed_content("dataset_dir")),
         None if datalist is None else _file_of(datalist, parser),
-        _inference_branch(own),
+        _inference_branch(own, configs),
         facts,
     )
     _begun[parser] = folder
@@ -208,11 +211,13 @@ def _refuse_another(
     """Raise where the run to resume is not the one that is asked for."""
     before = load(folder / "configs" / "train.yaml")
     lines = config_differences(before, own)
-    said = {name: f"{name}: recorded {recorded[name]}, now {facts[name]}" for name in facts}
-    if lines and recorded["bundle"] != facts["bundle"]:
-        lines = [said["bundle"]]  # which has other settings and parts throughout
-    if recorded["processes"] != facts["processes"]:
-        lines.append(said["processes"])
+    bundle, processes = (
+        [f"{name}: recorded {recorded[name]}, now {facts[name]}"] * (recorded[name] != facts[name])
+        for name in ("bundle", "processes")
+    )
+    if lines and bundle:
+        lines = bundle  # which has other settings and parts throughout
+    lines += processes
     lines += data_differences(recorded["data"], facts["data"])
     if lines:
         raise RunRefusedError(
@@ -232,12 +237,13 @@ def _refuse_another(
         )
 
 
-def _inference_branch(own: Mapping[str, Any]) -> str | None:
-    """The branch that the method predicts with.
+def _inference_branch(own: Mapping[str, Any], configs: Path) -> str | None:
+    """The branch that the method predicts with, where the inference has a choice.
 
     The objective is built apart from the run's own, whose random start must follow the seed.
     """
-    if "objective" not in own:
+    inference = configs / "inference.yaml"
+    if "objective" not in own or not inference.is_file() or "branch" not in load(inference):
         return None
     with torch.random.fork_rng(devices=[]):
         objective = ConfigParser(deepcopy(dict(own))).get_parsed_content("objective")

@@ -211,9 +211,14 @@ def _fingerprint(original: Mapping[str, Any], recipe: bytes) -> str:
     """Hash of everything that a cached case depends on."""
     files = []
     for value in original.values():
-        if isinstance(value, (str, os.PathLike)) and Path(value).is_file():
-            status = Path(value).stat()
-            files.append((os.fspath(value), status.st_size, status.st_mtime_ns))
+        for path in value if isinstance(value, list) else [value]:
+            if not isinstance(path, (str, os.PathLike)) or not os.path.exists(path):
+                continue
+            # Of a DICOM series each slice counts.
+            parts = sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)]
+            for part in parts:
+                status = part.stat()
+                files.append((os.fspath(part), status.st_size, status.st_mtime_ns))
     item = sorted(original.items(), key=lambda pair: str(pair[0]))
     return hashlib.sha256(recipe + _pickled((item, files), "items")).hexdigest()
 

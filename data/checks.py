@@ -18,12 +18,9 @@ from mixseg.data.file_checks import (
     describe_faults,
     examine_case,
     grid_faults,
+    image_files,
 )
 
-_NO_VALIDATION = (
-    "the validation split is empty",
-    "a training keeps its last weights; cross-validation scores them (mixseg train --folds)",
-)
 _WORKERS = min(8, (os.cpu_count() or 1) + 2)
 
 
@@ -39,8 +36,7 @@ def validate_datalist(
     Args:
         datalist: the datalist.
         base_dir: folder that relative paths start from; None for the datalist's own.
-        splits: splits to check; None for all. An empty training split among them is an error, an
-            empty validation split a note.
+        splits: splits to check; None for all. An empty training split among them is a fault.
         check_voxels: also read the voxels. Without it only headers are read: damage in the
             compressed data, NaN, constant images and label values are not seen.
         progress: show a progress bar on standard error.
@@ -60,13 +56,14 @@ def validate_datalist(
             entry.supervision,
             erode=False,
             complete=bool(entry.complete),
+            channels=tuple(entry.channels or ()),
         )
         for split, entry in datalist.resolve(base_dir).items()
         if split in chosen
     ]
     classes = len(datalist.classes)
     rules = Rules(classes, datalist.unlabeled, check_voxels, frozenset(range(1, classes)))
-    return _validate(cases, [s for s in chosen if s != "test"], rules, progress)
+    return _validate(cases, "training" in chosen, rules, progress)
 
 
 def check_datalist(
@@ -104,9 +101,9 @@ def check_cases(
     Args:
         training: items of :func:`mixseg.data.subset.select_cases`; None leaves the split out, an
             empty list is a fault.
-        validation: items of :func:`mixseg.data.subset.split_cases`; an empty list is a note: the
-            training keeps its last weights.
-        test: items of ``split_cases``; an empty list is no fault.
+        validation: items of :func:`mixseg.data.subset.split_cases`; likewise, but an empty list is
+            no fault: the training keeps its last weights.
+        test: items of ``split_cases``; likewise, and an empty list is no fault.
         classes: the datalist's classes, or their number.
         unlabeled: the datalist's unlabelled value; None for the number of classes.
         foreground: classes that count as labelled once a mask is eroded (an eroded mask labels
@@ -138,12 +135,13 @@ def check_cases(
             split,
             str(item["case_id"]),
             str(item.get("patient_id", item["case_id"])),
-            str(item["image"]),
+            image_files(item)[0],
             item.get("label"),
             None,
             item.get("supervision"),
             erode=bool(item.get("erode", False)),
             complete=bool(item.get("complete", False)),
+            channels=tuple(image_files(item)[1:]),
         )
         for split, items in given.items()
         for item in items or ()
@@ -155,18 +153,17 @@ def check_cases(
         check_voxels,
         frozenset(range(1, count) if foreground is None else foreground),
     )
-    needed = [split for split in SPLITS if split != "test" and given[split] is not None]
-    return _raise_errors(_validate(cases, needed, rules, progress, spatial_dims))
+    return _raise_errors(_validate(cases, training is not None, rules, progress, spatial_dims))
 
 
 def _validate(
     cases: Sequence[Case],
-    needed: Sequence[str],
+    trains: bool,
     rules: Rules,
     progress: bool,
     spatial_dims: int | None = None,
 ) -> list[Fault]:
-    faults = _structure_faults(cases, needed)
+    faults = _structure_faults(cases, trains)
     with ThreadPoolExecutor(_WORKERS) as pool:
         findings = list(
             tqdm(
@@ -195,15 +192,12 @@ def _validate(
     return faults
 
 
-def _structure_faults(cases: Sequence[Case], needed: Sequence[str]) -> list[Fault]:
+def _structure_faults(cases: Sequence[Case], trains: bool) -> list[Fault]:
     """Faults that no file needs to be opened for."""
-    empty = [split for split in needed if not any(case.split == split for case in cases)]
-    faults = [
-        Fault("validation", "validation", "", *_NO_VALIDATION, level="note")
-        if split == "validation"
-        else Fault(split, split, "", f"the {split} split is empty", "add cases to the datalist")
-        for split in empty
-    ]
+    faults = []
+    if trains and not any(case.split == "training" for case in cases):
+        place = ("training", "training", "")
+        faults.append(Fault(*place, "the training split is empty", "add cases to the datalist"))
     ids: dict[str, str] = {}
     images: dict[str, str] = {}
     patients: dict[str, str] = {}

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,7 +20,8 @@ from pydantic import (
 )
 
 from mixseg.files.atomic import write_bytes_atomic
-from mixseg.files.reading import UnreadableError, open_volume
+from mixseg.files.documents import read_json
+from mixseg.files.reading import UnreadableError, count_values, open_volume, voxels
 
 Supervision = Literal["full", "partial", "noisy", "none"]
 Split = Literal["training", "validation", "test"]
@@ -41,6 +41,8 @@ class Entry(BaseModel):
     Attributes:
         image: file of the scan (NIfTI, NRRD, MHA, or a picture such as PNG), relative to the
             dataset folder or absolute.
+        channels: further files of the image, one each of its other channels, on the same grid. A
+            list in the place of ``image`` is the image and these.
         label: label map of the same grid; absent for ``none`` (and for ``partial`` cases
             that have only a scribble).
         scribble: hand-drawn label map, used instead of ``label`` when the case is used as partial.
@@ -58,6 +60,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", str_min_length=1)
 
     image: str
+    channels: list[str] | None = None
     label: str | None = None
     scribble: str | None = None
     supervision: Supervision | None = None
@@ -79,6 +82,21 @@ class Entry(BaseModel):
                     "such as 'case_id' and 'supervision'"
                 )
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_channels(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("image"), list) and values["image"]:
+            first, *others = values["image"]
+            if others and values.get("channels"):
+                raise ValueError("give the channels in 'image' or in 'channels', not in both")
+            return {**values, "image": first, **({"channels": others} if others else {})}
+        return values
+
+    @property
+    def image_files(self) -> list[str]:
+        """The files of the image, one or one a channel."""
+        return [self.image, *(self.channels or ())]
 
     @model_validator(mode="after")
     def _consistent(self) -> Entry:
@@ -186,16 +204,10 @@ class Datalist(BaseModel):
         """
         path = Path(path)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+            raw = read_json(path)
+        except ValueError as error:
             raise DatalistError(
-                f"{path} is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DatalistError(
-                f"{path}: cannot read the datalist ({reason}): give a datalist.json, which "
-                "'mixseg prepare' writes"
+                f"{error}: give a datalist.json, which 'mixseg prepare' writes"
             ) from error
         try:
             datalist = cls.model_validate(raw)
@@ -231,6 +243,8 @@ class Datalist(BaseModel):
         copy = self.model_copy(deep=True)
         for _, entry in copy.items():
             entry.image = _absolute(entry.image, folders)
+            if entry.channels is not None:
+                entry.channels = [_absolute(path, folders) for path in entry.channels]
             entry.label = None if entry.label is None else _absolute(entry.label, folders)
             entry.scribble = None if entry.scribble is None else _absolute(entry.scribble, folders)
         return copy
@@ -241,6 +255,8 @@ class Datalist(BaseModel):
         copy = self.resolve()
         for _, entry in copy.items():
             entry.image = _relative(entry.image, folder)
+            if entry.channels is not None:
+                entry.channels = [_relative(path, folder) for path in entry.channels]
             entry.label = None if entry.label is None else _relative(entry.label, folder)
             entry.scribble = None if entry.scribble is None else _relative(entry.scribble, folder)
         return copy.with_base_dir(folder)
@@ -259,13 +275,13 @@ def supervision_of(entry: Entry, unlabeled: int) -> Supervision:
     if entry.supervision is not None:
         return entry.supervision
     try:
-        values = open_volume(str(entry.label)).data
+        values = voxels(open_volume(str(entry.label)))
     except UnreadableError as error:
         raise DatalistError(
             f"case '{entry.case_id}': cannot read {entry.label} to find its supervision "
             f"({error}); declare 'supervision' or mend the file"
         ) from error
-    return "partial" if bool(np.any(values == unlabeled)) else "full"
+    return "partial" if unlabeled in count_values(values)[0] else "full"
 
 
 def data_hash(datalist: Datalist, dataset_dir: str | os.PathLike[str] | None = None) -> str:
@@ -283,6 +299,7 @@ def data_hash(datalist: Datalist, dataset_dir: str | os.PathLike[str] | None = N
         sizes = [None if f is None else _size(Path(f)) for f in files]
         row = [split, entry.case_id, entry.patient_id, entry.supervision, *sizes]
         # Only where it is said, so that the hashes of other datalists stay what they were.
+        row += [_size(Path(path)) for path in entry.channels or ()]
         rows.append([*row, "complete"] if entry.complete else row)
     rows.sort(key=lambda row: (row[0], row[1]))
     content = json.dumps([datalist.classes, datalist.unlabeled, rows], separators=(",", ":"))
@@ -296,7 +313,7 @@ def _absolute(path: str, folders: list[Path]) -> str:
     if not folders:
         raise DatalistError(f"'{path}' is relative and no dataset_dir is given")
     candidates = [folder / path for folder in folders]
-    return str(next((c for c in candidates if c.is_file()), candidates[0]))
+    return str(next((c for c in candidates if os.path.exists(c)), candidates[0]))
 
 
 def _relative(path: str, folder: Path) -> str:
@@ -309,6 +326,8 @@ def _relative(path: str, folder: Path) -> str:
 
 
 def _size(path: Path) -> int:
+    if path.is_dir():  # a DICOM series
+        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return path.stat().st_size if path.is_file() else -1
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -66,7 +67,8 @@ class Fault:
 class Case:
     """A case with absolute paths.
 
-    ``erode`` marks a full mask that is used as partial; ``complete`` is the datalist's.
+    ``erode`` marks a full mask that is used as partial; ``complete`` and ``channels``, the image's
+    further files, are the datalist's.
     """
 
     split: Split
@@ -78,6 +80,7 @@ class Case:
     supervision: str | None
     erode: bool
     complete: bool = False
+    channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,15 +136,24 @@ def examine_case(case: Case, rules: Rules) -> Finding:
     return finding
 
 
+def image_files(item: Mapping[str, Any]) -> list[str]:
+    """The files of the image of an item for transforms: one, or one a channel."""
+    image = item["image"]
+    return [str(path) for path in image] if isinstance(image, (list, tuple)) else [str(image)]
+
+
 def read_file(
     case: Case, path: str, name: str, check_voxels: bool, add: Callable[[Fault], None]
 ) -> Volume | None:
     """The file's grid and, where asked for, its voxels; None for what cannot be read."""
-    if not (Path(path).exists() or Path(path).is_symlink()):
-        add(case_fault(case, path, f"the {name} file is missing", "mend the path or add the file"))
+    paths = [path, *(case.channels if name == "image" else ())]
+    missing = [each for each in paths if not os.path.lexists(each)]
+    for each in missing:
+        add(case_fault(case, each, f"the {name} file is missing", "mend the path or add the file"))
+    if missing:
         return None
     try:
-        volume = open_volume(path, check_voxels)
+        volume = open_volume(path if len(paths) == 1 else paths, check_voxels)
     except UnreadableError as reason:
         kind = "NIfTI" if path.lower().endswith((".nii", ".nii.gz")) else "image"
         problem = f"the {name} is not a readable {kind} file ({reason})"

@@ -213,7 +213,7 @@ def _item(
     entry: Entry, label: str | None, supervision: Supervision, *, erode: bool = False
 ) -> dict[str, Any]:
     """The dictionary that the transforms receive for one case."""
-    item: dict[str, Any] = {"image": entry.image}
+    item: dict[str, Any] = {"image": entry.image_files if entry.channels else entry.image}
     if label is not None:
         item["label"] = label
     item |= {

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -64,7 +65,7 @@ def load_schedule(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
         return
     vars(scheduler).update(own)
     if closed_form := getattr(scheduler, "_get_closed_form_lr", None):
-        rates = [float(rate) for rate in closed_form()]
+        rates: list[float | Tensor] = [float(rate) for rate in closed_form()]
         for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        scheduler._last_lr = rates
+        scheduler._last_lr = list(rates)

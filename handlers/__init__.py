@@ -13,7 +13,7 @@ from mixseg.handlers.start import start_run
 from mixseg.handlers.stop_with_parent import StopWithParent
 from mixseg.handlers.surfaces import SurfaceCollector
 from mixseg.handlers.validation import CaseShare, Validation
-from mixseg.handlers.weights import LoadWeights, find_weights
+from mixseg.handlers.weights import InitialWeights, LoadWeights, find_weights
 
 __all__ = [
     "CaseScorer",
@@ -22,6 +22,7 @@ __all__ = [
     "FullCheckpoint",
     "HandlerGroup",
     "History",
+    "InitialWeights",
     "LoadWeights",
     "ProgressBar",
     "Ramp",

@@ -163,10 +163,8 @@ class FullCheckpoint:
             return
         self._save(self.last, engine.inference_network.state_dict())
         if self.best_epoch:
-            logger.info(
-                "weights of epoch %d (%s %.4f) are in %s", self.best_epoch, self.key, self.best,
-                self.model,
-            )  # fmt: skip
+            chosen = "the last" if self.evaluator is None else f"{self.key} {self.best:.4f}"
+            logger.info("weights of epoch %d (%s) are in %s", self.best_epoch, chosen, self.model)
 
     def _save(self, path: Path, content: Any) -> None:
         write_atomically(path, lambda file: torch.save(content, file))

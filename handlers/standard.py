@@ -19,7 +19,7 @@ from mixseg.handlers.progress import ProgressBar
 from mixseg.handlers.ramps import WeightRamps
 from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import Validation
-from mixseg.handlers.weights import LoadWeights
+from mixseg.handlers.weights import InitialWeights, LoadWeights
 
 __all__ = ["HandlerGroup", "evaluation_handlers", "standard_handlers"]
 
@@ -55,6 +55,7 @@ def standard_handlers(
     val_interval: int = 1,
     checkpoint_interval: int = 1,
     patience: int = 0,
+    init_weights: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
     extra: Sequence[Any] = (),
@@ -75,6 +76,7 @@ def standard_handlers(
         val_interval: epochs between two validations.
         checkpoint_interval: epochs between two full checkpoints.
         patience: epochs without a better validation after which training stops; 0 never stops it.
+        init_weights: weights to start from, see :class:`InitialWeights`; None keeps those drawn.
         resume: continue from ``output_dir/checkpoint.pt`` where there is one.
         progress: show a progress bar.
         extra: further handlers, whose state becomes part of the checkpoints if they register it.
@@ -90,6 +92,7 @@ def standard_handlers(
         evaluator = scorer = None
     ckpt_dir = Path(output_dir) / "models" if ckpt_dir is None else ckpt_dir
     handlers = [
+        *([] if init_weights is None else [InitialWeights(init_weights)]),
         WeightRamps(objective, ramps or {}, ramp_shape),
         ProgressBar(evaluator=evaluator, key=key_metric, enabled=progress),
         *([Validation(evaluator, val_interval)] if validate else []),

@@ -10,14 +10,15 @@ from typing import Any
 
 from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
 
 from mixseg.configuration.loading import load
 from mixseg.configuration.record import is_run
 from mixseg.configuration.settings import written_settings
 from mixseg.files.weights import read_weights
+from mixseg.networks.dual_branch.base import present_names
 
-__all__ = ["LoadWeights", "find_weights"]
+__all__ = ["InitialWeights", "LoadWeights", "find_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -128,3 +129,77 @@ class LoadWeights(CheckpointLoader):
                 ", ".join(other),
                 self._run / "configs",
             )
+
+
+class InitialWeights:
+    """Start a training from trained weights (fine-tuning), on whatever device.
+
+    Everything must fit the network strictly, but for its head: where the weights are of another
+    number of classes, the last layer of each branch keeps its drawn values, and a warning names it.
+    A resumed training continues from its checkpoint all the same.
+
+    Args:
+        source: folder of a run or of a bundle, see :func:`find_weights`; or a file of weights.
+
+    Raises:
+        ValueError: there are no weights, they cannot be read, or they are of another network.
+    """
+
+    def __init__(self, source: str | os.PathLike[str]) -> None:
+        self.path = Path(source)
+        if not self.path.exists():
+            raise ValueError(
+                f"init_weights: there is no '{source}': give a run, a bundle or a file of weights"
+            )
+        if self.path.is_dir():
+            self.path = find_weights(self.path)
+
+    def attach(self, engine: Any) -> None:
+        """Load them when ``engine``, a trainer, is run."""
+        engine.before_run.append(self)
+
+    def __call__(self, engine: Any) -> None:
+        """Load them into the trained network; averages of it begin with its first update."""
+        network = engine.network
+        weights = present_names(network, read_weights(self.path))
+        head = _other_head(network, weights, self.path)
+        network.load_state_dict(
+            {name: value for name, value in weights.items() if name not in head}, strict=not head
+        )
+        logger.info("starting from the weights %s", self.path)
+        if head:
+            name, *_ = head
+            logger.warning(
+                "%s is of %d classes, this network of %d: %s keep their drawn values and are "
+                "learned anew",
+                self.path,
+                len(weights[name]),
+                len(network.state_dict()[name]),
+                ", ".join(head),
+            )
+
+
+def _other_head(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> list[str]:
+    """Tensors of the head where it is of another number of classes.
+
+    Raises:
+        ValueError: the weights do not fit in any other way; names what does not.
+    """
+    own = network.state_dict()
+    other = [n for n in own if n in weights and weights[n].shape != own[n].shape]
+    counts = {(weights[n].shape[:1], own[n].shape[:1]) for n in other}
+    faults = [
+        *(f"it lacks {name}" for name in own if name not in weights),
+        *(f"the network has no {name}" for name in weights if name not in own),
+    ]
+    if len(counts) > 1 or any(weights[n].shape[1:] != own[n].shape[1:] for n in other):
+        faults += [
+            f"{n} is {tuple(weights[n].shape)} instead of {tuple(own[n].shape)}" for n in other
+        ]
+    if faults:
+        more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
+        raise ValueError(
+            f"init_weights: '{path}' is of another network: {'; '.join(faults[:4])}{more}. Train "
+            "with the network's settings (features, norm, in_channels …) that it was trained with"
+        )
+    return other

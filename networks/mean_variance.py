@@ -19,7 +19,7 @@ _BRANCHES = ("main", "heads")
 
 
 class MeanVarianceNetwork(nn.Module):
-    """A network of one branch with the heads of entropy minimisation.
+    """A network of one branch with the heads of entropy minimization.
 
     Wu et al., 'Semi-supervised semantic segmentation via entropy minimization', ICME 2021, §3.1:
     the segmentation gives a mean μ_s and a variance σ_s² of each class and pixel, the encoder's

@@ -1,4 +1,4 @@
-"""Entropy minimisation: three regularisers of images without labels, and no second network."""
+"""Entropy minimization: three regularisers of images without labels, and no second network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UNSUPERVISED = {"gradient", "sharpening", "class_consistency"}
 
 
 class EntropyMinimization(SingleBranchObjective):
-    """Entropy minimisation, L = L_s + λ (λ_g L_g + λ_sh L_sh + λ_c L_c).
+    """Entropy minimization, L = L_s + λ (λ_g L_g + λ_sh L_sh + λ_c L_c).
 
     Wu et al., 'Semi-supervised semantic segmentation via entropy minimization', ICME 2021. The
     network is a :class:`mixseg.networks.MeanVarianceNetwork`.

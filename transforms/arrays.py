@@ -10,6 +10,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai.utils.misc import ImageMetaKey
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_numpy
 
+from mixseg.files.reading import ROUNDING
+
 MAX_CLASSES = 255
 """uint8 labels hold the classes 0…254 and, as 255, the unlabelled value."""
 
@@ -34,7 +36,7 @@ def describe(label: Any) -> str:
 
 
 def integral_array(label: Any, source: str) -> np.ndarray:
-    """The label as a NumPy integer or boolean array; floats are taken if they are whole numbers.
+    """The label as a NumPy integer or boolean array; floats if they are whole but for rounding.
 
     Args:
         label: array or tensor of any shape.
@@ -48,14 +50,15 @@ def integral_array(label: Any, source: str) -> np.ndarray:
         return array
     if array.dtype.kind != "f":
         raise ValueError(f"{source} has dtype {array.dtype}; class numbers are integers")
-    whole = np.isfinite(array) & (array == np.rint(array))
+    with np.errstate(invalid="ignore"):
+        whole = np.abs(array - np.rint(array)) <= ROUNDING
     if not whole.all():
         wrong = np.unique(array[~whole])[:10].tolist()
         raise ValueError(
             f"{source} holds values that are not whole numbers: {wrong}; labels must be resampled "
             "with nearest-neighbour interpolation and must not be probabilities"
         )
-    return array.astype(np.int64)
+    return np.rint(array).astype(np.int64)
 
 
 def class_array(label: Any, num_classes: int, source: str) -> np.ndarray:

@@ -40,7 +40,7 @@ class LoadVolumed(MapTransform):
         for key in self.key_iterator(d):
             opened = self.reader.read(d[key])
             array, meta = self.reader.get_data(opened)
-            meta[ImageMetaKey.FILENAME_OR_OBJ] = subject_name(opened[0][0])
+            meta[ImageMetaKey.FILENAME_OR_OBJ] = subject_name(opened[0])
             # A copy in any case: the reader's array may be bytes of another order, or read-only.
             image = MetaTensor.ensure_torch_and_prune_meta(array.astype("float32"), meta)
             d[key] = EnsureChannelFirst()(image, meta_dict=meta)

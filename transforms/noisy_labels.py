@@ -1,7 +1,8 @@
 """Noisy masks made on purpose: coarse shapes in place of outlines, and objects that were missed.
 
 Every voxel is labelled, some of them wrongly. What is drawn depends on the seed, the case and the
-slice only, so that a noisy data set can be made again. ``docs/weak_labels.md`` states each rule.
+slice only, so that a noisy data set can be made again. ``docs/simulated_labels.md`` states each
+rule.
 """
 
 from __future__ import annotations

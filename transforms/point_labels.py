@@ -1,7 +1,7 @@
 """Points as weak labels: an annotator who clicks into every structure.
 
 A few voxels of each region carry its class, the rest is unlabelled, and no voxel is labelled
-wrongly. ``docs/weak_labels.md`` states the rule.
+wrongly. ``docs/simulated_labels.md`` states the rule.
 """
 
 from __future__ import annotations

@@ -158,7 +158,8 @@ class _Preprocessing:
             steps.append(copied)
         if self.noise is None:
             return steps
-        made = {"num_classes": self.num_classes, "allow_missing_keys": True, **self.noise}
+        made: dict[str, Any] = {"num_classes": self.num_classes, "allow_missing_keys": True}
+        made |= self.noise
         steps.append(NoisyLabeld("label", flag_key="distort", **made))
         if self.weak_label == "noise":  # of all cases, by the same rule
             steps.append(NoisyLabeld("weak_label", flag_key=None, **made))
@@ -348,12 +349,12 @@ class VolumePreprocessing(_Preprocessing):
         spacing: (x, y, z) voxel size in mm.
         erosion_axis: slices across this axis are eroded; None erodes in 3D.
         free_negatives: see there, but in voxels of the file's own grid, and in 3D.
-        center_size: (x, y, z) size in mm of the central box that evaluation and inference see,
-            None for a whole axis: for scans that show far more than those of the training, which
-            is not cropped. Predictions outside the box are background.
         resampling: ``"area"``, or ``"nearest"`` neighbor for label maps as in the papers that the
             methods come from; then the image is interpolated linearly by
             ``monai.transforms.Spacing`` and its intensities are rescaled afterwards.
+        center_size: (x, y, z) size in mm of the central box that evaluation and inference see,
+            None for a whole axis: for scans that show far more than those of the training, which
+            is not cropped. Predictions outside the box are background.
     """
 
     def __init__(
@@ -372,8 +373,8 @@ class VolumePreprocessing(_Preprocessing):
         erosion_axis: int | None = 2,
         free_negatives: float | Literal["auto"] | None = "auto",
         weak_label: bool = False,
-        center_size: Sequence[float | None] | None = None,
         resampling: Literal["area", "nearest"] = "area",
+        center_size: Sequence[float | None] | None = None,
     ) -> None:
         super().__init__(
             source_classes=source_classes,
@@ -402,8 +403,9 @@ class VolumePreprocessing(_Preprocessing):
             return [ResizeToSpacingd("image", self.spacing, label_keys, self.num_classes)]
         steps = [Spacingd("image", pixdim=self.spacing, mode="bilinear")]
         if label_keys:
-            nearest = {"pixdim": self.spacing, "mode": "nearest", "allow_missing_keys": True}
-            steps.append(Spacingd(label_keys, **nearest))
+            steps.append(
+                Spacingd(label_keys, pixdim=self.spacing, mode="nearest", allow_missing_keys=True)
+            )
         return steps
 
     def _rescaled(self, grid: Sequence[Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -105,7 +105,9 @@ class _ResizeImage(MapTransform, InvertibleTransform):
     ) -> None:
         super().__init__(keys)
         self.label_keys = tuple(label_keys)
-        self.resize_label = _resize_nearest if resampling == "nearest" else ResizeLabel(num_classes)
+        self.resize_label: Callable[[Any, Sequence[int]], Any] = (
+            _resize_nearest if resampling == "nearest" else ResizeLabel(num_classes)
+        )
         # The inverse reads sizes and mode from the image's trace, not from this object.
         self._resize = Resize(spatial_size=-1)
 

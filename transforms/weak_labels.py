@@ -2,7 +2,7 @@
 
 Centroids and ellipses are partial labels: a part of each region carries its class, the rest is
 unlabelled, and no voxel is labelled wrongly. A box is a noisy label: every voxel is labelled, some
-of them wrongly. ``docs/weak_labels.md`` states each rule.
+of them wrongly. ``docs/simulated_labels.md`` states each rule.
 """
 
 from __future__ import annotations

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixseg.apps.bundle.run import bundle_command, run_logged, shown
+from mixseg.apps.bundle.find import bundle_name, find_bundle
+from mixseg.apps.bundle.workflow import (
+    TRAINING_ARGUMENTS,
+    check_settings,
+    evaluate_run,
+    output_folder,
+    train_bundle,
+    training_files,
+)
 from mixseg.configuration.loading import cause_of, read_parser
+from mixseg.configuration.settings import settings_of
 from mixseg.data.datalist import Datalist, data_hash
 from mixseg.data.folds import fold_datalist, full_patients
 from mixseg.files.atomic import ensure_writable, strict_json, write_bytes_atomic
@@ -20,8 +28,6 @@ from mixseg.report.scores import read_metrics_csv, write_metrics_csv, write_summ
 __all__ = ["cross_validate", "fold_folder"]
 
 _REQUEST_NAME = "folds.json"
-#: Settings that each fold has of its own.
-_OWN = ("datalist", "output_dir", "ckpt_dir", "resume")
 
 
 def fold_folder(output: Path, fold: int) -> Path:
@@ -30,12 +36,17 @@ def fold_folder(output: Path, fold: int) -> Path:
 
 
 def cross_validate(
-    bundle: Path,
-    output: Path,
+    bundle: str | Path,
     folds: int,
-    settings: Mapping[str, Any],
-    show: Callable[[str, str], None],
-) -> list[CaseScore]:
+    *,
+    data: Path | None = None,
+    output: Path | None = None,
+    config: Sequence[Path] = (),
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    verbose: bool = False,
+    show: Callable[[str, str], None] = lambda text, kind: None,
+) -> tuple[Path, list[CaseScore]]:
     """Train on all but a part of the full masks and test that part, for each part.
 
     The full masks are those that the bundle trains on (``num_full``); partially labeled and
@@ -43,103 +54,101 @@ def cross_validate(
     weights nor stop the training. Interrupted, the same call resumes: finished folds are skipped,
     and a training that had begun continues from its checkpoint.
 
-    ``output`` then holds a run folder a fold, ``fold_1`` and so on, with the scores of its part in
+    The output folder then holds a run a fold, ``fold_1`` and so on, with the scores of its part in
     ``test``; ``metrics.csv`` and ``summary.json`` are of all folds together.
 
     Args:
-        bundle: folder of the bundle.
-        output: folder to write to.
+        bundle: its folder, a zip of ``mixseg pack``, or its name.
         folds: number of folds.
-        settings: of train.yaml, by name.
-        show: is told each step, as text and kind (``"heading"``, ``"command"``, ``"done"``).
+        data: folder of the data; None for the one that the bundle names.
+        output: folder to write to; None for ``folds`` in the bundle's folder, where that is given.
+        config: files to pass after ``train.yaml``.
+        settings: entries of the configuration with other values.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA where it is there.
+        verbose: show all that the trainings say.
+        show: is told each step, as text and kind (``"heading"``, ``"done"``).
 
     Returns:
-        Scores of every full mask, fold by fold.
+        The output folder, and the scores of every full mask, fold by fold.
 
     Raises:
-        ValueError: the masks are too few for so many folds, a setting is each fold's own, or
-            ``output`` holds a cross-validation with other settings, data or configuration.
-        ChildProcessError: a training or a test failed; names its log.
-        OSError: ``output`` cannot be written.
+        ValueError: the masks are too few for so many folds, a setting is each fold's own, or the
+            output folder holds a cross-validation with other settings, data or configuration.
+        ChildProcessError: a training or a test failed; says why.
+        OSError: the output folder cannot be written.
     """
-    if own := [name for name in _OWN if name in settings]:
-        raise ValueError(f"--{own[0]} is each fold's own: leave it out with --folds")
-    configs = bundle / "configs"
-    datalist, dataset_dir, numbers = _cases(configs, bundle, settings)
+    folder = find_bundle(bundle)
+    given = dict(settings or {})
+    files = training_files(folder, config)
+    owner = f"the bundle {bundle_name(folder)}"
+    check_settings(given, settings_of(files), owner, TRAINING_ARGUMENTS)
+    places = {"bundle_root": str(folder.resolve())}
+    places |= {} if data is None else {"dataset_dir": str(data.resolve())}
+    datalist, dataset_dir, numbers = _cases(files, {**given, **places})
     used = len(full_patients(datalist, dataset_dir)[: numbers["num_full"]])
     parts = [
         fold_datalist(datalist, dataset_dir, folds, fold, numbers["num_full"])
         for fold in range(folds)
     ]
+    output = output_folder(bundle, folder, output, "folds")
     ensure_writable([output], "--output")
-    request = {
+    request: dict[str, Any] = {
         "folds": folds,
-        "settings": {name: str(value) for name, value in settings.items()},
+        "settings": {name: str(value) for name, value in given.items()},
         "data": data_hash(datalist, dataset_dir),
-        "configuration": sha256_of(configs / "train.yaml"),
+        "configuration": [sha256_of(path) for path in files],
     }
     _refuse_another(output, request)
     rows: list[CaseScore] = []
     for fold, part in enumerate(parts):
-        folder = fold_folder(output, fold)
-        name = f"fold {fold + 1} of {folds}"
-        if (folder / "test" / "summary.json").is_file():
+        run, name = fold_folder(output, fold), f"fold {fold + 1} of {folds}"
+        scores = run / "test"
+        if (scores / "summary.json").is_file():
             show(f"{name}: done already", "done")
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            part.save(folder / "datalist.json")
-            own_settings = {
-                **settings,
-                **numbers,
-                "bundle_root": bundle.resolve(),
-                "datalist": (folder / "datalist.json").resolve(),
-                "ckpt_dir": (folder / "models").resolve(),
-            }
+            begun = run.is_dir()
+            run.mkdir(exist_ok=True)
+            part.save(run / "datalist.json")
+            own = {**given, **numbers, "datalist": str((run / "datalist.json").resolve())}
             if numbers["num_full"] is not None:
-                tested = len({entry.patient_id for entry in part.test})
-                own_settings["num_full"] = used - tested
-            for run_id, files, more in (
-                ("training", ["train.yaml"], {"output_dir": folder.resolve(), "resume": True}),
-                (
-                    "evaluating",
-                    ["train.yaml", "evaluate.yaml"],
-                    {"output_dir": (folder / "test").resolve()},
-                ),
-            ):
-                show(f"{name}: {run_id}", "heading")
-                knobs = {**own_settings, **more}
-                show(shown(bundle_command(run_id, files, knobs, configs, "python")), "command")
-                command = bundle_command(run_id, files, knobs, configs.resolve(), sys.executable)
-                if status := run_logged(command, folder / "log.txt"):
-                    raise ChildProcessError(
-                        f"{name}, {run_id}: exit status {status}; the log is "
-                        f"'{folder / 'log.txt'}'; the same command resumes"
-                    )
-        rows += read_metrics_csv(folder / "test" / "metrics.csv")
+                own["num_full"] = used - len({entry.patient_id for entry in part.test})
+            show(f"{name}: training", "heading")
+            train_bundle(
+                bundle,
+                data=data,
+                output=run,
+                config=config,
+                settings=own,
+                device=device,
+                resume=begun,
+                verbose=verbose,
+            )
+            show(f"{name}: test", "heading")
+            evaluate_run(run, output=scores, device=device, verbose=verbose)
+        rows += read_metrics_csv(scores / "metrics.csv")
     write_metrics_csv(rows, output / "metrics.csv")
     write_summary(
         output / "summary.json",
         rows,
-        configuration=dict(settings),
+        configuration=given,
         seed=None,
         data_hash=request["data"],
         extra={"folds": folds},
     )
-    return rows
+    return output, rows
 
 
 def _cases(
-    configs: Path, bundle: Path, settings: Mapping[str, Any]
+    files: Sequence[Path], settings: Mapping[str, Any]
 ) -> tuple[Datalist, Path, dict[str, int | None]]:
     """The bundle's datalist, the folder of its data, and how many patients of each kind it uses."""
-    knobs = {**settings, "bundle_root": str(bundle.resolve())}
-    parser = read_parser([configs / "train.yaml"], knobs)
+    parser = read_parser(files, settings)
     try:
         datalist = parser.get_parsed_content("datalist_content")
         folder = parser.get_parsed_content("dataset_dir")
         numbers = {name: parser.get_parsed_content(name) for name in ("num_full", "num_partial")}
     except Exception as error:  # whatever a component of a bundle raises
-        raise ValueError(f"'{bundle}': {cause_of(error)}") from error
+        raise ValueError(f"{files[0]}: {cause_of(error)}") from error
     return datalist, Path(folder), numbers
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed, remember
-from mixseg.apps.bundle.folds import cross_validate
 from mixseg.apps.bundle.run import run_bundle
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.record import is_run
 from mixseg.configuration.settings import settings_of, suggestion
-from mixseg.metrics.scores import CaseScore
 
-__all__ = ["evaluate_run", "evaluation_files", "train_bundle", "training_files", "validate_folds"]
+__all__ = [
+    "evaluate_run",
+    "evaluation_files",
+    "output_folder",
+    "train_bundle",
+    "training_files",
+]
 
 #: Settings that :func:`train_bundle` and :func:`evaluate_run` give by arguments of their own.
 TRAINING_ARGUMENTS = {
@@ -117,7 +121,9 @@ def train_bundle(
     check_settings(given, known, f"the bundle {bundle_name(folder)}", TRAINING_ARGUMENTS)
     if output is None and is_run(folder):
         output = folder
-    output = _output(bundle, folder, output)
+    output = output_folder(bundle, folder, output)
+    if given.get("init_weights") is not None:
+        given["init_weights"] = _weights_to_start_from(str(given["init_weights"]))
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     if not (resume or overwrite) and any((output / name).is_file() for name in _TRAINED):
@@ -134,46 +140,6 @@ def train_bundle(
     run_bundle("training", files, given, output / "train.log", verbose=verbose)
     remember(output)  # what was trained here does not come from elsewhere
     return output
-
-
-def validate_folds(
-    bundle: str | Path,
-    folds: int,
-    show: Callable[[str, str], None],
-    *,
-    data: Path | None = None,
-    output: Path | None = None,
-    settings: Mapping[str, Any] | None = None,
-    device: str | None = None,
-) -> tuple[Path, list[CaseScore]]:
-    """Cross-validate a bundle over its full masks, see :func:`cross_validate`.
-
-    Args:
-        bundle: its folder, a zip of ``mixseg pack``, or its name.
-        folds: number of trainings.
-        show: is told each step, as text and kind.
-        data: folder of the data; None for the one that the bundle names.
-        output: folder of the folds; None for ``folds`` in the bundle's folder.
-        settings: entries of the configuration with other values.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA where it is there.
-
-    Returns:
-        The folder, and the scores of every full mask.
-
-    Raises:
-        ValueError: there is no such bundle or setting; ``output`` is missing; or the masks are too
-            few.
-        ChildProcessError: a training or a test failed; names its log.
-    """
-    folder = find_bundle(bundle)
-    refuse_changed(folder)
-    given = dict(settings or {})
-    known = settings_of(training_files(folder))
-    check_settings(given, known, f"the bundle {bundle_name(folder)}", TRAINING_ARGUMENTS)
-    output = _output(bundle, folder, output, "folds")
-    places = _places(folder, data, output, device)
-    given |= {name: places[name] for name in ("dataset_dir", "device") if name in places}
-    return output, cross_validate(folder, output, folds, given, show)
 
 
 def evaluate_run(
@@ -220,7 +186,7 @@ def evaluate_run(
     given = dict(settings or {})
     owner = f"the bundle {bundle_name(folder)}"
     check_settings(given, settings_of(files), owner, EVALUATION_ARGUMENTS)
-    output = _output(run, folder, output, split)
+    output = output_folder(run, folder, output, split)
     given |= _places(folder, data, output, device)
     given |= {"checkpoint": weights.resolve(), "split": split}
     run_bundle("evaluating", files, given, output / "evaluate.log", verbose=verbose)
@@ -249,7 +215,9 @@ def check_settings(
             raise ValueError(f"'{name}' is not a setting of {owner}{suggestion(near)}")
 
 
-def _output(given: str | Path, folder: Path, output: Path | None, inside: str = "eval") -> Path:
+def output_folder(
+    given: str | Path, folder: Path, output: Path | None, inside: str = "eval"
+) -> Path:
     """Where to write: as asked for, or in the folder that was given; never in an installed one."""
     if output is not None:
         return output
@@ -258,6 +226,17 @@ def _output(given: str | Path, folder: Path, output: Path | None, inside: str = 
     raise ValueError(
         f"say with --output where to write: '{given}' is installed, and its folder stays as it is"
     )
+
+
+def _weights_to_start_from(source: str) -> Path:
+    """A file of weights or the folder that holds some, given by its path, its zip or its name.
+
+    Raises:
+        ValueError: there is no such file, folder or bundle.
+    """
+    path = Path(source)
+    packed = path.suffix.lower() == ".zip"
+    return (path if path.exists() and not packed else find_bundle(source)).resolve()
 
 
 def _places(folder: Path, data: Path | None, output: Path, device: str | None) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def reached_modules(configs: Iterable[Path]) -> list[str]:
 def copy_modules(modules: Iterable[str], folder: Path) -> None:
     """Copy modules, and the data files of their packages, below ``folder/mixseg``.
 
-    The copy has an ``__init__.py`` at its top, unlike the installed namespace package: whatever
+    The copy has an ``__init__.py`` of its own at its top, not the one of the Python API: whatever
     else is installed, Python then takes every part from the copy, or fails.
     """
     top = folder / PACKAGE

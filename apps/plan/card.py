@@ -69,8 +69,6 @@ def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
     plural = "s" if facts.channels > 1 else ""
     kinds = f"{facts.full_cases} with full masks"
     kinds += f" and {facts.partial_cases} with partial labels" if facts.partial else ""
-    # Where a training leaves the weights.
-    weights = {"mixed": "eval/models/model.pt", "confkd": "models/model.pt"}[plan.method]
     rows = [(n, v, c) for n, v, c in knobs if n in chosen]
     others = [(n, v, c) for n, v, c in knobs if n not in chosen]
     sections = [
@@ -115,7 +113,8 @@ def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
         "--config_file configs/inference.yaml\n"
         "```",
         "`eval/` then holds `curves.png`, `cases.png`, `history.csv` and TensorBoard events, "
-        f"`{weights}` the weights with the best validation Dice. Settings of the network or the "
+        "`eval/models/model.pt` the weights with the best validation Dice, or the last averaged "
+        "ones where the datalist has no validation cases. Settings of the network or the "
         "images that you change belong in `train.yaml` and `inference.yaml` alike.",
         "## What was chosen, and why",
         _table(rows),

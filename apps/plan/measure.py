@@ -12,6 +12,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 from tqdm import tqdm
 
+from mixseg.data.file_checks import image_files
 from mixseg.files.reading import UnreadableError, Volume, count_values, is_picture, open_volume
 
 __all__ = ["DataFacts", "Intensities", "measure"]
@@ -132,7 +133,7 @@ def measure(
         if first is None:
             first = (item, image)
         _refuse_another_kind(item, image, *first)
-        geometry.append(_anatomical(image, str(item["image"])))
+        geometry.append(_anatomical(image, image_files(item)[0]))
         kind = str(item["supervision"])
         label = None
         if not item["erode"]:

@@ -17,6 +17,7 @@ from mixseg.apps.plan.card import FILL_IN, REFERENCES, data_license, model_card
 from mixseg.apps.plan.choices import Choice
 from mixseg.apps.plan.measure import DataFacts
 from mixseg.apps.plan.plan import Plan
+from mixseg.configuration.paths import literal_path
 from mixseg.configuration.yaml_text import set_values
 
 __all__ = ["TEMPLATES", "bundle_files", "find_template"]
@@ -113,7 +114,7 @@ def _place_choices(plan: Plan) -> list[Choice]:
     where = "relative paths start here, else beside the datalist"
     return [
         Choice("dataset_dir", "$@bundle_root + '/data'", where),
-        Choice("datalist", str(plan.datalist), "the cases; made for these"),
+        Choice("datalist", literal_path(plan.datalist), "the cases; made for these"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ __all__ = [
     "CaseError",
     "InputCase",
     "check_axes",
+    "join_channels",
     "place_cases",
     "refuse_same_outputs",
     "remarks_of",
@@ -39,13 +41,26 @@ class CaseError(Exception):
         self.mend = mend
 
 
+_CHANNEL = re.compile(r"^(?P<case>.+)_\d{4}\.[^_]+$")
+
+
 @dataclass(frozen=True)
 class InputCase:
-    """An image, its case's name, and the folder below the output folder that its files go to."""
+    """An image, its case's name, and the folder below the output folder that its files go to.
+
+    ``channels`` are further files of the image, one each of its other channels.
+    """
 
     image: Path
     case_id: str
     folder: Path = Path()
+    channels: tuple[Path, ...] = ()
+
+    @property
+    def source(self) -> str | list[str]:
+        """What the reader opens: the image's file, or its files."""
+        files = [str(path) for path in (self.image, *self.channels)]
+        return files if self.channels else files[0]
 
 
 def search_cases(source: Path, output: Path) -> tuple[list[InputCase], list[str]]:
@@ -94,6 +109,27 @@ def place_cases(cases: Sequence[InputCase]) -> list[InputCase]:
     return placed
 
 
+def join_channels(cases: Sequence[InputCase], channels: int) -> list[InputCase]:
+    """The cases, with files named as nnU-Net names channels (``a_0000``, ``a_0001``) as one.
+
+    Args:
+        cases: a case a file.
+        channels: that the bundle takes; files are joined where each case has that many.
+    """
+    groups: dict[tuple[Path, str], list[InputCase]] = {}
+    for case in cases:
+        match = _CHANNEL.match(case.image.name)
+        if match is None:
+            return list(cases)
+        groups.setdefault((case.image.parent, match["case"]), []).append(case)
+    if channels < 2 or any(len(group) != channels for group in groups.values()):
+        return list(cases)
+    return [
+        replace(first, case_id=name, channels=tuple(case.image for case in others))
+        for (_, name), (first, *others) in groups.items()
+    ]
+
+
 def refuse_same_outputs(cases: Sequence[InputCase], outputs: Sequence[Path]) -> None:
     """Refuse images whose masks would have one name.
 
@@ -116,11 +152,11 @@ def refuse_same_outputs(cases: Sequence[InputCase], outputs: Sequence[Path]) -> 
         )
 
 
-def check_axes(image: Path, axes: Collection[int], channels: int) -> tuple[int, ...]:
+def check_axes(case: InputCase, axes: Collection[int], channels: int) -> tuple[int, ...]:
     """Read the header and compare the number of axes with what the bundle takes.
 
     Args:
-        image: the file.
+        case: the image.
         axes: numbers of spatial axes that the bundle takes.
         channels: that the bundle takes.
 
@@ -131,9 +167,9 @@ def check_axes(image: Path, axes: Collection[int], channels: int) -> tuple[int, 
         CaseError: the file is unreadable, or has another number of axes or channels.
     """
     try:
-        volume = open_volume(image, voxels=False)
+        volume = open_volume(case.source, voxels=False)
     except UnreadableError as reason:
-        raise _unreadable("unreadable", image, reason) from reason
+        raise _unreadable("unreadable", case.image, reason) from reason
     shape = volume.shape
     if volume.palette:
         raise CaseError(
@@ -158,15 +194,15 @@ def check_axes(image: Path, axes: Collection[int], channels: int) -> tuple[int, 
     return shape
 
 
-def remarks_of(image: Path) -> list[str]:
+def remarks_of(case: InputCase) -> list[str]:
     """What is odd about an image that can be predicted all the same."""
-    volume = open_volume(image)
+    volume = open_volume(case.source)
     found = [f"{remark.problem}; {remark.mend}" for remark in volume.remarks]
     outlier = find_outlier(voxels(volume))
     return found + ([] if outlier is None else ["; ".join(outlier)])
 
 
-def why(error: BaseException, image: Path) -> CaseError:
+def why(error: BaseException, case: InputCase) -> CaseError:
     """What is wrong with an image whose preparation or prediction failed."""
     if isinstance(error, CaseError):
         return error
@@ -176,9 +212,9 @@ def why(error: BaseException, image: Path) -> CaseError:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return CaseError("failed", "out of memory", "crop or resample the image")
     try:
-        open_volume(image)
+        open_volume(case.source)
     except UnreadableError as reason:
-        return _unreadable("truncated", image, reason)
+        return _unreadable("truncated", case.image, reason)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     problem = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return CaseError("failed", problem, "see it alone with 'python -m monai.bundle run inference'")

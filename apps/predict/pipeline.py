@@ -17,20 +17,30 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.handlers import CheckpointLoader
 from monai.inferers import SliceInferer
-from monai.transforms import AsDiscreted, Compose, SaveImaged
+from monai.transforms import AsDiscreted, Compose, Invertd, SaveImaged
 from numpy.typing import NDArray
 
 from mixseg.apps.predict.images import CaseError
 from mixseg.configuration.loading import cause_of, load
+from mixseg.configuration.paths import literal_path
 from mixseg.files.geometry import spacing_mm
 from mixseg.files.reading import subject_name
 from mixseg.files.weights import read_weights
 from mixseg.transforms import AddDepthd
 
-__all__ = ["BundlePipeline", "OutputError", "Prediction", "choose_device", "root_cause"]
+__all__ = [
+    "BundlePipeline",
+    "OutputError",
+    "Prediction",
+    "choose_device",
+    "disagreement",
+    "root_cause",
+]
 
 #: Largest distance of a voxel's probabilities from the sum 1 that counts as rounding.
 _SUM_TOLERANCE = 1e-3
+#: Where a prepared case keeps what further networks see of it.
+_OTHERS = "others"
 
 
 class OutputError(Exception):
@@ -49,6 +59,8 @@ class Prediction:
         spacing: size of a voxel in mm, None where the file does not know it.
         constant: whether all voxels of the prepared image are equal.
         warnings: what the inferer logged.
+        disagreement: of several runs that were averaged, see :func:`disagreement`: (*spatial)
+            float32 in [0, 1]; None of one run.
     """
 
     mask: NDArray[np.uint8]
@@ -57,15 +69,54 @@ class Prediction:
     spacing: tuple[float, ...] | None
     constant: bool
     warnings: tuple[str, ...]
+    disagreement: NDArray[np.float32] | None = None
 
     def entropy(self) -> NDArray[np.float32] | None:
         """Shannon entropy of each voxel over ln C, in [0, 1]: (*spatial) float32."""
-        if self.probabilities is None:
-            return None
-        total = np.zeros(self.mask.shape, np.float32)
-        for p in self.probabilities:  # class by class: one map more, not C
-            total -= p * np.log(np.maximum(p, np.float32(1e-12)))
-        return np.clip(total / np.float32(math.log(len(self.probabilities))), 0.0, 1.0)
+        return None if self.probabilities is None else _entropy(self.probabilities)
+
+
+def disagreement(members: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """How far the predictions of several networks are from each other, at each voxel.
+
+    The Jensen–Shannon divergence of their probabilities over ln C: the entropy of the mean less
+    the mean of the entropies. It is 0 where all say the same, however unsure they are, and largest
+    where each is sure of another class.
+
+    Args:
+        members: probabilities (C, *spatial) of each network, each voxel's sum 1.
+
+    Returns:
+        (*spatial) float32 in [0, 1].
+    """
+    mean = np.mean(np.stack(members), axis=0)
+    apart = _entropy(mean) - np.mean(np.stack([_entropy(p) for p in members]), axis=0)
+    return np.clip(apart, 0.0, 1.0)
+
+
+def _entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shannon entropy of (C, *spatial) at each voxel over ln C."""
+    total = np.zeros(probabilities.shape[1:], np.float32)
+    for p in probabilities:  # class by class: one map more, not C
+        total -= p * np.log(np.maximum(p, np.float32(1e-12)))
+    return np.clip(total / np.float32(math.log(len(probabilities))), 0.0, 1.0)
+
+
+class _Mean:
+    """A step of the postprocessing that averages the probabilities with those of other networks."""
+
+    def __init__(self) -> None:
+        self.others: list[NDArray[np.float32]] = []
+        self.disagreement: NDArray[np.float32] | None = None
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        if self.others:
+            own = item["pred"]
+            members = [_complete(own), *self.others]
+            self.disagreement = disagreement(members)
+            mean = torch.from_numpy(np.mean(np.stack(members), axis=0))
+            item["pred"] = MetaTensor(mean).copy_meta_from(own)
+        return item
 
 
 class _Tap:
@@ -104,9 +155,12 @@ class BundlePipeline:
         weights: checkpoint; None where a knob names an exported network instead.
         device: where the network runs.
         staging: folder that the postprocessing writes to.
+        others: further networks, whose probabilities are averaged with this one's before anything
+            is chosen by them. What follows, and the mask's file, is this bundle's.
 
     Raises:
-        ValueError: the configuration cannot be built, or the weights do not fit its network.
+        ValueError: the configuration cannot be built, the weights do not fit its network, or the
+            others segment something else.
     """
 
     bundle: Path
@@ -115,6 +169,7 @@ class BundlePipeline:
     weights: Path | None
     device: torch.device
     staging: Path
+    others: Sequence[BundlePipeline] = field(default=(), kw_only=True)
     #: Names of all classes, background first.
     class_names: list[str] = field(init=False)
     #: Whether the postprocessing makes the mask of probabilities, by argmax.
@@ -132,15 +187,14 @@ class BundlePipeline:
         self.network_dims = len(image["image"]["spatial_shape"])
         parser = ConfigParser(ConfigParser.load_config_files([str(p) for p in self.files]))
         own: dict[str, Any] = {
-            # Absolute paths begin with no character that MONAI would take for an expression.
-            "bundle_root": str(self.bundle.absolute()),
-            "output_dir": str(self.staging.resolve()),
+            "bundle_root": literal_path(self.bundle.absolute()),
+            "output_dir": literal_path(self.staging.resolve()),
             "device": f"$torch.device('{self.device}')",
             "progress": False,
             "dataset#data": [{}],  # replaced for each case
         }
         if self.weights is not None:
-            own["checkpoint"] = str(self.weights.absolute())
+            own["checkpoint"] = literal_path(self.weights.absolute())
         parser.update({**self.knobs, **own})
         try:
             self._build(parser)
@@ -149,6 +203,26 @@ class BundlePipeline:
                 f"the inference of '{self.bundle}' cannot be built: {cause_of(error)}"
             ) from error
         self._load_weights(parser)
+        for other in self.others:
+            self._refuse_another(other)
+
+    def _refuse_another(self, other: BundlePipeline) -> None:
+        """Refuse to average with the network of another task."""
+        for what, one, two in (
+            ("classes", self.class_names, other.class_names),
+            ("channels", self.channels, other.channels),
+        ):
+            if one != two:
+                raise ValueError(
+                    f"'{self.bundle}' and '{other.bundle}' cannot be averaged: their {what} are "
+                    f"{one} and {two}"
+                )
+        for pipeline in (self, other):
+            if not (pipeline.has_probabilities and pipeline._inverted):
+                raise ValueError(
+                    f"'{pipeline.bundle}' cannot be averaged with others: its inference.yaml makes "
+                    "no probabilities in the image's own grid (Invertd, then AsDiscreted)"
+                )
 
     def _build(self, parser: ConfigParser) -> None:
         self._evaluator: Any = parser.get_parsed_content("evaluator")
@@ -167,6 +241,10 @@ class BundlePipeline:
         self._saver = next(step.saver for step in steps if isinstance(step, SaveImaged))
         self._saver.set_options(write_kwargs={"verbose": False})
         self._tap, self.has_probabilities = _Tap(), False
+        self._postprocessing, self._mean = postprocessing, _Mean()
+        inversions = [i for i, step in enumerate(steps) if isinstance(step, Invertd)]
+        self._inverted = steps[: inversions[-1] + 1] if inversions else []
+        steps = [*self._inverted, self._mean, *steps[len(self._inverted) :]]
         for index, step in enumerate(steps):
             if isinstance(step, AsDiscreted) and "pred" in step.keys and any(step.argmax):
                 postprocessing.transforms = (*steps[:index], self._tap, *steps[index:])
@@ -193,14 +271,14 @@ class BundlePipeline:
                 names = ", ".join(path.name for path in self.files)
                 raise ValueError(
                     f"the weights '{self.weights}' do not fit the network of {names}; give the "
-                    "knobs that they were trained with, for example --features, or a file that "
-                    "holds them with --config"
+                    "folder of the run that trained them, or its settings, for example --features, "
+                    "or a file that holds them with --config"
                 ) from error
             self._evaluator.remove_event_handler(loader, Events.STARTED)
 
     def on(self, device: torch.device) -> BundlePipeline:
         """The same pipeline on another device."""
-        return replace(self, device=device)
+        return replace(self, device=device, others=[other.on(device) for other in self.others])
 
     def output_name(self, image: str) -> Path:
         """Where the bundle puts the mask of an image, relative to the output folder."""
@@ -226,7 +304,30 @@ class BundlePipeline:
         if not torch.isfinite(batch["image"]).all():
             problem = "the image has NaN or infinite voxels"
             raise CaseError("not finite", problem, "replace them, or leave the case out")
+        if self.others:
+            batch[_OTHERS] = [other.prepare(case) for other in self.others]
         return batch
+
+    @torch.no_grad()
+    def probabilities(self, batch: dict[str, Any]) -> NDArray[np.float32]:
+        """Of each class in the image's own grid, before anything is chosen by them.
+
+        Args:
+            batch: a prepared case.
+
+        Returns:
+            (C, *spatial) float32, each voxel's sum 1.
+        """
+        whole, feed, state = self._postprocessing.transforms, [batch], self._evaluator.state
+        self._postprocessing.transforms = tuple(self._inverted)
+        self._evaluator.data_loader = feed
+        try:
+            self._evaluator.run()
+            return _complete(state.output[0]["pred"])
+        finally:
+            self._postprocessing.transforms = whole
+            feed.clear()
+            state.batch = state.output = None
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Any]) -> Prediction:
@@ -236,6 +337,10 @@ class BundlePipeline:
             OutputError: they cannot be written.
             Exception: whatever the bundle's components raise.
         """
+        self._mean.others = [
+            other.probabilities(prepared)
+            for other, prepared in zip(self.others, batch.pop(_OTHERS, ()), strict=True)
+        ]
         image = batch["image"]
         constant = bool(image.min() == image.max())
         feed, state = [batch], self._evaluator.state
@@ -243,14 +348,15 @@ class BundlePipeline:
         try:
             with _collected_warnings() as messages:
                 self._evaluator.run()
-            mask = state.output[0]["pred"]
+            mask, taken = state.output[0]["pred"], self._tap.probabilities
             return Prediction(
                 mask=_plain(mask)[0].to(torch.uint8).numpy(),
-                probabilities=_complete(self._tap.probabilities),
+                probabilities=None if taken is None else _complete(taken),
                 meta=dict(mask.meta),
                 spacing=spacing_mm(mask.meta, mask.ndim - 1),
                 constant=constant,
                 warnings=tuple(messages),
+                disagreement=self._mean.disagreement,
             )
         except Exception as error:
             reason = _writing_failed(error)
@@ -261,6 +367,7 @@ class BundlePipeline:
             # The engine would keep this case until the next one is done.
             feed.clear()
             state.batch = state.output = self._tap.probabilities = None
+            self._mean.others, self._mean.disagreement = [], None
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -318,14 +425,12 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu()
 
 
-def _complete(probabilities: torch.Tensor | None) -> NDArray[np.float32] | None:
+def _complete(probabilities: torch.Tensor) -> NDArray[np.float32]:
     """Probabilities whose sum is 1 everywhere.
 
     Where a crop was undone they fade to zero at its edge, which keeps their order, and are zero
     outside, which is background.
     """
-    if probabilities is None:
-        return None
     p = _plain(probabilities).float()
     total = p.sum(dim=0)
     off = (total - 1).abs() > _SUM_TOLERANCE
@@ -333,7 +438,7 @@ def _complete(probabilities: torch.Tensor | None) -> NDArray[np.float32] | None:
         p = torch.where(off, p / total.clamp_min(1e-12), p)
         p[0] = torch.where(total <= _SUM_TOLERANCE, torch.ones_like(p[0]), p[0])
         p[1:] = torch.where(total <= _SUM_TOLERANCE, torch.zeros_like(p[1:]), p[1:])
-    return p.numpy()
+    return np.asarray(p.numpy(), np.float32)
 
 
 def _writing_failed(error: BaseException) -> str:

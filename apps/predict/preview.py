@@ -40,7 +40,7 @@ def plot_prediction(
             last axis that shows most of the mask.
     """
     mask = prediction.mask
-    data: Any = open_volume(case.image).data
+    data: Any = open_volume(case.source).data
     # Channels, where there are some, are last in every format; a picture's mask has one slice.
     image = np.moveaxis(data.reshape(*mask.shape, -1), -1, 0)
     along = prediction.spacing or (1.0, 1.0)

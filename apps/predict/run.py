@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mixseg.apps.predict.images import (
     CaseError,
     InputCase,
     check_axes,
+    join_channels,
     place_cases,
     refuse_same_outputs,
     remarks_of,
@@ -71,17 +72,19 @@ class Wanted:
     probabilities: bool
     entropy: bool
     previews: int
+    disagreement: bool = False
 
     @property
     def kinds(self) -> list[str]:
         """The files of a finished case."""
         names = {"mask": True, "probabilities": self.probabilities, "entropy": self.entropy}
+        names["disagreement"] = self.disagreement
         return [name for name, wanted in names.items() if wanted]
 
 
 @contextmanager
 def open_run(
-    bundle: str | Path,
+    bundle: str | Path | Sequence[str | Path],
     sources: Sequence[Path],
     output: Path,
     *,
@@ -94,10 +97,12 @@ def open_run(
     """A bundle with its weights, and the images that it is to segment.
 
     Args:
-        bundle: folder of a run or of a bundle, a zip of ``mixseg pack``, or a bundle's name.
+        bundle: folder of a run or of a bundle, a zip of ``mixseg pack``, or a bundle's name; of
+            several, such as the folds of a cross-validation, the probabilities are averaged, and a
+            map of their disagreement is written. Masks are written as the first one says.
         sources: images, and folders of images.
         output: folder for masks and report.
-        weights: file of weights; None for the bundle's own, fetched if need be.
+        weights: file of weights, of one bundle; None for each bundle's own, fetched if need be.
         device: where the network runs; None for CUDA where it is there.
         config: files to pass after ``inference.yaml``.
         settings: entries of the configuration with other values.
@@ -111,6 +116,38 @@ def open_run(
             do not fit, two masks would have one name, or another prediction writes to ``output``.
     """
     settings = dict(settings or {})
+    bundles = [bundle] if isinstance(bundle, str | Path) else list(bundle)
+    if len(bundles) > 1 and (weights is not None or settings.get("exported")):
+        raise ValueError("--weights and --exported are of one bundle: several have their own")
+    members = [_member(one, weights, config, settings) for one in bundles]
+    found = [search_cases(source, output) for source in sources]
+    cases = place_cases([case for listed, _ in found for case in listed])
+    ensure_writable([output], "-o")
+    chosen = choose_device(device)
+    share_processors()
+    with claimed(output) as staging:
+        others = [BundlePipeline(*member, chosen, staging) for member in members[1:]]
+        pipeline = BundlePipeline(*members[0], chosen, staging, others=others)
+        wanted = replace(wanted, disagreement=bool(others))
+        if (wanted.probabilities or wanted.entropy) and not pipeline.has_probabilities:
+            raise ValueError(
+                f"'{pipeline.files[0]}' makes no mask of probabilities by argmax (AsDiscreted): "
+                "leave out --probabilities and --entropy"
+            )
+        cases = join_channels(cases, pipeline.channels)
+        refuse_same_outputs(cases, output_names(pipeline, cases))
+        report = PredictionReport(output, run_header(pipeline), len(cases))
+        report.left_out = [sentence for _, left_out in found for sentence in left_out]
+        yield PredictionRun(pipeline, cases, output, report, wanted)
+
+
+def _member(
+    bundle: str | Path,
+    weights: Path | None,
+    config: Sequence[Path],
+    settings: Mapping[str, Any],
+) -> tuple[Path, list[Path], Mapping[str, Any], Path | None]:
+    """Folder, files, settings and weights of a bundle; the weights are None of an exported one."""
     folder = find_trained(bundle)
     files = [folder / "configs" / "inference.yaml", *configurations(folder, config)]
     check_settings(settings, settings_of(files), "inference.yaml", ARGUMENTS)
@@ -123,24 +160,7 @@ def open_run(
     if not weights.is_file():
         raise ValueError(f"there is no '{weights}': give the weights with --weights")
     files[1:1] = overlays
-    found = [search_cases(source, output) for source in sources]
-    cases = place_cases([case for listed, _ in found for case in listed])
-    ensure_writable([output], "-o")
-    chosen = choose_device(device)
-    share_processors()
-    with claimed(output) as staging:
-        pipeline = BundlePipeline(
-            folder, files, settings, None if exported else weights, chosen, staging
-        )
-        if (wanted.probabilities or wanted.entropy) and not pipeline.has_probabilities:
-            raise ValueError(
-                f"'{files[0]}' makes no mask of probabilities by argmax (AsDiscreted): leave "
-                "out --probabilities and --entropy"
-            )
-        refuse_same_outputs(cases, output_names(pipeline, cases))
-        report = PredictionReport(output, run_header(pipeline, weights), len(cases))
-        report.left_out = [sentence for _, left_out in found for sentence in left_out]
-        yield PredictionRun(pipeline, cases, output, report, wanted)
+    return folder, files, settings, None if exported else weights
 
 
 @contextmanager
@@ -209,15 +229,16 @@ class PredictionRun:
         shutil.rmtree(self.pipeline.staging, ignore_errors=True)
         self.pipeline.staging.mkdir(parents=True)
         stamp = stamp_of(case.image)
-        shape = check_axes(case.image, self.pipeline.axes, self.pipeline.channels)
+        shape = check_axes(case, self.pipeline.axes, self.pipeline.channels)
         prediction, warnings = self._predicted(case)
-        warnings = [*remarks_of(case.image), *warnings]
-        entropy = prediction.entropy()
+        warnings = [*remarks_of(case), *warnings]
+        entropy, apart = prediction.entropy(), prediction.disagreement
         outputs = {"mask": mask}
         try:
             for kind, data in (
                 ("probabilities", prediction.probabilities),
                 ("entropy", None if entropy is None else entropy[None]),
+                ("disagreement", None if apart is None else apart[None]),
             ):
                 if kind in self.wanted.kinds and data is not None:
                     outputs[kind] = self._write_map(case, mask, kind, data, prediction.meta)
@@ -230,6 +251,8 @@ class PredictionRun:
             # What cannot be drawn is no reason to lose the mask.
             warnings.append(f"no preview: {error}")
         facts = _facts(prediction, entropy, shape, self.pipeline.class_names)
+        if apart is not None:
+            facts["mean_disagreement"] = round(float(apart.mean()), 6)
         facts["warnings"] = [*warnings, *facts["warnings"]]
         facts["seconds"] = round(time.monotonic() - started, 2)
         self.report.add(case, stamp, outputs, facts)
@@ -253,14 +276,14 @@ class PredictionRun:
 
     def _through(self, pipeline: BundlePipeline, case: InputCase) -> Prediction:
         try:
-            batch = pipeline.prepare({"image": str(case.image), "case_id": case.case_id})
+            batch = pipeline.prepare({"image": case.source, "case_id": case.case_id})
             return pipeline.predict(batch)
         except (OutputError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever the components of a bundle raise
             if isinstance(root_cause(error), torch.OutOfMemoryError):
                 raise root_cause(error) from None
-            raise why(error, case.image) from error
+            raise why(error, case) from error
 
     def _write_map(
         self, case: InputCase, mask: Path, kind: str, data: Any, meta: Mapping[str, Any]
@@ -344,27 +367,33 @@ def _quality(prediction: Prediction) -> float | None:
     return round(float(prediction.probabilities.max(axis=0)[found].mean()), 6)
 
 
-def run_header(pipeline: BundlePipeline, weights: Path) -> dict[str, Any]:
+def run_header(pipeline: BundlePipeline) -> dict[str, Any]:
     """What the report says once for all cases."""
-    metadata = load(pipeline.bundle / "configs" / "metadata.json")
-    digest = sha256_of(weights)
-    settings = {
-        "bundle": bundle_name(pipeline.bundle),
-        "version": str(metadata.get("version", "")),
-        "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
-        "weights": digest,
-        "knobs": dict(pipeline.knobs),
-    }
-    surroundings = environment()
+    members = [_described(one) for one in (pipeline, *pipeline.others)]
+    first, others = members[0], members[1:]
+    identity = ("bundle", "version", "files", "weights_sha256", "knobs")
+    digests = [{name: member[name] for name in identity} for member in members]
+    shown = ("bundle", "version", "configuration", "knobs", "weights", "weights_sha256")
     return {
-        "bundle": settings["bundle"],
-        "version": settings["version"],
-        "configuration": [str(path) for path in pipeline.files],
-        "knobs": settings["knobs"],
-        "weights": str(weights),
-        "weights_sha256": digest,
-        "settings": settings_digest(settings),
+        **{name: first[name] for name in shown},
+        "averaged_with": [{name: other[name] for name in shown} for other in others],
+        "settings": settings_digest({"members": digests}),
         "classes": pipeline.class_names,
         "device": str(pipeline.device),
-        **surroundings,
+        **environment(),
+    }
+
+
+def _described(pipeline: BundlePipeline) -> dict[str, Any]:
+    """A bundle with its weights, for the report."""
+    metadata = load(pipeline.bundle / "configs" / "metadata.json")
+    weights = pipeline.weights or Path(str(pipeline.knobs.get("exported")))
+    return {
+        "bundle": bundle_name(pipeline.bundle),
+        "version": str(metadata.get("version", "")),
+        "files": [[path.name, sha256_of(path)] for path in pipeline.files],
+        "configuration": [str(path) for path in pipeline.files],
+        "knobs": dict(pipeline.knobs),
+        "weights": str(weights),
+        "weights_sha256": sha256_of(weights),
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
@@ -41,8 +42,11 @@ def screen_table(results: Mapping[str, Any]) -> Table:
     """The scores for the terminal."""
     table = Table(title="Test cases, mean ± sd", header_style="bold", title_justify="left")
     for index, name in enumerate(HEADER):
-        # Rich takes what stands in brackets for a style, and drops it.
-        table.add_column(escape(name), justify="left" if index < 2 else "right", no_wrap=True)
+        # Rich takes what stands in brackets for a style, and drops it. Words and headings break,
+        # figures never do: the table fits narrow terminals.
+        heading = escape("\n".join(textwrap.wrap(name, 8)))
+        side: Literal["left", "right"] = "left" if index < 2 else "right"
+        table.add_column(heading, justify=side, no_wrap=index >= 2)
     for line in score_lines(results):
         table.add_row(*line)
     return table
@@ -55,10 +59,10 @@ def markdown_report(results: Mapping[str, Any]) -> str:
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     settings, seconds, hardware = results["settings"], results["seconds"], results["hardware"]
     knobs = results["runs"]["mixed"]["configuration"]
-    iterations = knobs["max_epochs"] * knobs["epoch_length"]
+    iterations, count = knobs["max_epochs"] * knobs["epoch_length"], hardware["cpu_count"]
     return table + (
         f"\nSynthetic phantom of {settings['patients']} patients, two scans each. Labels are of "
         f"patients, scores of scans: mean ± sd over the test split, seed {settings['seed']}, "
         f"{iterations} iterations each. {sum(seconds.values()) / 60:.1f} minutes in all on "
-        f"{hardware['cpu_count']} cores ({hardware['cpu']}).\n"
+        f"{count} core{'s' * (count > 1)} ({hardware['cpu']}).\n"
     )

@@ -48,7 +48,7 @@ def find_repository() -> Path:
     return root
 
 
-def check_patients(patients: int, known: Mapping[str, Any], knobs: Mapping[str, str]) -> None:
+def check_patients(patients: int, known: Mapping[str, Any], knobs: Mapping[str, Any]) -> None:
     """Refuse a phantom with fewer patients for training than the runs need.
 
     Args:
@@ -59,10 +59,9 @@ def check_patients(patients: int, known: Mapping[str, Any], knobs: Mapping[str, 
     Raises:
         ValueError: says how many patients suffice.
     """
-    texts = [str(knobs.get(name, known[name])) for name in ("num_full", "num_partial")]
-    if not all(text.isdecimal() for text in texts):
-        return  # the training refuses what is no number
-    full, partial = map(int, texts)
+    full, partial = (knobs.get(name, known[name]) for name in ("num_full", "num_partial"))
+    if not isinstance(full, int) or not isinstance(partial, int):
+        return  # the training refuses what is not a number, and null takes all that there are
     training = split_sizes(patients)[0]
     if training < full + partial:
         enough = next(n for n in itertools.count(patients) if split_sizes(n)[0] >= full + partial)
@@ -81,7 +80,7 @@ class Quickstart:
         root: Path,
         output: Path,
         settings: dict[str, Any],
-        knobs: Mapping[str, str],
+        knobs: Mapping[str, Any],
         show: Callable[[str, str], None],
     ) -> None:
         self.show = show

@@ -122,7 +122,15 @@ def read_scribble(entry: Entry, selection: Selection) -> np.ndarray:
     path = selection.scribbles[entry.case_id]
     faults: list[Fault] = []
     case = Case(
-        "training", entry.case_id, entry.patient_id, entry.image, None, path, "partial", erode=False
+        "training",
+        entry.case_id,
+        entry.patient_id,
+        entry.image,
+        None,
+        path,
+        "partial",
+        erode=False,
+        channels=tuple(entry.channels or ()),
     )
     image = read_file(case, entry.image, "image", False, faults.append)
     drawn = read_file(case, path, "scribble", True, faults.append)

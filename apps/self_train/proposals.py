@@ -134,7 +134,10 @@ def propose_masks(
     ):
         raise ValueError(f"'{output}' is the folder of a data set: choose another -o")
     ensure_writable([output], "-o")
-    cases = [InputCase(Path(entry.image), entry.case_id) for entry in selection.proposed]
+    cases = [
+        InputCase(Path(entry.image), entry.case_id, channels=tuple(map(Path, entry.channels or ())))
+        for entry in selection.proposed
+    ]
     with claimed(output) as staging:
         pipeline = ProposalPipeline(
             source.folder,
@@ -189,6 +192,7 @@ def _datalist(selection: Selection, labels: Sequence[Path]) -> Datalist:
     proposed = [
         Entry(
             image=entry.image,
+            channels=entry.channels,
             label=str(label),
             supervision="noisy",
             case_id=entry.case_id,

@@ -57,8 +57,7 @@ def read_volume(path: Path, what: str) -> Volume:
         volume = open_volume(path)
     except UnreadableError as reason:
         raise DatalistError(
-            f"{path}: the {what} is not a readable image file ({reason}); it may be truncated: "
-            "copy or download it again"
+            f"{path}: the {what} is not a readable image file ({reason}); {reason.mend}"
         ) from reason
     if volume.channels > 1:
         raise DatalistError(
@@ -69,9 +68,6 @@ def read_volume(path: Path, what: str) -> Volume:
             f"{path}: the {what} is {len(volume.shape)}D, shape {tuple(volume.shape)}; 3D is "
             "expected: store one volume per file"
         )
-    affine = volume.affine
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise DatalistError(f"{path}: the {what}'s affine is singular; mend its header")
     return volume
 
 

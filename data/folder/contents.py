@@ -115,7 +115,10 @@ def _read_pair(pair: Pair, threshold: float | None) -> PairFacts:
     facts = PairFacts(pair)
     add = facts.faults.append
     # The split is not known yet, and the case's id says no more than the file.
-    case = Case("training", "", "", str(pair.image), None, None, None, erode=False)
+    channels = tuple(str(path) for path in pair.channels)
+    case = Case(
+        "training", "", "", str(pair.image), None, None, None, erode=False, channels=channels
+    )
     image = read_file(case, case.image, "image", True, add)
     if image is not None and image.data is not None:
         examine_image(case, image, add)

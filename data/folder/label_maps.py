@@ -140,7 +140,7 @@ def _structures(folder: Path) -> LabelMap:
         twice += int(np.count_nonzero(data[mask]))
         data[mask] = number
     assert grid is not None, "a folder without files is no label"
-    remarks = ()
+    remarks: tuple[Remark, ...] = ()
     if twice:
         text = f"its structures overlap in {twice} voxels"
         remarks = (Remark(text, "the later one by name has these voxels"),)

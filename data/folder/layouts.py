@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixseg.data.datalist import DatalistError, Split
+from mixseg.data.file_checks import Fault
 from mixseg.data.folder.pairs import (
     File,
     Layout,
@@ -19,10 +19,12 @@ from mixseg.data.folder.pairs import (
     Stated,
     file_fault,
     find_files,
+    join_modalities,
     match_folders,
     match_side_by_side,
     name_pairs,
 )
+from mixseg.files.documents import read_json
 from mixseg.files.reading import IMAGE_SUFFIXES, PICTURE_SUFFIXES, split_suffix
 
 __all__ = ["find_layout"]
@@ -77,9 +79,9 @@ def find_layout(
             raise DatalistError(f"{file} has no list 'training' of images and labels")
         found = _subfolders(root)
         if found is not None:
-            return _plain(root, *found, drawn, _json_labels(file, described))
-        return _plain(root, root, root, drawn, _json_labels(file, described))
-    return _plain(_parent(images, labels), images, labels, drawn, Stated())
+            return _plain(root, *found, drawn, _json_labels(file, described), channel)
+        return _plain(root, root, root, drawn, _json_labels(file, described), channel)
+    return _plain(_parent(images, labels), images, labels, drawn, Stated(), channel)
 
 
 def _parent(images: Path, labels: Path) -> Path:
@@ -109,12 +111,24 @@ def _needed_files(folder: Path, notes: list[str] | None = None) -> list[File]:
     return files
 
 
-def _plain(root: Path, images: Path, labels: Path, drawn: list[File], stated: Stated) -> Layout:
+def _plain(
+    root: Path,
+    images: Path,
+    labels: Path,
+    drawn: list[File],
+    stated: Stated,
+    channel: int | None,
+) -> Layout:
     notes: list[str] = []
-    files = _needed_files(images, notes)
+    faults: list[Fault] = []
+    found = _needed_files(images, notes)
+    if images.resolve() == labels.resolve() and (layout := _bids(root, found, stated, notes)):
+        return _with_scribbles(layout, drawn)
+    files = join_modalities(found, channel, faults, notes)
     if images.resolve() == labels.resolve():
         layout = Layout("images and labels side by side", root, stated=stated, notes=notes)
         pairs, layout.faults = match_side_by_side(files)
+        layout.faults = faults + layout.faults
         if all(pair.label is None and pair.scribble is None for pair in pairs) and not drawn:
             layout.faults = [
                 file_fault(
@@ -130,7 +144,61 @@ def _plain(root: Path, images: Path, labels: Path, drawn: list[File], stated: St
         return _with_scribbles(layout, drawn)
     layout = Layout("images and labels in folders", root, stated=stated, notes=notes)
     pairs, layout.faults = match_folders(files, _needed_files(labels, notes), drawn)
+    layout.faults = faults + layout.faults
     layout.pairs = name_pairs(pairs)
+    return layout
+
+
+_SUBJECT = re.compile(r"^sub-[A-Za-z0-9]+")
+_BIDS_LABEL = re.compile(r"_(?:dseg|mask|seg|label|roi|lesion)$")
+_ENTITY = re.compile(r"(?:^|_)(sub|ses|run|acq|rec|echo|dir)-([A-Za-z0-9]+)")
+
+
+def _bids(root: Path, files: Sequence[File], stated: Stated, notes: list[str]) -> Layout | None:
+    """BIDS: scans below ``sub-…/``, label maps (``_dseg``, ``_mask``) mostly below derivatives/.
+
+    A label belongs to the scan of the same subject, session and run; where there are several, to
+    the one whose suffix (``T1w``) its name holds.
+    """
+    labels = [f for f in files if _SUBJECT.match(f.stem) and _BIDS_LABEL.search(f.stem)]
+    scans = [
+        f
+        for f in files
+        if f not in labels and _SUBJECT.match(f.stem) and "derivatives" not in f.parents
+    ]
+    if not labels or not scans or not all(_SUBJECT.match(f.stem) for f in files):
+        return None
+    layout = Layout("BIDS", root, stated=stated, notes=notes)
+    taken: dict[File, Path] = {}
+    for label in labels:
+        own = dict(_ENTITY.findall(label.stem))
+        candidates = [
+            scan
+            for scan in scans
+            if all(own.get(key) == value for key, value in _ENTITY.findall(scan.stem))
+        ]
+        named = [s for s in candidates if s.stem.rpartition("_")[2] in re.split("[_-]", label.stem)]
+        found = candidates if len(candidates) == 1 else named
+        if len(found) != 1:
+            listed = ", ".join(scan.path.name for scan in candidates) or "none"
+            layout.faults.append(
+                file_fault(
+                    label.path,
+                    f"its scan cannot be told; of its subject and session there are: {listed}",
+                    "name the scan's suffix in it (such as _space-T1w_), or give the folders of "
+                    "images and labels",
+                )
+            )
+        elif found[0] in taken:
+            problem = f"'{found[0].path}' has two labels, this file and '{taken[found[0]]}'"
+            layout.faults.append(file_fault(label.path, problem, "keep one of them"))
+        else:
+            taken[found[0]] = label.path
+    pairs = [Pair("", scan.name, scan.path, label) for scan, label in taken.items()]
+    layout.pairs = name_pairs(pairs)
+    left = [scan.path.name for scan in scans if scan not in taken]
+    if left:
+        notes.append(f"{len(left)} scans without a label are left out, such as {left[0]}")
     return layout
 
 
@@ -202,29 +270,32 @@ def _one_channel(
                 )
             )
         parts.setdefault(match["case"], replace(file, stem=match["case"]))
-    if channel is None and len(by_channel) > 1:
-        listed = ", ".join(f"{c} ({names.get(str(c), 'unnamed')})" for c in sorted(by_channel))
-        layout.faults.append(
-            file_fault(
-                layout.root,
-                f"its cases have {len(by_channel)} channels: {listed}; a case of a datalist is "
-                "one file",
-                "choose one with --channel, or store the channels in one file",
-            )
+    several = channel is None and len(by_channel) > 1
+    wanted = sorted(by_channel) if several else [min(by_channel, default=0)]
+    wanted = wanted if channel is None else [channel]
+    if several:
+        listed = ", ".join(f"{c} ({names.get(str(c), 'unnamed')})" for c in wanted)
+        layout.notes.append(
+            f"the cases have {len(wanted)} channels, which are one image: {listed}; --channel "
+            "takes one of them alone"
         )
-    wanted = min(by_channel, default=0) if channel is None else channel
-    chosen = by_channel.get(wanted, {})
+    complete = []
     cases = {case: file for parts in by_channel.values() for case, file in parts.items()}
     for case, file in cases.items():
-        if case not in chosen:
+        channels = [by_channel.get(number, {}).get(case) for number in wanted]
+        lacking = [n for n, part in zip(wanted, channels, strict=True) if part is None]
+        for number in lacking:
             layout.faults.append(
                 file_fault(
                     file.path,
-                    f"the case has no channel {wanted:04d}",
-                    f"add {case}_{wanted:04d}{file.suffix}",
+                    f"the case has no channel {number:04d}",
+                    f"add {case}_{number:04d}{file.suffix}, or choose another one with --channel",
                 )
             )
-    return list(chosen.values())
+        found = [part for part in channels if part is not None]
+        if not lacking:
+            complete.append(replace(found[0], channels=tuple(part.path for part in found[1:])))
+    return complete
 
 
 def _listed_files_exist(root: Path, described: Mapping[str, Any]) -> bool:
@@ -233,7 +304,7 @@ def _listed_files_exist(root: Path, described: Mapping[str, Any]) -> bool:
     if not isinstance(entries, list) or not entries or not isinstance(entries[0], Mapping):
         return False
     image = entries[0].get("image")
-    return isinstance(image, (str, list)) and bool(image) and (root / _first(image)).is_file()
+    return isinstance(image, (str, list)) and bool(image) and os.path.exists(root / _first(image))
 
 
 def _first(image: str | list) -> str:
@@ -259,7 +330,11 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
     pairs = []
     unlabelled = 0
     for key, split in keys:
-        for place, entry in enumerate(described.get(key, [])):
+        entries = described.get(key) or []
+        if not isinstance(entries, list):
+            layout.faults.append(file_fault(file, f"its '{key}' is not a list", "correct it"))
+            continue
+        for place, entry in enumerate(entries):
             item = {"image": entry} if isinstance(entry, (str, list)) else entry
             if not isinstance(item, Mapping) or not item.get("image"):
                 problem = f"{key}[{place}] names no 'image'"
@@ -276,7 +351,7 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
             f"{unlabelled} images of {file.name} that it names for validation or test have no "
             "label and are left out: images to predict, not to train on"
         )
-    if any(isinstance(e, Mapping) and "fold" in e for e in described.get("training", [])):
+    if any(isinstance(e, Mapping) and "fold" in e for e in described.get("training") or []):
         layout.notes.append(f"the folds of {file.name} are not followed; see --split")
     seen: dict[Path, Pair] = {}
     for pair in pairs:
@@ -293,45 +368,40 @@ def _listed_pair(
     layout: Layout, root: Path, item: Mapping[str, Any], channel: int | None
 ) -> Pair | None:
     image = item["image"]
-    if isinstance(image, list):
-        if channel is None and len(image) > 1:
-            layout.faults.append(
-                file_fault(
-                    root / str(image[0]),
-                    f"the case has {len(image)} channels; a case of a datalist is one file",
-                    "choose one with --channel, or store the channels in one file",
-                )
-            )
+    images = image if isinstance(image, list) else [image]
+    if channel is not None:
+        if not 0 <= channel < len(images):
+            problem = f"the case has {len(images)} channels, none with number {channel}"
+            layout.faults.append(file_fault(root / str(images[0]), problem, "mend --channel"))
             return None
-        if not 0 <= (channel or 0) < len(image):
-            problem = f"the case has {len(image)} channels, none with number {channel}"
-            layout.faults.append(file_fault(root / str(image[0]), problem, "mend --channel"))
-            return None
-        image = image[channel or 0]
-    paths = [root / _native(image)] + ([root / _native(item["label"])] if item.get("label") else [])
-    missing = [path for path in paths if not path.exists()]
+        images = [images[channel]]
+    paths = [root / _native(each) for each in images]
+    if item.get("label"):
+        paths.append(root / _native(item["label"]))
+    missing = [path for path in paths if not os.path.exists(path)]
     for path in missing:
         layout.faults.append(file_fault(path, "the file is missing", "mend the list or add it"))
     if missing:
         return None
     # Without '..' and '.', and with links as they are.
-    path, *label = (Path(os.path.abspath(each)) for each in paths)
+    absolute = [Path(os.path.abspath(each)) for each in paths]
+    path, channels, label = absolute[0], absolute[1 : len(images)], absolute[len(images) :]
     below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
     parts = split_suffix(below.name)
     if parts is None:
         layout.faults.append(file_fault(path, "the format is not known", "convert the file"))
         return None
     name = (below.parent / parts[0]).as_posix()
-    return Pair("", name, path, label[0] if label else None)
+    return Pair("", name, path, label[0] if label else None, channels=tuple(channels))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatalistError(f"{path} cannot be read: {error}") from error
+        content = read_json(path)
+    except ValueError as error:
+        raise DatalistError(str(error)) from error
     if not isinstance(content, dict):
         raise DatalistError(f"{path} is no dataset.json: an object with 'labels' is expected")
     return content

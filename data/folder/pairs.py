@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mixseg.data.datalist import Split
+from mixseg.data.datalist import DatalistError, Split
 from mixseg.data.file_checks import Fault
 from mixseg.files.finding import find_images
 
@@ -42,13 +42,15 @@ _IMAGE_PREFIX = re.compile(r"^(?:images?|img|scan|volume)[_\-. ](?=.*\d)", re.I)
 class File:
     """An image: its path, the folders between the root and it, and its name's parts.
 
-    Folders and stem are in the composed form of Unicode (NFC), which file systems may not keep.
+    ``channels`` are further files of it, one each of its other channels. Folders and stem are in
+    the composed form of Unicode (NFC), which file systems may not keep.
     """
 
     path: Path
     parents: tuple[str, ...]
     stem: str
     suffix: str
+    channels: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,6 +69,7 @@ class Pair:
         label: its label map, or the folder of a mask for each structure; None without one.
         scribble: its hand-drawn label map, None without one.
         split: where the layout itself says it; else None.
+        channels: further files of the image, one each of its other channels.
     """
 
     case_id: str
@@ -75,6 +78,7 @@ class Pair:
     label: Path | None = None
     scribble: Path | None = None
     split: Split | None = None
+    channels: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,57 @@ def find_files(folder: Path, notes: list[str] | None = None) -> list[File]:
     ]
 
 
+_MODALITY = re.compile(
+    r"^(?P<case>.+)[_\-](?P<channel>t1c|t1ce|t1gd|t1n|t1w?|t2f|t2w?|flair|dwi|adc|pd|swi|bold|ct|pet|"
+    r"mr|mra)$",
+    re.I,
+)
+
+
+def join_modalities(
+    files: Sequence[File], channel: int | None, faults: list[Fault], notes: list[str]
+) -> list[File]:
+    """Files named after their modality (``a_t1``, ``a_flair``) as the channels of one image.
+
+    Only where every image has such a name and some case has several, as in BraTS; they are
+    channels in the order of the modalities' names.
+
+    Args:
+        files: images and labels.
+        channel: the one to take; None for all.
+        faults: takes cases that lack a channel.
+        notes: takes what was joined.
+    """
+    matches = {file: _MODALITY.match(file.stem) for file in files if _role(file) == "image"}
+    groups: dict[_Key, dict[str, File]] = {}
+    for file, match in matches.items():
+        if match is None:
+            return list(files)
+        case = groups.setdefault((file.parents, match["case"]), {})
+        if match["channel"].lower() in case:
+            return list(files)
+        case[match["channel"].lower()] = file
+    names = sorted({name for case in groups.values() for name in case})
+    if len(names) < 2 or not any(len(case) > 1 for case in groups.values()):
+        return list(files)
+    listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+    if channel is not None and not 0 <= channel < len(names):
+        raise DatalistError(f"--channel {channel}: there are {listed}")
+    wanted = names if channel is None else [names[channel]]
+    joined = [file for file in files if file not in matches]
+    for (parents, stem), case in groups.items():
+        if lacking := [name for name in wanted if name not in case]:
+            first = next(iter(case.values()))
+            problem = f"the case '{stem}' has no channel {', '.join(lacking)}"
+            faults.append(file_fault(first.path, problem, "add it, or choose one with --channel"))
+            continue
+        first, *others = (case[name] for name in wanted)
+        paths = tuple(file.path for file in others)
+        joined.append(File(first.path, parents, stem, first.suffix, paths))
+    notes.append(f"files of several modalities are the channels of one image: {listed}")
+    return joined
+
+
 _Key = tuple[tuple[str, ...], str]
 
 
@@ -152,7 +207,7 @@ def match_folders(
         if key in pairs:
             faults.append(_double(file.path, pairs[key].image))
             continue
-        pairs[key] = Pair("", file.name, file.path)
+        pairs[key] = Pair("", file.name, file.path, channels=file.channels)
     for key in pairs:
         for name in _bare(key[1], _IMAGE, _IMAGE_PREFIX):
             other_names.setdefault((key[0], name), key)
@@ -244,7 +299,7 @@ def match_side_by_side(files: Sequence[File]) -> tuple[list[Pair], list[Fault]]:
         if not images:
             faults += [_orphan(f.path, roles[f]) for f in group]
             continue
-        pair = Pair("", images[0].name, images[0].path)
+        pair = Pair("", images[0].name, images[0].path, channels=images[0].channels)
         for file in group:
             if roles[file] != "image":
                 pair = _joined(pair, roles[file], file.path, faults)

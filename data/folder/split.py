@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from mixseg.data.datalist import SPLITS, DatalistError, Split
 from mixseg.data.file_checks import Fault
 from mixseg.data.folder.cases import FolderCase
 from mixseg.data.folder.pairs import file_fault
+from mixseg.files.documents import read_json
 
 __all__ = ["DEFAULT_SPLIT", "ENOUGH_MASKS", "SplitRule", "parse_split", "split_by_patient"]
 
@@ -106,7 +106,8 @@ def split_by_patient(
     patients: dict[str, list[FolderCase]] = {}
     for case in sorted(cases, key=lambda case: case.pair.case_id):
         patients.setdefault(case.patient, []).append(case)
-    if not rule.automatic and not any(case.kind == "full" for case in cases):
+    kinds = {case.kind for case in cases}
+    if "full" not in kinds and (not rule.automatic or kinds == {"none"}):
         faults.append(
             file_fault(
                 root,
@@ -250,13 +251,14 @@ def _read_file(text: str) -> SplitRule:
         head, separator, tail = text.rpartition(":")
         if not separator or not tail.isdigit() or not Path(head).is_file():
             raise DatalistError(
-                f"--split '{text}' is neither percentages such as {DEFAULT_SPLIT} nor a file"
+                f"--split '{text}' is neither '{DEFAULT_SPLIT}' nor percentages such as "
+                f"{_SHARES_OF_MANY} nor a file"
             )
         path, fold = Path(head), int(tail)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatalistError(f"{path} cannot be read: {error}") from error
+        content = read_json(path)
+    except ValueError as error:
+        raise DatalistError(str(error)) from error
     if isinstance(content, list):
         if not fold < len(content):
             raise DatalistError(f"{path} has {len(content)} folds, none with number {fold}")

@@ -114,6 +114,7 @@ def _entry(case: FolderCase, copies: Mapping[tuple[str, str], Path]) -> Entry:
         files[role] = None if path is None or case.kind == "none" else str(path)
     return Entry(
         image=str(pair.image),
+        channels=[str(path) for path in pair.channels] or None,
         label=files["label"],
         scribble=files["scribble"],
         supervision="partial" if case.kind == "classes" else case.kind,

@@ -99,8 +99,8 @@ SEMI: dict[str, tuple[str, Objective, dict[str, tuple[str, str]], dict[str, Term
             ),
         },
     ),
-    "entmin": (
-        "Entropy minimisation",
+    "entropy_minimization": (
+        "Entropy minimization",
         EntropyMinimization(),
         {"network": ("Network", "full none"), "image": ("Classes of the image", "")},
         {

@@ -31,50 +31,35 @@ class VolumeReader(ImageReader):
         """Every file is this reader's."""
         return True
 
-    def read(self, data: _Paths, **kwargs: Any) -> list[tuple[str, Volume]]:
-        """Open the files, with their voxels.
+    def read(self, data: _Paths, **kwargs: Any) -> tuple[str, Volume]:
+        """Open an image, with its voxels.
+
+        Returns:
+            Its path, the first of several, and the image.
 
         Raises:
             UnreadableError: naming the file.
         """
-        paths = [data] if isinstance(data, (str, os.PathLike)) else list(data)
-        found = []
-        for path in paths:
-            try:
-                found.append((os.fspath(path), open_volume(path)))
-            except UnreadableError as error:
-                raise UnreadableError(f"{path}: {error}", error.mend) from error
-        return found
+        single = isinstance(data, (str, os.PathLike))
+        paths = [os.fspath(data)] if single else [os.fspath(path) for path in data]  # type: ignore
+        try:
+            return paths[0], open_volume(paths[0] if len(paths) == 1 else paths)
+        except UnreadableError as error:
+            raise UnreadableError(f"{paths[0]}: {error}", error.mend) from error
 
-    def get_data(self, img: list[tuple[str, Volume]]) -> tuple[np.ndarray, dict[str, Any]]:
-        """The voxels, channels last where there are several, and the metadata.
-
-        Raises:
-            UnreadableError: files of one image differ in their grid.
-        """
-        first_path, first = img[0]
-        arrays = []
-        for path, volume in img:
-            if volume.shape != first.shape or not np.allclose(
-                volume.affine, first.affine, atol=1e-3
-            ):
-                raise UnreadableError(
-                    f"{path}: its grid is not that of {first_path}, which holds another channel",
-                    "resample the channels to one grid",
-                )
-            data = voxels(volume)
-            arrays.append(data if volume.channels > 1 else data[..., None])
-        many = len(arrays) > 1 or first.channels > 1
-        data = np.concatenate(arrays, axis=-1) if len(arrays) > 1 else voxels(first)
+    def get_data(self, img: tuple[str, Volume]) -> tuple[np.ndarray, dict[str, Any]]:
+        """The voxels, channels last where there are several, and the metadata."""
+        path, volume = img
+        data = voxels(volume)
         if not data.dtype.isnative:
             data = data.astype(data.dtype.newbyteorder("="))
         meta = {
-            **first.header,
-            MetaKeys.SPATIAL_SHAPE: np.asarray(first.shape),
+            **volume.header,
+            MetaKeys.SPATIAL_SHAPE: np.asarray(volume.shape),
             MetaKeys.SPACE: SpaceKeys.RAS,
-            MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if many else float("nan"),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if volume.channels > 1 else float("nan"),
         }
-        if not is_picture(first_path):  # which has no geometry, and must not seem to have
-            meta[MetaKeys.AFFINE] = first.affine.copy()
-            meta[MetaKeys.ORIGINAL_AFFINE] = first.affine.copy()
+        if not is_picture(path):  # which has no geometry, and must not seem to have
+            meta[MetaKeys.AFFINE] = volume.affine.copy()
+            meta[MetaKeys.ORIGINAL_AFFINE] = volume.affine.copy()
         return data, {key: value for key, value in meta.items() if value is not None}

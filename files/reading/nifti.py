@@ -91,7 +91,7 @@ def _sibling(stem: Path, suffix: str) -> Path:
 def _header(head: bytes) -> Any:
     """The header, unchecked: nibabel's checks replace what is wrong without a word."""
     start = head[:4]
-    sizes = {int.from_bytes(start, order) for order in ("little", "big")}  # type: ignore[arg-type]
+    sizes = {int.from_bytes(start, order) for order in ("little", "big")}
     if 540 in sizes and len(head) >= 540:
         return nib.Nifti2Header(head[:540], check=False)
     if 348 not in sizes or len(head) < 348:
@@ -222,7 +222,7 @@ def _scaled(header: Any, data: np.ndarray) -> np.ndarray:
     if slope is None or (slope == 1 and intercept in (None, 0)):
         return data
     small = data.dtype.itemsize < 4 or data.dtype == np.float32
-    out = data.astype(np.float32 if small else np.float64)
+    out: Any = data.astype(np.float32 if small else np.float64)
     out *= slope
     out += intercept or 0
     return out

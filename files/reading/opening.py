@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from mixseg.files.geometry import AFFINE_TOLERANCE
 from mixseg.files.reading.dicom import read_dicom
 from mixseg.files.reading.metaimage import read_metaimage
 from mixseg.files.reading.nifti import read_nifti
@@ -20,7 +25,10 @@ __all__ = ["open_volume"]
 _NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
 
-def open_volume(path: str | os.PathLike[str], voxels: bool = True) -> Volume:
+_Path = str | os.PathLike[str]
+
+
+def open_volume(path: _Path | Sequence[_Path], voxels: bool = True) -> Volume:
     """Open an image: NIfTI, NRRD, MetaImage, PNG, TIFF, BMP, JPEG, or a folder of one DICOM series.
 
     The result depends on the file alone, not on what else is installed. Checksums that the format
@@ -28,22 +36,59 @@ def open_volume(path: str | os.PathLike[str], voxels: bool = True) -> Volume:
     float32 is refused before it is read.
 
     Args:
-        path: the file, or the folder of a series.
+        path: the file, or the folder of a series; several are the channels of one image, in their
+            order, and must share a grid.
         voxels: read the voxels too.
 
     Raises:
         UnreadableError: the file is missing, damaged, too large, or of a format that none reads;
             the message is the reason, its ``mend`` what helps.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        return _joined([Path(each) for each in path], voxels)
     path = Path(path)
     try:
-        return _open(path, voxels)
+        # Headers may hold any number; what comes of it is checked.
+        with np.errstate(all="ignore"):
+            return _open(path, voxels)
     except UnreadableError:
         raise
     except Exception as error:  # nibabel, Pillow and ITK raise many unrelated types
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[-1] if lines else type(error).__name__
         raise UnreadableError(reason[:300]) from error
+
+
+def _joined(paths: Sequence[Path], voxels: bool) -> Volume:
+    """Files that hold a channel each, as one image; what is odd about any of them is kept."""
+    volumes = []
+    for path in paths:
+        try:
+            volumes.append(open_volume(path, voxels))
+        except UnreadableError as error:
+            raise UnreadableError(f"{path.name}: {error}", error.mend) from error
+    first = volumes[0]
+    for path, volume in zip(paths, volumes, strict=True):
+        same = volume.shape == first.shape and np.allclose(
+            volume.affine, first.affine, atol=AFFINE_TOLERANCE
+        )
+        if not same:
+            raise UnreadableError(
+                f"the grid of {path.name} is not that of {paths[0].name}, another channel of the "
+                "image",
+                "resample the channels to one grid",
+            )
+    data = None
+    if voxels:
+        shape = (*first.shape, -1)
+        data = np.concatenate([np.asarray(v.data).reshape(shape) for v in volumes], axis=-1)
+    return replace(
+        first,
+        data=data,
+        channels=sum(volume.channels for volume in volumes),
+        remarks=tuple(remark for volume in volumes for remark in volume.remarks),
+        palette=any(volume.palette for volume in volumes),
+    )
 
 
 def _open(path: Path, voxels: bool) -> Volume:

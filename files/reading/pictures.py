@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ from PIL import ExifTags, Image
 from mixseg.files.reading.volume import UnreadableError, Volume, checked_size
 
 __all__ = ["read_picture"]
+
+# What Pillow says of damaged files on its own is said in the fault.
+logging.getLogger("PIL").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: EXIF orientations that exchange the axes.
@@ -41,15 +47,20 @@ def read_picture(path: Path, voxels: bool) -> Volume:
     Raises:
         UnreadableError: for whatever cannot be read.
     """
+    with open(path, "rb") as file:
+        is_png = file.read(8) == _PNG
+    if is_png:
+        _check_png(path)
     with Image.open(path) as picture:
-        if getattr(picture, "n_frames", 1) > 1:
+        # Before anything that makes Pillow decode it.
+        checked_size((*picture.size, Image.getmodebands(picture.mode)), 1)
+        pages = int(getattr(picture, "n_frames", 1))
+        if pages > 1:
             raise UnreadableError(
-                f"it holds {picture.n_frames} pages", "store one page a file, or a volume as NIfTI"
+                f"it holds {pages} pages", "store one page a file, or a volume as NIfTI"
             )
         orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
         stored_as = picture.format
-    if stored_as == "PNG":
-        _check_png(path)
     # Pillow turns some TIFF files itself, and gets others wrong.
     turned_here = stored_as == "TIFF" and orientation != 1
     source = io.BytesIO(_unturned(path.read_bytes())) if turned_here else path
@@ -59,7 +70,6 @@ def read_picture(path: Path, voxels: bool) -> Volume:
             width, height = height, width
         mode = _CONVERTED.get(picture.mode, picture.mode)
         channels = Image.getmodebands(mode) - (mode in _OPACITY)
-        checked_size((width, height, Image.getmodebands(mode)), 1)
         palette = mode in ("P", "PA")
         if not voxels:
             return Volume((width, height), np.eye(4), None, channels, palette=palette)
@@ -93,8 +103,7 @@ def _unturned(content: bytes) -> bytes:
 def _check_png(path: Path) -> None:
     """Read all chunks with their checksums, which Pillow passes over."""
     with open(path, "rb") as file:
-        if file.read(8) != _PNG:
-            raise UnreadableError("it does not begin as a PNG file does")
+        file.seek(len(_PNG))
         while True:
             head = file.read(8)
             if len(head) < 8:

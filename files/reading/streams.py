@@ -55,7 +55,7 @@ def read_array(stream: Any, size: int) -> np.ndarray:
         UnreadableError: the stream holds fewer.
     """
     out = np.empty(size, np.uint8)
-    view, done = memoryview(out), 0
+    view, done = out.data, 0
     while done < size:
         count = stream.readinto(view[done : done + _PART])
         if not count:

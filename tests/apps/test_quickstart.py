@@ -82,11 +82,15 @@ def test_the_report_gives_percent_voxels_and_mm(results: dict[str, Any]) -> None
     assert "700 iterations each. 2.5 minutes in all on 2 cores (a processor)" in text
 
 
-def test_the_terminal_shows_the_units(results: dict[str, Any]) -> None:
-    console = Console(width=120, record=True, file=io.StringIO())
+def test_the_terminal_shows_units_and_whole_figures(results: dict[str, Any]) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(screen_table(results))
-    header = console.export_text().splitlines()[2]
-    assert [cell.strip() for cell in header.strip("┃ ").split("┃")] == list(HEADER)
+    text = console.export_text()
+    assert text.count("HD95") == 2
+    assert "[voxels]" in text
+    assert "[mm]" in text
+    assert "60.0 ± 14.1" in text
+    assert "…" not in text
 
 
 @pytest.mark.parametrize(
@@ -96,12 +100,12 @@ def test_the_terminal_shows_the_units(results: dict[str, Any]) -> None:
         (28, {}, "--patients 28 leaves 17 for training.*3 with masks and 15 with.*--patients 29"),
         (29, {}, None),
         (5, {}, "--patients 5 leaves 3 for training"),
-        (5, {"num_full": "1", "num_partial": "2"}, None),
-        (5, {"num_full": "1", "num_partial": "3"}, "give --patients 7"),
+        (5, {"num_full": 1, "num_partial": 2}, None),
+        (5, {"num_full": 1, "num_partial": 3}, "give --patients 7"),
     ],
 )
 def test_too_few_patients_are_refused_before_anything_is_made(
-    patients: int, knobs: dict[str, str], problem: str | None
+    patients: int, knobs: dict[str, int], problem: str | None
 ) -> None:
     known = {"num_full": 3, "num_partial": 15}
     if problem is None:

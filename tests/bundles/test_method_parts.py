@@ -21,7 +21,7 @@ PARAMETERS = {
     "acdc_lv_glmi": 31_042_434,
     "acdc_lv_ssco": 248_339_472,
     # Two more outputs of the 1x1 head, each of 64 channels and a bias; 4 numbers of 1024 channels.
-    "acdc_lv_entmin": 31_042_434 + 2 * 65 + 4 * 1025,
+    "acdc_lv_entropy_minimization": 31_042_434 + 2 * 65 + 4 * 1025,
     "acdc_lv_dcr": 2 * 31_042_434,
     "la_confkd/rows/single.yaml": 9_448_866,
     "la_confkd": 11_520_836,
@@ -32,7 +32,7 @@ PARAMETERS = {
     "wbc_single": 31_042_434 + 2 * 64 * 9 + 65,
     "wbc_decoupled": 41_137_220 + 2 * 64 * 9 + 2 * 65,
     "wbc_uamt": 2 * 31_043_651,
-    "wbc_entmin": 31_043_651 + 3 * 65 + 6 * 1025,
+    "wbc_entropy_minimization": 31_043_651 + 3 * 65 + 6 * 1025,
     "wbc_dcr": 2 * 31_043_651,
     "wbc_selfcorrecting": 31_043_651,
     "wbc_macromicro": 3 * 31_043_651,
@@ -215,7 +215,7 @@ def test_the_larger_network_of_the_overlay(name: str) -> None:
     objective = parser.get_parsed_content("objective")
     branch = objective.branches.get("full", own)
     output = network(torch.rand(2, 3, 32, 32), branch=branch)
-    if name == "wbc_entmin":
+    if name == "wbc_entropy_minimization":
         # Four stages at strides 4, 8, 16 and 16, whose bottlenecks return four times as many.
         shapes = [tuple(part.shape[1:]) for part in output[4:]]
         assert shapes == [(16, 8, 8), (16, 4, 4), (32, 2, 2), (32, 2, 2)]

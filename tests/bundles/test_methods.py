@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from mixseg.cli.main import app
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entmin")
+SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entropy_minimization")
 #: Methods that learn from wrong masks as a kind of their own.
 WRONG_MASKS = ("selfcorrecting", "macromicro", "ficklenet")
 #: Terms of each method and their weights, as its train.yaml has them.
@@ -32,7 +32,7 @@ TERMS: dict[str, dict[str, float]] = {
     "uamt": {"supervised": 1, "consistency": 0.1},
     "glmi": {"ce_full": 1, "global": 1, "local": 0.1, "consistency": 10},
     "ssco": {"ce_full": 1, "co_training": 0.5, "self_consistency": 4},
-    "entmin": {"ce_segmentation": 1, "ce_class": 1}
+    "entropy_minimization": {"ce_segmentation": 1, "ce_class": 1}
     | {"gradient": 0.1, "sharpening": 0.1, "class_consistency": 0.1},
     "dcr": {"ce_primary": 1, "ce_auxiliary": 1, "regularization": 4},
     "selfcorrecting": {"ce_full": 1, "ce_ancillary": 1, "ce_refined": 1},
@@ -62,7 +62,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "uamt": {"passes": 2, "ramps": {"lambda_con": 3, "certainty": 3}},
     "glmi": {"clusters": 3, "heads": 2, "ramps": {"lambda_con": 3}},
     "ssco": {"students": 2, "ramps": {"lambda_co": 3, "gamma": {"length": 3, "start": 0.2}}},
-    "entmin": {"ramps": {"lambda_unsup": 3}},
+    "entropy_minimization": {"ramps": {"lambda_unsup": 3}},
     "dcr": {
         "batch_size": 2,
         "batch_strong": 2,
@@ -160,12 +160,12 @@ def training_knobs(method: str, dataset: str) -> dict[str, Any]:
         "la_uamt",
         "la_glmi",
         "la_ssco",
-        "acdc_lv_entmin",
+        "acdc_lv_entropy_minimization",
         "acdc_lv_dcr",
         "wbc_single",
         "wbc_decoupled",
         "wbc_uamt",
-        "wbc_entmin",
+        "wbc_entropy_minimization",
         "wbc_dcr",
         "wbc_selfcorrecting",
         "wbc_macromicro",
@@ -177,8 +177,8 @@ def made(
 ) -> Made:
     """One epoch of two batches, weights of the terms at once in full."""
     name, _, row = request.param.partition("/")
-    dataset, _, method = name.rpartition("_")
-    method = row or method
+    dataset = next(data for data in NETWORK if name.startswith(f"{data}_"))
+    method = row or name.removeprefix(f"{dataset}_")
     folder = tmp_path_factory.mktemp(request.param.replace("/", "_"))
     content = write_data(folder / "data", dataset, tools)
     # Two cases are full; the last one is not used, and unlabelled ones have no labels to read.
@@ -334,7 +334,7 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
         result = CliRunner(env={"COLUMNS": "400"}).invoke(app, [*words, "--branch", "student"])
         assert result.exit_code == 1
         message = "branch must be main, the network's only one, got 'student'"
-        if made.method == "entmin":
+        if made.method == "entropy_minimization":
             message = "branch must be one of main, heads, got 'student'"
         assert message in result.output
 

@@ -52,7 +52,7 @@ OVERLAYS: dict[str, dict[str, Any]] = {
         "heads": 2,
     },
     "acdc_lv_ssco": {"network_def": dynunet(1)},
-    "acdc_lv_entmin": {
+    "acdc_lv_entropy_minimization": {
         "network_def#backbone": dynunet(1, "$2 * @num_classes"),
         "encoder_layers": [f"encoder.blocks.{i}" for i in range(5)],
         "class_layer": "encoder.blocks.4",
@@ -120,7 +120,7 @@ def test_layers_of_glmi_have_the_channels_of_the_setting() -> None:
 
 
 def test_levels_of_entropy_minimization() -> None:
-    network = parsed("acdc_lv_entmin").get_parsed_content("network_def")
+    network = parsed("acdc_lv_entropy_minimization").get_parsed_content("network_def")
     output = network(torch.zeros(1, 1, 32, 32), branch="heads")
     shapes = [tuple(part.shape[1:]) for part in output]
     assert shapes[:4] == [(2, 32, 32), (2, 32, 32), (2,), (2,)]

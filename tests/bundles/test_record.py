@@ -20,6 +20,8 @@ import yaml
 from monai.bundle import ConfigParser
 from typer.testing import CliRunner
 
+from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.apps.label.model import make_model_folder
 from mixseg.cli.main import app
 from mixseg.configuration import RunRefusedError, cause_of
 
@@ -162,6 +164,21 @@ def test_an_evaluation_without_settings_equals_one_with_them(
     assert {k: found[k] for k in SMALL} == SMALL
 
 
+def test_the_folder_is_enough_to_export_and_to_label(trained: Any, tmp_path: Path) -> None:
+    words = ["export", trained.run, "--format", "ts", "-o", tmp_path / "model.ts"]
+    result = CliRunner(env={"COLUMNS": "600"}).invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    assert "the class in 0 of" in result.output
+    model = tmp_path / "model"
+    weights, overlays = bundle_weights(trained.run)
+    assert make_model_folder(trained.run, model, weights, overlays)
+    assert sorted(path.name for path in model.iterdir()) == ["LICENSE", "configs", "docs", "models"]
+    train, inference = (load(model / "configs" / f"{name}.yaml") for name in ("train", "inference"))
+    network = {k: v for k, v in SMALL.items() if k in inference}
+    assert {k: train[k] for k in network} == {k: inference[k] for k in network} == network
+    assert (model / "models" / "model.pt").read_bytes() == weights.read_bytes()
+
+
 def test_weights_of_a_run_with_other_settings_are_told_apart(
     trained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,7 +193,7 @@ def test_weights_of_a_run_with_other_settings_are_told_apart(
     with pytest.raises(Exception, match="Failed to") as caught:
         run("inference", "inference.yaml", output_dir=tmp_path, **places)
     message = str(cause_of(caught.value))
-    assert message.endswith(f"use the configuration in '{trained.run / 'configs'}'")
+    assert message.endswith(f"Use the configuration in '{trained.run / 'configs'}'")
 
 
 @pytest.fixture

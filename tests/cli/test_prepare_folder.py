@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_the_report_comes_first_and_the_result_validates(root: Path) -> None:
-    command = ("prepare", "folder", root / "mr", root / "masks", "--quiet")
+    command = ("prepare", "folder", root / "mr", root / "masks", "--quiet", "--unlabeled", "255")
     dry = run(*command, "--dry-run", "--classes", "background, organ ,tumour")
     assert dry.exit_code == 0, dry.output
     assert "nothing is written (--dry-run)" in dry.output
@@ -61,7 +61,7 @@ def test_the_report_comes_first_and_the_result_validates(root: Path) -> None:
     # 15 and 6 voxels in each case; background 69 in five, 3 in the scribbled one, of 540.
     assert cells(dry.output, "organ") == ["organ", "1", "1", "6", "90", "16.67 %"]
     assert cells(dry.output, "background")[3:] == ["6", "348", "64.44 %"]
-    assert cells(dry.output, "(unlabelled)")[1:] == ["255", "255", "1", "66", "12.22 %"]
+    assert cells(dry.output, "(unlabeled)")[1:] == ["255", "255", "1", "66", "12.22 %"]
     assert cells(dry.output, "spacing z, mm") == ["spacing z, mm", "8", "8", "8"]
     assert cells(dry.output, "size x, voxels") == ["size x, voxels", "6", "6", "6"]
     assert cells(dry.output, "greatest intensity")[1:] == ["100", "102.5", "105"]
@@ -85,7 +85,8 @@ def test_faults_are_listed_and_nothing_is_written(root: Path) -> None:
     image.write_bytes(image.read_bytes()[:-40])
     (root / "mr" / "p2.nii.gz").unlink()
     output = root / "out"
-    result = run("prepare", "folder", root / "mr", root / "masks", "--output", output, "--quiet")
+    command = ("prepare", "folder", root / "mr", root / "masks", "--unlabeled", "255")
+    result = run(*command, "--output", output, "--quiet")
     assert result.exit_code == 1
     assert f"error: 2 faults in '{root}'; nothing is written:" in result.output
     assert f"{root / 'masks' / 'p2_seg.nii.gz'}: the label has no image; add its" in result.output
@@ -107,6 +108,7 @@ def test_folders_in_two_places_need_an_output(root: Path, tmp_path: Path) -> Non
     (tmp_path / "far").mkdir()
     (root / "masks").rename(tmp_path / "far" / "masks")
     command = ("prepare", "folder", root / "mr", tmp_path / "far" / "masks", "--quiet")
+    command += ("--unlabeled", "255")
     result = run(*command)
     assert result.exit_code == 1
     assert "lie in two places; say where the datalist goes: --output" in result.output
@@ -116,16 +118,16 @@ def test_folders_in_two_places_need_an_output(root: Path, tmp_path: Path) -> Non
 
 
 def test_converted_copies_are_counted(root: Path) -> None:
-    command = ("prepare", "folder", root / "mr", root / "masks", "--values", "0,2,1", "--quiet")
-    result = run(*command)
+    command = ("prepare", "folder", root / "mr", root / "masks", "--unlabeled", "255")
+    result = run(*command, "--values", "0,2,1", "--quiet")
     assert result.exit_code == 0, result.output
     assert "5 label files converted into copies (values 0→0, 2→1, 1→2), such as" in result.output
     assert f"wrote 6 converted labels in {root}" in result.output
     copy = nib.load(root / "converted_labels" / "p5.nii.gz")
     # 15 voxels were 1, 6 were 2, 3 were 0 and 66 unlabelled, which is 3 now.
     assert np.bincount(np.asarray(copy.dataobj).ravel()).tolist() == [3, 6, 15, 66]
-    words = run(*command[:-2], "a,b", "--quiet")
-    assert "error: --values 'a,b' is no list of whole numbers such as 0,128,255" in words.output
+    words = run(*command, "--values", "a,b", "--quiet")
+    assert "error: --values 'a,b' must be whole numbers, such as 0,128" in words.output
 
 
 def test_known_collections_go_to_their_own_commands(tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_real_acdc_as_a_plain_folder(acdc_dir: Path, tmp_path: Path) -> None:
     result = run(
         *("prepare", "folder", acdc_dir / "image", acdc_dir / "label", "--quiet"),
         *("--scribbles", acdc_dir / "scribble", "--patient-pattern", r"(patient\d+)"),
-        *("--classes", "background,RV,myocardium,LV", "--output", tmp_path),
+        *("--classes", "background,RV,myocardium,LV", "--unlabeled", "4", "--output", tmp_path),
     )
     assert result.exit_code == 0, result.output
     assert cells(result.output, "full masks")[1:4] == ["160", "79", "160"]

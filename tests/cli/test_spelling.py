@@ -34,6 +34,7 @@ def test_options_in_their_present_spelling(typed: str, present: str) -> None:
     ("typed", "message"),
     [
         ("--force", "'--force' is now --overwrite"),
+        ("--overlay none", "the command needs no '--overlay': it takes a run's folder"),
         ("--output_dir=b", "'--output_dir' is now --output"),
         ("a -output b", "'-output' begins with one dash: write --output"),
         ("--overwrite -lr 1", "'-lr' begins with one dash: write --lr"),

@@ -202,6 +202,18 @@ def test_other_files_of_the_data_may_change(tmp_path: Path) -> None:
     assert data_differences(before, data(moved)) == []
 
 
+def test_every_channel_of_an_image_is_compared(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data")
+    (folder / "second.nii.gz").write_bytes(b"second channel")
+    edit(lambda content: content["training"][0].update(channels=["second.nii.gz"]))(folder)
+    before = data(folder)
+    moved = folder.rename(tmp_path / "moved")
+    assert data_differences(before, data(moved)) == []
+    (moved / "second.nii.gz").write_bytes(b"SECOND channel")
+    line = "case 'c0': the content of its image (second.nii.gz) has changed"
+    assert data_differences(before, data(moved)) == [line]
+
+
 def test_many_changes_are_counted() -> None:
     cases = {"training": [{"case_id": f"c{i}"} for i in range(50)]}
     lines = data_differences(cases, {"training": []})

@@ -79,6 +79,7 @@ def test_names_are_written_with_hyphens_or_underscores() -> None:
         ("amp", "false", False), ("amp", "true", True), ("epoch_length", "null", None),
         ("num_partial", "none", None), ("noisy_as", "None", "taken"), ("lr", "1e-3", "taken"),
         ("norm", "none", "taken"), ("noisy_as", "full", "taken"), ("sizes", "[1,null]", [1, None]),
+        ("sizes", "[background, LA]", "taken"), ("sizes", "{a: 1e-3}", "taken"),
         ("optimizer#nesterov", "true", True), ("workflow_type", "train", "taken"),
     ],
 )  # fmt: skip

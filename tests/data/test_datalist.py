@@ -140,7 +140,7 @@ def test_schema_faults_are_listed_together_with_file_and_place(tmp_path: Path) -
 
 def test_broken_and_missing_json_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
-    with pytest.raises(DatalistError, match=r"d\.json: cannot read the datalist"):
+    with pytest.raises(DatalistError, match=r"d\.json cannot be read"):
         Datalist.load(path)
     path.write_text('{"classes": [}')
     with pytest.raises(DatalistError, match=r"d\.json is not valid JSON: .*\(line 1, column 14\)"):
@@ -193,7 +193,7 @@ def test_find_datalist_takes_the_explicit_one_then_the_folders(tmp_path: Path) -
     assert find_datalist(tmp_path).unlabeled == 3
     assert find_datalist(tmp_path, tmp_path / "other.json").unlabeled == 7
     assert find_datalist(tmp_path, "other.json").unlabeled == 7
-    with pytest.raises(DatalistError, match=r"absent\.json: cannot read"):
+    with pytest.raises(DatalistError, match=r"absent\.json cannot be read"):
         find_datalist(tmp_path, "absent.json")
 
 
@@ -236,3 +236,14 @@ def test_class_names_that_a_configuration_would_run_are_refused(name: str) -> No
     with pytest.raises(ValueError, match=r"begin with a sign that .* rename these classes"):
         Datalist(classes=["background", name])
     assert Datalist(classes=["background", "5% $ @"]).classes[1] == "5% $ @"
+
+
+def test_a_list_of_files_is_an_image_and_its_channels(tmp_path: Path) -> None:
+    entry = Entry.model_validate({"image": ["a_t1.nii", "a_t2.nii"], "case_id": "a"})
+    assert (entry.image, entry.channels) == ("a_t1.nii", ["a_t2.nii"])
+    datalist = Datalist(classes=["bg", "a"], unlabeled=2, training=[entry]).with_base_dir(tmp_path)
+    (resolved,) = datalist.resolve().training
+    assert resolved.image_files == [str(tmp_path / "a_t1.nii"), str(tmp_path / "a_t2.nii")]
+    assert datalist.relative_to(tmp_path).training[0].channels == ["a_t2.nii"]
+    with pytest.raises(ValidationError, match="not in both"):
+        Entry.model_validate({"image": ["a", "b"], "channels": ["c"], "case_id": "a"})

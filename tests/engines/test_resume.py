@@ -241,3 +241,14 @@ def test_a_longer_run_goes_on_from_a_done_one(make_setup: Factory) -> None:
     longer.trainer.load_full_state(state)
     longer.trainer.run()
     assert_equal(final(longer), final(whole))
+
+
+def test_epochs_at_the_rate_0_are_told(
+    make_setup: Factory, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup = make_setup(max_epochs=1)
+    for group in setup.trainer.optimizer.param_groups:
+        group["lr"] = 0.0
+    with caplog.at_level("WARNING"):
+        setup.trainer.run()
+    assert "the learning rate is 0 and its schedule has ended" in caplog.text

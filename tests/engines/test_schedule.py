@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mixseg.engines import OneCycleLR
+from mixseg.engines.schedule import load_schedule
 
 
 def make(total: int, warmup: float = 0.05, lr: float = 2e-3) -> tuple[Any, OneCycleLR]:
@@ -77,3 +78,29 @@ def test_a_longer_training_resumes_on_its_own_cycle() -> None:
 def test_refused(total: int, warmup: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(total, warmup)
+
+
+def polynomial(epochs: int) -> tuple[Any, Any]:
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+    return optimizer, torch.optim.lr_scheduler.PolynomialLR(optimizer, epochs, power=0.9)
+
+
+def resumed(before: int, done: int, now: int) -> tuple[Any, Any]:
+    """A schedule of ``now`` epochs with the state that one of ``before`` has after ``done``."""
+    optimizer, schedule = polynomial(before)
+    rates(optimizer, schedule, done)
+    other, loaded = polynomial(now)
+    other.load_state_dict(optimizer.state_dict())
+    load_schedule(loaded, schedule.state_dict())
+    return other, loaded
+
+
+def test_a_torch_schedule_keeps_the_length_it_was_made_with() -> None:
+    """Two epochs end at the rate 0; with four in all, the third and fourth learn."""
+    found = rates(*resumed(2, 2, 4), 2)
+    assert found == pytest.approx([0.1 * (1 - 2 / 4) ** 0.9, 0.1 * (1 - 3 / 4) ** 0.9])
+
+
+def test_an_interrupted_schedule_goes_on_to_the_bit() -> None:
+    whole = rates(*polynomial(5), 5)
+    assert rates(*resumed(5, 2, 5), 3) == whole[2:]

@@ -432,7 +432,9 @@ def test_what_stands_in_the_place_of_an_image(tmp_path: Path) -> None:
     error = refused(tmp_path / "link.nii.gz")
     assert "it is a link to 'gone/annex/object', which does not exist" in str(error)
     assert "git annex get" in error.mend
-    (tmp_path / "lfs.nii.gz").write_text("version https://git-lfs.github.com/spec/v1\noid …\n")
+    (tmp_path / "lfs.nii.gz").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    )
     assert "git lfs pull" in refused(tmp_path / "lfs.nii.gz").mend
     (tmp_path / "page.nrrd").write_text("<!DOCTYPE html><html>Please log in</html>")
     assert "it is a web page" in str(refused(tmp_path / "page.nrrd"))
@@ -454,9 +456,8 @@ def test_files_of_one_image_are_its_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data, np.stack([scan(seed=s) for s in range(3)], axis=-1))
     np.testing.assert_allclose(meta["affine"], RAS, atol=1e-6)
     nib.save(nib.Nifti1Image(scan(), RAS + np.eye(4)), tmp_path / "moved.nii.gz")
-    opened = reader.read([tmp_path / "0.nii.gz", tmp_path / "moved.nii.gz"])
-    with pytest.raises(UnreadableError, match=r"moved\.nii\.gz: its grid is not that of"):
-        reader.get_data(opened)
+    with pytest.raises(UnreadableError, match=r"the grid of moved\.nii\.gz is not that of 0\.nii"):
+        reader.read([tmp_path / "0.nii.gz", tmp_path / "moved.nii.gz"])
 
 
 def test_names_of_what_is_made_of_an_image() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,7 +93,11 @@ def test_a_training_with_validation(
 
 @pytest.mark.parametrize("validate", [False, True])
 def test_a_training_without_validation(
-    make_trainer: Factory, fake_evaluator: Any, tmp_path: Path, validate: bool
+    make_trainer: Factory,
+    fake_evaluator: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    validate: bool,
 ) -> None:
     """The evaluator is there and not asked, or has no case; the latest weights count."""
     evaluator = fake_evaluator([])
@@ -106,7 +111,9 @@ def test_a_training_without_validation(
         validate=validate,
     )
     assert not any(isinstance(handler, Validation) for handler in handlers.handlers)
-    trainer = train(make_trainer, handlers)
+    with caplog.at_level(logging.INFO):
+        trainer = train(make_trainer, handlers)
+    assert "weights of epoch 3 (the last) are in " in caplog.text
     assert evaluator.epochs == []
     model = torch.load(tmp_path / "elsewhere" / "model.pt", weights_only=True)
     last = trainer.inference_network.state_dict()
@@ -123,6 +130,31 @@ def test_a_resumed_training_takes_up_further_handlers(
         )
         train(make_trainer, handlers, epochs)
     assert [counter.count for counter in counters] == [2, 5]
+
+
+def test_a_training_from_given_weights_equals_one_that_has_them(
+    make_trainer: Factory, tmp_path: Path
+) -> None:
+    """The averaged weights, too; and a resumed training continues from its checkpoint."""
+    given = {"teacher": torch.tensor(3.0), "student": torch.tensor(2.0)}
+    torch.save(given, tmp_path / "given.pt")
+    found = []
+    for name, source in (("own", None), ("given", tmp_path / "given.pt")):
+        trainer = make_trainer(max_epochs=2, ema_decay=0.5)
+        if source is None:
+            trainer.network.load_state_dict(given)
+        standard_handlers(**settings(tmp_path / name), validate=False, init_weights=source).attach(
+            trainer
+        )
+        trainer.run()
+        found.append(torch.load(tmp_path / name / "models" / "model.pt", weights_only=True))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in given)
+    trainer = make_trainer(max_epochs=2, ema_decay=0.5)
+    more = {"init_weights": tmp_path / "given.pt", "resume": True}
+    standard_handlers(**settings(tmp_path / "own"), validate=False, **more).attach(trainer)
+    trainer.run()
+    resumed = trainer.inference_network.state_dict()
+    assert all(torch.equal(found[0][name], resumed[name]) for name in given)
 
 
 def test_patience_and_ramps(make_trainer: Factory, fake_evaluator: Any, tmp_path: Path) -> None:
@@ -193,7 +225,8 @@ def test_weights_of_the_run_around_the_folder_of_scores(tmp_path: Path) -> None:
             scorer=scorer,
             output_dir=output_dir,
             seed=0,
-            data_hash="",
+            datalist=Datalist(classes=["background", "LV"], unlabeled=2),
+            dataset_dir=tmp_path,
             progress=False,
         )
         engine = Engine(lambda engine, batch: None)
@@ -220,7 +253,8 @@ def test_scores_of_their_own_folder_are_of_the_bundles_weights(tmp_path: Path) -
         scorer = SimpleNamespace(rows=[], panels=[], class_names=["background"])
         handlers = evaluation_handlers(
             network=torch.nn.Linear(1, 1), bundle_root=tmp_path, ckpt_dir=ckpt_dir, scorer=scorer,
-            output_dir=tmp_path / "scores", seed=0, data_hash="", progress=False,
+            output_dir=tmp_path / "scores", seed=0, dataset_dir=tmp_path, progress=False,
+            datalist=Datalist(classes=["background", "LV"], unlabeled=2),
         ).handlers  # fmt: skip
         return str(handlers[0].load_path)
 
@@ -230,3 +264,35 @@ def test_scores_of_their_own_folder_are_of_the_bundles_weights(tmp_path: Path) -
     assert weights(tmp_path / "scores" / "models") == str(own)
     with pytest.raises(ValueError, match="there is no"):
         weights(tmp_path / "other")
+
+
+def test_scores_go_to_another_folder_than_the_runs(tmp_path: Path) -> None:
+    """The weights are those of a training in the bundle's folder; a folder that is asked for is."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    for name, value in (("bundle/eval", 4.0), ("other", 5.0)):
+        (tmp_path / name / "models").mkdir(parents=True)
+        state = {"weight": torch.tensor([[value]])}
+        torch.save(state, tmp_path / name / "models" / "model.pt")
+    scorer = SimpleNamespace(rows=[], panels=[], class_names=["background", "LV"])
+    common: dict[str, Any] = {
+        "network": network,
+        "bundle_root": tmp_path / "bundle",
+        "scorer": scorer,
+        "seed": 0,
+        "datalist": Datalist(classes=["background", "LV"], unlabeled=2),
+        "dataset_dir": tmp_path,
+        "surfaces": False,
+    }
+    for output, ckpt_dir, expected in (
+        ("bundle/eval/test", "bundle/eval/test/models", 4),
+        ("other", "other/models", 5),
+        ("test", "other/models", 5),
+    ):
+        places = {"output_dir": tmp_path / output, "ckpt_dir": tmp_path / ckpt_dir}
+        loader = evaluation_handlers(**common, **places).handlers[0]
+        engine = Engine(lambda engine, batch: None)
+        loader.attach(engine)
+        engine.run([0])
+        assert network.weight.item() == expected
+    with pytest.raises(ValueError, match=r"there is no .*absent.*model\.pt"):
+        evaluation_handlers(**common, output_dir=tmp_path, ckpt_dir=tmp_path / "absent")

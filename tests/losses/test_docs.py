@@ -1,15 +1,18 @@
-"""The page on losses and the package's public names."""
+"""The pages on losses and the package's public names."""
 
 from __future__ import annotations
 
 import doctest
 from pathlib import Path
 
+import pytest
+
 import mixseg.losses
 
 
-def test_examples_of_the_page_give_what_it_says() -> None:
-    page = Path(__file__).parents[2] / "docs" / "losses.md"
+@pytest.mark.parametrize("name", ["losses", "losses_compared"])
+def test_examples_of_the_page_give_what_it_says(name: str) -> None:
+    page = Path(__file__).parents[2] / "docs" / f"{name}.md"
     result = doctest.testfile(str(page), module_relative=False)
     assert result.attempted > 5
     assert result.failed == 0

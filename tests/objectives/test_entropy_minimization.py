@@ -1,4 +1,4 @@
-"""Entropy minimisation against a float64 NumPy transcription of its paper."""
+"""Entropy minimization against a float64 NumPy transcription of its paper."""
 
 from __future__ import annotations
 

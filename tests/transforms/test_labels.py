@@ -171,3 +171,9 @@ def test_missing_keys(transform) -> None:  # type: ignore[no-untyped-def]
         transform({"image": 0})
     transform.allow_missing_keys = True
     assert transform({"image": 0}) == {"image": 0}
+
+
+def test_rounding_of_stored_floats_is_no_fraction() -> None:
+    label = np.array([[0.9999995, 2.0000002, 254.9999]], np.float32)
+    converted = ConvertUnlabeled(num_classes=3, unlabeled_value=255)(label)
+    np.testing.assert_array_equal(converted, [[1, 2, 3]])

@@ -18,7 +18,7 @@ import yaml
 
 from mixseg.apps.bundle import weights
 from mixseg.apps.bundle.archive import write_zip
-from mixseg.apps.bundle.find import find_bundle, refuse_changed
+from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed
 from mixseg.apps.bundle.sums import write_sums
 from mixseg.apps.bundle.weights import bundle_weights
 
@@ -248,3 +248,19 @@ def test_a_home_that_cannot_be_written_is_worked_around(
     assert "heart.zip' is unpacked into " in caplog.text
     assert "set XDG_CACHE_HOME to a folder" in caplog.text
     refuse_changed(folder)
+
+
+def test_a_bundle_that_was_trained_in_its_folder_is_that_run(bundle: Path) -> None:
+    """Its weights come with its settings; a run from before the record has none."""
+    run = bundle / "eval"
+    (run / "models").mkdir(parents=True)
+    (run / "models" / "model.pt").write_bytes(b"trained")
+    assert find_trained(bundle) == bundle
+    (run / "configs").mkdir()
+    for name in ("metadata.json", "train.yaml"):
+        (run / "configs" / name).write_text("{}")
+    (run / "record.json").write_text('{"bundle": "heart"}')
+    assert find_trained(bundle) == find_trained(run) == run
+    assert bundle_name(run) == bundle_name(bundle) == "heart"
+    (run / "models" / "model.pt").unlink()  # before the first validation
+    assert find_trained(bundle) == bundle

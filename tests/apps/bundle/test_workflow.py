@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mixseg.apps.bundle import workflow
+from mixseg.apps.bundle import folds, workflow
 from mixseg.cli.main import app
 from mixseg.metrics.scores import CaseScore
 
@@ -130,21 +130,22 @@ def test_an_installed_bundle_asks_for_the_output(
 def test_folds_take_the_same_options(
     tmp_path: Path, bundle: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[Any, ...]] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def cross_validate(*arguments: Any) -> list[CaseScore]:
-        calls.append(arguments)
-        return []
+    def cross_validate(*given: Any, **arguments: Any) -> tuple[Path, list[CaseScore]]:
+        calls.append((given, arguments))
+        return bundle / "folds", []
 
-    monkeypatch.setattr(workflow, "cross_validate", cross_validate)
+    monkeypatch.setattr(folds, "cross_validate", cross_validate)
     words = ["--data", tmp_path, "--device", "cpu", "--lr", "1e-3"]
     done = run("train", bundle, "--folds", "3", *words)
     assert done.exit_code == 0, done.output
-    ((folder, output, folds, settings, _),) = calls
-    assert (folder, output, folds) == (bundle, bundle / "folds", 3)
-    device = "$torch.device('cpu')"
-    assert settings == {"lr": 0.001, "dataset_dir": tmp_path, "device": device}
-    assert f"pooled scores: {bundle / 'folds' / 'summary.json'}" in done.output
+    ((given, arguments),) = calls
+    assert given == (str(bundle), 3)
+    assert (arguments["data"], arguments["device"]) == (tmp_path, "cpu")
+    assert arguments["settings"] == {"lr": 0.001}
+    for place in ("metrics.csv", "summary.json", "fold_1", "fold_3"):
+        assert str(bundle / "folds" / place) in done.output
     refused = run("train", bundle, "--folds", "3", "--resume")
     assert refused.exit_code == 1
     assert "the same command resumes" in refused.output

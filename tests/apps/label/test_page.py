@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = (ROOT / "docs" / "monai_label.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "monai_label_rest.md").read_text(encoding="utf-8")
 RESULTS = json.loads((ROOT / "benchmarks/results/label_end_to_end.json").read_text())
 BLOCKS = re.findall(r"<!-- answer: (\w+)/([^\n]+) -->\n```json\n(.*?)```", PAGE, re.DOTALL)
 

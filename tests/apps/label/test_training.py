@@ -15,8 +15,7 @@ from mixseg.apps.label import training
 from mixseg.configuration.loading import load
 
 ROOT = Path(__file__).resolve().parents[3]
-BUNDLES = ("acdc_lv_confkd", "la_confkd")
-FLAGSHIPS = ("acdc_lv_mixed", "la_mixed")
+BUNDLES = ("acdc_lv_confkd", "la_confkd", "acdc_lv_mixed", "la_mixed")
 
 
 def train_yaml(bundle: str) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def test_a_device_is_no_expression() -> None:
         training.settings_of({}, train_yaml("acdc_lv_confkd"), "$print(1)")
 
 
-@pytest.mark.parametrize("bundle", [*BUNDLES, *FLAGSHIPS])
+@pytest.mark.parametrize("bundle", BUNDLES)
 def test_weights_of_now_are_loaded_first_and_strictly(bundle: str, tmp_path: Path) -> None:
     handlers = overrides(bundle, tmp_path)["train#handlers"]
     assert handlers[0] == {
@@ -105,23 +104,10 @@ def test_weights_of_now_are_loaded_first_and_strictly(bundle: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
-def test_without_complete_cases_nothing_validates(bundle: str, tmp_path: Path) -> None:
-    some, none = overrides(bundle, tmp_path), overrides(bundle, tmp_path, validates=False)
-    assert "Validation" in names(some["train#handlers"])
-    assert "Validation" not in names(none["train#handlers"])
-    assert "@validate#evaluator" not in json.dumps(none["train#handlers"])
-    assert "@validate#scorer" not in json.dumps(none["train#handlers"])
-    checks = [s for s in none["initialize"] if s["_target_"].endswith("check_cases")]
-    assert checks
-    assert all("validation" not in step and "training" in step for step in checks)
-
-
-@pytest.mark.parametrize("bundle", BUNDLES)
-def test_the_status_is_known_before_it_is_checkpointed(
+def test_a_training_stops_with_its_server(
     bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = names(overrides(bundle, tmp_path)["train#handlers"])
-    assert order.index("Validation") < order.index("TrainingStatus") < order.index("FullCheckpoint")
     assert order[-1] == "PublishWeights"
     assert "StopWithParent" not in order
     monkeypatch.setenv("MIXSEG_LABEL_SERVER", "77")
@@ -129,9 +115,9 @@ def test_the_status_is_known_before_it_is_checkpointed(
     assert last == {"_target_": "mixseg.handlers.stop_with_parent.StopWithParent", "parent": 77}
 
 
-@pytest.mark.parametrize("bundle", FLAGSHIPS)
+@pytest.mark.parametrize("bundle", BUNDLES)
 def test_the_block_of_standard_handlers_is_told(bundle: str, tmp_path: Path) -> None:
-    """What the flagship's bundles list as one entry takes the status, and leaves validation out."""
+    """What the bundles list as one entry takes the status, and leaves validation out."""
     some, none = (overrides(bundle, tmp_path, validates=v)["train#handlers"] for v in (True, False))
     for handlers, evaluator in ((some, "@validate#evaluator"), (none, None)):
         assert names(handlers) == ["CheckpointLoader", "standard_handlers", "PublishWeights"]

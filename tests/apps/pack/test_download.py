@@ -29,7 +29,7 @@ from .packed_place import ROOT, Place, served, short
 BUNDLES = sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/train.yaml"))
 #: One a data set goes every way; the others share all of it but the method and its training.
 ROUTES = [name for name in BUNDLES if name.endswith("_confkd")]
-DATASETS = sorted({name.rpartition("_")[0] for name in BUNDLES})
+DATASETS = ("acdc", "la", "wbc")
 #: Prints where mixseg comes from, and whether two things that are not needed can be found.
 WHENCE = """
 import importlib.util, json, mixseg, mixseg.engines
@@ -170,7 +170,7 @@ def names_in(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_sisters_arrive_infer_and_train(dataset: str, tmp_path: Path) -> None:
-    names = [name for name in BUNDLES if name.rpartition("_")[0] == dataset]
+    names = [name for name in BUNDLES if name.startswith(f"{dataset}_")]
     names = [name for name in names if name not in ROUTES]
     there = tmp_path / "there"
     there.mkdir()

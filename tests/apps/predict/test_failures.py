@@ -259,7 +259,7 @@ def test_a_flat_image_gets_a_flat_mask(predictor: Any, images: Path, tmp_path: P
         (("--colour", "1"), "'--colour' is neither an option nor a setting of inference.yaml"),
         (("--dataset_dir", "x"), "'--dataset_dir' is given by --input here"),
         (("--checkpoint", "gone.pt"), "there is no 'gone.pt': give the weights with --weights"),
-        (("--features", "[4,8,16]"), "do not fit the network of inference.yaml; give the knobs"),
+        (("--features", "[4,8,16]"), "do not fit the network of inference.yaml; give the folder"),
         (("--config", "gone.yaml"), "--config: there is neither 'gone.yaml' nor '"),
         (("--branch", "left"), "branch must be one of both, teacher, student, ensemble"),
         (("--device", "cuda:77"), "--device cuda:77 is not available: PyTorch"),

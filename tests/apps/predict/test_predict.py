@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 from scipy.stats import entropy as scipy_entropy
 from typer.testing import CliRunner
 
+from mixseg.apps.predict.images import InputCase, join_channels
 from mixseg.apps.predict.pipeline import Prediction
 from mixseg.cli.main import app
 from mixseg.networks import DualBranchUNet, DualBranchVNet
@@ -37,7 +39,9 @@ def test_masks_are_those_of_the_bundle(
     assert f"3 predicted: masks and report.json are in {output}" in result.output
     predictor.by_monai(images, other)
     names = [f"{name}_LV.nii.gz" for name in "abc"]
-    assert sorted(path.name for path in output.iterdir()) == [*names, "report.csv", "report.json"]
+    # The empty lock stays, hidden.
+    written = [".lock", *names, "report.csv", "report.json"]
+    assert sorted(path.name for path in output.iterdir()) == written
     for name in names:
         mask, image = nib.load(output / name), nib.load(images / name.replace("_LV", ""))
         np.testing.assert_array_equal(voxels(output / name), voxels(other / name))
@@ -165,7 +169,7 @@ def test_pictures_get_masks_of_their_size(predictor: Any, tmp_path: Path, read_r
     more = {"in_channels": 3, "output_ext": ".png"}
     result = predictor(tmp_path / "cells", tmp_path / "masks", "--preview", **more)
     assert result.exit_code == 1
-    assert "two.png: the image has 1 channels, the bundle takes 3" in result.output
+    assert "two.png: the image has 1 channels (24×20), the bundle takes 3" in result.output
     with Image.open(tmp_path / "masks" / "one_LV.png") as mask:
         assert mask.size == (24, 20)
         count = int(np.count_nonzero(np.asarray(mask)))
@@ -223,3 +227,35 @@ def test_configurations_and_knobs_are_passed_on(
     one, two = voxels(teacher / "a_LV.nii.gz"), voxels(student / "a_LV.nii.gz")
     assert (one != two).any()
     np.testing.assert_array_equal(voxels(other / "a_heart.nii.gz"), one)
+
+
+def test_a_dicom_series_gets_the_mask_of_the_same_scan_in_nifti(
+    predictor: Any, tmp_path: Path, write_series: Callable[..., Path]
+) -> None:
+    values = np.random.default_rng(0).integers(0, 500, (24, 20, 4)).astype(np.int16)
+    series = write_series(
+        tmp_path / "1.2.840.113619", values, spacing=(1.5, 1.25, 8.0), origin=(3, -4, 10)
+    )
+    affine = np.diag([-1.5, -1.25, 8.0, 1.0])
+    affine[:3, 3] = (-3, 4, 10)
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "same.nii.gz")
+    assert predictor(series, tmp_path / "one").exit_code == 0
+    assert predictor(tmp_path / "same.nii.gz", tmp_path / "two").exit_code == 0
+    one = nib.load(tmp_path / "one" / "1.2.840.113619_LV.nii.gz")
+    two = nib.load(tmp_path / "two" / "same_LV.nii.gz")
+    np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(two.dataobj))
+    np.testing.assert_allclose(one.affine, affine, atol=1e-5)
+    again = predictor(series, tmp_path / "one")
+    assert "0 predicted, 1 were finished already" in again.output
+
+
+def test_files_named_as_channels_are_one_case_where_the_bundle_takes_as_many() -> None:
+    names = ("a_0000", "a_0001", "b_0000", "b_0001")
+    cases = [InputCase(Path(f"in/{name}.nii.gz"), name) for name in names]
+    joined = join_channels(cases, 2)
+    assert [case.case_id for case in joined] == ["a", "b"]
+    assert joined[1].source == ["in/b_0000.nii.gz", "in/b_0001.nii.gz"]
+    assert join_channels(cases, 1) == cases
+    assert join_channels(cases[:3], 2) == cases[:3]

@@ -148,7 +148,7 @@ def test_the_split_is_80_5_15_and_seeded(tmp_path: Path) -> None:
 
 
 def test_the_folder_itself_can_take_the_datalist(tmp_path: Path) -> None:
-    source = official(tmp_path / "official", 5)
+    source = official(tmp_path / "official", 6)
     with pytest.raises(DatalistError) as caught:
         find_datalist(source)
     assert f"mixseg prepare wbc '{source}'" in str(caught.value)
@@ -198,7 +198,7 @@ def test_damaged_files_are_all_named_and_nothing_is_written(tmp_path: Path) -> N
     with pytest.raises(DatalistError) as caught:
         convert_wbc(source)
     message = str(caught.value)
-    assert f"{source / '003'}.png: label values [200] are no class" in message
+    assert f"{source / '003'}.png: label values [200] are not a class" in message
     assert f"{source / '005'}.png: the label's shape (5, 4) is not the image's (5, 6)" in message
     assert f"{source / '006'}.bmp: the image is not a readable image file" in message
     assert not (source / "datalist.json").exists()

@@ -23,6 +23,7 @@ from mixseg.data import (
 )
 from mixseg.data.checks import validate_datalist
 from mixseg.data.folder.cases import Kind
+from mixseg.transforms import LoadVolumed
 
 SHAPE = (6, 5, 3)  # 90 voxels
 
@@ -69,6 +70,11 @@ def kinds(report: FolderReport) -> dict[str, Kind]:
     return {case.pair.case_id: case.kind for case in report.cases}
 
 
+def errors(datalist: Datalist) -> list[str]:
+    """Few masks all train, which is a note; what is left are errors."""
+    return [str(fault) for fault in validate_datalist(datalist) if fault.level == "error"]
+
+
 FULL = {f"f{i}": full(1, 2) for i in range(5)}
 
 
@@ -92,12 +98,7 @@ def test_each_case_is_recognised_by_the_values_of_its_label(tmp_path: Path) -> N
     assert few.startswith("5 patients with full masks: too few to set any aside for validation. A ")
     assert few.endswith("mixseg train BUNDLE --folds 5")
     assert without.startswith("1 case without a label: ")
-    errors = [
-        f
-        for f in validate_datalist(Datalist.load(tmp_path / "datalist.json"))
-        if f.level == "error"
-    ]
-    assert errors == []
+    assert errors(Datalist.load(tmp_path / "datalist.json")) == []
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(255, np.uint8), (-1, np.int16)])
@@ -108,7 +109,7 @@ def test_one_value_for_unlabelled_is_declared_and_nothing_is_copied(
     datalist = prepare_folder(tmp_path, tmp_path / "out", FolderOptions(unlabeled=value))
     assert (datalist.unlabeled, datalist.classes) == (value, ["background", "class1", "class2"])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["datalist.json"]
-    assert validate_datalist(datalist) == []
+    assert errors(datalist) == []
 
 
 def test_two_values_for_unlabelled_become_one_in_copies(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_two_values_for_unlabelled_become_one_in_copies(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(copy.dataobj), scribble(3, 1, 2))
     assert copy.get_data_dtype() == np.uint8
     assert (tmp_path / "labels" / "s.nii.gz").read_bytes() == before
-    assert validate_datalist(datalist) == []
+    assert errors(datalist) == []
 
 
 def test_values_are_mapped_and_float_masks_stored_as_integers(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_values_are_mapped_and_float_masks_stored_as_integers(tmp_path: Path) ->
     datalist = prepare_folder(tmp_path, tmp_path / "out", options)
     copy = nib.load(tmp_path / "out" / "converted_labels" / "f1.nii.gz")
     np.testing.assert_array_equal(np.asarray(copy.dataobj), full(1, 2))
-    assert validate_datalist(datalist) == []
+    assert errors(datalist) == []
 
     fill(tmp_path / "float", {f"f{i}": full(1, 2).astype(np.float32) for i in range(3)})
     report = inspect_folder(tmp_path / "float")
@@ -160,7 +161,7 @@ def test_classes_that_were_not_annotated(tmp_path: Path) -> None:
     datalist = prepare_folder(tmp_path, tmp_path, options)
     (entry,) = (entry for entry in datalist.training if entry.case_id == "p")
     assert (entry.supervision, entry.annotated_classes) == ("partial", [1])
-    assert validate_datalist(datalist) == []
+    assert errors(datalist) == []
 
 
 def test_hand_drawn_scribbles_beside_masks(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_hand_drawn_scribbles_beside_masks(tmp_path: Path) -> None:
     copy = np.asarray(nib.load(tmp_path / "out" / "converted_scribbles" / "s.nii.gz").dataobj)
     # 84 voxels were 0, three of them strokes of background that cannot be told from the others.
     assert [int((copy == v).sum()) for v in range(4)] == [0, 3, 3, 84]
-    assert validate_datalist(datalist) == []
+    assert errors(datalist) == []
 
 
 def test_the_split_is_by_patient_seeded_and_in_proportion(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_the_split_is_by_patient_seeded_and_in_proportion(tmp_path: Path) -> Non
     assert [len(patients["validation"]), len(patients["test"])] == [2, 3]
     assert len(datalist.training) == 2 * (10 - 2 - 3)
     assert "p03" in {entry.patient_id for entry in datalist.training}
-    assert validate_datalist(datalist) == []
+    assert errors(datalist) == []
     same = inspect_folder(tmp_path, options).splits["test"]
     assert [case.pair.case_id for case in same] == [entry.case_id for entry in datalist.test]
     other = FolderOptions(
@@ -222,7 +223,7 @@ def test_few_masks_all_train_and_no_split_is_a_single_patient(
     tmp_path: Path, masks: int, split: str, expected: tuple[int, ...]
 ) -> None:
     fill(tmp_path, {f"f{i:02d}": full(1) for i in range(masks)} | {"s": scribble(2, 1)})
-    options = FolderOptions(split=split, classes=["background", "a"])
+    options = FolderOptions(split=split, classes=["background", "a"], unlabeled=2)
     report = inspect_folder(tmp_path, options)
     numbers = {split: len(cases) for split, cases in report.splits.items()}
     training, validation, test = expected
@@ -231,7 +232,7 @@ def test_few_masks_all_train_and_no_split_is_a_single_patient(
 
 def test_scribbles_alone_train_and_nothing_scores_them(tmp_path: Path) -> None:
     fill(tmp_path, {"s": scribble(2, 1), "t": scribble(2, 1)})
-    report = inspect_folder(tmp_path, FolderOptions(classes=["background", "a"]))
+    report = inspect_folder(tmp_path, FolderOptions(classes=["background", "a"], unlabeled=2))
     assert kinds(report) == {"s": "partial", "t": "partial"}
     (sentence,) = report.uses
     assert sentence.startswith("no full mask: too few to set any aside for validation. A training ")
@@ -303,9 +304,10 @@ def test_nnunet(tmp_path: Path, ending: str) -> None:
     datalist = prepare_folder(root, root)
     assert (datalist.classes, datalist.unlabeled) == (["background", "RV", "LV"], 3)
     assert [entry.case_id for entry in datalist.test] == ["c_007"]
-    assert len(datalist.validation) == 1
+    # Three full masks are too few to set any aside.
+    assert datalist.validation == []
     assert any("1 files of" in note and "imagesTs" in note for note in report.notes)
-    assert validate_datalist(datalist) == []
+    assert errors(datalist) == []
     by_parts = inspect_folder(root / "imagesTr", FolderOptions(labels=root / "labelsTr"))
     assert kinds(by_parts) == kinds(report)
 
@@ -328,18 +330,32 @@ def test_nnunet_folds(tmp_path: Path) -> None:
     }
 
 
-def test_nnunet_with_several_channels_needs_a_choice(tmp_path: Path) -> None:
+def test_nnunet_channels_are_one_image_or_one_is_chosen(tmp_path: Path) -> None:
     root = nnunet(tmp_path, channel_names={"0": "T1", "1": "T2"})
     for i in range(4):
         save(root / "imagesTr" / f"c_{i:03d}_0001.nii.gz", image(20 + i))
+    # The held-out cases lack the second channel.
     (fault,) = inspect_folder(root).faults
-    assert "its cases have 2 channels: 0 (T1), 1 (T2)" in fault.problem
-    assert "--channel" in fault.mend
-    for path in (root / "imagesTs").iterdir():
-        path.rename(path.with_name(path.name.replace("_0000", "_0001")))
-    report = inspect_folder(root, FolderOptions(channel=1))
+    assert Path(fault.file).parent.name == "imagesTs"
+    assert "the image is 3D with 1 channels, most others are 3D with 2" in fault.problem
+    for i in (7, 8):
+        save(root / "imagesTs" / f"c_{i:03d}_0001.nii.gz", image(20 + i))
+    report = inspect_folder(root)
     assert kinds(report)
-    assert {case.pair.image.name[-12:] for case in report.cases} == {"_0001.nii.gz"[-12:]}
+    assert any("2 channels, which are one image: 0 (T1), 1 (T2)" in n for n in report.notes)
+    datalist = prepare_folder(root, root / "out")
+    entry = next(e for e in datalist.training if e.case_id == "c_002")
+    assert [Path(path).name for path in entry.image_files] == [
+        "c_002_0000.nii.gz",
+        "c_002_0001.nii.gz",
+    ]
+    assert errors(datalist) == []
+    (item,) = (i for i in select_cases(datalist, None) if i["case_id"] == "c_002")
+    loaded = LoadVolumed("image")({"image": item["image"]})["image"]
+    np.testing.assert_array_equal(loaded, np.stack([image(2), image(22)]))
+    chosen = inspect_folder(root, FolderOptions(channel=1))
+    assert kinds(chosen)
+    assert {case.pair.image.name[-12:] for case in chosen.cases} == {"_0001.nii.gz"}
 
 
 def test_a_decathlon_list(tmp_path: Path) -> None:
@@ -369,7 +385,7 @@ def test_a_decathlon_list(tmp_path: Path) -> None:
     copy = nib.load(root / str(datalist.training[0].label))
     np.testing.assert_array_equal(np.asarray(copy.dataobj), full(1))
     assert datalist.classes == ["background", "spleen"]
-    assert validate_datalist(datalist) == []
+    assert errors(datalist) == []
 
 
 @pytest.mark.parametrize("name", ["{}_gt", "{}_mask", "{}-seg", "{}_label", "{}.segmentation"])
@@ -409,7 +425,7 @@ def test_links_below_the_folder_stay_relative(tmp_path: Path) -> None:
             (tmp_path / "data" / kind / path.name).symlink_to(path)
     datalist = prepare_folder(tmp_path / "data", tmp_path / "data")
     assert {Path(entry.image).parent.as_posix() for _, entry in datalist.items()} == {"images"}
-    assert validate_datalist(datalist) == []
+    assert errors(datalist) == []
 
 
 def test_select_cases_and_check_cases_take_the_result(tmp_path: Path) -> None:
@@ -417,6 +433,7 @@ def test_select_cases_and_check_cases_take_the_result(tmp_path: Path) -> None:
     options = FolderOptions(classes=["background", "a", "b"], unlabeled=3, allow_unlabeled=True)
     datalist = prepare_folder(tmp_path, tmp_path, options)
     cases = select_cases(datalist, tmp_path, num_full=2)
-    assert sorted(case["supervision"] for case in cases) == ["full", "full", "partial", "partial"]
-    validation = split_cases(datalist, tmp_path, "validation")
-    assert check_cases(cases, validation, classes=datalist.classes, spatial_dims=3) == []
+    # Five full masks all train: three of them as partial beside the scribbles.
+    assert sorted(case["supervision"] for case in cases) == ["full"] * 2 + ["partial"] * 4
+    assert split_cases(datalist, tmp_path, "validation") == []
+    assert check_cases(cases, classes=datalist.classes, spatial_dims=3) == []

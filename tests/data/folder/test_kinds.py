@@ -205,6 +205,58 @@ def test_names_of_lits(tmp_path: Path, apart: bool) -> None:
         assert case.pair.label.name == case.pair.image.name.replace("volume", "segmentation")
 
 
+@pytest.mark.parametrize("separator", ["_", "-"])
+def test_modalities_of_brats_are_the_channels_of_one_image(tmp_path: Path, separator: str) -> None:
+    names = ("flair", "t1", "t1ce", "t2")
+    for i in range(3):
+        case = f"BraTS20_Training_{i:03d}"
+        for k, name in enumerate(names):
+            save(tmp_path / case / f"{case}{separator}{name}.nii.gz", image(10 * i + k))
+        save(tmp_path / case / f"{case}{separator}seg.nii.gz", full(1, 2, 4))
+    options = FolderOptions(values=[0, 1, 2, 4])
+    report = inspect_folder(tmp_path, options)
+    assert report.faults == [], [str(fault) for fault in report.faults]
+    assert any("0 flair, 1 t1, 2 t1ce, 3 t2" in note for note in report.notes)
+    datalist = prepare_folder(tmp_path, tmp_path, options)
+    assert {e.case_id for _, e in datalist.items()} == {
+        f"BraTS20_Training_{i:03d}" for i in range(3)
+    }
+    entry = next(e for _, e in datalist.resolve().items() if e.case_id.endswith("001"))
+    opened = open_volume(entry.image_files)
+    assert opened.channels == 4
+    np.testing.assert_array_equal(opened.data, np.stack([image(10 + k) for k in range(4)], -1))
+    sound(datalist)
+    one = inspect_folder(tmp_path, FolderOptions(values=[0, 1, 2, 4], channel=2))
+    assert {case.pair.image.name.split(".")[0][-4:] for case in one.cases} == {"t1ce"}
+    (tmp_path / "BraTS20_Training_002" / f"BraTS20_Training_002{separator}t2.nii.gz").unlink()
+    faults = inspect_folder(tmp_path, options).faults
+    assert "the case 'BraTS20_Training_002' has no channel t2" in faults[0].problem
+
+
+def test_bids_labels_belong_to_the_scan_of_their_subject_and_session(tmp_path: Path) -> None:
+    for i in range(1, 4):
+        anat = Path(f"sub-{i:02d}") / "ses-1" / "anat"
+        stem = f"sub-{i:02d}_ses-1"
+        save(tmp_path / anat / f"{stem}_T1w.nii.gz", image(i))
+        save(tmp_path / anat / f"{stem}_FLAIR.nii.gz", image(10 + i))
+        label = f"{stem}_space-T1w_desc-manual_dseg.nii.gz"
+        save(tmp_path / "derivatives" / "manual" / anat / label, full(1, 2))
+    report = inspect_folder(tmp_path)
+    assert report.faults == [], [str(fault) for fault in report.faults]
+    assert report.layout == "BIDS"
+    assert {c.pair.image.name for c in report.cases} == {
+        f"sub-{i:02d}_ses-1_T1w.nii.gz" for i in range(1, 4)
+    }
+    assert any("3 scans without a label are left out" in note for note in report.notes)
+    path = tmp_path / "derivatives/manual/sub-01/ses-1/anat"
+    (path / "sub-01_ses-1_space-T1w_desc-manual_dseg.nii.gz").rename(
+        path / "sub-01_ses-1_dseg.nii.gz"
+    )
+    fault = inspect_folder(tmp_path).faults[0]
+    assert "its scan cannot be told" in fault.problem
+    assert "sub-01_ses-1_FLAIR.nii.gz, sub-01_ses-1_T1w.nii.gz" in fault.problem
+
+
 def test_an_exact_name_comes_before_a_suffix(tmp_path: Path) -> None:
     for name in ("a", "a_0000", "b_manual", "c"):
         save(tmp_path / "images" / f"{name}.nii.gz", image(len(name)))

@@ -67,7 +67,7 @@ def test_one_folder_without_suffixes(root: Path, twice: bool) -> None:
 def test_dataset_json_that_cannot_be_followed(root: Path) -> None:
     file = root / "dataset.json"
     file.write_text("{")
-    with pytest.raises(DatalistError, match=r"dataset\.json cannot be read: "):
+    with pytest.raises(DatalistError, match=r"dataset\.json is not valid JSON: "):
         inspect_folder(root)
     file.write_text(json.dumps({"labels": {"background": 0, "whole": [1, 2], "core": 2}}))
     with pytest.raises(DatalistError, match="regions of several classes are not read here"):
@@ -91,7 +91,7 @@ def test_dataset_json_that_cannot_be_followed(root: Path) -> None:
         ({"patient_pattern": "(c"}, "is no regular expression"),
         ({"split": "70/10/10"}, "the percentages add up to 90"),
         ({"split": "80/0/20"}, "training and validation need a share"),
-        ({"split": "gone.json"}, "neither percentages such as 70/10/20 nor a file"),
+        ({"split": "gone.json"}, "nor percentages such as 70/10/20 nor a file"),
     ],
 )
 def test_options_that_cannot_be(root: Path, options: dict[str, Any], message: str) -> None:

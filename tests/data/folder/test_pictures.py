@@ -122,7 +122,7 @@ def test_grey_levels_are_mapped_into_png_copies(tmp_path: Path) -> None:
         copy = Image.open(tmp_path / "out" / str(entry.label))
         assert (copy.mode, copy.size) == ("L", (WIDTH, HEIGHT))
         np.testing.assert_array_equal(np.asarray(copy), mask(1, 2))
-    assert validate_datalist(datalist) == []
+    assert [f for f in validate_datalist(datalist) if f.level == "error"] == []
 
 
 def test_masks_stored_in_colour_become_grey(tmp_path: Path) -> None:
