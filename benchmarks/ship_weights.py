@@ -38,7 +38,7 @@ def main() -> None:
     bundle = REPOSITORY / "bundles" / listed["bundle"]
     # Loaded into the bundle's own network, strictly, whatever names an earlier version gave.
     network = build_network(bundle / "configs" / "train.yaml", {})
-    run = arguments.work / arguments.list.stem / name
+    run = arguments.work / arguments.list.stem / name / "training"
     network.load_state_dict(read_weights(run / "models" / "model.pt"), strict=True)
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ class FullCheckpoint:
         if (state.epoch % self.interval == 0 or state.epoch == state.max_epochs) and (
             self._is_writer()
         ):
-            content = engine.full_state()
+            content = _canonical(engine.full_state())
             if self.path.is_file():
                 os.replace(self.path, self.previous)
             self._save(self.path, content)
@@ -162,10 +163,23 @@ class FullCheckpoint:
             return
         self._save(self.last, engine.inference_network.state_dict())
         if self.best_epoch:
-            logger.info(
-                "weights of epoch %d (%s %.4f) are in %s", self.best_epoch, self.key, self.best,
-                self.model,
-            )  # fmt: skip
+            chosen = "the last" if self.evaluator is None else f"{self.key} {self.best:.4f}"
+            logger.info("weights of epoch %d (%s) are in %s", self.best_epoch, chosen, self.model)
 
     def _save(self, path: Path, content: Any) -> None:
         write_atomically(path, lambda file: torch.save(content, file))
+
+
+def _canonical(value: Any) -> Any:
+    """An equal value whose texts and containers are shared in one way, however it came about.
+
+    Pickle refers to an object that occurs twice. What was loaded from a file is other objects than
+    what a process made itself, so that equal states would differ in their bytes.
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_canonical, value))
+    return value

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from threading import Lock, Thread
 from typing import IO, Any, BinaryIO
@@ -89,7 +90,9 @@ def run_bundle(
 def _reason(text: str) -> str:
     """What a failed run says last: the cause that it names as its error, or its last line."""
     _, found, cause = text.rpartition("\nerror: ")
-    return cause.strip() if found else (text.strip().splitlines() or [""])[-1]
+    # What was logged meanwhile comes through another pipe, and may stand behind it.
+    own = takewhile(lambda line: not _RECORD.match(line.encode()), cause.splitlines())
+    return "\n".join(own).strip() if found else (text.strip().splitlines() or [""])[-1]
 
 
 def run_logged(command: Sequence[str], log: Path, *, verbose: bool = False) -> int:

@@ -239,8 +239,10 @@ def _budget_notes(
     """That the time is enough for a smoke test alone, where it is."""
     if seconds is None or (schedule.iterations >= SMOKE_TEST and seconds <= machine.seconds):
         return ()
+    minutes = machine.seconds / 60
+    time = f"{minutes:.0f} minutes are" if minutes > 1 else "a minute is"
     return (
-        f"SMOKE TEST ONLY: {machine.seconds / 60:.0f} minutes are too short for more than "
+        f"SMOKE TEST ONLY: {time} too short for more than "
         f"{schedule.iterations} iterations of a small network, of the recipe's "
         f"{ladder.iterations[1]:,}. The training shows that everything runs; do not judge data or "
         f"method by its masks. For these give --minutes {Machine.seconds / 60:.0f}",

@@ -222,7 +222,7 @@ def _scaled(header: Any, data: np.ndarray) -> np.ndarray:
     if slope is None or (slope == 1 and intercept in (None, 0)):
         return data
     small = data.dtype.itemsize < 4 or data.dtype == np.float32
-    out: np.ndarray = data.astype(np.float32 if small else np.float64)
-    np.multiply(out, slope, out=out)
-    np.add(out, intercept or 0, out=out)
+    out: Any = data.astype(np.float32 if small else np.float64)
+    out *= slope
+    out += intercept or 0
     return out

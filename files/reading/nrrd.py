@@ -117,9 +117,8 @@ def _type(fields: Mapping[str, str]) -> np.dtype:
     name = fields.get("type", "").lower()
     if name not in _DTYPES:
         raise UnreadableError(f"voxels of the type '{name}'", "store them as float or short")
-    dtype = np.dtype(_DTYPES[name])
     big = fields.get("endian", "little").lower() == "big"
-    return dtype.newbyteorder(">") if big else dtype.newbyteorder("<")
+    return np.dtype(_DTYPES[name]).newbyteorder(">" if big else "<")
 
 
 def _sizes(fields: Mapping[str, str]) -> list[int]:

@@ -54,7 +54,8 @@ def read_picture(path: Path, voxels: bool) -> Volume:
     with Image.open(path) as picture:
         # Before anything that makes Pillow decode it.
         checked_size((*picture.size, Image.getmodebands(picture.mode)), 1)
-        if (pages := getattr(picture, "n_frames", 1)) > 1:
+        pages = int(getattr(picture, "n_frames", 1))
+        if pages > 1:
             raise UnreadableError(
                 f"it holds {pages} pages", "store one page a file, or a volume as NIfTI"
             )

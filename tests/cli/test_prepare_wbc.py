@@ -21,10 +21,10 @@ def run(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """Five pictures of 8 × 6 pixels with masks of 0, 128 and 255."""
+    """Six pictures of 8 × 6 pixels with masks of 0, 128 and 255."""
     folder = tmp_path / "segmentation_WBC" / "Dataset 1"
     folder.mkdir(parents=True)
-    for number in range(1, 6):
+    for number in range(1, 7):
         picture = np.random.default_rng(number).integers(0, 256, (6, 8, 3)).astype(np.uint8)
         mask = np.zeros((6, 8), np.uint8)
         mask[1:5, 1:7] = 128
@@ -40,12 +40,12 @@ def test_published_pictures_get_labels_that_validate(published: Path, tmp_path: 
     assert result.exit_code == 0, result.output
     assert f"wrote {output / 'datalist.json'}" in result.output
     assert (
-        "note: 5 label files converted into copies (values 0→0, 128→1, 255→2), such as 001.png"
+        "note: 6 label files converted into copies (values 0→0, 128→1, 255→2), such as 001.png"
         in result.output
     )
     datalist = Datalist.load(output / "datalist.json")
     splits = (datalist.training, datalist.validation, datalist.test)
-    assert [len(part) for part in splits] == [3, 1, 1]
+    assert [len(part) for part in splits] == [2, 2, 2]
     for part in splits:
         for entry in part:
             mask = np.asarray(Image.open(output / str(entry.label)))
@@ -96,7 +96,7 @@ def test_faults_end_with_status_1_and_no_traceback(published: Path) -> None:
     Image.fromarray(np.full((6, 8), 64, np.uint8)).save(published / "002.png")
     result = run("prepare", "wbc", published, "--quiet")
     assert result.exit_code == 1
-    assert f"{published / '002'}.png: label values [64] are no class" in result.output
+    assert f"{published / '002'}.png: label values [64] are not a class" in result.output
     assert "Traceback" not in result.output
     (published / "003.png").unlink()
     missing = run("prepare", "wbc", published, "--quiet")

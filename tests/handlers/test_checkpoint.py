@@ -15,7 +15,7 @@ from ignite.engine import Events
 from torch import Tensor
 
 import mixseg.handlers.checkpoint as checkpoint
-from mixseg.handlers import FullCheckpoint, Validation
+from mixseg.handlers import FullCheckpoint, History, Validation
 
 Factory = Callable[..., Any]
 
@@ -359,3 +359,26 @@ def test_settings_out_of_range_are_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         FullCheckpoint(tmp_path, tmp_path, **options)
+
+
+def test_a_resumed_run_writes_the_bytes_of_an_undisturbed_one(
+    make_trainer: Factory, tmp_path: Path
+) -> None:
+    """Texts that were loaded are other objects than those of a process, and pickled otherwise."""
+
+    def build(folder: Path, max_epochs: int, resume: bool) -> Any:
+        handlers = [
+            History(folder, tensorboard=False),
+            FullCheckpoint(folder, folder, resume=resume),
+        ]
+        torch.manual_seed(0)
+        return make_trainer(handlers, max_epochs=max_epochs)
+
+    build(tmp_path / "whole", 4, False).run()
+    build(tmp_path / "cut", 2, False).run()
+    build(tmp_path / "cut", 4, True).run()
+    names = ["checkpoint.pt", "checkpoint_previous.pt", "history.csv", "model.pt", "model_last.pt"]
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == names
+    for name in names:
+        whole, cut = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "cut"))
+        assert whole == cut, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,7 +93,11 @@ def test_a_training_with_validation(
 
 @pytest.mark.parametrize("validate", [False, True])
 def test_a_training_without_validation(
-    make_trainer: Factory, fake_evaluator: Any, tmp_path: Path, validate: bool
+    make_trainer: Factory,
+    fake_evaluator: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    validate: bool,
 ) -> None:
     """The evaluator is there and not asked, or has no case; the latest weights count."""
     evaluator = fake_evaluator([])
@@ -106,7 +111,9 @@ def test_a_training_without_validation(
         validate=validate,
     )
     assert not any(isinstance(handler, Validation) for handler in handlers.handlers)
-    trainer = train(make_trainer, handlers)
+    with caplog.at_level(logging.INFO):
+        trainer = train(make_trainer, handlers)
+    assert "weights of epoch 3 (the last) are in " in caplog.text
     assert evaluator.epochs == []
     model = torch.load(tmp_path / "elsewhere" / "model.pt", weights_only=True)
     last = trainer.inference_network.state_dict()

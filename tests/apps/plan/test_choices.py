@@ -231,7 +231,7 @@ def test_a_budget_that_is_too_short_is_called_a_smoke_test(dims: int) -> None:
     slow = Machine(cuda=False, memory=8e9, cores=1, host_memory=8e9, seconds=60)
     (note,) = sizes(FACTS, slow, "mixed").notes
     # 1/90 of the time: 3,000 · √(1/90) = 316 iterations in 2D; never fewer than 300.
-    assert note.startswith("SMOKE TEST ONLY: 1 minutes are too short for more than 300 iterations")
+    assert note.startswith("SMOKE TEST ONLY: a minute is too short for more than 300 iterations")
     assert f"of the recipe's {3000 if dims == 2 else 1500:,}" in note
     assert "give --minutes 90" in note
     assert sizes(FACTS, replace(slow, cores=64, seconds=5400), "mixed").notes == ()
