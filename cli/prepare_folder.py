@@ -97,7 +97,7 @@ def folder(
         str,
         typer.Option(
             help="Training/validation/test: percent of the patients with full masks, such as "
-            "70/10/20, which auto is from ten of them on (fewer all train); or a file with lists "
+            "70/10/20, which auto is from eleven of them on (ten or fewer all train); or a file with lists "
             "train, val and test; or splits_final.json:FOLD of nnU-Net."
         ),
     ] = "auto",
@@ -112,7 +112,7 @@ def folder(
 
     Every file is read. Cases with full masks, scribbles, some classes annotated or no label are
     told by the labels' values; cases are split by patient, and only those with full masks go to
-    validation and test: where there are fewer than ten, none does. All faults are listed at once,
+    validation and test: where there are ten or fewer, none does. All faults are listed at once,
     and then nothing is written. Your files are never changed: labels that need other values are
     copied beside the datalist.
 

@@ -24,7 +24,7 @@ __all__ = ["DEFAULT_SPLIT", "ENOUGH_MASKS", "SplitRule", "parse_split", "split_b
 DEFAULT_SPLIT = "auto"
 _SHARES_OF_MANY = "70/10/20"
 #: Patients with full masks from which on some of them can be kept for validation and test.
-ENOUGH_MASKS = 10
+ENOUGH_MASKS = 11
 #: Patients of a split: weights or scores of a single one are chance.
 _LEAST = 2
 

@@ -212,9 +212,9 @@ def test_the_split_is_by_patient_seeded_and_in_proportion(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("masks", "split", "expected"),
     [
-        # 0.1 · 10 is one, and a single case is never a split.
-        (10, "auto", (6, 2, 2)),
-        (9, "auto", (9, 0, 0)),
+        # 0.1 · 11 is one, and a single case is never a split.
+        (11, "auto", (7, 2, 2)),
+        (10, "auto", (10, 0, 0)),
         (6, "60/20/20", (2, 2, 2)),
         (30, "auto", (21, 3, 6)),
     ],
