@@ -97,8 +97,8 @@ def folder(
         str,
         typer.Option(
             help="Training/validation/test: percent of the patients with full masks, such as "
-            "70/10/20, which auto is from eleven of them on (ten or fewer all train); or a file with lists "
-            "train, val and test; or splits_final.json:FOLD of nnU-Net."
+            "70/10/20, which auto is from eleven of them on (ten or fewer all train); or a file "
+            "with lists train, val and test; or splits_final.json:FOLD of nnU-Net."
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
