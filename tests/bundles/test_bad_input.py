@@ -91,13 +91,13 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
         other_value,
         "label/c0.nii.gz",
         r"label values \[7\] are outside the classes 0..3",
-        "mend the label",
+        "correct the label",
     ),
     "float label": (
         fractions,
         "label/c0.nii.gz",
         r"the label \(float32\) has values that are not whole numbers, such as 0.5",
-        "export it again with nearest neighbour",
+        "export it again with nearest neighbor",
     ),
     "patient in two splits": (
         shared_patient,

@@ -226,7 +226,7 @@ def test_a_mask_of_a_picture(tmp_path: Path) -> None:
 
 
 def test_another_rule_for_components_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="keep_component must be most_probable or null, got 'x'"):
+    with pytest.raises(ValueError, match="must be most_probable, largest or null, got 'x'"):
         mask_postprocessing(
             Compose([]), output_dir=tmp_path, output_postfix="x", keep_component="x"
         )

@@ -93,9 +93,11 @@ Spoil = Callable[[Path], None]
         (
             check_shared,
             lambda b: replace(
-                b / "configs/inference.yaml", "rule: '@normalization'", "rule: zscore"
+                b / "configs/inference.yaml",
+                "normalization: '@normalization'",
+                "normalization: zscore",
             ),
-            "rule is '@normalization' in train.yaml and 'zscore' in inference.yaml",
+            "normalization is '@normalization' in train.yaml and 'zscore' in inference.yaml",
         ),
         (
             check_overlays,

@@ -88,7 +88,7 @@ def test_a_packed_bundle_passes_as_a_zip(packed: Path) -> None:
 def test_a_file_that_was_changed_is_named_and_nothing_is_run(folder: Path) -> None:
     train = folder / "configs" / "train.yaml"
     trap = folder.parent / "trap"
-    text = train.read_text().replace("- $import torch", f"- $open('{trap}', 'w')")
+    text = train.read_text().replace("$import torch", f"$open('{trap}', 'w')")
     assert "trap" in text
     train.write_text(text)
     (folder / "torch.py").write_text(f"open('{trap}', 'w')\n")

@@ -35,8 +35,9 @@ def test_a_series_over_time_is_refused(tmp_path: Path, la_tools: Tools) -> None:
     with pytest.raises(RuntimeError) as caught:
         train(la_tools, tmp_path)
     message = la_tools.cause(caught.value)
-    assert "image/c0.nii.gz (case c0, training)" in message
-    assert "(36, 34, 20, 2)" in message
+    assert "that of c0 is 3D with 2 channels" in message
+    assert "image/c0.nii.gz" in message
+    assert "of a series in time, store one frame per file" in message
     assert not list(tmp_path.rglob("*.pt"))
 
 
