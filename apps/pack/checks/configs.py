@@ -8,10 +8,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import tomllib
 from functools import cache
-from importlib import import_module
 from importlib.metadata import PathDistribution, requires, version
-from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -111,11 +110,11 @@ def requirements() -> list[Requirement]:
     """What mixseg requires, without extras.
 
     In a checkout it is read from pyproject.toml: the metadata of an editable installation are as
-    old as the installation. Python 3.10, which reads no TOML, takes these all the same.
+    old as the installation.
     """
     project = ROOT / "pyproject.toml"
-    if project.is_file() and find_spec("tomllib") is not None:
-        content = import_module("tomllib").loads(project.read_text(encoding="utf-8"))["project"]
+    if project.is_file():
+        content = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
         required = [Requirement(text) for text in content["dependencies"]]
     else:
         required = [Requirement(text) for text in requires("mixseg") or ()]
