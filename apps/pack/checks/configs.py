@@ -8,13 +8,13 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import tomllib
 from functools import cache
 from importlib.metadata import PathDistribution, requires, version
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import tomllib
 from monai.bundle import ComponentLocator, ConfigComponent
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
