@@ -26,7 +26,7 @@ def score_lines(results: Mapping[str, Any]) -> list[list[str]]:
     lines = []
     for run, title in METHODS.items():
         knobs = results["runs"][run]["configuration"]
-        labels = f"{knobs['num_full']} masks"
+        labels = f"{knobs['num_full']} mask{'s' * (knobs['num_full'] != 1)}"
         if knobs["num_partial"]:
             labels += f", {knobs['num_partial']} scribbles"
         for classes in results["runs"][run]["scores"].values():

@@ -88,7 +88,10 @@ def settings_block(rows: Rows) -> str:
 
 
 def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
-    """A line a row and branch: its scores over the seeds, and the test against the reference."""
+    """A line a row and branch: its scores over the seeds, and the test against the reference.
+
+    Rows that were not run are left out.
+    """
     heads = ["Row", "Method", "Labels", "Branch", "Seeds", "Validation: Dice"]
     shown = [SCORES[key][0] for key in listed.scores]
     heads += [f"Test: {shown[0]}", *shown[1:]] + (["Δ Dice, p"] if listed.reference else [])
@@ -96,8 +99,12 @@ def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|" + "---:|" * (len(heads) - 4)]
     compared = _compared(listed, rows)
     for place, (row, results) in enumerate(rows):
-        first = [f"`{row.row}`", row.label, labels_of(row.knobs, row.method)]
-        for branch in list(results[0]["test"]["scores"]) if results else [""]:
+        if not results:
+            continue
+        # What the bundle's own default was stands in the result only.
+        used = {"weak_label": results[0]["test"]["configuration"].get("weak_label")}
+        first = [f"`{row.row}`", row.label, labels_of(used | row.knobs, row.method)]
+        for branch in results[0]["test"]["scores"]:
             cells = [*first, branch, str(len(results))]
             cells += [_score(results, branch, "dice", "validation")]
             cells += [_score(results, branch, key) for key in listed.scores]
@@ -110,8 +117,6 @@ def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
 
 
 def _score(results: list[Result], branch: str, key: str, split: str = "test") -> str:
-    if not results:
-        return NOT_RUN
     _, factor, digits = SCORES[key]
     values = [score_of(result, branch, key, split) for result in results]
     known = [factor * value for value in values if value is not None]

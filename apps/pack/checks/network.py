@@ -86,7 +86,9 @@ def check_properties(bundle: Path) -> list[str]:
                 workflow_type=kind,
                 logging_file=False,
                 init_id="no step",  # the bundle's own steps check folders and whole data sets
-                **{**overrides, "dataset_dir": folder, "output_dir": folder, "ckpt_dir": folder},
+                # Not among the images, where masks of an earlier run would be taken for some.
+                **{**overrides, "dataset_dir": folder, "output_dir": str(Path(folder) / "run")},
+                ckpt_dir=folder,
             )
             workflow.initialize()
             missing = workflow.check_properties()
