@@ -255,7 +255,7 @@ def test_the_bundle_passes_verify_where_the_data_are_not(made: Made, tmp_path: P
     shutil.copytree(made.bundle, bundle, ignore=shutil.ignore_patterns("models", "eval"))
     train = bundle / "configs" / "train.yaml"
     train.write_text(train.read_text().replace(str(made.datalist), "/absent/datalist.json"))
-    outcomes = verify_bundle(bundle)
+    outcomes = verify_bundle(bundle, run=True)
     assert {name: outcome.faults for name, outcome in outcomes.items() if outcome.faults} == {}
     ran = {name for name, outcome in outcomes.items() if not outcome.not_checked}
     assert {"metadata", "train and inference agree", "properties", "network in and out"} <= ran
