@@ -188,7 +188,7 @@ def test_one_unseen_image_from_another_working_directory(
         (
             "lamda_ent",
             "0",
-            "error: no such option: --lamda_ent (did you mean --lambda_ent?). The knobs are at "
+            "error: no such option: --lamda_ent (did you mean --lambda_ent?). The settings are at "
             "the top of the configuration files",
         ),
     ],
