@@ -9,13 +9,13 @@ provenance in the result file are replaced, and everything that tells of the tra
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from compare.run import read_cases
 from mixseg.apps.bundle.find import find_bundle
 from mixseg.apps.bundle.run import bundle_command
 from mixseg.files.atomic import write_bytes_atomic
@@ -45,8 +45,7 @@ def main() -> None:
                 bundle_command("evaluating", files, settings, Path(), sys.executable), check=True
             )
             result[split] = json.loads((place / "summary.json").read_text(encoding="utf-8"))
-        with (Path(folder) / "test" / "metrics.csv").open(newline="") as file:
-            result["cases"] = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+        result["cases"] = read_cases(Path(folder) / "test")
     write_bytes_atomic(arguments.result, (json.dumps(result, indent=1) + "\n").encode())
 
 

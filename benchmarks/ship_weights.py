@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from compare.steps import run_folder
 from mixseg.apps.bundle.weights import build_network, read_weights
 from mixseg.files.atomic import write_bytes_atomic
 
@@ -38,7 +39,7 @@ def main() -> None:
     bundle = REPOSITORY / "bundles" / listed["bundle"]
     # Loaded into the bundle's own network, strictly, whatever names an earlier version gave.
     network = build_network(bundle / "configs" / "train.yaml", {})
-    run = arguments.work / arguments.list.stem / name / "training"
+    run = run_folder(arguments.work / arguments.list.stem / name)
     network.load_state_dict(read_weights(run / "models" / "model.pt"), strict=True)
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)

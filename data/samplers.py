@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-__all__ = ["MixedBatchSampler", "MixedDataLoader"]
+__all__ = ["MixedBatchSampler", "MixedDataLoader", "SeededDataLoader"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,49 @@ class MixedBatchSampler(Sampler[list[int]]):
             yield [int(item) for stream in streams for item in stream[batch]]
 
 
-class MixedDataLoader(DataLoader):
+class SeededDataLoader(DataLoader):
+    """Data loader whose order and random states depend on its seed and the epoch alone.
+
+    Args:
+        dataset: items; ``set_epoch`` is told to it, too, where it has one.
+        batch_sampler: batches of an epoch, chosen by its ``set_epoch``.
+        seed: of the workers.
+        num_workers: processes that load; 0 loads in this process.
+        pin_memory: page-locked host memory, for faster copies to CUDA.
+        collate_fn: makes a batch of items.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_sampler: Sampler[list[int]],
+        *,
+        seed: int,
+        num_workers: int,
+        pin_memory: bool,
+        collate_fn: Callable[[Any], Any],
+    ) -> None:
+        self.seed = seed
+        # A generator of its own keeps worker seeds from drawing on the global random state,
+        # which a resumed run restores.
+        super().__init__(
+            dataset,
+            batch_sampler=batch_sampler,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose order and random states of the next pass."""
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        self.generator.manual_seed(self.seed * 1_000_003 + epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+
+class MixedDataLoader(SeededDataLoader):
     """Data loader of mixed batches.
 
     The dataset names the kind of each of its items in ``supervision``. A batch is one dictionary
@@ -162,24 +204,14 @@ class MixedDataLoader(DataLoader):
             rank=torch.distributed.get_rank() if distributed else 0,
             world_size=torch.distributed.get_world_size() if distributed else 1,
         )
-        self.seed = seed
-        # A generator of its own keeps worker seeds from drawing on the global random state,
-        # which a resumed run restores.
         super().__init__(
             dataset,
-            batch_sampler=sampler,
+            sampler,
+            seed=seed,
             num_workers=num_workers,
-            collate_fn=_collate,
             pin_memory=pin_memory,
-            generator=torch.Generator(),
+            collate_fn=_collate,
         )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose order and random states of the next pass."""
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-        self.generator.manual_seed(self.seed * 1_000_003 + epoch)
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
 
 
 def _collate(items: Any) -> Any:

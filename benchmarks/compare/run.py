@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from mixseg.apps.bundle.children import child
 from mixseg.apps.bundle.find import find_bundle
 from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.lock import claim
 
 from .complexity import count_parameters
 from .list import Experiment, check_knobs
@@ -35,13 +34,12 @@ from .steps import (
     training_steps,
 )
 
-__all__ = ["Outcome", "Places", "Watch", "run_experiments", "run_step"]
+__all__ = ["Outcome", "Places", "Watch", "read_cases", "run_experiments", "run_step"]
 
 _TIMES_NAME = "times.json"
 _FINISHED_NAME = "finished.json"
 #: How often a running step is looked at, in seconds.
 _POLL = 1.0
-#: What a step gets to end by itself after Ctrl-C.
 
 #: Runs a step's command: command, log, environment, called while it runs → exit status.
 Runner = Callable[[Sequence[str], Path, Mapping[str, str], Callable[[], None]], int]
@@ -163,11 +161,13 @@ def run_experiments(
             outcome.left += 1
             continue
         folder = places.folder(experiment, seed)
-        with _claim(folder) as mine:
-            if not mine:
-                watch.says(name, "runs in another process")
-                outcome.left += 1
-                continue
+        try:
+            mine = claim(folder, "this row")
+        except ValueError:
+            watch.says(name, "runs in another process")
+            outcome.left += 1
+            continue
+        with mine:
             watch.says(name, f"running, log in {folder}")
             try:
                 result = _run_row(experiment, known, seed, places, watch, runner)
@@ -202,22 +202,6 @@ def _check(experiment: Experiment) -> None:
                 f"{place} is of profile gpu, and no CUDA device is visible here: run it on a "
                 "machine with a GPU, or choose rows with --profile cpu"
             )
-
-
-@contextmanager
-def _claim(folder: Path) -> Any:
-    """Keep the row to this process; gives False where another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 class _Times:
@@ -325,11 +309,16 @@ def _run_row(
     }
     for split, place in made.splits.items():
         result[split] = json.loads((place / "summary.json").read_text(encoding="utf-8"))
-    with (made.splits["test"] / "metrics.csv").open(newline="") as file:
-        result["cases"] = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+    result["cases"] = read_cases(made.splits["test"])
     result["history"] = history
     result["reports"] = _reports(made)
     return result
+
+
+def read_cases(folder: Path) -> list[dict[str, str]]:
+    """The lines of an evaluation's ``metrics.csv``, without their empty cells."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 def _reports(made: Outputs) -> dict[str, list[str]]:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler, default_collate
+
+from mixseg.data.samplers import SeededDataLoader
 
 __all__ = ["TutorialBatchSampler", "TutorialDataLoader"]
 
@@ -115,7 +117,7 @@ class TutorialBatchSampler(Sampler[list[int]]):
             yield [int(item) for stream in streams for item in stream[batch]]
 
 
-class TutorialDataLoader(DataLoader):
+class TutorialDataLoader(SeededDataLoader):
     """Data loader of the streams of co-trained networks.
 
     A batch is one dictionary of 2 · ``batch_size`` items, the primary ones first. In place of the
@@ -173,24 +175,14 @@ class TutorialDataLoader(DataLoader):
             rank=torch.distributed.get_rank() if distributed else 0,
             world_size=torch.distributed.get_world_size() if distributed else 1,
         )
-        self.seed = seed
-        # A generator of its own keeps worker seeds from drawing on the global random state,
-        # which a resumed run restores.
         super().__init__(
             dataset,
-            batch_sampler=sampler,
+            sampler,
+            seed=seed,
             num_workers=num_workers,
-            collate_fn=partial(_collate, streams=STREAMS[: 1 + auxiliary]),
             pin_memory=pin_memory,
-            generator=torch.Generator(),
+            collate_fn=partial(_collate, streams=STREAMS[: 1 + auxiliary]),
         )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose order and random states of the next pass."""
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-        self.generator.manual_seed(self.seed * 1_000_003 + epoch)
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
 
 
 def _collate(items: Any, streams: tuple[str, ...]) -> dict[str, Any]:
