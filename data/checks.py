@@ -105,8 +105,8 @@ def check_cases(
             no fault: the training keeps its last weights.
         test: items of ``split_cases``; likewise, and an empty list is no fault.
         classes: the datalist's classes, or their number.
-        unlabeled: the datalist's unlabelled value; None for the number of classes.
-        foreground: classes that count as labelled once a mask is eroded (an eroded mask labels
+        unlabeled: the datalist's unlabeled value; None for the number of classes.
+        foreground: classes that count as labeled once a mask is eroded (an eroded mask labels
             only these); None for all but the background. Give the classes that are trained.
         spatial_dims: 3 for volumes, 2 for pictures and other flat images; None for whichever of
             the two the images are, all alike.

@@ -47,7 +47,7 @@ class Entry(BaseModel):
             that have only a scribble).
         scribble: hand-drawn label map, used instead of ``label`` when the case is used as partial.
         supervision: what the label promises; where absent it is read from the label's values
-            (any unlabelled voxel: ``partial``, else ``full``; no label: ``none``).
+            (any unlabeled voxel: ``partial``, else ``full``; no label: ``none``).
         case_id: unique name of the case.
         patient_id: patient the case belongs to; cases of one patient stay together in every
             split. Defaults to ``case_id``.
@@ -119,11 +119,11 @@ class Entry(BaseModel):
 
 
 class Datalist(BaseModel):
-    """Classes, the unlabelled value and the cases of the three splits.
+    """Classes, the unlabeled value and the cases of the three splits.
 
     Attributes:
         classes: names of the classes, background first; a label map holds their indices.
-        unlabeled: value of unlabelled voxels in the files; defaults to ``len(classes)``. Another
+        unlabeled: value of unlabeled voxels in the files; defaults to ``len(classes)``. Another
             value outside the classes (255, -1) may be declared.
         training: cases in the order that Set-N follows.
         validation: cases for model selection.
@@ -267,7 +267,7 @@ def supervision_of(entry: Entry, unlabeled: int) -> Supervision:
 
     Args:
         entry: an entry with absolute paths.
-        unlabeled: value of unlabelled voxels.
+        unlabeled: value of unlabeled voxels.
 
     Raises:
         DatalistError: the label must be read and cannot be.
@@ -287,7 +287,7 @@ def supervision_of(entry: Entry, unlabeled: int) -> Supervision:
 def data_hash(datalist: Datalist, dataset_dir: str | os.PathLike[str] | None = None) -> str:
     """SHA-256 of what a run was given, as a hexadecimal string.
 
-    Hashed are the classes, the unlabelled value and, sorted by split and case id, each entry's
+    Hashed are the classes, the unlabeled value and, sorted by split and case id, each entry's
     split, case id, patient id, supervision, the size in bytes of each of its files (-1 where
     missing) and whether it is complete. Paths do not enter, so that moving a data set keeps its
     hash; nor do voxel values, so that hashing costs no reading. The sizes of compressed files move

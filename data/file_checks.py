@@ -85,7 +85,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the labels may hold: number of classes, unlabelled value, classes of eroded masks."""
+    """What the labels may hold: number of classes, unlabeled value, classes of eroded masks."""
 
     classes: int
     unlabeled: int
@@ -99,7 +99,7 @@ class Finding:
 
     Attributes:
         faults: of its files.
-        labeled: its labelled voxels; None where they are not counted.
+        labeled: its labeled voxels; None where they are not counted.
         grid: spatial axes and channels of its image; None where it cannot be used.
     """
 

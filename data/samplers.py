@@ -159,8 +159,8 @@ class MixedDataLoader(SeededDataLoader):
 
     Args:
         dataset: items with a ``supervision`` sequence.
-        batch_full: fully labelled items in a batch (8 in the journal).
-        batch_partial: partially labelled items in a batch (16 in the journal).
+        batch_full: fully labeled items in a batch (8 in the journal).
+        batch_partial: partially labeled items in a batch (16 in the journal).
         batch_unlabeled: items without any label in a batch.
         batch_noisy: items with masks that may be wrong in a batch.
         epoch_length: batches an epoch, None for one pass over the longer stream.

@@ -32,7 +32,7 @@ class SliceDataset(Dataset):
         transform: deterministic transforms of a case, from files to ``image`` (channels, H, W, D)
             and ``label`` (1, H, W, D), or without D for pictures, each of which is one slice;
             in-plane sizes must agree afterwards.
-        num_classes: C, background included; a label holds 0…C−1 and C = unlabelled.
+        num_classes: C, background included; a label holds 0…C−1 and C = unlabeled.
         slice_transform: random transforms of one slice, a dictionary with ``image``
             (channels, H, W) and ``label`` (1, H, W); seeded by epoch and batch, so that neither a
             resume nor the number of workers changes what is drawn.

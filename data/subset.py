@@ -1,4 +1,4 @@
-"""Set-N: which training patients keep their full masks and which become partially labelled."""
+"""Set-N: which training patients keep their full masks and which become partially labeled."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def select_cases(
     num_unlabeled: int | None = 0,
     noisy_as: NoisyAs | None = None,
 ) -> list[dict[str, Any]]:
-    """The training cases of Set-N: N fully labelled patients, the next ones partially labelled.
+    """The training cases of Set-N: N fully labeled patients, the next ones partially labeled.
 
     Patients are taken in the order of their first entry in ``training``. The first ``num_full``
     patients whose cases are all ``full`` stay so. Of the remaining patients, the next
     ``num_partial`` become ``partial``, all their cases together, and of those after them that are
-    fully labelled the next ``num_noisy`` are used with masks made wrong on purpose. Of what then
+    fully labeled the next ``num_noisy`` are used with masks made wrong on purpose. Of what then
     remains, patients without a label included, the next ``num_unlabeled`` become ``none``: their
     labels are not handed out, so nothing can open them. The rest is dropped. The papers' Set-N is
     ``num_full=N, num_partial=5*N``; a semi-supervised method sees the same scans with
@@ -44,8 +44,8 @@ def select_cases(
     Args:
         datalist: the datalist.
         dataset_dir: folder that relative paths start from; None for the datalist's own.
-        num_full: patients that stay fully labelled; None for every patient that is.
-        num_partial: patients used as partially labelled; None for all that remain.
+        num_full: patients that stay fully labeled; None for every patient that is.
+        num_partial: patients used as partially labeled; None for all that remain.
         weak_label: what a full case gives when it is used as partial: ``"erosion"`` keeps its mask
             in ``label``, to be eroded into a scribble by a transform; ``"drawn"`` puts its
             hand-drawn ``scribble`` there. Cases that are partial already keep their label (or
@@ -67,7 +67,7 @@ def select_cases(
         leaves a seed of every class of every slice.
 
     Raises:
-        ValueError: a number is negative, no labelled case is left, or a number exceeds what is
+        ValueError: a number is negative, no labeled case is left, or a number exceeds what is
             there; an unknown ``weak_label`` or ``noisy_as``; a case without the ``scribble`` that
             ``"drawn"`` needs.
     """

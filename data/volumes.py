@@ -47,7 +47,7 @@ class VolumeDataset(Dataset):
 
     Only the voxels of the crop are read, and only they become float32. A volume smaller than the
     crop is padded on both sides alike: the image with 0, its mean after z-scoring and what
-    sliding-window inference pads with, labels with C (unlabelled), so that no supervised term sees
+    sliding-window inference pads with, labels with C (unlabeled), so that no supervised term sees
     the padding.
 
     A draw depends on the seed, the epoch, the batch's number in the epoch, the case and its
@@ -60,7 +60,7 @@ class VolumeDataset(Dataset):
             ``supervision`` (absent: read from the label's values) and ``case_id``.
         transform: deterministic transforms of a case, from files to ``image`` (channels, H, W, D)
             and ``label`` (1, H, W, D), scribbles from masks included: they run once a case.
-        num_classes: C, background included; a label holds 0…C−1 and C = unlabelled.
+        num_classes: C, background included; a label holds 0…C−1 and C = unlabeled.
         crop_size: (h, w, d) of a crop, voxels.
         image_dtype: ``"float16"``, which rounds to 11 significant bits (a z-scored image by at
             most 0.002 below |z| = 8), or ``"float32"``, of the cached images. Labels are uint8.

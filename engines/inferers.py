@@ -46,7 +46,7 @@ class VolumeInferer(Inferer):
     Args:
         roi_size: the window, one side per spatial axis of the network, e.g. (112, 112, 80); each
             a multiple of ``size_divisor``. The size of the training crop.
-        overlap: of neighbouring windows at the least, as a share of the window in [0, 1); one
+        overlap: of neighboring windows at the least, as a share of the window in [0, 1); one
             value or one per axis.
         sw_batch_size: windows, or mirrored scans, per forward pass at the most; fewer where they
             would not fit into memory. PyTorch's CPU convolutions take a single small image by a

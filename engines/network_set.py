@@ -53,7 +53,7 @@ class NetworkSet(nn.ModuleDict):
     updates, so that a resumed average decays as it would have.
 
     Args:
-        network: of the method, initialised, on its device.
+        network: of the method, initialized, on its device.
         objective: asks for further networks in :attr:`mixseg.objectives.Objective.networks`, and
             may hold heads, which are trained, too.
 

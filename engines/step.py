@@ -24,7 +24,7 @@ class ForwardStep(nn.Module):
         objective: the method.
         separate_forward: forward each kind as a batch of its own (default). Otherwise the kinds
             share one forward pass and so their batch statistics, by which a network with batch
-            normalisation learns to tell the kinds apart: dual-branch training then collapses
+            normalization learns to tell the kinds apart: dual-branch training then collapses
             (docs/batch_statistics.md).
     """
 

@@ -57,7 +57,7 @@ def plan_windows(
 
     An axis gets one window where ``stretch × roi_size``, rounded down to a multiple of
     ``size_divisor``, reaches from end to end. Otherwise it gets as few windows of that side as
-    leave ``overlap`` between neighbours. Their side is then the smallest multiple of
+    leave ``overlap`` between neighbors. Their side is then the smallest multiple of
     ``size_divisor``, not below ``roi_size``, for which that number is enough, and they are spread
     evenly: a scan slightly longer than one window is not cut into two that are nearly the same.
 
@@ -65,7 +65,7 @@ def plan_windows(
         sides: of the scan, in voxels.
         roi_size: sides of a window at the least, multiples of ``size_divisor``. A shorter scan
             has to be padded to them.
-        overlap: of neighbouring windows at the least, as shares of a window's side in [0, 1).
+        overlap: of neighboring windows at the least, as shares of a window's side in [0, 1).
         size_divisor: every side of a window is a multiple of this.
         stretch: sides of a window at the most, in units of ``roi_size``, at least 1.
 

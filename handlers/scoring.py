@@ -45,7 +45,7 @@ class CaseScorer:
             the surfaces of an untrained network's predictions are large.
         planes: ``"last"`` pictures the slice along the last array axis that shows most of the
             object; ``"all"`` such an axial, a coronal and a sagittal slice of a 3D volume, turned
-            by its affine as radiologists look at them and labelled with anatomical letters.
+            by its affine as radiologists look at them and labeled with anatomical letters.
         largest_component: the same as ``keep_component="largest"``.
         keep_component: of each predicted class keep one connected component, as the inference of
             a bundle may: the ``"largest"`` by voxels, or the ``"most_probable"``, that with the

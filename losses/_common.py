@@ -90,7 +90,7 @@ def divisor(count: Tensor, summed: Tensor) -> Tensor:
 
     Under ``torch.distributed`` DDP averages the gradients of the processes. Dividing each sum by
     the mean count of all processes makes that the gradient of the mean over all their voxels, as
-    if one process had the whole batch; with its own count a process with few labelled voxels would
+    if one process had the whole batch; with its own count a process with few labeled voxels would
     weigh as much as one with many. Without a gradient to average the own count is taken.
 
     Args:

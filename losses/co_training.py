@@ -48,7 +48,7 @@ def generalized_jensen_shannon(
         H(Σ_k ŵ_k p_k) - (1 - α) · (1/N) Σ_k w_k H(p_k),    ŵ_k = w_k / Σ_l w_l.
 
     With all weights 1 it is the Jensen-Shannon divergence plus α times the students' mean entropy.
-    Normalisation per voxel runs over all N students (the authors' code is written for two, for
+    Normalization per voxel runs over all N students (the authors' code is written for two, for
     which both agree). The second sum takes the weights as they are, as the code does: a voxel where
     every weight is small keeps its first term and asks for confidence. A voxel where every weight
     is exactly 0 adds nothing.

@@ -12,13 +12,13 @@ from mixseg.losses.partial import partial_cross_entropy
 
 
 def partial_dice(logits: Tensor, label: Tensor, *, include_background: bool = False) -> Tensor:
-    """Soft Dice loss over labelled voxels, 1 - (2 Σ p y + ε) / (Σ p² + Σ y² + ε), mean of classes.
+    """Soft Dice loss over labeled voxels, 1 - (2 Σ p y + ε) / (Σ p² + Σ y² + ε), mean of classes.
 
     The form of UA-MT's code (Yu et al., MICCAI 2019): squares in the denominator, sums over the
     whole batch, ε = 1e-5, foreground only; for more than two classes the mean over the foreground
-    classes. The softmax comes first and the mask after it: an unlabelled voxel changes neither the
-    value nor any gradient. A class that is neither labelled nor predicted at labelled voxels adds
-    0; one that is predicted though not labelled adds up to 1.
+    classes. The softmax comes first and the mask after it: an unlabeled voxel changes neither the
+    value nor any gradient. A class that is neither labeled nor predicted at labeled voxels adds
+    0; one that is predicted though not labeled adds up to 1.
 
     Sums over the batch are no mean of single images, nor, under DDP, of the processes' batches:
     each process has the Dice of its own.
@@ -26,12 +26,12 @@ def partial_dice(logits: Tensor, label: Tensor, *, include_background: bool = Fa
     Args:
         logits: (B, C, *spatial), floating point, C >= 2.
         label: (B, 1, *spatial) or (B, *spatial), integer or float dtype holding 0..C-1, or C where
-            unlabelled. Other values are refused when data are loaded and not checked here.
+            unlabeled. Other values are refused when data are loaded and not checked here.
         include_background: let class 0 take part in the mean over classes.
 
     Returns:
         Scalar within [0, 1]; float32 for half-precision logits. 0 with zero gradient, never NaN,
-        when no voxel is labelled.
+        when no voxel is labeled.
 
     Raises:
         TypeError: logits not floating point.
@@ -40,7 +40,7 @@ def partial_dice(logits: Tensor, label: Tensor, *, include_background: bool = Fa
     Examples:
         >>> import torch
         >>> logits = torch.tensor([[[0.25, 0.5], [0.75, 0.5]]]).log()  # 2 classes, 2 pixels
-        >>> label = torch.tensor([[[1, 2]]])  # the second pixel is unlabelled
+        >>> label = torch.tensor([[[1, 2]]])  # the second pixel is unlabeled
         >>> round(partial_dice(logits, label).item(), 4)  # 1 - 2 · ¾ / (¾² + 1)
         0.04
     """
@@ -77,14 +77,14 @@ class PartialDiceLoss(nn.Module):
 def partial_cross_entropy_dice(
     logits: Tensor, label: Tensor, *, include_background: bool = False
 ) -> Tensor:
-    """½ (cross-entropy + soft Dice) over labelled voxels: UA-MT's supervised loss.
+    """½ (cross-entropy + soft Dice) over labeled voxels: UA-MT's supervised loss.
 
-    `partial_cross_entropy`, divided by the labelled voxels, and `partial_dice`, whose arguments it
+    `partial_cross_entropy`, divided by the labeled voxels, and `partial_dice`, whose arguments it
     takes.
 
     Returns:
         Scalar >= 0; float32 for half-precision logits. 0 with zero gradient when no voxel is
-        labelled.
+        labeled.
 
     Raises:
         TypeError: logits not floating point.
@@ -93,7 +93,7 @@ def partial_cross_entropy_dice(
     Examples:
         >>> import torch
         >>> logits = torch.tensor([[[0.25, 0.5], [0.75, 0.5]]]).log()  # 2 classes, 2 pixels
-        >>> label = torch.tensor([[[1, 2]]])  # the second pixel is unlabelled
+        >>> label = torch.tensor([[[1, 2]]])  # the second pixel is unlabeled
         >>> round(partial_cross_entropy_dice(logits, label).item(), 4)  # ½ (-ln ¾ + 0.04)
         0.1638
     """

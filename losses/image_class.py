@@ -17,14 +17,14 @@ __all__ = [
 
 
 def classes_present(label: Tensor, num_classes: int) -> Tensor:
-    """Which classes some voxel of an image is labelled with.
+    """Which classes some voxel of an image is labeled with.
 
     Args:
-        label: (B, *spatial) or (B, 1, *spatial), 0..C-1, or C where unlabelled.
+        label: (B, *spatial) or (B, 1, *spatial), 0..C-1, or C where unlabeled.
         num_classes: C.
 
     Returns:
-        (B, C), bool; a row is False altogether where nothing is labelled.
+        (B, C), bool; a row is False altogether where nothing is labeled.
 
     Examples:
         >>> classes_present(torch.tensor([[[0, 2, 3]], [[3, 3, 3]]]), num_classes=3).tolist()
@@ -43,15 +43,15 @@ def image_class_cross_entropy(class_logits: Tensor, label: Tensor) -> Tensor:
     have the target 1/n each. A class is then below 1/C, the threshold of eq. 9, where it is less
     probable than if all were present.
 
-    Unlabelled voxels show no class: they change neither the value nor any gradient. A class that
+    Unlabeled voxels show no class: they change neither the value nor any gradient. A class that
     an incomplete mask does not show counts as absent.
 
     Args:
         class_logits: (B, C), floating point, C >= 2.
-        label: (B, 1, *spatial) or (B, *spatial), 0..C-1, or C where unlabelled.
+        label: (B, 1, *spatial) or (B, *spatial), 0..C-1, or C where unlabeled.
 
     Returns:
-        Scalar >= 0 in nats, the mean over images with a labelled voxel; float32 for half-precision
+        Scalar >= 0 in nats, the mean over images with a labeled voxel; float32 for half-precision
         logits. 0 with zero gradient when there is no such image.
 
     Raises:

@@ -12,18 +12,18 @@ _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def image_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean cross-entropy over the labelled voxels of each image: ℓ of Pan et al. (AAAI 2022).
+    """Mean cross-entropy over the labeled voxels of each image: ℓ of Pan et al. (AAAI 2022).
 
-    An image counts as one, however many of its voxels are labelled, so that a weight a image
+    An image counts as one, however many of its voxels are labeled, so that a weight a image
     (γ in eq. 7) means the same for all; `partial_cross_entropy` averages over voxels of the batch.
 
     Args:
         logits: (B, C, *spatial), floating point, C >= 2.
-        label: (B, 1, *spatial) or (B, *spatial), holding 0..C-1, or C where unlabelled.
+        label: (B, 1, *spatial) or (B, *spatial), holding 0..C-1, or C where unlabeled.
 
     Returns:
         (B,), >= 0 in nats; float32 for half-precision logits. 0 with zero gradient for an image
-        without a labelled voxel.
+        without a labeled voxel.
 
     Raises:
         TypeError: logits not floating point.
@@ -31,7 +31,7 @@ def image_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
     Examples:
         >>> logits = torch.tensor([[[0.25, 0.5], [0.75, 0.5]]]).log()  # 2 classes, 2 pixels
-        >>> label = torch.tensor([[[1, 2]], [[0, 0]]])  # a pixel is unlabelled in the first image
+        >>> label = torch.tensor([[[1, 2]], [[0, 0]]])  # a pixel is unlabeled in the first image
         >>> [round(x, 4) for x in image_cross_entropy(logits.expand(2, 2, 2), label).tolist()]
         [0.2877, 1.0397]
     """
@@ -51,10 +51,10 @@ def last_layer_gradients(
     Pan et al. (AAAI 2022), 'DII Gradient Estimation': g_k = ∇ ℓ(x_k, y_k, θ'), with the last layer
     as θ'. Where that is a 1×1 convolution, the gradient of image k is
 
-        g_k = Σ_v (p_v - y_v) ⊗ [f_v, 1] / (labelled voxels of k),
+        g_k = Σ_v (p_v - y_v) ⊗ [f_v, 1] / (labeled voxels of k),
 
     p the softmax, y the one-hot label and f the layer's input: no backward pass through the
-    network, and none per image. Unlabelled voxels take no part.
+    network, and none per image. Unlabeled voxels take no part.
 
     Logits larger than the features are taken for the layer's output, resized linearly with
     ``align_corners=False``, as this package's networks do. The resizing is linear and leaves a
@@ -63,13 +63,13 @@ def last_layer_gradients(
     Args:
         features: (B, F, *spatial of the layer), what the 1×1 convolution was given.
         logits: (B, C, *spatial), what the network returned for it.
-        label: (B, 1, *spatial) or (B, *spatial), holding 0..C-1, or C where unlabelled.
+        label: (B, 1, *spatial) or (B, *spatial), holding 0..C-1, or C where unlabeled.
         class_balanced: of the mean over the classes that the image's label shows of each one's mean
             cross-entropy, so that a small class counts as much as the background. Not in the paper.
 
     Returns:
         (B, C, F + 1): the gradient of the weight (C, F), then that of the bias; without a graph.
-        float32 for half precision. 0 for an image without a labelled voxel.
+        float32 for half precision. 0 for an image without a labeled voxel.
 
     Raises:
         TypeError: logits or features not floating point.
@@ -92,7 +92,7 @@ def last_layer_gradients(
     num_classes = logits.shape[1]
     target = voxel_map(label, logits, name="label").long()
     known = (target != num_classes).unsqueeze(1)
-    # Unlabelled voxels are given some class here, and left out of the residual.
+    # Unlabeled voxels are given some class here, and left out of the residual.
     truth = F.one_hot(target.clamp(max=num_classes - 1), num_classes).movedim(-1, 1)
     if class_balanced:
         sizes = (truth * known).flatten(2).sum(dim=2)
@@ -111,7 +111,7 @@ def last_layer_gradients(
 
 
 def _labelled(target: Tensor, num_classes: int) -> Tensor:
-    """(B,) labelled voxels of each image, at least 1."""
+    """(B,) labeled voxels of each image, at least 1."""
     return (target != num_classes).flatten(1).sum(dim=1).clamp(min=1)
 
 

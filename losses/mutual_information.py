@@ -58,7 +58,7 @@ def joint_distribution(first: Tensor, second: Tensor, *, padding: int = 0) -> Te
         >>> joint = joint_distribution(z, z, padding=1)
         >>> tuple(joint.shape)  # displacements -1, 0, 1
         (3, 2, 2)
-        >>> joint[2].tolist()  # neighbours: 0 beside 0, 0 beside 1
+        >>> joint[2].tolist()  # neighbors: 0 beside 0, 0 beside 1
         [[0.5, 0.25], [0.25, 0.0]]
     """
     first = _prepare_assignments(first, name="first")

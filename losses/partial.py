@@ -1,4 +1,4 @@
-"""Cross-entropy over the labelled voxels."""
+"""Cross-entropy over the labeled voxels."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def partial_cross_entropy(
     normalization: Normalization = "labeled",
     class_weight: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy over labelled voxels: L_s on full masks, L_w on partial labels.
+    """Cross-entropy over labeled voxels: L_s on full masks, L_w on partial labels.
 
-    Liu et al. (ConfKD, journal version), eqs. 1 and 2: -Σ_l y_l^T log p_l over the labelled voxels.
-    With no unlabelled voxel this is the ordinary mean cross-entropy: L_s is the same function.
-    The softmax comes first and the mask after it: an unlabelled voxel changes neither the value nor
+    Liu et al. (ConfKD, journal version), eqs. 1 and 2: -Σ_l y_l^T log p_l over the labeled voxels.
+    With no unlabeled voxel this is the ordinary mean cross-entropy: L_s is the same function.
+    The softmax comes first and the mask after it: an unlabeled voxel changes neither the value nor
     any gradient.
 
     Args:
         logits: (B, C, *spatial), floating point, C >= 2.
         label: (B, 1, *spatial) or (B, *spatial), integer or float dtype holding 0..C-1, or C where
-            unlabelled. Other values are refused when data are loaded and not checked here.
-        normalization: "labeled" divides by the number of labelled voxels in the batch (under DDP
+            unlabeled. Other values are refused when data are loaded and not checked here.
+        normalization: "labeled" divides by the number of labeled voxels in the batch (under DDP
             in the batches of all processes, by their mean). "all"
-            divides by the number of all voxels in the batch, which is the papers' sum normalised by
+            divides by the number of all voxels in the batch, which is the papers' sum normalized by
             the number of images, up to the constant image size; a sparse scribble then weighs less
             than a full mask.
         class_weight: (C,) factor of each class, on the device of the logits. It scales the sum and
@@ -50,7 +50,7 @@ def partial_cross_entropy(
 
     Returns:
         Scalar >= 0 in nats; float32 for half-precision logits. 0 with zero gradient, never NaN,
-        when no voxel is labelled.
+        when no voxel is labeled.
 
     Raises:
         TypeError: logits not floating point.
@@ -58,7 +58,7 @@ def partial_cross_entropy(
 
     Examples:
         >>> logits = torch.tensor([[[0.25, 0.5], [0.75, 0.5]]]).log()  # 2 classes, 2 pixels
-        >>> label = torch.tensor([[[1, 2]]])  # the second pixel is unlabelled
+        >>> label = torch.tensor([[[1, 2]]])  # the second pixel is unlabeled
         >>> round(partial_cross_entropy(logits, label).item(), 4)  # -ln 0.75
         0.2877
         >>> round(partial_cross_entropy(logits, label, normalization="all").item(), 4)

@@ -24,7 +24,7 @@ def linear_refinement(logits: Tensor, ancillary_logits: Tensor, alpha: float) ->
 
     The linear self-correction of Ibrahim et al., 'Semi-supervised semantic image segmentation with
     self-correcting networks', CVPR 2020: the distribution q that minimises
-    KL(q‖p) + α KL(q‖p_anc), the normalised geometric mean of p and p_anc with weights 1 and α.
+    KL(q‖p) + α KL(q‖p_anc), the normalized geometric mean of p and p_anc with weights 1 and α.
 
     Args:
         logits: (B, C, *spatial), floating point, C >= 2.

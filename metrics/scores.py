@@ -34,7 +34,7 @@ class CaseScore:
         assd_mm: as `assd_vox` in mm; None where the spacing is unknown.
         empty: which mask lacks the class: "", "prediction", "reference" or "both".
         reference_voxels: voxels of the class in the reference.
-        prediction_voxels: voxels of the class in the prediction, unlabelled voxels left out.
+        prediction_voxels: voxels of the class in the prediction, unlabeled voxels left out.
         iou: intersection over union, in [0, 1]; None in rows of files that lack it.
         precision: share of the prediction that is right, in [0, 1]; None as for `iou`.
         recall: share of the reference that is found, in [0, 1]; None as for `iou`.
@@ -68,7 +68,7 @@ def score_case(
 ) -> list[CaseScore]:
     """Score one label map against its reference, one row per foreground class.
 
-    Voxels that the reference leaves unlabelled are taken out of both masks, for the Dice and for
+    Voxels that the reference leaves unlabeled are taken out of both masks, for the Dice and for
     the surfaces. Where exactly one mask is empty, Dice, IoU, precision and recall are 0 and both
     distances are the diagonal √Σ(nᵢ·sᵢ)² of the array; where both are, the former are 1 and the
     distances are 0. A volume of one slice, as a picture is read, has its distances in the plane:
@@ -76,7 +76,7 @@ def score_case(
 
     Args:
         prediction: integer label map of 0…C−1, shape (H, W) or (H, W, D).
-        reference: integer label map of 0…C−1 and C for unlabelled, same shape.
+        reference: integer label map of 0…C−1 and C for unlabeled, same shape.
         case_id: name of the case.
         branch: name of the branch that predicted.
         class_names: C names, background first.
@@ -93,7 +93,7 @@ def score_case(
 
     Examples:
         >>> import numpy as np
-        >>> reference = np.array([[0, 1, 1, 2]])  # the last voxel is unlabelled
+        >>> reference = np.array([[0, 1, 1, 2]])  # the last voxel is unlabeled
         >>> (row,) = score_case(
         ...     np.array([[0, 0, 1, 1]]), reference, case_id="a", branch="student",
         ...     class_names=["background", "LV"], num_classes=2,

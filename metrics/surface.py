@@ -1,6 +1,6 @@
 """Overlap and surface distances of two binary masks, with MedPy's values at a fraction of its time.
 
-The surface of a mask is the set of its voxels with at least one face neighbour outside the mask.
+The surface of a mask is the set of its voxels with at least one face neighbor outside the mask.
 Distances run between voxel centres, from every surface voxel of one mask to the nearest surface
 voxel of the other, and the two directions are **pooled** before a percentile or a mean is taken.
 `docs/metrics.md` sets these definitions beside MONAI's.
@@ -82,7 +82,7 @@ def volume_diagonal(shape: Sequence[int], spacing: Spacing = None) -> float:
 
 
 def surface_voxels(mask: ArrayLike) -> BoolArray:
-    """Border voxels of a mask: the mask without its erosion by the face-neighbour element.
+    """Border voxels of a mask: the mask without its erosion by the face-neighbor element.
 
     Equal to MedPy's ``mask ^ binary_erosion(mask, generate_binary_structure(ndim, 1))``. Outside
     the array counts as background, so object voxels on the array's border are surface.
@@ -107,7 +107,7 @@ def surface_voxels(mask: ArrayLike) -> BoolArray:
         raise ValueError("a mask needs at least one axis, got a single value")
     interior = solid.copy()
     for axis in range(solid.ndim):
-        # Views with the axis first: and-ing both neighbours is one erosion along that axis.
+        # Views with the axis first: and-ing both neighbors is one erosion along that axis.
         out, source = np.moveaxis(interior, axis, 0), np.moveaxis(solid, axis, 0)
         out[1:] &= source[:-1]
         out[:-1] &= source[1:]
@@ -261,7 +261,7 @@ def _nearest(source: BoolArray, target: BoolArray, sizes: FloatArray) -> FloatAr
     """Distance of every voxel of `source` to the nearest voxel of `target`, in row-major order.
 
     Two exact searches: a distance transform costs time per voxel of the box, whatever the masks;
-    a k-d tree costs time per query, up to the square of the distance d to the neighbour (a flat
+    a k-d tree costs time per query, up to the square of the distance d to the neighbor (a flat
     surface offers about d² almost equally near voxels) but no more than all n targets. A few evenly
     spread queries tell d. The constants are from timings of overlapping, shifted and distant blobs,
     boxes, scattered noise and all-foreground masks.

@@ -42,7 +42,7 @@ class MeanVarianceNetwork(nn.Module):
         class_layer: module of the backbone at the encoder's end, which the image's head reads.
         class_channels: channels F of that module's output.
         refine: add log softmax(μ_c) to the logits of ``"main"``, so that the probability of a
-            class at a pixel is multiplied by that of the class in the image and normalised.
+            class at a pixel is multiplied by that of the class in the image and normalized.
         branch: what ``forward`` returns when it is not told otherwise.
         log_variance_limit: L > 0; 5 keeps σ within 0.08 and 12.2.
 

@@ -113,7 +113,7 @@ class Objective(nn.Module, ABC):
             outputs: logits (B, C, *spatial) a kind, a pair of them where the branch is both, or
                 what the network returns for a branch name of its own.
             batch: per kind ``image`` (B, channels, *spatial) and, but for the kind ``none``,
-                ``label`` (B, 1, *spatial), labels 0…C−1 and C = unlabelled.
+                ``label`` (B, 1, *spatial), labels 0…C−1 and C = unlabeled.
             networks: for passes that the engine has not made; each takes an image and ``branch=``.
         """
 

@@ -34,7 +34,7 @@ class ConfKD(Objective):
     term     branch         images         value
     ======== ============== ============== =============================================
     ce_full  teacher        D_s            cross-entropy (eq. 1)
-    ce_weak  student        ``weak_on``    partial cross-entropy, labelled pixels (eq. 2)
+    ce_weak  student        ``weak_on``    partial cross-entropy, labeled pixels (eq. 2)
     kd       both           D_s            divergence teacher ‖ student, all pixels (eq. 3)
     entropy  student        ``entropy_on`` Shannon entropy, all pixels (eq. 4)
     ======== ============== ============== =============================================
@@ -72,7 +72,7 @@ class ConfKD(Objective):
 
     Examples:
         With logits of 0 every probability is ½: both cross-entropies and the entropy are ln 2 per
-        pixel, the branches agree, and no pixel of the scribbled image is labelled:
+        pixel, the branches agree, and no pixel of the scribbled image is labeled:
 
         >>> logits = torch.zeros(1, 2, 4, 4)
         >>> mask = torch.ones(1, 1, 4, 4)

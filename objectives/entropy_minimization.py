@@ -46,10 +46,10 @@ class EntropyMinimization(SingleBranchObjective):
     class_consistency ``none`` p_c p_s of the classes that the image is unlikely to have
     ================= ======== ============================================================
 
-    Both sums of eq. 2 are means here, over labelled pixels and over images.
+    Both sums of eq. 2 are means here, over labeled pixels and over images.
 
     Args:
-        lambda_unsup: λ, weight of all terms of unlabelled images (0.1); 0 is the supervised
+        lambda_unsup: λ, weight of all terms of unlabeled images (0.1); 0 is the supervised
             baseline with the same network.
         lambda_grad: λ_g, weight of ``gradient`` among them.
         lambda_sharpen: λ_sh, weight of ``sharpening`` among them.
@@ -133,7 +133,7 @@ class EntropyMinimization(SingleBranchObjective):
 
     @property
     def branches(self) -> dict[str, str]:
-        """All outputs, of unlabelled images only where a term of theirs is active."""
+        """All outputs, of unlabeled images only where a term of theirs is active."""
         needed = {"full": "heads"}
         if _UNSUPERVISED & set(self.weights):
             needed["none"] = "heads"

@@ -94,7 +94,7 @@ def seeds_from_maps(
 
     A voxel is a seed of a class where the largest of its maps exceeds ``threshold``, of the one
     with the larger mean where there are several. It is background where all mean maps, divided by
-    their largest value, are below ``background``. Where both hold, or neither, it is unlabelled.
+    their largest value, are below ``background``. Where both hold, or neither, it is unlabeled.
     An image that holds no class is background.
 
     Args:
@@ -105,7 +105,7 @@ def seeds_from_maps(
         background: of ``mean``.
 
     Returns:
-        (B, 1, *spatial), int64: 0…C − 1, and C where unlabelled.
+        (B, 1, *spatial), int64: 0…C − 1, and C where unlabeled.
     """
     there = present.reshape(*present.shape, *[1] * (mean.ndim - 2))
     mean = mean * there

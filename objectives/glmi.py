@@ -37,7 +37,7 @@ class GLMI(SingleBranchObjective):
     =========== ======== ==================================================================
     ce_full     ``full`` cross-entropy
     global      ``none`` minus the information that clusters of x and T x share, whole images
-    local       ``none`` minus that of T f(x) and f(T x), voxels and their neighbours
+    local       ``none`` minus that of T f(x) and f(T x), voxels and their neighbors
     consistency ``none`` mean squared difference of softmax f(T x) and T softmax f(x), fixed
     =========== ======== ==================================================================
 
@@ -56,8 +56,8 @@ class GLMI(SingleBranchObjective):
     reading.
 
     Differences from the code: its T has flips alone (``max_angle=0``), rotations there are data
-    augmentation; its joint distributions of maps have the smallest entry subtracted; labelled and
-    unlabelled images share a forward pass.
+    augmentation; its joint distributions of maps have the smallest entry subtracted; labeled and
+    unlabeled images share a forward pass.
 
     Args:
         lambda_global: weight of ``global`` (1).
@@ -153,7 +153,7 @@ class GLMI(SingleBranchObjective):
 
     @property
     def branches(self) -> dict[str, str]:
-        """Full masks; unlabelled images pass together with their transforms, by this objective."""
+        """Full masks; unlabeled images pass together with their transforms, by this objective."""
         return {"full": "main"}
 
     @property

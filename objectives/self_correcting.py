@@ -38,7 +38,7 @@ class SelfCorrecting(SingleBranchObjective):
 
     The ancillary network learns on images with full masks how a noisy mask is to be mended: its
     input is the image with the noisy mask as C further channels, one-hot, all 0 where that is
-    unlabelled. Asked for a noisy image it is in evaluation mode and takes no gradient. α falls
+    unlabeled. Asked for a noisy image it is in evaluation mode and takes no gradient. α falls
     while training, from about 30 to 0.5 in the paper, by :class:`mixseg.handlers.WeightRamps`: at
     first the labels are the ancillary's alone, later the network has its say.
 

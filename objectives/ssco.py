@@ -41,7 +41,7 @@ class SSCO(SingleBranchObjective):
 
     The students are the network and its peers ``peer_2``, …, ``peer_N``: one architecture, weights
     drawn apart. Each has a teacher, ``ema_1``, …, ``ema_N``, a moving average whose decay grows by
-    the epoch. Students see each unlabelled image turned by a random number of quarter turns, and
+    the epoch. Students see each unlabeled image turned by a random number of quarter turns, and
     their logits are turned back; teachers see it as it is. A student weighs less at a voxel the
     further it is from a confident ensemble, down to nothing at a divergence of ``gamma``, which
     grows while training (:func:`mixseg.losses.self_paced_weights`).
@@ -50,7 +50,7 @@ class SSCO(SingleBranchObjective):
     authors' code scores the mean softmax of all teachers; the first student costs one network
     instead of N and is what the memory of a deployed model has to hold.
 
-    Differences from the code: the weights are normalised over all N students and voxels without a
+    Differences from the code: the weights are normalized over all N students and voxels without a
     confident class are left out (``unconfident_weight=1`` is the code's reading); by default each
     student has turns of its own (``rotation="shared"`` is the code, where all see the same turned
     images); the cross-entropy is the sum over classes, the code's is divided by C, so that the same

@@ -47,7 +47,7 @@ class UAMT(SingleBranchObjective):
     =========== ============ ===========================================================
 
     The teacher ``ema`` is a moving average of the network, updated at each iteration; it is in
-    training mode, so that its dropout and batch statistics act. It sees the unlabelled images with
+    training mode, so that its dropout and batch statistics act. It sees the unlabeled images with
     noise, once for the target and ``passes`` times for the uncertainty, the entropy of the mean
     softmax. Voxels whose uncertainty is below (¾ + ¼ r) ln C take part. The network sees the
     images as they are and predicts; r and λ grow while training, by
@@ -120,7 +120,7 @@ class UAMT(SingleBranchObjective):
 
     @property
     def branches(self) -> dict[str, str]:
-        """The single branch, on unlabelled images only where the consistency is active."""
+        """The single branch, on unlabeled images only where the consistency is active."""
         needed = {"full": "main"}
         if self.lambda_con > 0:
             needed["none"] = "main"

@@ -1,7 +1,7 @@
-"""Canvas, colours and plot style that all figures share.
+"""Canvas, colors and plot style that all figures share.
 
-Drawn through Matplotlib's objects on the Agg canvas: no window, no pyplot state. Colours are Okabe
-and Ito's, which colour-blind readers can tell apart; a branch has the same one in every figure.
+Drawn through Matplotlib's objects on the Agg canvas: no window, no pyplot state. Colors are Okabe
+and Ito's, which color-blind readers can tell apart; a branch has the same one in every figure.
 """
 
 from __future__ import annotations

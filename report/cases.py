@@ -51,7 +51,7 @@ class CasePanel:
     Attributes:
         case_id: name of the case. Rows of one case follow one another and have one scale.
         image: intensities, any real range; (3, H, W) for the red, green and blue of a picture.
-        reference: integer labels 0…C−1, with C for unlabelled; None if there is none.
+        reference: integer labels 0…C−1, with C for unlabeled; None if there is none.
         teacher: the teacher's integer labels; None if it was not trained.
         student: the student's integer labels; None if it was not trained.
         entropy: Shannon entropy of the student's probabilities, or of the only branch's, in nats,
@@ -163,10 +163,10 @@ def plot_cases(
     """Draw one row per panel: image, reference, teacher, student and the student's entropy.
 
     Of a network of one branch: image, reference, prediction and its entropy. Masks lie over the
-    image as transparent colours with an outline; the reference's outline is repeated in white over
-    the predictions. With one foreground class a mask has its branch's colour, with more each class
+    image as transparent colors with an outline; the reference's outline is repeated in white over
+    the predictions. With one foreground class a mask has its branch's color, with more each class
     has its own. Arrays are shown with axis 0 to the right and axis 1 down. Intensities run from the
-    1st to the 99th percentile; of a picture in colour that of its three channels together, so that
+    1st to the 99th percentile; of a picture in color that of its three channels together, so that
     grey stays grey.
 
     Args:
@@ -255,7 +255,7 @@ def _draw_case(row: Mapping[str, Axes], panel: CasePanel, num_classes: int) -> A
     low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
     scale = max(float(high) - float(low), 1e-12)
     shown = np.clip((np.nan_to_num(panel.image) - float(low)) / scale, 0.0, 1.0)
-    shown = shown.T  # (down, right), and colours last
+    shown = shown.T  # (down, right), and colors last
     aspect = panel.spacing[1] / panel.spacing[0]
     style: dict[str, Any] = {"aspect": aspect, "interpolation": "nearest"}
     for axes in row.values():
@@ -298,7 +298,7 @@ def _draw_case(row: Mapping[str, Axes], panel: CasePanel, num_classes: int) -> A
 
 
 def _class_colors(num_classes: int, single: str) -> list[str]:
-    """Colours of the foreground classes: the branch's own where there is only one class."""
+    """Colors of the foreground classes: the branch's own where there is only one class."""
     if num_classes == 2:
         return [single]
     return [_CLASS_COLORS[index % len(_CLASS_COLORS)] for index in range(num_classes - 1)]
@@ -307,7 +307,7 @@ def _class_colors(num_classes: int, single: str) -> list[str]:
 def _overlay(
     shown: NDArray[np.float64], labels: NDArray[Any], colors: Sequence[str]
 ) -> NDArray[np.float64]:
-    """RGB image with the classes, and unlabelled pixels in grey, blended over the intensities.
+    """RGB image with the classes, and unlabeled pixels in grey, blended over the intensities.
 
     Args:
         shown: (rows, columns), or (rows, columns, 3), in [0, 1].

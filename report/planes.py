@@ -49,15 +49,15 @@ class Plane:
 
 
 def shown_channels(image: ArrayLike) -> NDArray[Any]:
-    """What pictures show of an image: the colours of a picture, else the mean of the channels.
+    """What pictures show of an image: the colors of a picture, else the mean of the channels.
 
     Args:
         image: (channels, *spatial). A picture is flat or has one slice; three channels are its
             red, green and blue, a fourth its opacity, which is left out. Channels of volumes are
-            no colours, but contrasts.
+            no colors, but contrasts.
 
     Returns:
-        Colours (3, *spatial), else (*spatial).
+        Colors (3, *spatial), else (*spatial).
     """
     array = np.asarray(image)
     if len(array) in (3, 4) and (array.ndim == 3 or array.shape[3] == 1):

@@ -169,7 +169,7 @@ def plot_surfaces(
     captions: Sequence[str],
     branch: str = "student",
 ) -> None:
-    """Draw one row per surface: two opposite views, with one scale of colours for all.
+    """Draw one row per surface: two opposite views, with one scale of colors for all.
 
     The predicted surface is coloured by its signed distance to the reference, whose surface lies
     around it in transparent grey. The scale ends at the 98th percentile of all distances, and at
@@ -258,7 +258,7 @@ def _render(surface: CaseSurface, limit: float, side: float) -> NDArray[np.uint8
         try:
             plotter.set_background("white")
             plotter.enable_parallel_projection()
-            plotter.add_light(pv.Light(light_type="headlight"))  # white, to keep the colours
+            plotter.add_light(pv.Light(light_type="headlight"))  # white, to keep the colors
             plotter.add_mesh(
                 _smooth(surface.prediction),
                 scalars="distance",

@@ -17,7 +17,7 @@ MAX_CLASSES = 255
 
 
 def check_num_classes(num_classes: int) -> int:
-    """Return ``num_classes`` (background included) if uint8 can hold it and the unlabelled value.
+    """Return ``num_classes`` (background included) if uint8 can hold it and the unlabeled value.
 
     Raises:
         ValueError: unless 2 ≤ ``num_classes`` ≤ 255.
@@ -62,7 +62,7 @@ def integral_array(label: Any, source: str) -> np.ndarray:
 
 
 def class_array(label: Any, num_classes: int, source: str) -> np.ndarray:
-    """The label as a uint8 array of 0…C−1 and C (unlabelled), in the label's own shape.
+    """The label as a uint8 array of 0…C−1 and C (unlabeled), in the label's own shape.
 
     Args:
         label: array or tensor of any shape.

@@ -1,4 +1,4 @@
-"""Bringing label maps to the project's convention: 0…C−1 are classes, C is unlabelled."""
+"""Bringing label maps to the project's convention: 0…C−1 are classes, C is unlabeled."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def label_kind(label: NdarrayOrTensor, num_classes: int) -> str:
     """The supervision that a label's values show.
 
     Args:
-        label: integers (or whole floats) of any shape, 0…C−1 and C for unlabelled.
+        label: integers (or whole floats) of any shape, 0…C−1 and C for unlabeled.
         num_classes: C, background included.
 
     Returns:
-        ``"full"`` if no voxel is unlabelled, else ``"partial"``.
+        ``"full"`` if no voxel is unlabeled, else ``"partial"``.
 
     Raises:
         ValueError: a value is fractional or outside 0…C.
@@ -44,12 +44,12 @@ def label_kind(label: NdarrayOrTensor, num_classes: int) -> str:
 
 
 class ConvertUnlabeled(Transform):
-    """Replace a file's own value for unlabelled voxels by C, the number of classes.
+    """Replace a file's own value for unlabeled voxels by C, the number of classes.
 
     Args:
         num_classes: C, background included.
-        unlabeled_value: the file's value for unlabelled voxels, such as 255 or −1; ``None`` if it
-            is C already. A value inside 0…C−1 is allowed and makes that class unlabelled: 0 suits
+        unlabeled_value: the file's value for unlabeled voxels, such as 255 or −1; ``None`` if it
+            is C already. A value inside 0…C−1 is allowed and makes that class unlabeled: 0 suits
             maps that were drawn on the foreground only.
 
     Raises:
@@ -97,7 +97,7 @@ class SelectClasses(Transform):
     """Keep some classes, renumbered, and make the other ones background.
 
     ``classes=[3], num_classes=4`` reads the left ventricle's cavity out of ACDC: 3 → 1, the other
-    classes → 0, unlabelled 4 → 2, for a network of two classes.
+    classes → 0, unlabeled 4 → 2, for a network of two classes.
 
     Args:
         classes: the new classes 1…K in order; an entry is a class or a list of classes that
@@ -138,10 +138,10 @@ class SelectClasses(Transform):
         """Select and renumber.
 
         Args:
-            label: any shape, values 0…C (C: unlabelled).
+            label: any shape, values 0…C (C: unlabeled).
 
         Returns:
-            The same container, shape and metadata; uint8, values 0…K and K+1 (unlabelled).
+            The same container, shape and metadata; uint8, values 0…K and K+1 (unlabeled).
 
         Raises:
             ValueError: a value is fractional or outside 0…C.
@@ -150,10 +150,10 @@ class SelectClasses(Transform):
 
 
 class MaskUnannotatedClasses(Transform):
-    """Keep what an annotator of some classes can know; make the rest unlabelled.
+    """Keep what an annotator of some classes can know; make the rest unlabeled.
 
     Where only some foreground classes were annotated, a 0 may hide one of the others, and a value
-    of another class is none that was asked for: both become unlabelled. With every foreground
+    of another class is none that was asked for: both become unlabeled. With every foreground
     class annotated, the label is returned as it is.
 
     Args:
@@ -174,7 +174,7 @@ class MaskUnannotatedClasses(Transform):
         """Mask one label.
 
         Args:
-            label: any shape, values 0…C (C: unlabelled).
+            label: any shape, values 0…C (C: unlabeled).
             annotated_classes: the foreground classes (1…C−1) that were annotated.
 
         Returns:
@@ -302,12 +302,12 @@ class MaskUnannotatedClassesd(MapTransform):
 class SupervisionFromLabeld(MapTransform):
     """Set ``supervision`` from the label's values where the item has none.
 
-    ``"full"`` when every voxel is labelled, ``"partial"`` when some are not, ``"none"`` without
+    ``"full"`` when every voxel is labeled, ``"partial"`` when some are not, ``"none"`` without
     a label. MONAI Label hands over bare ``{image, label}`` items.
 
     Args:
         keys: the label's key.
-        num_classes: C of the label as it is now; C = unlabelled.
+        num_classes: C of the label as it is now; C = unlabeled.
     """
 
     def __init__(self, keys: KeysCollection, num_classes: int) -> None:

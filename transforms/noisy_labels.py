@@ -1,6 +1,6 @@
 """Noisy masks made on purpose: coarse shapes in place of outlines, and objects that were missed.
 
-Every voxel is labelled, some of them wrongly. What is drawn depends on the seed, the case and the
+Every voxel is labeled, some of them wrongly. What is drawn depends on the seed, the case and the
 slice only, so that a noisy data set can be made again. ``docs/simulated_labels.md`` states each
 rule.
 """
@@ -80,7 +80,7 @@ class NoisyLabel(WeakLabel):
         seed: a non-negative number; another one is another annotator.
         stroke_width: width of a stroke as a share of the minor axis, in (0, 1].
         slice_axis: the spatial axis across which a volume is cut into slices.
-        per_object: a shape for every connected component (8 neighbours) of a class.
+        per_object: a shape for every connected component (8 neighbors) of a class.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -122,7 +122,7 @@ class NoisyLabel(WeakLabel):
         """Draw one case's noisy masks.
 
         Args:
-            label: (1, H, W) or (1, H, W, D); 0…C−1 and C for unlabelled, which stays unlabelled.
+            label: (1, H, W) or (1, H, W, D); 0…C−1 and C for unlabeled, which stays unlabeled.
             case_id: name of the case; cases of one name have the same draws.
 
         Returns:

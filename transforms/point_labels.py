@@ -1,6 +1,6 @@
 """Points as weak labels: an annotator who clicks into every structure.
 
-A few voxels of each region carry its class, the rest is unlabelled, and no voxel is labelled
+A few voxels of each region carry its class, the rest is unlabeled, and no voxel is labeled
 wrongly. ``docs/simulated_labels.md`` states the rule.
 """
 
@@ -28,9 +28,9 @@ class PointLabel(CoreLabel):
         num_classes: C, background included.
         points: points per region, drawn without replacement; a smaller region is taken whole.
         radius: in voxels; the voxels of the region within this Euclidean distance of a point are
-            labelled too (a disc, in 3D a ball).
+            labeled too (a disc, in 3D a ball).
         slice_axis: the spatial axis across which slices are annotated; None annotates in 3D.
-        per_object: ``points`` on every connected component (8- or 26-neighbours) of a class.
+        per_object: ``points`` on every connected component (8- or 26-neighbors) of a class.
         include_background: points on the background as well.
         seed: a non-negative number; another one is another annotator.
 
@@ -106,7 +106,7 @@ class RandPointLabel(PointLabel, Randomizable):
 
 
 class PointLabeld(WeakLabeld):
-    """Dictionary form of :class:`PointLabel`, for items to be used as partly labelled.
+    """Dictionary form of :class:`PointLabel`, for items to be used as partly labeled.
 
     Args:
         keys: the labels' keys.
@@ -144,7 +144,7 @@ class PointLabeld(WeakLabeld):
 
 
 class RandPointLabeld(WeakLabeld, Randomizable):
-    """Dictionary form of :class:`RandPointLabel`, for items to be used as partly labelled.
+    """Dictionary form of :class:`RandPointLabel`, for items to be used as partly labeled.
 
     Args:
         keys: the labels' keys.

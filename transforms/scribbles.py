@@ -38,7 +38,7 @@ def _distance(mask: np.ndarray, axis: int | None) -> np.ndarray:
     pads = [(0, 0) if a == axis else (1, 1) for a in range(mask.ndim)]
     neighbours = np.ones((3,) * mask.ndim, dtype=bool)
     if axis is not None:
-        # No neighbours through the plane: all slices in one pass, none sees another.
+        # No neighbors through the plane: all slices in one pass, none sees another.
         neighbours = np.zeros((3,) * mask.ndim, dtype=bool)
         neighbours[tuple(1 if a == axis else slice(None) for a in range(mask.ndim))] = True
     distance = ndimage.distance_transform_cdt(np.pad(mask, pads), metric=neighbours)
@@ -156,7 +156,7 @@ def scribble_by_erosion(
     """Erode every foreground class of a full label into a scribble.
 
     Args:
-        label: integers, (H, W) or (H, W, D), 0…C−1 and C for unlabelled.
+        label: integers, (H, W) or (H, W, D), 0…C−1 and C for unlabeled.
         num_classes: C, background included.
         rule: see :func:`erode_to_core`.
         max_iterations: see :func:`erode_to_core`.
@@ -164,7 +164,7 @@ def scribble_by_erosion(
             2D labels are eroded in 2D.
 
     Returns:
-        uint8 array of the same shape: the class on its cores, C (unlabelled) elsewhere. A slice
+        uint8 array of the same shape: the class on its cores, C (unlabeled) elsewhere. A slice
         without a class holds nothing of it.
 
     Raises:
@@ -225,7 +225,7 @@ class ScribbleByErosion(WeakLabel):
 
 
 class ScribbleByErosiond(WeakLabeld):
-    """Dictionary form of :class:`ScribbleByErosion`, for items to be used as partly labelled.
+    """Dictionary form of :class:`ScribbleByErosion`, for items to be used as partly labeled.
 
     Args:
         keys: the labels' keys.

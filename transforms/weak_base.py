@@ -52,10 +52,10 @@ def regions(
     """Each slice's regions (or the volume's), by class, then by object.
 
     Args:
-        label: uint8 (H, W) or (H, W, D), 0…C−1 and C for unlabelled.
+        label: uint8 (H, W) or (H, W, D), 0…C−1 and C for unlabeled.
         num_classes: C, background included.
         slice_axis: the axis across which 2D slices are taken; None: the volume is one unit.
-        per_object: one region per connected component (8- or 26-neighbours) of a class instead
+        per_object: one region per connected component (8- or 26-neighbors) of a class instead
             of one per class.
         include_background: regions of class 0 as well.
 
@@ -133,7 +133,7 @@ class WeakLabel(Transform):
         """Annotate one label.
 
         Args:
-            label: (1, H, W) or (1, H, W, D); 0…C−1 and C for unlabelled, which stays unlabelled.
+            label: (1, H, W) or (1, H, W, D); 0…C−1 and C for unlabeled, which stays unlabeled.
 
         Returns:
             The same container, shape and metadata; uint8, values 0…C.
@@ -151,7 +151,7 @@ class WeakLabel(Transform):
 
 
 class CoreLabel(WeakLabel):
-    """Base of weak labels that mark a part of each region and leave the rest unlabelled.
+    """Base of weak labels that mark a part of each region and leave the rest unlabeled.
 
     Args:
         num_classes: see :class:`WeakLabel`.
@@ -172,7 +172,7 @@ class CoreLabel(WeakLabel):
 
         Args:
             label: uint8 (H, W) or (H, W, D).
-            mark: from a region's mask, cropped to its bounding box, to the part to be labelled,
+            mark: from a region's mask, cropped to its bounding box, to the part to be labeled,
                 a subset of it; boolean, 2D or 3D.
         """
         out = np.full_like(label, self.num_classes)
@@ -190,10 +190,10 @@ class CoreLabel(WeakLabel):
 class WeakLabeld(MapTransform):
     """Base of the dictionary forms: weakens the labels of the items that are to be weak.
 
-    An item is changed only if its supervision is in ``when`` and its label has no unlabelled
-    voxel: hand-drawn scribbles and partly labelled maps are passed on as they are, and so are the
+    An item is changed only if its supervision is in ``when`` and its label has no unlabeled
+    voxel: hand-drawn scribbles and partly labeled maps are passed on as they are, and so are the
     items of every other supervision, whose label need not exist. Nor is an item changed that is
-    partly labelled and has ``erode`` False (:func:`mixseg.data.select_cases`): its label is what
+    partly labeled and has ``erode`` False (:func:`mixseg.data.select_cases`): its label is what
     the network shall learn from, even if it is whole, as a proposed mask is.
 
     Args:

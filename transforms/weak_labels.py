@@ -1,7 +1,7 @@
 """Weak labels that stand in for other ways to annotate: centroids, ellipses and boxes.
 
 Centroids and ellipses are partial labels: a part of each region carries its class, the rest is
-unlabelled, and no voxel is labelled wrongly. A box is a noisy label: every voxel is labelled, some
+unlabeled, and no voxel is labeled wrongly. A box is a noisy label: every voxel is labeled, some
 of them wrongly. ``docs/simulated_labels.md`` states each rule.
 """
 
@@ -41,7 +41,7 @@ class CentroidLabel(CoreLabel):
         num_classes: C, background included.
         radius: in voxels; 0 labels one voxel.
         slice_axis: the spatial axis across which slices are annotated; None annotates in 3D.
-        per_object: a disc on every connected component (8- or 26-neighbours) of a class.
+        per_object: a disc on every connected component (8- or 26-neighbors) of a class.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -73,13 +73,13 @@ class EllipseLabel(CoreLabel):
     (x−μ)ᵀ Σ⁻¹ (x−μ) ≤ d + 2; the label takes the voxels of the region with
     (x−μ)ᵀ Σ⁻¹ (x−μ) ≤ (d + 2)·shrink². Σ is the covariance of the voxels' centres plus I/12, a
     voxel's own, so that it is never singular. Where the ellipse meets no voxel of the region (a
-    ring, a very small ``shrink``), the voxel nearest to μ is labelled.
+    ring, a very small ``shrink``), the voxel nearest to μ is labeled.
 
     Args:
         num_classes: C, background included.
         shrink: factor on the semi-axes, in (0, 1].
         slice_axis: the spatial axis across which slices are annotated; None annotates in 3D.
-        per_object: an ellipse on every connected component (8- or 26-neighbours) of a class.
+        per_object: an ellipse on every connected component (8- or 26-neighbors) of a class.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -117,15 +117,15 @@ class EllipseLabel(CoreLabel):
 class BoxLabel(WeakLabel):
     """Bounding boxes as a label map: inside a box its class, outside every box background.
 
-    A noisy label without unlabelled voxels. In each slice the boxes are painted from the largest
+    A noisy label without unlabeled voxels. In each slice the boxes are painted from the largest
     to the smallest, so that one inside another stays visible; of equal ones the higher class wins.
-    Voxels that the input leaves unlabelled stay so.
+    Voxels that the input leaves unlabeled stay so.
 
     Args:
         num_classes: C, background included.
         margin: voxels by which a box is wider than its region on each side, cut at the border.
         slice_axis: the spatial axis across which slices are annotated; None draws boxes in 3D.
-        per_object: a box on every connected component (8- or 26-neighbours) of a class.
+        per_object: a box on every connected component (8- or 26-neighbors) of a class.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -165,7 +165,7 @@ class BoxLabel(WeakLabel):
 
 
 class CentroidLabeld(WeakLabeld):
-    """Dictionary form of :class:`CentroidLabel`, for items to be used as partly labelled.
+    """Dictionary form of :class:`CentroidLabel`, for items to be used as partly labeled.
 
     Args:
         keys: the labels' keys.
@@ -195,7 +195,7 @@ class CentroidLabeld(WeakLabeld):
 
 
 class EllipseLabeld(WeakLabeld):
-    """Dictionary form of :class:`EllipseLabel`, for items to be used as partly labelled.
+    """Dictionary form of :class:`EllipseLabel`, for items to be used as partly labeled.
 
     Args:
         keys: the labels' keys.
@@ -225,7 +225,7 @@ class EllipseLabeld(WeakLabeld):
 
 
 class BoxLabeld(WeakLabeld):
-    """Dictionary form of :class:`BoxLabel`, for items to be used as noisily labelled.
+    """Dictionary form of :class:`BoxLabel`, for items to be used as noisily labeled.
 
     Args:
         keys: the labels' keys.

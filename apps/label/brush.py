@@ -1,4 +1,4 @@
-"""Label maps drawn in a viewer that has no value for 'unlabelled': the brush convention."""
+"""Label maps drawn in a viewer that has no value for 'unlabeled': the brush convention."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def segment_names(classes: Sequence[str]) -> dict[str, int]:
 
 
 class BrushLabel(Transform):
-    """A map drawn in a viewer as a label of the project's convention: C is unlabelled.
+    """A map drawn in a viewer as a label of the project's convention: C is unlabeled.
 
     A viewer writes 0 wherever nothing was drawn, be it background or untouched. So the annotator
     has two more segments: ``background_brush`` (C+1), strokes that say 'this is background', and
@@ -51,7 +51,7 @@ class BrushLabel(Transform):
     ====================  =====================  ==================
     drawn                 with a brush stroke    without one
     ====================  =====================  ==================
-    0, nothing            C, unlabelled          0, background
+    0, nothing            C, unlabeled          0, background
     1…C−1                 1…C−1                  1…C−1
     C, ``unlabeled``      C                      C
     C+1, the brush        0, background          (there is none)
@@ -85,11 +85,11 @@ class BrushLabel(Transform):
             segments: names by position: the value v is the segment ``segments[v - 1]``. 3D Slicer
                 numbers what it submits so, whatever was deleted before. None: the values are
                 those of :func:`segment_names`.
-            supervision: ``"partial"`` makes untouched voxels unlabelled without a stroke too,
+            supervision: ``"partial"`` makes untouched voxels unlabeled without a stroke too,
                 ``"full"`` makes them background despite strokes; None looks for a stroke.
 
         Returns:
-            The same container, shape and metadata; uint8, values 0…C (C: unlabelled).
+            The same container, shape and metadata; uint8, values 0…C (C: unlabeled).
 
         Raises:
             ValueError: a fractional value, a value without a segment, or a segment of a name that

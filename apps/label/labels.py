@@ -51,7 +51,7 @@ def convert_label(scan: StoredScan, classes: Sequence[str]) -> tuple[np.ndarray,
         classes: names of the classes, background first.
 
     Returns:
-        uint8 (H, W, D), values 0…C (C: unlabelled), and its affine, 4×4 in mm.
+        uint8 (H, W, D), values 0…C (C: unlabeled), and its affine, 4×4 in mm.
 
     Raises:
         StoreError: names the file and what is wrong with it.
@@ -119,7 +119,7 @@ def write_submitted(
         scans: the store's scans.
         classes: names of the classes, background first.
         folder: gets ``labels/<id>.nii.gz`` and ``datalist.json``.
-        val_split: share of the completely labelled patients that validate; scribbled ones never do.
+        val_split: share of the completely labeled patients that validate; scribbled ones never do.
         patient_pattern: regular expression whose first group, found in an id, is the patient; ids
             without a match are patients of their own.
 

@@ -121,7 +121,7 @@ def _annotated(train: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
         # the method does not use stay at 0: a semi-supervised one takes scribbled scans, too, as
         # images without a label.
         **{name: None for name in _COUNTS if train.get(name)},
-        # Labels come converted: C is unlabelled, whatever the bundle's own data use.
+        # Labels come converted: C is unlabeled, whatever the bundle's own data use.
         "unlabeled_value": None,
         "checkpoint_interval": 1,
         "progress": False,

@@ -55,7 +55,7 @@ class DataFacts:
 
     Attributes:
         classes: names, background first.
-        unlabeled: value of unlabelled voxels in the files.
+        unlabeled: value of unlabeled voxels in the files.
         full: patients that train with full masks.
         partial: patients that train with partial labels.
         eroded: whether the partial labels are still to be eroded from masks.

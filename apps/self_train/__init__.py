@@ -1,1 +1,1 @@
-"""Proposals for partially labelled cases, and rounds of training on them."""
+"""Proposals for partially labeled cases, and rounds of training on them."""

@@ -30,7 +30,7 @@ class Classes:
         target: values in the files of the classes that the bundle predicts, in their order; an
             entry may be a list of values that are one class for the bundle.
         source: number of classes in the files, background included.
-        unlabeled: value of unlabelled voxels in the files.
+        unlabeled: value of unlabeled voxels in the files.
     """
 
     target: tuple[int | tuple[int, ...], ...]
@@ -50,7 +50,7 @@ class Selection:
     Attributes:
         datalist: all splits, with absolute paths.
         full: training cases whose full masks the run has seen.
-        proposed: the other ones it has seen, partially labelled or without a label.
+        proposed: the other ones it has seen, partially labeled or without a label.
         scribbles: case id of a proposed case → its file of partial labels, where it has one. A
             full mask that the run erodes is none.
         classes: of the bundle.

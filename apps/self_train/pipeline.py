@@ -114,7 +114,7 @@ def read_scribble(entry: Entry, selection: Selection) -> np.ndarray:
         selection: names the file.
 
     Returns:
-        (*spatial) uint8: classes that the bundle predicts, their number C where unlabelled.
+        (*spatial) uint8: classes that the bundle predicts, their number C where unlabeled.
 
     Raises:
         CaseError: the file cannot be read, lies on another grid, or holds other values.

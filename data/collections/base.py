@@ -138,7 +138,7 @@ def split_entries(source: Path, name: str, suffixes: Sequence[str]) -> dict[Spli
         suffixes: of the files, the usual one first.
 
     Returns:
-        Fully labelled cases, each a patient of its own, with paths relative to ``source``.
+        Fully labeled cases, each a patient of its own, with paths relative to ``source``.
 
     Raises:
         DatalistError: files that ``split.json`` names and that are missing, all listed.

@@ -81,7 +81,7 @@ class LeftAtrium(Collection):
     ) -> Prepared:
         """Split left-atrium scans (80/5/15), crop them around the heart and write their datalist.
 
-        Masks of cases that may count as partially labelled never decide about the crop.
+        Masks of cases that may count as partially labeled never decide about the crop.
 
         Args:
             source: Folder with <id>/lgemri.nrrd, or with image/, label/, split.json.
@@ -90,7 +90,7 @@ class LeftAtrium(Collection):
             crop: What is kept in-plane: a square about the scan's centre (the default), the box of
                 the masks of the first --num-full training scans, or all.
             size: Side of the square, mm (default: 200).
-            num_full: Fully labelled scans of the training, whose masks full-masks may use.
+            num_full: Fully labeled scans of the training, whose masks full-masks may use.
             margin: Around the box of full-masks, mm (default: 10).
             seed: Seed of the split (default: 0).
             overwrite: Overwrite what is there.
@@ -139,11 +139,11 @@ def crop_la(
     by scan, seeded; scans under a folder that begins with "Testing" always belong to ``test``.
 
     One box in mm about each scan's centre cuts all scans, in-plane only. It never depends on the
-    mask of a case that Set-N counts as partially labelled, or of a validation or test case:
+    mask of a case that Set-N counts as partially labeled, or of a validation or test case:
 
     - ``center``: a square of ``size`` mm; no mask is read for it.
     - ``full-masks``: the union of the mask boxes of the first ``num_full`` training cases, the
-      fully labelled ones of Set-N, and ``margin`` mm on each side; no other mask is read for it.
+      fully labeled ones of Set-N, and ``margin`` mm on each side; no other mask is read for it.
     - ``none``: the whole scan.
 
     ``output`` receives ``image/`` and ``label/<id>.nii.gz`` (int16, float32 where a scan needs it;

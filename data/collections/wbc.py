@@ -37,7 +37,7 @@ _FIRST = "Dataset 1"
 
 
 class WhiteBloodCells(Collection):
-    """Colour pictures of single white blood cells."""
+    """Color pictures of single white blood cells."""
 
     name = "wbc"
     title = "white blood cells"

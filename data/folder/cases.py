@@ -1,4 +1,4 @@
-"""What each case is: fully, partly or not labelled, and which of its labels must be converted."""
+"""What each case is: fully, partly or not labeled, and which of its labels must be converted."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class FolderCase:
         kind: what it was recognised as.
         image: what its image holds.
         voxels: voxels of each class index in its label (in its scribble if it has no label); the
-            number of classes stands for unlabelled.
+            number of classes stands for unlabeled.
         annotated: the foreground classes that were annotated, where these are not all.
         conversions: by ``"label"`` and ``"scribble"``.
     """
@@ -145,7 +145,7 @@ def recognise(
 
 
 def unlabelled_values(facts: Sequence[PairFacts], classes: ClassMap) -> list[int]:
-    """The values of unlabelled voxels that the files use."""
+    """The values of unlabeled voxels that the files use."""
     count = len(classes.names)
     used = {
         value
@@ -159,7 +159,7 @@ def unlabelled_values(facts: Sequence[PairFacts], classes: ClassMap) -> list[int
 
 
 def datalist_value(facts: Sequence[PairFacts], classes: ClassMap) -> int:
-    """The value for unlabelled voxels that the datalist states.
+    """The value for unlabeled voxels that the datalist states.
 
     That of the files, where all of them use one and number the classes 0…C−1; else C, and the
     files are converted.
@@ -169,7 +169,7 @@ def datalist_value(facts: Sequence[PairFacts], classes: ClassMap) -> int:
         return count
     labels = [label for fact in facts for label in (fact.label, fact.scribble) if label]
     copied = any(label.dtype or label.reasons for label in labels)
-    # Copies are uint8, and 0 means unlabelled in scribbles alone.
+    # Copies are uint8, and 0 means unlabeled in scribbles alone.
     return count if used[0] == 0 or (used[0] < 0 and copied) else used[0]
 
 

@@ -1,4 +1,4 @@
-"""What the values of label files mean: classes, unlabelled voxels, or faults."""
+"""What the values of label files mean: classes, unlabeled voxels, or faults."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ClassMap:
     Attributes:
         names: of the C classes, background first.
         codes: value of each class in the files.
-        unlabeled: values of unlabelled voxels in labels and scribbles.
-        scribble_unlabeled: values of unlabelled voxels in scribbles alone, though they are classes
+        unlabeled: values of unlabeled voxels in labels and scribbles.
+        scribble_unlabeled: values of unlabeled voxels in scribbles alone, though they are classes
             in labels: 0 where only the foreground was drawn.
     """
 
@@ -35,7 +35,7 @@ class ClassMap:
     scribble_unlabeled: frozenset[int] = frozenset()
 
     def indices(self, values: Iterable[int], scribble: bool = False) -> dict[int, int | None]:
-        """Class of each value, C for unlabelled; None for a value that means nothing."""
+        """Class of each value, C for unlabeled; None for a value that means nothing."""
         unlabeled = self.unlabeled | (self.scribble_unlabeled if scribble else frozenset())
         places = {code: index for index, code in enumerate(self.codes)}
         return {v: len(self.codes) if v in unlabeled else places.get(v) for v in values}

@@ -40,7 +40,7 @@ class ImageFacts:
 
     Attributes:
         shape: spatial sizes; axis 0 is x.
-        channels: colours or components.
+        channels: colors or components.
         spacing: mm of each spatial axis; None for pictures.
         low: least intensity.
         high: greatest intensity.

@@ -48,7 +48,7 @@ class FolderOptions:
         channel: which file of a case is its image where it has several.
         patient_pattern: regular expression whose first group is the patient, searched in an
             image's path below its folder; None where each case is a patient of its own.
-        split: ``"auto"``, ``"70/10/20"``, percent of the fully labelled patients, or a file with
+        split: ``"auto"``, ``"70/10/20"``, percent of the fully labeled patients, or a file with
             names (:func:`mixseg.data.folder.split.parse_split`).
         seed: of the split.
     """
@@ -75,8 +75,8 @@ class FolderReport:
         layout: what it was taken for.
         root: the folder of images and labels.
         classes: the meaning of the labels' values; None where that cannot be told.
-        unlabeled: value of unlabelled voxels in the datalist.
-        values: values of unlabelled voxels in the files.
+        unlabeled: value of unlabeled voxels in the datalist.
+        values: values of unlabeled voxels in the files.
         splits: the cases of each split, in the datalist's order.
         faults: what must be mended first.
         notes: what is repaired, left out, or worth a look.

@@ -41,7 +41,7 @@ _KEYS: Mapping[str, Split] = {
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How to split: shares of the fully labelled patients, or names that a file lists.
+    """How to split: shares of the fully labeled patients, or names that a file lists.
 
     Attributes:
         validation: share, 0 to 1.

@@ -261,5 +261,5 @@ def _texture(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> 
     part = coarse[first] * (1 - weight) + coarse[first + 1] * weight
     first = np.minimum(columns.astype(int), coarse.shape[1] - 2)
     weight = (columns - first)[None, :, None]
-    # Linear interpolation averages neighbours: variance (2/3)² on average.
+    # Linear interpolation averages neighbors: variance (2/3)² on average.
     return (part[:, first] * (1 - weight) + part[:, first + 1] * weight) * 1.5

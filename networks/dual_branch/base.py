@@ -20,7 +20,7 @@ NORMS = ("batch", "instance", "group", "none")
 
 
 def norm_name(norm: str, features: Sequence[int]) -> str | tuple[str, dict[str, object]]:
-    """MONAI's name and arguments of a normalisation, always with scale and shift.
+    """MONAI's name and arguments of a normalization, always with scale and shift.
 
     Args:
         norm: one of :data:`NORMS`. ``"group"`` makes 16 groups (UA-MT's number), or the most

@@ -26,7 +26,7 @@ _RATES = (6, 12, 18)
 def _block(
     spatial_dims: int, inputs: int, outputs: int, norm: _Norm, kernel: int = 3, dilation: int = 1
 ) -> Convolution:
-    """Convolution, normalisation (a bias where there is none) and ReLU."""
+    """Convolution, normalization (a bias where there is none) and ReLU."""
     return Convolution(
         spatial_dims,
         inputs,
@@ -115,7 +115,7 @@ class DualBranchDeepLab(DualBranchNetwork):
     (the paper's ResNet experiments, §4.1 and §4.2; its separable ones belong to Xception). The
     encoder is what the paper calls so: the ResNet, whose last stages have dilation for stride,
     and atrous spatial pyramid pooling with the image's mean (MONAI's ``SimpleASPP`` has no such
-    mean, and neither normalisation nor ReLU in its branches). Each decoder projects the map of
+    mean, and neither normalization nor ReLU in its branches). Each decoder projects the map of
     stride 4 to few channels, joins it to the enlarged features, convolves twice by 3×3 and ends
     in the 1×1 ``head``; its logits of stride 4 are enlarged to the image. The first convolution
     is ImageNet's in 2D and 3D: 7 a side, stride 2, then max-pooling.
@@ -137,7 +137,7 @@ class DualBranchDeepLab(DualBranchNetwork):
             [0, 1).
         norm: ``"batch"`` (paper), ``"instance"``, ``"group"`` (16 groups, or the most below 16
             that divide all widths) or ``"none"``; with scale and shift. The image's mean stays
-            without normalisation where ``"instance"`` would see one value.
+            without normalization where ``"instance"`` would see one value.
         branches: decoders to build, 2 (teacher and student) or 1 (main).
         branch: what ``forward`` returns when it is not told otherwise.
         encoder_weights: file with a ResNet's state dict in torchvision's naming, e.g. of ImageNet;
@@ -207,7 +207,7 @@ class DualBranchDeepLab(DualBranchNetwork):
         name = norm_name(norm, (*features, low_channels))
         resnet = DilatedResNet(spatial_dims, in_channels, encoder, features, output_stride, name)
         rates = [rate * 16 // output_stride for rate in _RATES]
-        # Instance normalisation of one value a channel would return its shift whatever the image.
+        # Instance normalization of one value a channel would return its shift whatever the image.
         mean_name = "" if norm == "instance" else name
         aspp = _Pyramid(spatial_dims, resnet.channels[-1], channels, rates, name, mean_name)
         self.encoder = _Encoder(resnet, aspp, dropout_layer(spatial_dims, dropout))

@@ -52,7 +52,7 @@ class DualBranchDynUNet(DualBranchNetwork):
     """MONAI's DynUNet with a shared encoder and bottleneck and two decoders.
 
     The architecture of nnU-Net (Isensee et al., Nature Methods 2021): strided convolutions,
-    concatenated skips, leaky ReLU. Every block is MONAI's, built and initialised by
+    concatenated skips, leaky ReLU. Every block is MONAI's, built and initialized by
     ``monai.networks.nets.DynUNet``, and with the same weights one branch computes what that
     network does. The branches part after the bottleneck, as in :class:`DualBranchVNet`, whose
     arguments this network takes too.

@@ -29,7 +29,7 @@ class DilatedResNet(nn.Module):
 
     Blocks are ``monai.networks.nets.resnet``'s, with a 1×1 convolution where a shortcut changes
     its size, as torchvision has for every depth; modules have torchvision's names. MONAI's own
-    ``ResNet`` puts batch normalisation into its stages whatever ``norm`` says, and resnet18 and
+    ``ResNet`` puts batch normalization into its stages whatever ``norm`` says, and resnet18 and
     resnet34 get shortcuts there that pass no gradient. A bottleneck has its stride in the 3×3
     convolution.
 
@@ -141,7 +141,7 @@ def read_resnet_weights(path: str | PathLike[str], encoder: nn.Module) -> dict[s
 
     Args:
         path: of a state dict, e.g. torchvision's ``resnet50-11ad3fa6.pth``; ``fc.*``, the
-            classifier, is left out. Files from before batch normalisation counted its batches
+            classifier, is left out. Files from before batch normalization counted its batches
             lack ``num_batches_tracked``, which is then left out, too.
         encoder: what the weights are for. With one input channel the first layer's filters are
             summed over their three channels, which is what a grey picture as RGB gives.

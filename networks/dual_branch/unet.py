@@ -17,7 +17,7 @@ __all__ = ["DualBranchUNet"]
 
 
 class _DoubleConv(nn.Sequential):
-    """Two 3×3 convolutions, each followed by normalisation and ReLU."""
+    """Two 3×3 convolutions, each followed by normalization and ReLU."""
 
     def __init__(
         self, spatial_dims: int, in_channels: int, channels: int, norm: str, padding: int
@@ -127,7 +127,7 @@ class DualBranchUNet(DualBranchNetwork):
         out_channels: number of classes C, background included, at least 2.
         features: channels of each level, centre last; at least one level and the centre.
         dropout: probability at the end of the last encoder level, in [0, 1); 0.5 in the papers.
-        norm: normalisation with affine parameters, ``"batch"`` (papers) or ``"instance"``.
+        norm: normalization with affine parameters, ``"batch"`` (papers) or ``"instance"``.
         padded: see above.
         branches: decoders to build, 2 (teacher and student) or 1 (main).
         branch: what ``forward`` returns when it is not told otherwise.

@@ -16,7 +16,7 @@ _Norm = str | tuple[str, dict[str, object]]
 
 
 def _normalised(conv: nn.Module, spatial_dims: int, channels: int, norm: _Norm) -> list[nn.Module]:
-    """A convolution, then normalisation and ReLU."""
+    """A convolution, then normalization and ReLU."""
     return [conv, get_norm_layer(norm, spatial_dims, channels), nn.ReLU(inplace=True)]
 
 
@@ -100,7 +100,7 @@ class DualBranchVNet(DualBranchNetwork):
     The V-Net of UA-MT (Yu et al., MICCAI 2019; ``code/networks/vnet.py`` of its repository),
     whose setting the journal version of ConfKD follows for the left atrium (Liu et al., 2021,
     §4, 'Implementation details'). Unlike the original V-Net it has plain blocks: 1, 2, 3, 3, 3
-    convolutions of 3×3×3 going down and 3, 3, 2, 1 going up, each with normalisation and ReLU,
+    convolutions of 3×3×3 going down and 3, 3, 2, 1 going up, each with normalization and ReLU,
     as have the convolutions of stride 2 between the levels; skips are added; dropout of whole
     channels follows the bottleneck and precedes the head. Weights start from PyTorch's defaults,
     as in UA-MT. With 1 input channel, 2 classes and the default features it has 9,448,866

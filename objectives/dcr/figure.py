@@ -30,7 +30,7 @@ class InstancePanel:
     Attributes:
         name: of the instance.
         image: (channels, H, W), axis 1 being x; three channels are red, green and blue.
-        label: (H, W), what the instance is trained with, 0…C−1 and C = unlabelled.
+        label: (H, W), what the instance is trained with, 0…C−1 and C = unlabeled.
         reference: (H, W), its true labels; None where unknown.
         gamma: weight in [0, 1].
     """
@@ -55,7 +55,7 @@ def plot_indicators(
 ) -> None:
     """Draw the instances with the extreme weights, the histogram, and weight against quality.
 
-    Pictures have the outline of the label that the instance is trained with, a colour a class, and
+    Pictures have the outline of the label that the instance is trained with, a color a class, and
     in thin white that of its reference.
 
     Args:
@@ -108,7 +108,7 @@ def _draw_instance(axes: Axes, panel: InstancePanel, num_classes: int) -> None:
     picture = np.clip((picture - low) / max(float(high - low), 1e-12), 0.0, 1.0)
     if len(picture) == 3:
         axes.imshow(picture.transpose(2, 1, 0), interpolation="nearest")
-    else:  # other numbers of channels are no colours: the first one
+    else:  # other numbers of channels are no colors: the first one
         axes.imshow(picture[0].T, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     for c in range(1, num_classes):
         _outline(axes, panel.label == c, _color(c), 1.6)
@@ -148,7 +148,7 @@ def _legend(panels: Sequence[InstancePanel], class_names: Sequence[str]) -> list
 
 
 def _groups(corrupted: Sequence[bool | None]) -> dict[str, tuple[str, NDArray[np.bool_]]]:
-    """Name → colour and members; one group where nothing is known of any instance."""
+    """Name → color and members; one group where nothing is known of any instance."""
     state = np.array([-1 if value is None else int(value) for value in corrupted])
     found = {
         "foreground there": (_INTACT, state == 0),

@@ -29,7 +29,7 @@ _KINDS = ("full", "partial", "noisy")
 
 
 class DynamicCoRegularization(SingleBranchObjective):
-    """Dynamic co-regularisation with dynamic instance indicators (DII + DCR).
+    """Dynamic co-regularization with dynamic instance indicators (DII + DCR).
 
     Pan et al., 'Label-efficient hybrid-supervised learning for medical image segmentation', AAAI
     2022. Pairs of a primary image i and an auxiliary image j; eq. 7 is the mean over the pairs of
@@ -233,11 +233,11 @@ def draw_regions(label: Tensor, num_classes: int) -> Tensor:
     """(B, 1, *spatial) bool: one annotated foreground class of each image; none where it has none.
 
     Args:
-        label: (B, 1, *spatial), 0…C−1 and C = unlabelled.
+        label: (B, 1, *spatial), 0…C−1 and C = unlabeled.
         num_classes: C.
 
     Examples:
-        >>> label = torch.tensor([[[0, 1, 2]], [[0, 0, 3]]])  # 3 is unlabelled, of C = 3
+        >>> label = torch.tensor([[[0, 1, 2]], [[0, 0, 3]]])  # 3 is unlabeled, of C = 3
         >>> draw_regions(torch.where(label == 2, 0, label), 3).int().tolist()
         [[[0, 1, 0]], [[0, 0, 0]]]
     """
