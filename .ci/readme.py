@@ -30,7 +30,7 @@ _BLOCK = re.compile(
     r"```bash\n(?P<code>.*?)\n```$",
     re.MULTILINE | re.DOTALL,
 )
-#: A line that begins a command, rather than set a variable, change the folder or go on a line.
+#: A line that begins a command, rather than set a variable, change the folder or continue a line.
 _COMMAND = re.compile(r"(python|mixseg|torchrun) ")
 
 

@@ -235,7 +235,7 @@ class Bundle:
             run.predict_all(overwrite=False, progress=False)
             run.report.save()
             if failures := run.report.failures.values():
-                lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['mend']}" for f in failures)
+                lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['fix']}" for f in failures)
                 raise ValueError(f"{len(failures)} images could not be predicted:{lines}")
             return _results(run, keep=output is not None)
 

@@ -4,7 +4,7 @@
 
 Trains KL+Ent on the CPU profile twice from one seed, with the two kinds in one forward pass and
 with a pass each, and follows the mean foreground probability that the student gives to the fully
-and to the partially labelled slices of the same batches. Both kinds come from the same
+and to the partially labeled slices of the same batches. Both kinds come from the same
 distribution, so the two curves should lie together. Writes benchmarks/results/batch_statistics.json
 and a figure.
 """
@@ -77,8 +77,8 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     panels = figure.subplots(1, len(runs), sharey=True)
     for axes, one in zip(panels, runs, strict=True):
         steps = [point["iteration"] for point in one["curve"]]
-        for kind, colour in (("full", "#0072B2"), ("partial", "#D55E00")):
-            axes.plot(steps, [point[kind] for point in one["curve"]], color=colour, label=kind)
+        for kind, color in (("full", "#0072B2"), ("partial", "#D55E00")):
+            axes.plot(steps, [point[kind] for point in one["curve"]], color=color, label=kind)
         axes.set_title("a pass each" if one["separate_forward"] else "one shared pass")
         axes.set_xlabel("iteration")
         axes.grid(alpha=0.3)

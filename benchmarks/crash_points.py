@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigWorkflow
-from resume_after_kill import KNOBS, METHODS, ROOT, write_data
+from resume_after_kill import METHODS, ROOT, SETTINGS, write_data
 
 BUNDLE = "acdc_lv_confkd"
 EPOCHS = 9
@@ -99,13 +99,19 @@ def _train(
     for name in ("fsync", "replace", "rename"):
         setattr(os, name, counted(getattr(os, name)))
     root = ROOT / "bundles" / BUNDLE
-    knobs = {**KNOBS, **METHODS[BUNDLE], "epoch_length": 2, "val_interval": 1, "resume": resume}
+    settings = {
+        **SETTINGS,
+        **METHODS[BUNDLE],
+        "epoch_length": 2,
+        "val_interval": 1,
+        "resume": resume,
+    }
     workflow = ConfigWorkflow(
         config_file=str(root / "configs" / "train.yaml"),
         workflow_type="train",
         logging_file=False,
         **{
-            **knobs,
+            **settings,
             "max_epochs": EPOCHS,
             "dataset_dir": str(data),
             "bundle_root": str(root),

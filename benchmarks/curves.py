@@ -22,8 +22,8 @@ from compare.list import Experiment, experiments
 from compare.results import Result, read_results
 
 ROOT = Path(__file__).resolve().parents[1]
-# Okabe and Ito's colours, then the same again with other dashes.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
+# Okabe and Ito's colors, then the same again with other dashes.
+COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
 DASHES = ("-", "--", ":")
 
 
@@ -44,13 +44,13 @@ def draw_row(axes: Axes, row: Experiment, branch: str, place: int) -> bool:
         return False
     iterations = sorted(set.intersection(*(set(curve) for curve in seeds)))
     values = np.array([[curve[i] for i in iterations] for curve in seeds])
-    colour = COLOURS[place % len(COLOURS)]
-    dashes = DASHES[place // len(COLOURS) % len(DASHES)]
+    color = COLORS[place % len(COLORS)]
+    dashes = DASHES[place // len(COLORS) % len(DASHES)]
     label = row.row if len(seeds) == 1 else f"{row.row} ({len(seeds)} seeds)"
-    axes.plot(iterations, values.mean(0), dashes, color=colour, label=label, linewidth=1.4)
+    axes.plot(iterations, values.mean(0), dashes, color=color, label=label, linewidth=1.4)
     if len(seeds) > 1:
         axes.fill_between(
-            iterations, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0
+            iterations, values.min(0), values.max(0), color=color, alpha=0.12, linewidth=0
         )
     return True
 

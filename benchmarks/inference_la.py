@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/inference_la.py --dataset_dir LA --checkpoint model.pt
 
-Network, preprocessing and the default are those of a bundle's inference.yaml, whose knobs can be
+Network, preprocessing and the default are those of a bundle's inference.yaml, whose settings can be
 added (`--features "[4,8,16,32]"`). Each variant has a process of its own, which runs nothing else
 and so has its own peak memory; every scan goes through all of them before the next one, so that
 other load on the machine meets all alike. Times are of the passes alone, in the network's grid;
@@ -107,14 +107,14 @@ def uamt_probabilities(
 
 
 def read_config(arguments: argparse.Namespace) -> ConfigParser:
-    """The bundle's configuration at the scale that is asked for, with the user's knobs."""
+    """The bundle's configuration at the scale that is asked for, with the user's settings."""
     parser = ConfigParser()
     parser.read_config(arguments.config)
-    knobs = read_settings(arguments.knobs, parser.get())
-    parser.update({"device": "cpu", **knobs})
+    settings = read_settings(arguments.settings, parser.get())
+    parser.update({"device": "cpu", **settings})
     spacing = parser.get_parsed_content("spacing")
     parser.update({"spacing": [side / arguments.scale for side in spacing]})
-    if "crop_size" not in knobs:
+    if "crop_size" not in settings:
         divisor = parser.get_parsed_content("network_def").size_divisor
         parser.update({"crop_size": list(scaled(WINDOW, arguments.scale, divisor))})
     return parser
@@ -315,7 +315,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "variants": rows,
         "setting": {
             "config": arguments.config.name,
-            "knobs": arguments.knobs,
+            "settings": arguments.settings,
             "checkpoint_sha256": hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest(),
             "split": arguments.split,
             "cases": [case["case_id"] for case in cases],
@@ -377,7 +377,7 @@ def main() -> None:
         type=Path,
         help="result file (default: benchmarks/results/inference_la[_cuda].json)",
     )
-    arguments, arguments.knobs = parser.parse_known_args()
+    arguments, arguments.settings = parser.parse_known_args()
     device = torch.device(arguments.device).type
     name = "inference_la.json" if device == "cpu" else f"inference_la_{device}.json"
     output = arguments.output or ROOT / "benchmarks" / "results" / name

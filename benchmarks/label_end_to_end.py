@@ -1,4 +1,4 @@
-"""A MONAI Label server from end to end: annotate, train, be killed, go on.
+"""A MONAI Label server from end to end: annotate, train, be killed, resume.
 
     python benchmarks/label_end_to_end.py --data DATA
 
@@ -56,7 +56,7 @@ def own_inference(case: Case, scan: str) -> np.ndarray:
 
 
 def own_entropy(case: Case, scan: str) -> float:
-    """Normalised entropy in float64, from the network's own logits."""
+    """Normalized entropy in float64, from the network's own logits."""
     parser = ConfigParser(
         dict(ConfigParser.load_config_file(case.folder / "configs/inference.yaml"))
     )
@@ -141,7 +141,7 @@ def check_labels(case: Case, log: Log) -> None:
 
 
 def killed(case: Case, server: Server, log: Log, epochs: int) -> None:
-    """Kill the server while it trains, start it again, go on."""
+    """Kill the server while it trains, start it again, resume."""
     folder = case.folder
     server.train(epochs)
 
@@ -154,7 +154,7 @@ def killed(case: Case, server: Server, log: Log, epochs: int) -> None:
     log("the server is killed (SIGKILL)")
     lock = folder / "training" / ".lock"
     with log.timed(f"{case.name}: the training notices that its server is gone"):
-        wait_for(lambda: not is_locked(lock), 60, "the training goes on without its server")
+        wait_for(lambda: not is_locked(lock), 60, "the training continues without its server")
     run = sorted((folder / "training").glob("0*"))[-1]
     weights = sha256(folder / "models" / "model.pt")
     done = len((run / "history.csv").read_text().splitlines()) - 1
@@ -176,7 +176,7 @@ def killed(case: Case, server: Server, log: Log, epochs: int) -> None:
     numbers = [int(float(row.split(",")[0])) for row in rows]
     check(numbers == list(range(1, epochs + 1)), f"epochs 1 to {epochs}, none twice", log)
     server_log = (case.studies / "server.log").read_text()
-    check("going on with the interrupted training" in server_log, "it went on", log)
+    check("resuming the interrupted training" in server_log, "it resumed", log)
     case.answers["killed"] = {
         "epochs": epochs,
         "epochs before the kill": done,

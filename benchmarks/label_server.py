@@ -57,7 +57,7 @@ class Case:
         studies: folder of scans.
         options: further arguments of ``mixseg label``.
         masks: scan id → complete mask of the bundle's classes.
-        scribbles: scan id → scribbled map, 2 where unlabelled.
+        scribbles: scan id → scribbled map, 2 where unlabeled.
         epoch_length: batches an epoch.
         port: of the server.
         answers: what the server said, for the result file.

@@ -290,7 +290,7 @@ def training_cost_block(root: Path) -> str:
         for name, one in run["methods"].items():
             low, high = one["quartiles"]
             ratio = f"{one['time_over_reference']:.2f} ({low:.2f} to {high:.2f})"
-            pictures = sum(one["knobs"].values())
+            pictures = sum(one["settings"].values())
             lines.append(
                 f"| {size} | {COSTS[name]}, {pictures} pictures "
                 f"| {one['parameters']['training']:,} | {one['parameters_over_reference']:.3f} "

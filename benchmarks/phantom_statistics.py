@@ -40,7 +40,7 @@ BEGIN = "<!-- begin: python benchmarks/phantom_statistics.py -->\n"
 END = "<!-- end -->"
 
 PATIENTS, SEED = 32, 0
-WINDOW = 96  # pixels around the LV's centre: what is left after cropping the heart
+WINDOW = 96  # pixels around the LV's center: what is left after cropping the heart
 PERCENTILES = (5, 25, 50, 75, 95)
 BINS = np.linspace(0.0, 1.0, 41)
 TISSUES = {"LV": 3, "myocardium": 2, "RV": 1, "background": 0}
@@ -57,7 +57,7 @@ ROWS = {
     "fraction": "LV's share of the 96-pixel window, per slice",
     "eccentricity": "LV's eccentricity per slice",
     "ratio": "LV's volume, end-systole to end-diastole",
-    "offset": "distance of the LV from the image's centre (pixels)",
+    "offset": "distance of the LV from the image's center (pixels)",
     "empty": "share of slices without LV, per volume",
     "slices": "slices per volume",
 }
@@ -85,8 +85,8 @@ def describe(volumes: Iterable[Volume]) -> dict[str, Any]:
     sizes: list[int] = []
     for image, label in volumes:
         image = (image - image.min()) / float(image.max() - image.min())
-        centre = np.argwhere(label == TISSUES["LV"]).mean(0)[:2]
-        low = np.maximum(centre - WINDOW / 2, 0).astype(int)
+        center = np.argwhere(label == TISSUES["LV"]).mean(0)[:2]
+        low = np.maximum(center - WINDOW / 2, 0).astype(int)
         window = tuple(slice(start, start + WINDOW) for start in low)
         tissue = {
             name: image[window][label[window] == value] if value == 0 else image[label == value]
@@ -102,7 +102,7 @@ def describe(volumes: Iterable[Volume]) -> dict[str, Any]:
         dark, bright = np.percentile(left, (10, 90))
         values["alike"].append(float(((rest >= dark) & (rest <= bright)).mean()))
         middle = (np.array(image.shape[:2]) - 1) / 2
-        values["offset"].append(float(np.linalg.norm(centre - middle)))
+        values["offset"].append(float(np.linalg.norm(center - middle)))
         describe_slices(label == TISSUES["LV"], values)
         sizes.append(int((label == TISSUES["LV"]).sum()))
     values["ratio"] = [
@@ -158,10 +158,10 @@ def draw(result: dict[str, Any]) -> None:
         axis.set_title(group, fontsize=9)
         axis.axis("off")
     axes = below.subplots(2, 4).ravel()
-    centres = (BINS[1:] + BINS[:-1]) / 2
+    centers = (BINS[1:] + BINS[:-1]) / 2
     for axis, name in zip(axes, TISSUES, strict=False):
         for source, style in (("acdc", "-"), ("phantom", "--")):
-            axis.plot(centres, result[source]["histograms"][name], style, label=source)
+            axis.plot(centers, result[source]["histograms"][name], style, label=source)
         axis.set(title=f"intensity, {name}", xlabel="min–max scaled", yticks=[])
         axis.legend(fontsize=8)
     shapes = ("diameter", "eccentricity", "offset", "contrast")

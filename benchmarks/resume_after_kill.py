@@ -39,7 +39,7 @@ from mixseg.files.provenance import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SLICES = 32, 4
-KNOBS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "num_full": 1,
     "slice_size": [SIZE, SIZE],
     "epoch_length": 4,
@@ -147,15 +147,15 @@ def write_data(folder: Path) -> None:
 
 
 def write_pictures(folder: Path) -> None:
-    """Five colour pictures of a bright cell with a dark nucleus."""
+    """Five color pictures of a bright cell with a dark nucleus."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:SIZE, :SIZE]
     entries = []
     for number in range(5):
         distance = np.hypot(y - rng.uniform(14, 18), x - rng.uniform(14, 18))
         label = (distance < rng.uniform(9, 11)).astype(np.uint8) + (distance < 5)
-        colours = np.array([[230, 220, 225], [190, 170, 210], [110, 70, 150]])
-        image = np.clip(colours[label] + rng.normal(0, 15, (SIZE, SIZE, 3)), 0, 255)
+        colors = np.array([[230, 220, 225], [190, 170, 210], [110, 70, 150]])
+        image = np.clip(colors[label] + rng.normal(0, 15, (SIZE, SIZE, 3)), 0, 255)
         entry = {"case_id": f"cell{number}"}
         for name, array in (("image", image.astype(np.uint8)), ("label", label)):
             entry[name] = f"{name}/cell{number}.png"
@@ -180,14 +180,14 @@ class Run:
         self.checkpoint = folder / "eval" / "checkpoint.pt"
         name, _, row = bundle.partition(":")
         root = ROOT / "bundles" / name
-        knobs = {**KNOBS, **METHODS[bundle], "max_epochs": epochs}
-        knobs |= {"dataset_dir": data, "bundle_root": root}
-        knobs |= {"output_dir": folder / "eval", "ckpt_dir": folder / "models"}
+        settings = {**SETTINGS, **METHODS[bundle], "max_epochs": epochs}
+        settings |= {"dataset_dir": data, "bundle_root": root}
+        settings |= {"output_dir": folder / "eval", "ckpt_dir": folder / "models"}
         self.command = [sys.executable, "-m", "monai.bundle", "run", "training"]
         files = [str(root / "configs" / "train.yaml")]
         files += [str(root / "configs" / "rows" / f"{row}.yaml")] if row else []
         self.command += ["--config_file", str(files)]
-        for name, value in knobs.items():
+        for name, value in settings.items():
             self.command += [f"--{name}", str(value)]
         folder.mkdir(parents=True)
         self.log = folder / "log.txt"
@@ -339,7 +339,7 @@ def main() -> None:
             "seed": arguments.seed,
             **found,
             "seconds_in_all": round(time.monotonic() - start, 1),
-            "knobs": {**KNOBS, **METHODS[bundle]},
+            "settings": {**SETTINGS, **METHODS[bundle]},
             **environment(),
         }
         write(arguments.output, bundle, entry)

@@ -71,8 +71,8 @@ def score(row: Experiment, seed: int, work: Path, dataset_dir: Path) -> dict[str
     found: dict[str, Any] = {"epoch": state["epoch"]}
     train = find_bundle(str(row.bundle)) / "configs" / "train.yaml"
     for split in ("validation", "test"):
-        knobs = {**row.knobs, "seed": seed, "dataset_dir": str(dataset_dir), "device": "cpu"}
-        parser = read_parser([train], {**knobs, "progress": False})
+        settings = {**row.settings, "seed": seed, "dataset_dir": str(dataset_dir), "device": "cpu"}
+        parser = read_parser([train], {**settings, "progress": False})
         parser["validate#dataset#data#split"] = split
         parser["validate#scorer#distances"] = True
         networks = parser.get_parsed_content("networks")

@@ -62,12 +62,12 @@ _BLOCK = re.compile(
 
 
 def published_of(
-    methods: dict[str, Any], method: str, knobs: dict[str, Any], name: SetN | None = None
+    methods: dict[str, Any], method: str, settings: dict[str, Any], name: SetN | None = None
 ) -> tuple[str, str]:
     """Published teacher and student of the same method and Set-N; empty where there are none."""
-    if knobs.get("weak_label") == "drawn":
+    if settings.get("weak_label") == "drawn":
         return ("", "")
-    teacher, student = methods.get(method, {}).get(name or set_of(knobs, method), ("", ""))
+    teacher, student = methods.get(method, {}).get(name or set_of(settings, method), ("", ""))
     return teacher, student
 
 
@@ -124,7 +124,7 @@ def experiment_block(name: str) -> str:
         for result in results:
             machine = result["test"]["hardware"]
             hardware.add(machine["gpu"] or machine["cpu"])
-        labels = labels_of(row.knobs, row.method)
+        labels = labels_of(row.settings, row.method)
         cells = [f"`{row.row}`", row.method, labels, str(len(results))]
         for split in splits:
             names = ("teacher", "student")
@@ -134,7 +134,7 @@ def experiment_block(name: str) -> str:
                 else [NOT_RUN, ""]
             )
         if wanted:
-            cells += published_of(branch_pairs(wanted), row.method, row.knobs, row.set)
+            cells += published_of(branch_pairs(wanted), row.method, row.settings, row.set)
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",

@@ -7,7 +7,7 @@ r"""Time per iteration of MixedSupervisionTrainer.run over a bare forward-backwa
 Both use the same tensors, network, ForwardStep and optimizer; the trainer has the handlers of the
 bundle that act on iterations (WeightRamps, ProgressBar drawn to the null device, History with its
 file). Blocks of both alternate in one process, so that other load on the machine meets both alike;
-the ratio is the median over pairs of neighbouring blocks. The network is the U-Net for slices, the
+the ratio is the median over pairs of neighboring blocks. The network is the U-Net for slices, the
 V-Net for volumes. On the CPU the command fails above 1.10, and says what an iteration is spent on.
 """
 

@@ -31,14 +31,14 @@ from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Name → bundle and knobs; the first one is the reference.
+#: Name → bundle and settings; the first one is the reference.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "supervised": ("wbc_single", {"batch_full": 8}),
     "fewer": ("wbc_single", {"batch_full": 4}),
     "entmin": ("wbc_entropy_minimization", {"batch_full": 4, "batch_unlabeled": 4}),
     "uamt": ("wbc_uamt", {"batch_full": 4, "batch_unlabeled": 4}),
 }
-#: Knob → kind of supervision.
+#: Setting → kind of supervision.
 KINDS = {"batch_full": "full", "batch_unlabeled": "none"}
 
 
@@ -51,7 +51,7 @@ def random_batch(parser: Any) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     channels = parser.get_parsed_content("in_channels")
     label = torch.randint(0, classes, (number, 1, *size), generator=generator, dtype=torch.uint8)
-    label[counts["full"] :] = classes  # unlabelled
+    label[counts["full"] :] = classes  # unlabeled
     return {
         "image": torch.randn((number, channels, *size), generator=generator),
         "label": label,
@@ -63,11 +63,11 @@ def random_batch(parser: Any) -> dict[str, Any]:
     }
 
 
-def build(name: str, knobs: Mapping[str, Any], iterations: int) -> tuple[Any, dict[str, int]]:
+def build(name: str, settings: Mapping[str, Any], iterations: int) -> tuple[Any, dict[str, int]]:
     """A method's trainer, an epoch of which is a block; and its parameters."""
     bundle, own = METHODS[name]
     path = ROOT / "bundles" / bundle / "configs" / "train.yaml"
-    parser = read_parser([path], {**knobs, **own, "max_epochs": 1})
+    parser = read_parser([path], {**settings, **own, "max_epochs": 1})
     parser["train#handlers"] = []
     parser["train#dataloader"] = [random_batch(parser)] * iterations
     torch.manual_seed(0)
@@ -78,18 +78,18 @@ def build(name: str, knobs: Mapping[str, Any], iterations: int) -> tuple[Any, di
     return trainer, {"training": kept + heads, "predicting": predicting}
 
 
-def measure(knobs: Mapping[str, Any], iterations: int, rounds: int) -> dict[str, Any]:
+def measure(settings: Mapping[str, Any], iterations: int, rounds: int) -> dict[str, Any]:
     """Parameters, and median milliseconds a step with the ratios to the reference's.
 
     Args:
-        knobs: of all bundles.
+        settings: of all bundles.
         iterations: steps of a block.
         rounds: blocks of each method, after one that warms up; at least 2.
     """
-    device = torch.device(knobs["device"])
+    device = torch.device(settings["device"])
     trainers, found = {}, {}
     for name in METHODS:
-        trainers[name], found[name] = build(name, knobs, iterations)
+        trainers[name], found[name] = build(name, settings, iterations)
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     with Path(os.devnull).open("w") as null, contextlib.redirect_stderr(null):
         for turn in range(rounds + 1):
@@ -106,7 +106,7 @@ def measure(knobs: Mapping[str, Any], iterations: int, rounds: int) -> dict[str,
         low, middle, high = statistics.quantiles(ratios, n=4)
         methods[name] = {
             "bundle": bundle,
-            "knobs": own,
+            "settings": own,
             "parameters": found[name],
             "parameters_over_reference": round(
                 found[name]["training"] / found[reference]["training"], 4
@@ -146,12 +146,12 @@ def main() -> None:
     device = torch.device(arguments.device).type
     name = "training_cost" if device == "cpu" else f"training_cost_{device}"
     output = arguments.output or ROOT / "benchmarks" / "results" / f"{name}.json"
-    knobs = {
+    settings = {
         "device": arguments.device,
         "slice_size": arguments.size,
         "features": arguments.features,
     }
-    found = measure(knobs, arguments.iterations, arguments.rounds)
+    found = measure(settings, arguments.iterations, arguments.rounds)
     setting = {
         key: getattr(arguments, key)
         for key in ("device", "size", "features", "iterations", "rounds")

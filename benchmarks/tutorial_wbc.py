@@ -35,8 +35,8 @@ PAGE = ROOT / "docs" / "tutorial_wbc.md"
 RESULT = ROOT / "benchmarks" / "results" / "tutorial_wbc.json"
 #: Where the page has the pictures, below the home folder.
 PLACE = Path("segmentation_WBC") / "Dataset 1"
-#: Grey value of each class in the published masks.
-GREYS = np.array([0, 128, 255], dtype=np.uint8)
+#: Gray value of each class in the published masks.
+GRAYS = np.array([0, 128, 255], dtype=np.uint8)
 #: Pictures of a short run: 70 % of them are more than the 12 + 60 that the page trains on.
 SHORT = 110
 #: The runs of the page, and the folder in the bundle's that holds their test scores.
@@ -71,10 +71,10 @@ def lay_out(source: Path | None, target: Path, limit: int | None = None) -> int:
     else:
         target.mkdir(parents=True)
         for name, picture, mask in (pairs(source) if source else made_up(SHORT))[:limit]:
-            if mask.max(initial=0) >= len(GREYS):
+            if mask.max(initial=0) >= len(GRAYS):
                 raise ValueError(f"the mask of '{name}' holds other values than 0, 1 and 2")
             Image.fromarray(picture).save(target / f"{name}.bmp")
-            Image.fromarray(GREYS[mask]).save(target / f"{name}.png")
+            Image.fromarray(GRAYS[mask]).save(target / f"{name}.png")
     if not (number := len(list(target.glob("*.bmp")))):
         raise ValueError(f"'{source}' holds neither 001.bmp, 002.bmp, … nor image/ and label/")
     return number
@@ -93,13 +93,13 @@ def made_up(number: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Pictures of 120 × 120 pixels, a nucleus inside its cytoplasm in a pink surrounding."""
     generator = np.random.default_rng(0)
     rows, columns = np.mgrid[:120, :120]
-    colours = np.array([[230, 190, 200], [190, 170, 210], [110, 60, 150]])
+    colors = np.array([[230, 190, 200], [190, 170, 210], [110, 60, 150]])
     found = []
     for i in range(1, number + 1):
-        centre, radius = generator.uniform(45, 75, 2), generator.uniform(25, 40)
-        distance = np.hypot(rows - centre[0], columns - centre[1])
+        center, radius = generator.uniform(45, 75, 2), generator.uniform(25, 40)
+        distance = np.hypot(rows - center[0], columns - center[1])
         mask = (distance < radius).astype(np.uint8) + (distance < radius / 2)
-        picture = colours[mask] + generator.normal(0, 12, (120, 120, 3))
+        picture = colors[mask] + generator.normal(0, 12, (120, 120, 3))
         found.append((f"{i:03d}", picture.clip(0, 255).astype(np.uint8), mask.astype(np.uint8)))
     return found
 

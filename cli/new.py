@@ -142,7 +142,7 @@ def _table(plan: Plan) -> Table:
     table.add_column("value", overflow="fold")
     table.add_column("why", overflow="fold")
     for choice in plan.choices:
-        table.add_row(choice.knob, escape(str(choice.value)), escape(choice.reason))
+        table.add_row(choice.setting, escape(str(choice.value)), escape(choice.reason))
     if plan.seconds is not None:
         minutes = max(1, round(plan.seconds / 60))
         table.caption = f"training takes very roughly {minutes} minutes here"

@@ -132,7 +132,7 @@ def _finish(report: PredictionReport) -> None:
     )
     failed = list(report.failures.values())
     if failed:
-        lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['mend']}" for f in failed)
+        lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['fix']}" for f in failed)
         raise fail(f"{len(failed)} of {report.inputs} images could not be predicted:{lines}")
 
 

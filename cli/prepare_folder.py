@@ -267,7 +267,7 @@ def _case_table(report: FolderReport) -> Table:
     from mixseg.data.datalist import SPLITS
     from mixseg.data.folder.cases import KINDS
 
-    table = _table("cases", "recognised as", "cases", "patients", "with scribble", *SPLITS)
+    table = _table("cases", "recognized as", "cases", "patients", "with scribble", *SPLITS)
     for kind, text in KINDS.items():
         cases = [case for case in report.cases if case.kind == kind]
         if not cases:

@@ -1,4 +1,4 @@
-"""``mixseg propose``: masks for partially labelled cases by a trained bundle, as a datalist."""
+"""``mixseg propose``: masks for partially labeled cases by a trained bundle, as a datalist."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def summarize(proposals: Proposals) -> None:
     failed = list(report.failures.values())
     if failed:
         lines = "".join(
-            f"\n  {f['case_id']} ({f['input']}): {f['problem']}; {f['mend']}" for f in failed
+            f"\n  {f['case_id']} ({f['input']}): {f['problem']}; {f['fix']}" for f in failed
         )
         raise fail(
             f"{len(failed)} of {report.inputs} cases could not be proposed, no datalist was "

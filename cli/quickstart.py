@@ -45,10 +45,10 @@ def quickstart(
     with clear_errors():
         root = find_repository()
         known, digest = read_configuration(root / "bundles" / BUNDLE / "configs")
-        knobs = read_settings(context.args, known, f"the bundle {BUNDLE}")
-        check_patients(patients, known, knobs)
-        settings = {"patients": patients, "seed": seed, "knobs": knobs, "configuration": digest}
-        work = Quickstart(root, output, settings, knobs, show)
+        given = read_settings(context.args, known, f"the bundle {BUNDLE}")
+        check_patients(patients, known, given)
+        settings = {"patients": patients, "seed": seed, "given": given, "configuration": digest}
+        work = Quickstart(root, output, settings, given, show)
         work.open(overwrite)
         try:
             work.step("phantom", work.phantom)

@@ -15,7 +15,7 @@ _RUN = "it takes a run's folder, which knows its own settings"
 #: Names of before that nothing replaces → why.
 _GONE = {
     "--overlay": _RUN,
-    "--teacher-knob": _RUN,
+    "--teacher-setting": _RUN,
     "--teacher-config": _RUN,
 }
 

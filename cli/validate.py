@@ -43,7 +43,7 @@ def validate(
             if others:
                 names = ", ".join(Path(name).name for name in others[:20])
                 file += f"\nand {len(others)} more: {names}{', …' * (len(others) > 20)}"
-            cells = (escape(text) for text in (file, case, fault.problem, fault.mend))
+            cells = (escape(text) for text in (file, case, fault.problem, fault.fix))
             table.add_row(f"[{style}]{fault.level}[/]", *cells)
         console.print(table)
     errors = sum(fault.level == "error" for fault in faults)

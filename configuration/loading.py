@@ -20,10 +20,10 @@ def load(path: Path) -> dict[str, Any]:
     return dict(ConfigParser.load_config_file(path))
 
 
-def read_parser(files: Sequence[Path], knobs: Mapping[str, Any]) -> ConfigParser:
-    """Configuration files one after the other, with other values for those knobs that they have."""
+def read_parser(files: Sequence[Path], settings: Mapping[str, Any]) -> ConfigParser:
+    """Configuration files one after the other, with other values for settings that they have."""
     parser = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
-    parser.update({name: value for name, value in knobs.items() if name in parser})
+    parser.update({name: value for name, value in settings.items() if name in parser})
     return parser
 
 

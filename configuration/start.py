@@ -229,7 +229,7 @@ def _refuse_another(
     planned, wanted = before.get("max_epochs"), own.get("max_epochs")
     if planned != wanted:
         logger.warning(
-            "max_epochs was %s and is %s now: the learning rate goes on as in a training of %s "
+            "max_epochs was %s and is %s now: the learning rate continues as in a training of %s "
             "epochs",
             planned,
             wanted,

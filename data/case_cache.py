@@ -167,7 +167,7 @@ def _make(original: Mapping[str, Any], index: int, transform: Compose, rules: _R
     if float(image.abs().max()) > torch.finfo(dtype).max:
         raise ValueError(
             f"{case_id}: the image reaches {float(image.abs().max()):g}, more than "
-            f"{rules.image_dtype} holds ({torch.finfo(dtype).max:g}); normalise it, or set "
+            f"{rules.image_dtype} holds ({torch.finfo(dtype).max:g}); normalize it, or set "
             "image_dtype to 'float32'"
         )
     maps = {"image": _compact(image, dtype)}
@@ -195,7 +195,7 @@ def _compact_label(label: Tensor, key: str, image: Tensor, case_id: str, rules: 
     if wrong.any():
         raise ValueError(
             f"{case_id}: {key} holds {torch.unique(label[wrong])[:10].tolist()}; classes are "
-            f"0 to {rules.num_classes - 1}, and {rules.num_classes} is unlabelled"
+            f"0 to {rules.num_classes - 1}, and {rules.num_classes} is unlabeled"
         )
     return compact
 

@@ -79,7 +79,7 @@ def check_datalist(
         The notes.
 
     Raises:
-        DatalistError: lists all errors, each with its file and the mend.
+        DatalistError: lists all errors, each with its file and the fix.
     """
     return _raise_errors(validate_datalist(datalist, base_dir, splits, check_voxels, progress))
 
@@ -117,7 +117,7 @@ def check_cases(
         The notes.
 
     Raises:
-        DatalistError: lists all errors, each with its file and the mend; or there is a ``test``
+        DatalistError: lists all errors, each with its file and the fix; or there is a ``test``
             alone, without a case.
     """
     given: dict[Split, Sequence[Mapping[str, Any]] | None] = {
@@ -185,7 +185,7 @@ def _validate(
                 "training",
                 "training",
                 "",
-                f"none of the {len(counted)} partially labelled cases has a labelled voxel",
+                f"none of the {len(counted)} partially labeled cases has a labeled voxel",
                 "check the scribbles and the classes that are trained",
             )
         )

@@ -279,7 +279,7 @@ def supervision_of(entry: Entry, unlabeled: int) -> Supervision:
     except UnreadableError as error:
         raise DatalistError(
             f"case '{entry.case_id}': cannot read {entry.label} to find its supervision "
-            f"({error}); declare 'supervision' or mend the file"
+            f"({error}); declare 'supervision' or fix the file"
         ) from error
     return "partial" if unlabeled in count_values(values)[0] else "full"
 

@@ -47,7 +47,7 @@ class Fault:
         split: split of the case, or an empty string.
         case_id: the case, or an empty string.
         problem: what is wrong, with the offending value.
-        mend: what to do about it.
+        fix: what to do about it.
         level: an ``"error"`` stops training; a ``"note"`` does not.
     """
 
@@ -55,12 +55,12 @@ class Fault:
     split: str
     case_id: str
     problem: str
-    mend: str
+    fix: str
     level: Literal["error", "note"] = "error"
 
     def __str__(self) -> str:
         case = f" (case {self.case_id}, {self.split})" if self.case_id else ""
-        return f"{self.file}{case}: {self.problem}; {self.mend}"
+        return f"{self.file}{case}: {self.problem}; {self.fix}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def read_file(
     paths = [path, *(case.channels if name == "image" else ())]
     missing = [each for each in paths if not os.path.lexists(each)]
     for each in missing:
-        add(case_fault(case, each, f"the {name} file is missing", "mend the path or add the file"))
+        add(case_fault(case, each, f"the {name} file is missing", "fix the path or add the file"))
     if missing:
         return None
     try:
@@ -157,10 +157,10 @@ def read_file(
     except UnreadableError as reason:
         kind = "NIfTI" if path.lower().endswith((".nii", ".nii.gz")) else "image"
         problem = f"the {name} is not a readable {kind} file ({reason})"
-        add(case_fault(case, path, problem, reason.mend))
+        add(case_fault(case, path, problem, reason.fix))
         return None
     for remark in volume.remarks:
-        add(replace(case_fault(case, path, remark.problem, remark.mend), level="note"))
+        add(replace(case_fault(case, path, remark.problem, remark.fix), level="note"))
     return volume
 
 
@@ -252,7 +252,7 @@ def examine_grid(
                 case,
                 path,
                 f"the {name}'s shape {label.shape} is not the image's {image.shape} ({case.image})",
-                _shape_mend(label, image),
+                _shape_fix(label, image),
             )
         )
         return
@@ -296,7 +296,7 @@ def is_smoothed(counts: Mapping[int, int]) -> bool:
     return len(values) > 2 * _FEW_VALUES and bright >= 0.25 * above
 
 
-def _values_mend(present: Mapping[int, int], outside: Sequence[int]) -> str:
+def _values_fix(present: Mapping[int, int], outside: Sequence[int]) -> str:
     if is_smoothed(present):
         return (
             "these are gray levels of a smoothed mask: write a label of two values with "
@@ -312,7 +312,7 @@ def _values_mend(present: Mapping[int, int], outside: Sequence[int]) -> str:
     return "correct the label, or the datalist's 'classes'"
 
 
-def _shape_mend(label: Volume, image: Volume) -> str:
+def _shape_fix(label: Volume, image: Volume) -> str:
     if label.segments:
         return (
             "3D Slicer crops segmentations: 'mixseg prepare folder' writes them on the image's grid"
@@ -345,7 +345,7 @@ def _examine_values(
                 path,
                 f"label values {listed(outside)} are outside the classes 0..{rules.classes - 1} "
                 f"(unlabeled: {rules.unlabeled})",
-                _values_mend(present, outside),
+                _values_fix(present, outside),
             )
         )
         return None
@@ -362,12 +362,12 @@ def _examine_supervision(
             case_fault(
                 case,
                 path,
-                f"supervision is 'full', but {unknown} voxels are unlabelled",
+                f"supervision is 'full', but {unknown} voxels are unlabeled",
                 "declare supervision 'partial', or complete the mask",
             )
         )
     elif unknown and case.split != "training":
-        finding.faults.append(_unscorable(case, f"has {unknown} unlabelled voxels", path))
+        finding.faults.append(_unscorable(case, f"has {unknown} unlabeled voxels", path))
     is_partial = case.supervision == "partial" or (case.supervision is None and unknown > 0)
     if case.complete and not is_partial and case.scribble is None:
         finding.faults.append(
@@ -391,8 +391,8 @@ def _examine_supervision(
                 path,
                 case.split,
                 case.case_id,
-                "the partially labelled case has no labelled voxel",
-                "nothing to mend: it trains on the terms that need no label",
+                "the partially labeled case has no labeled voxel",
+                "nothing to fix: it trains on the terms that need no label",
                 level="note",
             )
         )
@@ -411,19 +411,19 @@ def grid_faults(
     for case, grid in grids:
         if spatial_dims is not None and grid[0] != spatial_dims:
             problem = f"the image is {grid[0]}D; {spatial_dims}D is expected"
-            mend = "use a bundle for images of this kind"
+            fix = "use a bundle for images of this kind"
         elif grid != grids[0][1]:
             problem = (
                 f"the image is {_kind(grid)}, that of {grids[0][0].case_id} is "
                 f"{_kind(grids[0][1])} ({grids[0][0].image})"
             )
-            mend = (
+            fix = (
                 "a datalist holds images of one kind; convert them, or make another datalist; of a "
                 "series in time, store one frame per file"
             )
         else:
             continue
-        faults.append(case_fault(case, case.image, problem, mend))
+        faults.append(case_fault(case, case.image, problem, fix))
     return faults
 
 
@@ -440,9 +440,9 @@ def _unscorable(case: Case, what: str, path: str | None = None) -> Fault:
     )
 
 
-def case_fault(case: Case, file: str, problem: str, mend: str) -> Fault:
+def case_fault(case: Case, file: str, problem: str, fix: str) -> Fault:
     """An error about one file of a case."""
-    return Fault(file, case.split, case.case_id, problem, mend)
+    return Fault(file, case.split, case.case_id, problem, fix)
 
 
 def group_faults(faults: Sequence[Fault]) -> list[tuple[Fault, list[str]]]:
@@ -452,7 +452,7 @@ def group_faults(faults: Sequence[Fault]) -> list[tuple[Fault, list[str]]]:
     """
     groups: dict[tuple[str, str, str], tuple[Fault, list[str]]] = {}
     for fault in faults:
-        key = (fault.level, _VARYING.sub("#", fault.problem), _VARYING.sub("#", fault.mend))
+        key = (fault.level, _VARYING.sub("#", fault.problem), _VARYING.sub("#", fault.fix))
         if key in groups:
             groups[key][1].append(fault.file)
         else:

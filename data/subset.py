@@ -119,7 +119,7 @@ def select_cases(
             without.append(entry.case_id)
     if without:
         raise ValueError(
-            f"weak_label is 'drawn', but {len(without)} of the partially labelled cases have no "
+            f"weak_label is 'drawn', but {len(without)} of the partially labeled cases have no "
             f"'scribble' in the datalist: {', '.join(without)}"
         )
     if noisy_as:
@@ -144,22 +144,22 @@ def _roles(
 
     if num_full is not None and num_full > len(complete):
         raise ValueError(
-            f"num_full is {num_full}, but the training split has {len(complete)} fully labelled "
-            f"patients ({len(labeled)} labelled in all)"
+            f"num_full is {num_full}, but the training split has {len(complete)} fully labeled "
+            f"patients ({len(labeled)} labeled in all)"
         )
     roles |= dict.fromkeys(complete if num_full is None else complete[:num_full], "full")
     rest = [p for p in labeled if p not in roles]
     if num_partial is not None and num_partial > len(rest):
         raise ValueError(
-            f"num_partial is {num_partial}, but only {len(rest)} of the {len(labeled)} labelled "
-            f"training patients remain after {len(roles)} are kept fully labelled"
+            f"num_partial is {num_partial}, but only {len(rest)} of the {len(labeled)} labeled "
+            f"training patients remain after {len(roles)} are kept fully labeled"
         )
     roles |= dict.fromkeys(rest if num_partial is None else rest[:num_partial], "partial")
     rest = [p for p in complete if p not in roles]
     if num_noisy is not None and num_noisy > len(rest):
         raise ValueError(
             f"num_noisy is {num_noisy}, but only {len(rest)} of the {len(complete)} fully "
-            f"labelled training patients remain after {_counts(roles)}"
+            f"labeled training patients remain after {_counts(roles)}"
         )
     roles |= dict.fromkeys(rest if num_noisy is None else rest[:num_noisy], "noisy")
     rest = [p for p in patients if p not in roles]

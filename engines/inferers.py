@@ -53,7 +53,7 @@ class VolumeInferer(Inferer):
             slow path: two windows at once are several times as fast as two in turn.
         mode: weights of a window, ``"constant"`` or ``"gaussian"``.
         whole_volume: True for one pass always, False for windows always, ``"auto"`` for one pass
-            where memory allows. ``"auto"`` also goes on with windows, and logs it, when the GPU
+            where memory allows. ``"auto"`` also continues with windows, and logs it, when the GPU
             runs out of memory during the pass.
         memory_gb: what one forward pass may take, in 10⁹ bytes; None is half of the device's free
             memory. What it needs is counted as ``voxels × bytes_per_voxel``, padding included.
@@ -258,7 +258,7 @@ class VolumeInferer(Inferer):
     def _whole(self, image: Tensor, predict: Predictor) -> tuple[Tensor, ...]:
         sides = image.shape[2:]
         gaps = [to - side for side, to in zip(sides, self._padded_size(image), strict=True)]
-        # Centred, as the padding of the windows is; F.pad counts from the last axis.
+        # Centered, as the padding of the windows is; F.pad counts from the last axis.
         pads = [n for gap in reversed(gaps) for n in (gap // 2, gap - gap // 2)]
         inside = [slice(None)] * 2
         inside += [slice(g // 2, g // 2 + side) for g, side in zip(gaps, sides, strict=True)]

@@ -21,7 +21,7 @@ def fresh_copy(network: nn.Module) -> nn.Module:
     """The same architecture with newly drawn weights, from torch's global generator.
 
     Every module that has ``reset_parameters`` (torch's convention) is asked to draw, parts before
-    the whole, so that a network's own initialisation comes last.
+    the whole, so that a network's own initialization comes last.
 
     Raises:
         ValueError: a module with weights of its own has no ``reset_parameters``.
@@ -105,13 +105,13 @@ class NetworkSet(nn.ModuleDict):
         self._averages[name] = spec
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What the optimiser steps: the network, its peers and the objective's heads."""
+        """What the optimizer steps: the network, its peers and the objective's heads."""
         networks = [p for p in self.parameters() if p.requires_grad]
         return networks + [p for p in self._objective[0].parameters() if p.requires_grad]
 
     @torch.no_grad()
     def update_averages(self, epoch: int) -> None:
-        """Move every average towards the network that it follows, after an optimiser's step.
+        """Move every average towards the network that it follows, after an optimizer's step.
 
         Args:
             epoch: the epoch under way, from 1.

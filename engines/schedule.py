@@ -52,7 +52,7 @@ class OneCycleLR(LambdaLR):
 def load_schedule(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
     """Load a schedule's state, and keep the length that it was made with.
 
-    torch's schedules store their length: a training that is resumed with more epochs would go on
+    torch's schedules store their length: a training that is resumed with more epochs would continue
     with the rate at which the shorter one has ended, often 0.
 
     Args:

@@ -76,7 +76,7 @@ class MixedSupervisionTrainer(Trainer):
         train_handlers: Ignite handlers.
 
     Raises:
-        ValueError: on an option out of range, or weights that the optimiser does not step.
+        ValueError: on an option out of range, or weights that the optimizer does not step.
         NonFiniteLossError: while training, before the step that a bad term would spoil.
     """
 
@@ -189,7 +189,7 @@ class MixedSupervisionTrainer(Trainer):
         return self.networks[self._inferred]
 
     def run(self) -> None:
-        """Train up to ``max_epochs``; a resumed trainer goes on where its state stands."""
+        """Train up to ``max_epochs``; a resumed trainer continues where its state stands."""
         try:
             for hook in self.before_run:
                 hook(self)
@@ -316,7 +316,7 @@ class MixedSupervisionTrainer(Trainer):
         self._stateful[name] = owner
 
     def full_state(self) -> dict[str, Any]:
-        """Everything needed to go on: tensors, numbers, strings and containers of them only."""
+        """Everything needed to resume: tensors, numbers, strings and containers of them only."""
         state: dict[str, Any] = {
             "networks": self.networks.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -24,7 +24,7 @@ def spacing_mm(meta: dict[str, Any], ndim: int = 3) -> tuple[float, ...] | None:
     """Voxel size in mm (x, y, z), or None where the file does not know it.
 
     A NIfTI header with units unknown and all sizes 1 says nothing (the public ACDC copies). Any
-    other size is taken as mm, which NRRD and most NIfTI writers mean; metres and micrometres in
+    other size is taken as mm, which NRRD and most NIfTI writers mean; metres and micrometers in
     the NIfTI units field are converted.
 
     Args:

@@ -20,7 +20,7 @@ from mixseg.files.reading import Volume, voxels
 
 __all__ = ["NativeNiftiWriter", "stored_dtype", "write_nifti"]
 
-_MILLIMETRES = 2  # NIfTI-1 code; formats without a units field mean millimetres
+_MILLIMETERS = 2  # NIfTI-1 code; formats without a units field mean millimeters
 _SCANNER = 1  # NIfTI-1 code
 
 
@@ -62,7 +62,7 @@ class NativeNiftiWriter(NibabelWriter):
         array = self.create_backend_obj(cast(Any, self).data_obj, dtype=self.output_dtype).dataobj
         affine = to_affine_nd(3, convert_data_type(self.affine, np.ndarray)[0])
         header = nib.Nifti1Header()
-        header["xyzt_units"] = int(self._meta.get("xyzt_units", _MILLIMETRES))
+        header["xyzt_units"] = int(self._meta.get("xyzt_units", _MILLIMETERS))
         header.set_data_dtype(array.dtype)
         header.set_data_shape(array.shape)
         _set_affines(header, affine, self._meta)
@@ -100,7 +100,7 @@ def write_nifti(path: Path, volume: Volume, dtype: Any) -> str:
     """
     data = np.ascontiguousarray(voxels(volume).astype(dtype))
     image = nib.Nifti1Image(data, volume.affine)
-    image.header["xyzt_units"] = _MILLIMETRES
+    image.header["xyzt_units"] = _MILLIMETERS
     image.set_sform(volume.affine, _SCANNER)
     image.set_qform(volume.affine, _SCANNER)
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class FullCheckpoint:
-    """Write everything needed to go on after each epoch, and the best weights for use.
+    """Write everything needed to resume after each epoch, and the best weights for use.
 
     ``output_dir/checkpoint.pt`` is the full state after the last epoch, with the one before it
     beside it as ``checkpoint_previous.pt``; ``output_dir/model_last.pt`` the last weights, at the
@@ -39,11 +39,11 @@ class FullCheckpoint:
         output_dir: folder of the run.
         ckpt_dir: folder of ``model.pt``.
         evaluator: the validator whose metrics select; None keeps the latest weights.
-        key: metric to maximise, e.g. ``"val_dice_student"``.
+        key: metric to maximize, e.g. ``"val_dice_student"``.
         interval: epochs between two full checkpoints; the last epoch is always written. A killed
             run repeats at most so many epochs, with the same result.
         patience: stop after so many epochs without a better validation; 0 never stops early.
-        resume: go on from ``output_dir/checkpoint.pt`` where it exists.
+        resume: resume from ``output_dir/checkpoint.pt`` where it exists.
 
     Raises:
         ValueError: an interval below 1 or a negative patience; on resume, when the checkpoint

@@ -25,13 +25,13 @@ class EvaluationReport:
     """Write ``metrics.csv``, ``summary.json`` and the pictures, and print the table.
 
     The pictures are ``cases.png`` and, of volumes, ``surfaces.png``: the predicted surfaces of the
-    same cases, coloured by their distance to the reference. A rendering that fails is logged and
+    same cases, colored by their distance to the reference. A rendering that fails is logged and
     leaves ``surfaces.png`` out. Attach it after the scorer.
 
     Args:
         output_dir: folder of the run.
         scorer: of the same evaluator.
-        configuration: what ``summary.json`` records of the run: knobs by name.
+        configuration: what ``summary.json`` records of the run: settings by name.
         seed: of the run.
         data_hash: of the datalist, see :func:`mixseg.data.data_hash`.
         surfaces: render ``surfaces.png``; None does where PyVista is installed.

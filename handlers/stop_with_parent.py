@@ -13,7 +13,7 @@ __all__ = ["StopWithParent"]
 class StopWithParent:
     """End a training when the process that started it is gone.
 
-    A server that is killed leaves its training behind, which would go on writing to files that the
+    A server that is killed leaves its training behind, which would keep writing to files that the
     next server's training uses. What was trained since the last full-state checkpoint is repeated
     on resume.
 

@@ -87,7 +87,7 @@ def validate(evaluator: Any, engine: Any) -> None:
     evaluator.network = engine.inference_network
     _share_buffers(engine.inference_network)
     epoch = engine.state.epoch
-    # A loader draws a seed whenever it is read: training goes on as if it had not.
+    # A loader draws a seed whenever it is read: training continues as if it had not.
     with torch.random.fork_rng(devices=[]):
         if _is_empty_share(evaluator):
             # MONAI's evaluator would not start, and the others wait for this one's scores.

@@ -1,4 +1,4 @@
-"""Generalised Jensen-Shannon divergence of several students."""
+"""Generalized Jensen-Shannon divergence of several students."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def generalized_jensen_shannon(
     alpha: float = 0.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Generalised Jensen-Shannon divergence of N students with an entropy penalty: SSCO's L_co.
+    """Generalized Jensen-Shannon divergence of N students with an entropy penalty: SSCO's L_co.
 
     Wang et al., 'Self-paced and self-consistent co-training for semi-supervised image
     segmentation', MedIA 2021, as a mean over voxels of

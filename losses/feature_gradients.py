@@ -26,7 +26,7 @@ def _check_choice(name: str, value: str, choices: object) -> None:
         raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
 
 
-def _neighbours(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _neighbors(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Previous and next values along an axis, the border repeated."""
     # Slices, not convolutions or padding: autocast would run the former in half precision, and
     # the gradient of replicated padding is not deterministic on CUDA.
@@ -83,12 +83,12 @@ def gradient_map(
     axes = range(2, x.ndim)
     squares = torch.zeros_like(x)
     for axis in axes:
-        before, after = _neighbours(x, axis)
+        before, after = _neighbors(x, axis)
         part = (after - before) / 2
         if operator == "sobel":
             for other in axes:
                 if other != axis:
-                    before, after = _neighbours(part, other)
+                    before, after = _neighbors(part, other)
                     part = (before + 2 * part + after) / 4
         squares = squares + part.square()
     if channel_reduction == "mean":

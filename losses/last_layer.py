@@ -39,7 +39,7 @@ def image_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     num_classes = logits.shape[1]
     target = voxel_map(label, logits, name="label").long()
     values = F.cross_entropy(logits, target, ignore_index=num_classes, reduction="none")
-    return values.flatten(1).sum(dim=1) / _labelled(target, num_classes)
+    return values.flatten(1).sum(dim=1) / _labeled(target, num_classes)
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def last_layer_gradients(
         sizes = (truth * known).flatten(2).sum(dim=2)
         counts = sizes.clamp(min=1) * (sizes > 0).sum(dim=1, keepdim=True).clamp(min=1)
     else:
-        counts = _labelled(target, num_classes)[:, None].expand(-1, num_classes)
+        counts = _labeled(target, num_classes)[:, None].expand(-1, num_classes)
     # What a voxel of each class counts, then what each voxel does.
     shares = counts.to(logits.dtype).reciprocal().view(*counts.shape, *[1] * (logits.ndim - 2))
     residual = torch.where(known, logits.softmax(dim=1) - truth, 0)
@@ -110,7 +110,7 @@ def last_layer_gradients(
     return torch.cat((weight, flat.sum(dim=2, keepdim=True)), dim=2)
 
 
-def _labelled(target: Tensor, num_classes: int) -> Tensor:
+def _labeled(target: Tensor, num_classes: int) -> Tensor:
     """(B,) labeled voxels of each image, at least 1."""
     return (target != num_classes).flatten(1).sum(dim=1).clamp(min=1)
 

@@ -11,7 +11,7 @@ from mixseg.losses._common import prepare_logits, voxel_mean
 def pseudo_label_cross_entropy(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean min-entropy, -log max_c p_c: cross-entropy with the argmax as a fixed target.
 
-    Liu et al. (ConfKD, journal version), §3.6: what training on hard pseudo-masks minimises. It
+    Liu et al. (ConfKD, journal version), §3.6: what training on hard pseudo-masks minimizes. It
     bounds the Shannon entropy from below, but its gradient does not vanish for an undecided voxel;
     the alternative to `shannon_entropy` against which the paper argues.
 

@@ -23,7 +23,7 @@ def linear_refinement(logits: Tensor, ancillary_logits: Tensor, alpha: float) ->
     """Labels between a network's and an ancillary's prediction, softmax((l + α l_anc) / (1 + α)).
 
     The linear self-correction of Ibrahim et al., 'Semi-supervised semantic image segmentation with
-    self-correcting networks', CVPR 2020: the distribution q that minimises
+    self-correcting networks', CVPR 2020: the distribution q that minimizes
     KL(q‖p) + α KL(q‖p_anc), the normalized geometric mean of p and p_anc with weights 1 and α.
 
     Args:

@@ -122,7 +122,7 @@ def score_case(
         empty = {(False, True): "prediction", (True, False): "reference", (False, False): "both"}
         missing = empty.get((counts[0] > 0, counts[1] > 0), "")
         plane = (first, second) if flat is None else (first.squeeze(flat), second.squeeze(flat))
-        voxels, millimetres = _distances(*plane, missing, spacing)
+        voxels, millimeters = _distances(*plane, missing, spacing)
         iou, precision, recall = _overlap(int(np.count_nonzero(first & second)), *counts)
         rows.append(
             CaseScore(
@@ -132,8 +132,8 @@ def score_case(
                 dice=dice_coefficient(first, second),
                 hd95_vox=voxels[0],
                 assd_vox=voxels[1],
-                hd95_mm=None if millimetres is None else millimetres[0],
-                assd_mm=None if millimetres is None else millimetres[1],
+                hd95_mm=None if millimeters is None else millimeters[0],
+                assd_mm=None if millimeters is None else millimeters[1],
                 empty=missing,
                 reference_voxels=counts[1],
                 prediction_voxels=counts[0],

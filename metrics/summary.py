@@ -17,7 +17,7 @@ _BRANCH_ORDER = ("main", "teacher", "student", "ensemble")
 
 
 def summarize(rows: Iterable[CaseScore]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Summarise the cases of each branch and class.
+    """Summarize the cases of each branch and class.
 
     Args:
         rows: scores of any number of cases, branches and classes.

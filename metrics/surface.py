@@ -1,7 +1,7 @@
 """Overlap and surface distances of two binary masks, with MedPy's values at a fraction of its time.
 
 The surface of a mask is the set of its voxels with at least one face neighbor outside the mask.
-Distances run between voxel centres, from every surface voxel of one mask to the nearest surface
+Distances run between voxel centers, from every surface voxel of one mask to the nearest surface
 voxel of the other, and the two directions are **pooled** before a percentile or a mean is taken.
 `docs/metrics.md` sets these definitions beside MONAI's.
 """

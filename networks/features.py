@@ -37,10 +37,10 @@ def forward_with_features(
         >>> from mixseg.networks import DualBranchUNet
         >>> network = DualBranchUNet(features=(4, 8, 16), branches=1)
         >>> logits, features = forward_with_features(
-        ...     network, ["encoder.centre", "main.blocks.1"], torch.zeros(2, 1, 16, 16)
+        ...     network, ["encoder.center", "main.blocks.1"], torch.zeros(2, 1, 16, 16)
         ... )
         >>> {name: tuple(value.shape) for name, value in features.items()}
-        {'encoder.centre': (2, 16, 4, 4), 'main.blocks.1': (2, 4, 16, 16)}
+        {'encoder.center': (2, 16, 4, 4), 'main.blocks.1': (2, 4, 16, 16)}
     """
     output, calls = _forward_with_calls(network, names, *args, **kwargs)
     return output, {name: returned for name, (_, returned) in calls.items()}

@@ -59,8 +59,8 @@ class MeanVarianceNetwork(nn.Module):
         >>> from mixseg.networks import DualBranchUNet
         >>> network = MeanVarianceNetwork(
         ...     DualBranchUNet(out_channels=6, features=(4, 8), branches=1), num_classes=3,
-        ...     encoder_layers=["encoder.blocks.0", "encoder.centre"],
-        ...     class_layer="encoder.centre", class_channels=8,
+        ...     encoder_layers=["encoder.blocks.0", "encoder.center"],
+        ...     class_layer="encoder.center", class_channels=8,
         ... )
         >>> image = torch.zeros(2, 1, 8, 8)
         >>> tuple(network(image).shape)

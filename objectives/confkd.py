@@ -1,4 +1,4 @@
-"""ConfKD: knowledge distillation helped by confidence maximisation."""
+"""ConfKD: knowledge distillation helped by confidence maximization."""
 
 from __future__ import annotations
 

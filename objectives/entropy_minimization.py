@@ -1,4 +1,4 @@
-"""Entropy minimization: three regularisers of images without labels, and no second network."""
+"""Entropy minimization: three regularizers of images without labels, and no second network."""
 
 from __future__ import annotations
 

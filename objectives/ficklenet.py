@@ -165,7 +165,7 @@ class FickleNet(SingleBranchObjective):
             other channels.
 
     Examples:
-        >>> method = FickleNet("encoder.centre", 16, num_classes=3)
+        >>> method = FickleNet("encoder.center", 16, num_classes=3)
         >>> method.weights
         {'ce_full': 1.0, 'bce_class': 1.0, 'ce_seeds': 1.0}
         >>> sum(p.numel() for p in method.parameters())  # 2 · 16 + 2

@@ -83,7 +83,7 @@ class GLMI(SingleBranchObjective):
             while training, where a module is missing or has other channels.
 
     Examples:
-        >>> method = GLMI(layers={"encoder.centre": 16, "main.blocks.1": 4}, importance=[1, 1],
+        >>> method = GLMI(layers={"encoder.center": 16, "main.blocks.1": 4}, importance=[1, 1],
         ...               padding=[1])
         >>> method.weights
         {'ce_full': 1.0, 'global': 1.0, 'local': 0.1, 'consistency': 10.0}

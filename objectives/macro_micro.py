@@ -47,7 +47,7 @@ class MacroMicro(SingleBranchObjective):
     moving its weights towards the macro network's, an exponential moving average whose rate
     follows the uncertainty. Here the weights of the macro network are averaged at a fixed rate, and
     the micro network learns the average's predictions by the voxels' certainty, so that its own
-    weights stay the optimiser's. Certainty is that of a single pass.
+    weights stay the optimizer's. Certainty is that of a single pass.
 
     Args:
         lambda_guide: weight of ``guidance`` (1).

@@ -52,7 +52,7 @@ class RandomMotion:
     """A transform T drawn once: flips along the first two spatial axes, then a rotation.
 
     It is applied alike to images, features and probabilities of the same samples, at whatever
-    resolution they have. The rotation turns about the centre, in the plane of the first two
+    resolution they have. The rotation turns about the center, in the plane of the first two
     spatial axes (in 3D a volume's slices), with bilinear interpolation. Where it brings in the
     outside the edge is continued; :meth:`inside` says where.
 
@@ -101,7 +101,7 @@ class RandomMotion:
             return None
         grid = self._grid(maps.detach().float())
         height, width = maps.shape[2:4]
-        # Centres of the outermost pixels lie at ±(1 - 1/size); the rest is rounding.
+        # Centers of the outermost pixels lie at ±(1 - 1/size); the rest is rounding.
         reach = 1 + 1e-5 - 1 / grid.new_tensor([width, height])
         within = (grid.abs() <= reach).all(dim=-1).unsqueeze(1)
         if maps.ndim == 5:

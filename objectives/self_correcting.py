@@ -36,7 +36,7 @@ class SelfCorrecting(SingleBranchObjective):
     ce_refined   ``noisy`` cross-entropy with softmax((l + α l_anc) / (1 + α)), a fixed target
     ============ ========= =================================================================
 
-    The ancillary network learns on images with full masks how a noisy mask is to be mended: its
+    The ancillary network learns on images with full masks how to correct a noisy mask: its
     input is the image with the noisy mask as C further channels, one-hot, all 0 where that is
     unlabeled. Asked for a noisy image it is in evaluation mode and takes no gradient. α falls
     while training, from about 30 to 0.5 in the paper, by :class:`mixseg.handlers.WeightRamps`: at
@@ -107,8 +107,8 @@ class SelfCorrecting(SingleBranchObjective):
             logits, group = cast(Tensor, outputs["full"]), batch["full"]
             terms["ce_full"] = self._supervised(logits, group["label"])
             inputs = _with_mask(group["image"], group["weak_label"], logits.shape[1])
-            mended = self.ancillary(inputs, branch="main")
-            terms["ce_ancillary"] = self._supervised(mended, group["label"])
+            corrected = self.ancillary(inputs, branch="main")
+            terms["ce_ancillary"] = self._supervised(corrected, group["label"])
         if "ce_refined" in self.weights and "noisy" in outputs:
             logits, group = cast(Tensor, outputs["noisy"]), batch["noisy"]
             proposed = self._ask(_with_mask(group["image"], group["label"], logits.shape[1]))

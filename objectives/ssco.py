@@ -35,7 +35,7 @@ class SSCO(SingleBranchObjective):
     term             images   value
     ================ ======== =============================================================
     ce_full          ``full`` mean of the students' cross-entropies
-    co_training      ``none`` generalised Jensen-Shannon divergence of all students, weighted
+    co_training      ``none`` generalized Jensen-Shannon divergence of all students, weighted
     self_consistency ``none`` mean of their squared differences to their own teachers
     ================ ======== =============================================================
 

@@ -167,7 +167,7 @@ def plot_cases(
     the predictions. With one foreground class a mask has its branch's color, with more each class
     has its own. Arrays are shown with axis 0 to the right and axis 1 down. Intensities run from the
     1st to the 99th percentile; of a picture in color that of its three channels together, so that
-    grey stays grey.
+    gray stays gray.
 
     Args:
         panels: at least one.
@@ -307,7 +307,7 @@ def _class_colors(num_classes: int, single: str) -> list[str]:
 def _overlay(
     shown: NDArray[np.float64], labels: NDArray[Any], colors: Sequence[str]
 ) -> NDArray[np.float64]:
-    """RGB image with the classes, and unlabeled pixels in grey, blended over the intensities.
+    """RGB image with the classes, and unlabeled pixels in gray, blended over the intensities.
 
     Args:
         shown: (rows, columns), or (rows, columns, 3), in [0, 1].
@@ -344,7 +344,7 @@ def _legend(
                 label = f"{class_names[1]}, {headings[name].lower()}"
                 handles.append(Patch(color=color, label=label))
     if any(panel.reference is not None and (panel.reference == count).any() for panel in panels):
-        handles.append(Patch(color=_UNLABELED_COLOR, label="unlabelled"))
+        handles.append(Patch(color=_UNLABELED_COLOR, label="unlabeled"))
     if "reference" not in headings:
         return handles
     outline = Line2D([], [], color="white", linewidth=1.6, label="outline of the reference")

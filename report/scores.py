@@ -108,7 +108,7 @@ def write_summary(
     Args:
         path: target file.
         rows: scores of the run.
-        configuration: the knobs of the run.
+        configuration: the settings of the run.
         seed: the run's seed, or None if it had none.
         data_hash: digest that names the data and its split, or None.
         extra: further top-level entries.

@@ -1,4 +1,4 @@
-"""Rendered surfaces of predictions, coloured by their distance to the reference's surface.
+"""Rendered surfaces of predictions, colored by their distance to the reference's surface.
 
 PyVista (VTK) makes the meshes and the pictures, without a display; the extra ``surfaces`` installs
 it.
@@ -171,8 +171,8 @@ def plot_surfaces(
 ) -> None:
     """Draw one row per surface: two opposite views, with one scale of colors for all.
 
-    The predicted surface is coloured by its signed distance to the reference, whose surface lies
-    around it in transparent grey. The scale ends at the 98th percentile of all distances, and at
+    The predicted surface is colored by its signed distance to the reference, whose surface lies
+    around it in transparent gray. The scale ends at the 98th percentile of all distances, and at
     one unit at least.
 
     Args:

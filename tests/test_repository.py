@@ -245,8 +245,8 @@ def test_method_names_follow_the_weights(tables: ModuleType) -> None:
         "KL+Ent": {},
         "Upper bound": {**off, "num_full": 18, "num_partial": 0},
     }
-    for name, knobs in cases.items():
-        assert method_of({**common, **knobs}) == name
+    for name, settings in cases.items():
+        assert method_of({**common, **settings}) == name
     assert method_of({**common, **no_kd, "weak_branch": "main"}) == "Single"
     methods = {"KL": {3: ("1 / 2", "3 / 4")}, "Upper bound": {3: ("5 / 6", "")}}
     assert tables.published_of(methods, "Upper bound", {"num_full": 18}) == ("5 / 6", "")

@@ -13,7 +13,7 @@ from monai.utils.type_conversion import convert_to_dst_type, convert_to_numpy
 from mixseg.files.reading import ROUNDING
 
 MAX_CLASSES = 255
-"""uint8 labels hold the classes 0…254 and, as 255, the unlabelled value."""
+"""uint8 labels hold the classes 0…254 and, as 255, the unlabeled value."""
 
 
 def check_num_classes(num_classes: int) -> int:
@@ -56,7 +56,7 @@ def integral_array(label: Any, source: str) -> np.ndarray:
         wrong = np.unique(array[~whole])[:10].tolist()
         raise ValueError(
             f"{source} holds values that are not whole numbers: {wrong}; labels must be resampled "
-            "with nearest-neighbour interpolation and must not be probabilities"
+            "with nearest-neighbor interpolation and must not be probabilities"
         )
     return np.rint(array).astype(np.int64)
 
@@ -77,7 +77,7 @@ def class_array(label: Any, num_classes: int, source: str) -> np.ndarray:
         wrong = np.unique(array[(array < 0) | (array > num_classes)])[:10].tolist()
         raise ValueError(
             f"{source} holds {wrong}, but {num_classes} classes allow 0 to {num_classes - 1} and "
-            f"{num_classes} for unlabelled; convert the file with ConvertUnlabeled first, or "
+            f"{num_classes} for unlabeled; convert the file with ConvertUnlabeled first, or "
             "correct num_classes"
         )
     return array.astype(np.uint8)

@@ -28,7 +28,7 @@ class AddDepth(Transform):
     """Make a volume of one slice out of a two-dimensional image; leave volumes as they are.
 
     A picture (PNG, BMP, JPEG) has no geometry: its metadata get units that say so, that a pixel
-    does not count as a millimetre.
+    does not count as a millimeter.
     """
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012 (MONAI's way)
@@ -74,7 +74,7 @@ class RescaleIntensity(Transform):
             that a few bright voxels do not decide;
             ``"fixed"`` does the same to every image: clip to ``clip``, subtract ``mean``, divide
             by ``sd`` (for CT and for pictures, whose values mean the same everywhere).
-        clip: lowest and highest grey value of ``"fixed"``.
+        clip: lowest and highest gray value of ``"fixed"``.
         mean: of ``"fixed"``.
         sd: of ``"fixed"``, positive.
 

@@ -86,9 +86,9 @@ class ConvertUnlabeled(Transform):
         if wrong.any():
             raise ValueError(
                 f"{source} holds {np.unique(array[wrong])[:10].tolist()}: neither a class "
-                f"(0 to {self.num_classes - 1}) nor the value for unlabelled "
+                f"(0 to {self.num_classes - 1}) nor the value for unlabeled "
                 f"({self.unlabeled_value}). Set unlabeled_value to the value that the file uses "
-                "for unlabelled voxels, or correct num_classes or the file"
+                "for unlabeled voxels, or correct num_classes or the file"
             )
         return like(np.where(unlabeled, self.num_classes, array).astype(np.uint8), label)
 

@@ -54,13 +54,13 @@ class NoisyLabel(WeakLabel):
     a nucleus inside a cell does not count against the cell. Undistorted, it becomes
 
     - ``ellipse``: the solid ellipse of its second moments, (x−μ)ᵀ Σ⁻¹ (x−μ) ≤ 4, where Σ is the
-      covariance of the voxels' centres plus I/12, a voxel's own;
+      covariance of the voxels' centers plus I/12, a voxel's own;
     - ``stroke``: a line along that ellipse's main axis, from one of its ends to the other, as wide
       as ``stroke_width`` times the minor axis (at least a voxel), with round ends;
     - ``box``: its bounding box, upright.
 
     Each instance has a level s = ``distortion``·U(0, 1), each of its regions draws t₁…t₅ from
-    U(−1, 1): the centre moves by s·tᵢ half-axes along both axes, the half-axes grow by factors
+    U(−1, 1): the center moves by s·tᵢ half-axes along both axes, the half-axes grow by factors
     (1 + s)^tᵢ, and ellipse and stroke turn by s·t₅·45°. Shapes are painted from the largest to the
     smallest, so that one inside another stays visible; of equal ones the higher class wins. With
     probability ``share_missing``, independently for each instance, all of it becomes background:
@@ -75,7 +75,7 @@ class NoisyLabel(WeakLabel):
     Args:
         num_classes: C, background included.
         kind: one of :data:`KINDS`, or ``mixed``: each instance draws one of them.
-        distortion: largest level of an instance; 0 for none, 1 moves a centre by up to a half-axis.
+        distortion: largest level of an instance; 0 for none, 1 moves a center by up to a half-axis.
         share_missing: probability that an instance becomes background, in [0, 1].
         seed: a non-negative number; another one is another annotator.
         stroke_width: width of a stroke as a share of the minor axis, in (0, 1].
@@ -192,19 +192,19 @@ class NoisyLabel(WeakLabel):
     ) -> np.ndarray:
         """The shape of a region, given by its mask in its bounding box, in a plane of ``size``."""
         if instance.kind == "box":
-            centre, half, angle = (box.sum(axis=1) - 1) / 2, np.diff(box, axis=1)[:, 0] / 2, 0.0
+            center, half, angle = (box.sum(axis=1) - 1) / 2, np.diff(box, axis=1)[:, 0] / 2, 0.0
         else:
-            centre, half, angle = _moments(mask)
-            centre = centre + box[:, 0]
+            center, half, angle = _moments(mask)
+            center = center + box[:, 0]
         level, t = instance.level, draws.uniform(-1, 1, 5)
-        centre = centre + _axes(angle) @ (level * t[:2] * half)
+        center = center + _axes(angle) @ (level * t[:2] * half)
         half = half * (1 + level) ** t[2:4]
         if instance.kind != "box":
             angle += level * t[4] * _TURN
         rows, columns = np.ogrid[: size[0], : size[1]]
         (a, b), (c, d) = _axes(angle)
-        along = (rows - centre[0]) * a + (columns - centre[1]) * c
-        across = (rows - centre[0]) * b + (columns - centre[1]) * d
+        along = (rows - center[0]) * a + (columns - center[1]) * c
+        across = (rows - center[0]) * b + (columns - center[1]) * d
         if instance.kind == "box":
             inside = (abs(along) <= half[0] * _EDGE) & (abs(across) <= half[1] * _EDGE)
         elif instance.kind == "ellipse":
@@ -217,13 +217,13 @@ class NoisyLabel(WeakLabel):
 
 
 def _moments(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Centre, half-axes (the longer one first) and angle of a mask's ellipse of equal moments.
+    """Center, half-axes (the longer one first) and angle of a mask's ellipse of equal moments.
 
     In closed form, so that signs and ties of the axes are the same on every machine.
     """
     coords = np.argwhere(ndimage.binary_fill_holes(mask))
-    centred = coords - coords.mean(axis=0)
-    (xx, xy), (_, yy) = centred.T @ centred / len(coords) + np.eye(2) / 12
+    centered = coords - coords.mean(axis=0)
+    (xx, xy), (_, yy) = centered.T @ centered / len(coords) + np.eye(2) / 12
     spread = math.hypot((xx - yy) / 2, xy)
     variances = np.array([(xx + yy) / 2 + spread, (xx + yy) / 2 - spread])
     return coords.mean(axis=0), 2 * np.sqrt(variances), math.atan2(2 * xy, xx - yy) / 2

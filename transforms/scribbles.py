@@ -36,12 +36,12 @@ def _check_rule(rule: str, max_iterations: int | None) -> None:
 def _distance(mask: np.ndarray, axis: int | None) -> np.ndarray:
     """Chessboard distance to outside the mask (0 there); within the planes across ``axis``."""
     pads = [(0, 0) if a == axis else (1, 1) for a in range(mask.ndim)]
-    neighbours = np.ones((3,) * mask.ndim, dtype=bool)
+    neighbors = np.ones((3,) * mask.ndim, dtype=bool)
     if axis is not None:
         # No neighbors through the plane: all slices in one pass, none sees another.
-        neighbours = np.zeros((3,) * mask.ndim, dtype=bool)
-        neighbours[tuple(1 if a == axis else slice(None) for a in range(mask.ndim))] = True
-    distance = ndimage.distance_transform_cdt(np.pad(mask, pads), metric=neighbours)
+        neighbors = np.zeros((3,) * mask.ndim, dtype=bool)
+        neighbors[tuple(1 if a == axis else slice(None) for a in range(mask.ndim))] = True
+    distance = ndimage.distance_transform_cdt(np.pad(mask, pads), metric=neighbors)
     return distance[tuple(slice(before, -before or None) for before, _ in pads)]
 
 
@@ -59,9 +59,9 @@ def _kervadec(distance: np.ndarray, max_iterations: int, axis: int | None) -> np
 def _square_fits(distance: np.ndarray, steps: int) -> np.ndarray:
     """What ``steps`` erosions with a 10-wide cube leave, from the chessboard distance.
 
-    SciPy centres an even-sized element of width w at index w/2, so one erosion keeps p if
+    SciPy centers an even-sized element of width w at index w/2, so one erosion keeps p if
     [p−5, p+4] lies in the mask and n keep it if [p−5n, p+4n] does, a cube of width w = 9n+1.
-    For odd w = 2m−1 that is D ≥ m at its centre p − n/2. For even w = 2m it is the union of the
+    For odd w = 2m−1 that is D ≥ m at its center p − n/2. For even w = 2m it is the union of the
     2^d cubes of width 2m−1 around c and c+1 on each axis, where c = p − (n+1)/2.
     """
     width = 9 * steps + 1
@@ -71,9 +71,9 @@ def _square_fits(distance: np.ndarray, steps: int) -> np.ndarray:
         fits = np.logical_and.reduce([fits[shift] for shift in shifts])
     offset = (steps + 1) // 2
     core = np.zeros(distance.shape, dtype=bool)
-    # A cube that belongs to a p before `offset`, or to a centre past the last p, leaves the array.
-    centres = tuple(slice(0, size - offset) for size in distance.shape)
-    core[(slice(offset, None),) * core.ndim] = fits[centres]
+    # A cube that belongs to a p before `offset`, or to a center past the last p, leaves the array.
+    centers = tuple(slice(0, size - offset) for size in distance.shape)
+    core[(slice(offset, None),) * core.ndim] = fits[centers]
     return core
 
 
@@ -127,7 +127,7 @@ def erode_to_core(
         ValueError: the mask is not 2D or 3D, the rule is unknown, or ``max_iterations`` < 1.
 
     Examples:
-        A square of 5 survives two erosions by 3×3, as its centre:
+        A square of 5 survives two erosions by 3×3, as its center:
 
         >>> mask = np.zeros((7, 7), dtype=bool)
         >>> mask[1:6, 1:6] = True
@@ -172,7 +172,7 @@ def scribble_by_erosion(
 
     Examples:
         >>> label = np.zeros((5, 7), dtype=np.uint8)
-        >>> label[:, :5] = 1  # 5×5, whose centre survives two erosions
+        >>> label[:, :5] = 1  # 5×5, whose center survives two erosions
         >>> print(scribble_by_erosion(label, num_classes=2))
         [[2 2 2 2 2 2 2]
          [2 2 2 2 2 2 2]

@@ -90,23 +90,23 @@ def check_radius(radius: float) -> float:
     return float(radius)
 
 
-def ball(mask: np.ndarray, centres: np.ndarray, radius: float) -> np.ndarray:
-    """The voxels of ``mask`` whose Euclidean distance to a centre is at most ``radius``.
+def ball(mask: np.ndarray, centers: np.ndarray, radius: float) -> np.ndarray:
+    """The voxels of ``mask`` whose Euclidean distance to a center is at most ``radius``.
 
     Args:
         mask: boolean, d axes.
-        centres: (N, d) voxel indices, each one inside the mask.
-        radius: in voxels; 0 for the centres alone.
+        centers: (N, d) voxel indices, each one inside the mask.
+        radius: in voxels; 0 for the centers alone.
 
     Returns:
         Boolean array of the mask's shape.
     """
     marked = np.zeros_like(mask)
-    marked[tuple(centres.T)] = True
+    marked[tuple(centers.T)] = True
     if radius > 0:
         coords = np.argwhere(mask)
-        for centre in centres:
-            near = coords[((coords - centre) ** 2).sum(axis=1) <= radius**2]
+        for center in centers:
+            near = coords[((coords - center) ** 2).sum(axis=1) <= radius**2]
             marked[tuple(near.T)] = True
     return marked
 

@@ -22,19 +22,19 @@ from mixseg.transforms.weak_base import (
 )
 
 
-def _nearest(coords: np.ndarray, centre_times_n: np.ndarray) -> np.ndarray:
-    """The coordinates nearest to a centre, given as n times its own; the first one of equals.
+def _nearest(coords: np.ndarray, center_times_n: np.ndarray) -> np.ndarray:
+    """The coordinates nearest to a center, given as n times its own; the first one of equals.
 
     Integers throughout, so that ties are ties on every machine.
     """
-    offsets = coords * len(coords) - centre_times_n
+    offsets = coords * len(coords) - center_times_n
     return coords[np.argmin((offsets**2).sum(axis=1))]
 
 
 class CentroidLabel(CoreLabel):
-    """A disc (in 3D a ball) at each region's centre.
+    """A disc (in 3D a ball) at each region's center.
 
-    The disc's centre is the region's voxel nearest to its centre of mass, the first in array order
+    The disc's center is the region's voxel nearest to its center of mass, the first in array order
     of equals; so it lies inside a ring or a crescent too. The disc is restricted to the region.
 
     Args:
@@ -71,7 +71,7 @@ class EllipseLabel(CoreLabel):
 
     A solid ellipse in d dimensions whose covariance is Σ holds the x with
     (x−μ)ᵀ Σ⁻¹ (x−μ) ≤ d + 2; the label takes the voxels of the region with
-    (x−μ)ᵀ Σ⁻¹ (x−μ) ≤ (d + 2)·shrink². Σ is the covariance of the voxels' centres plus I/12, a
+    (x−μ)ᵀ Σ⁻¹ (x−μ) ≤ (d + 2)·shrink². Σ is the covariance of the voxels' centers plus I/12, a
     voxel's own, so that it is never singular. Where the ellipse meets no voxel of the region (a
     ring, a very small ``shrink``), the voxel nearest to μ is labeled.
 
@@ -103,9 +103,9 @@ class EllipseLabel(CoreLabel):
 
     def _ellipse(self, mask: np.ndarray) -> np.ndarray:
         coords = np.argwhere(mask)
-        centred = coords - coords.mean(axis=0)
-        covariance = centred.T @ centred / len(coords) + np.eye(mask.ndim) / 12
-        squared = np.einsum("ni,ij,nj->n", centred, np.linalg.inv(covariance), centred)
+        centered = coords - coords.mean(axis=0)
+        covariance = centered.T @ centered / len(coords) + np.eye(mask.ndim) / 12
+        squared = np.einsum("ni,ij,nj->n", centered, np.linalg.inv(covariance), centered)
         inside = coords[squared <= (mask.ndim + 2) * self.shrink**2]
         if len(inside) == 0:
             inside = _nearest(coords, coords.sum(axis=0))[None]

@@ -150,8 +150,8 @@ def _named_places() -> list[Path]:
 
 def _no_bundle(folder: Path) -> str:
     inside = _bundles_in(folder)
-    mend = f"name one of {', '.join(inside)} in it" if inside else "give the folder that holds it"
-    return f"'{folder}' is no bundle, it has no configs/metadata.json: {mend}"
+    fix = f"name one of {', '.join(inside)} in it" if inside else "give the folder that holds it"
+    return f"'{folder}' is no bundle, it has no configs/metadata.json: {fix}"
 
 
 def _unpacked(file: Path) -> Path:

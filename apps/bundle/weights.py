@@ -34,14 +34,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 60
 
 
-def build_network(config: Path, knobs: Mapping[str, Any]) -> nn.Module:
-    """``network_def`` of a configuration file, with other values for some of its knobs.
+def build_network(config: Path, settings: Mapping[str, Any]) -> nn.Module:
+    """``network_def`` of a configuration file, with other values for some of its settings.
 
     Raises:
         ValueError: it cannot be built; gives the cause.
     """
     parser = ConfigParser(load(config))
-    parser.update(dict(knobs))
+    parser.update(dict(settings))
     try:
         network: nn.Module = parser.get_parsed_content("network_def")
     except (RuntimeError, ValueError, TypeError) as error:

@@ -62,14 +62,14 @@ class BundleTraining(TrainTask):
         A request may give other settings, too: those that
         :func:`mixseg.apps.label.access.check_settings` knows.
         """
-        knobs = {name: self.train[name] for name in ("epoch_length", "lr") if self.train.get(name)}
+        given = {name: self.train[name] for name in ("epoch_length", "lr") if self.train.get(name)}
         return {
             "device": device_list(),
             "pretrained": True,
             "resume": True,
             "max_epochs": default_epochs(self.train),
             "val_split": 0.2,
-            **knobs,
+            **given,
         }
 
     def stats(self) -> dict[str, Any]:

@@ -29,27 +29,27 @@ def make_model_folder(
     target: Path,
     weights: Path | None,
     overlays: Sequence[Path] = (),
-    knobs: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> bool:
     """Make ``target`` out of a bundle, unless it is there already.
 
-    Both configurations become complete: knobs of the overlays, and then ``knobs``, are written
-    into them; labels are the classes that the network predicts, for these are what an annotator
-    draws; all cases of the datalist are trained on. What a server has trained into
-    ``target/models/model.pt`` is kept as long as the same bundle and knobs are given.
+    Both configurations become complete: the settings of the overlays, and then ``settings``, are
+    written into them; labels are the classes that the network predicts, for these are what an
+    annotator draws; all cases of the datalist are trained on. What a server has trained into
+    ``target/models/model.pt`` is kept as long as the same bundle and settings are given.
 
     Args:
         bundle: the bundle's folder.
         target: the model's folder, named as the bundle.
         weights: state dict to begin with; None begins with random weights.
-        overlays: configuration files of knobs, such as ``compact.yaml``.
-        knobs: further knobs.
+        overlays: configuration files of settings, such as ``compact.yaml``.
+        settings: further settings.
 
     Returns:
         Whether the folder was made now.
 
     Raises:
-        ValueError: a knob that neither configuration has; weights of another network; a folder
+        ValueError: a setting that neither configuration has; weights of another network; a folder
             that was made from something else.
     """
     configs = {name: bundle / "configs" / name for name in CONFIGS}
@@ -58,11 +58,11 @@ def make_model_folder(
     values: dict[str, Any] = {}
     for overlay in overlays:
         values |= load(overlay)
-    values |= knobs or {}
+    values |= settings or {}
     texts = {name: path.read_text(encoding="utf-8") for name, path in configs.items()}
     known = {name: load(path) for name, path in configs.items()}
     if unknown := [k for k in values if not any(k in content for content in known.values())]:
-        raise ValueError(f"{', '.join(unknown)}: no such knob in {' or '.join(CONFIGS)}")
+        raise ValueError(f"{', '.join(unknown)}: no such setting in {' or '.join(CONFIGS)}")
     texts = {
         name: set_values(text, {k: v for k, v in values.items() if k in known[name]})
         for name, text in texts.items()
@@ -107,14 +107,14 @@ def model_classes(folder: Path) -> list[str]:
         ) from error
 
 
-#: Knobs that count patients of each kind.
+#: Settings that count patients of each kind.
 _COUNTS = ("num_full", "num_partial", "num_unlabeled")
 #: Batches an epoch where a bundle's own number follows from the patients.
 _EPOCH_LENGTH = 24
 
 
 def _annotated(train: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Knobs of train.yaml that an annotation loop needs, where the bundle has them."""
+    """Settings of train.yaml that an annotation loop needs, where the bundle has them."""
     names = values.get("class_names", train.get("class_names"))
     wanted: dict[str, Any] = {
         # Every label counts as what it is; how many there are is not known beforehand. Kinds that

@@ -50,9 +50,9 @@ class TrainSettings:
         max_epochs: epochs of the training, those before a resume included.
         val_split: share of the complete cases that validate.
         pretrained: begin with the model's weights of now, else with random ones.
-        resume: go on with a training that was interrupted, where no label has changed since.
+        resume: resume a training that was interrupted, where no label has changed since.
         device: where to train.
-        knobs: numbers for settings of train.yaml, see
+        settings: numbers for settings of train.yaml, see
             :func:`mixseg.apps.label.access.check_settings`.
     """
 
@@ -61,7 +61,7 @@ class TrainSettings:
     pretrained: bool = True
     resume: bool = True
     device: str = "cpu"
-    knobs: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def settings_of(request: Mapping[str, Any], train: Mapping[str, Any], device: str) -> TrainSettings:
@@ -84,7 +84,7 @@ def settings_of(request: Mapping[str, Any], train: Mapping[str, Any], device: st
         raise ValueError(f"max_epochs is {epochs!r}; it is a whole number from 1 on")
     own = {"bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "device"}
     own |= {"max_epochs", "resume", "num_full", "num_partial", "progress"}
-    knobs = check_settings({k: v for k, v in request.items() if k not in own}, train)
+    settings = check_settings({k: v for k, v in request.items() if k not in own}, train)
     try:
         val_split = float(request.get("val_split", 0.2))
     except (TypeError, ValueError) as error:
@@ -95,7 +95,7 @@ def settings_of(request: Mapping[str, Any], train: Mapping[str, Any], device: st
         pretrained=_switch(request.get("pretrained", True)),
         resume=_switch(request.get("resume", True)),
         device=check_device(device),
-        knobs=knobs,
+        settings=settings,
     )
 
 
@@ -168,7 +168,7 @@ def _train(
     status = {"epoch": 0, "total_epochs": settings.max_epochs, "best_metric": 0.0}
     try:
         if resuming:
-            logger.info("going on with the interrupted training in %s", run)
+            logger.info("resuming the interrupted training in %s", run)
         else:
             _write(run / STATUS_NAME, {"status": "running", **status})
             submitted = write_submitted(
@@ -286,7 +286,7 @@ def training_overrides(
             {"_target_": "mixseg.handlers.stop_with_parent.StopWithParent", "parent": parent}
         )
     return {
-        **settings.knobs,
+        **settings.settings,
         "bundle_root": str(folder),
         "dataset_dir": str(run),
         "datalist": str(run / "datalist.json"),
@@ -334,7 +334,7 @@ def _unfinished(trainings: Path, labels: str, settings: TrainSettings) -> Path |
         logger.info("labels have changed since the interrupted training: a new one begins")
         return None
     asked, before = asdict(settings), request["settings"]
-    same = ("val_split", "pretrained", "knobs")
+    same = ("val_split", "pretrained", "settings")
     if any(asked[name] != before[name] for name in same):
         logger.info("the interrupted training had other settings: a new one begins")
         return None

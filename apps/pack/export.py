@@ -25,7 +25,7 @@ _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def export_bundle(
-    bundle: Path, format: str, checkpoint: Path, output: Path, knobs: dict[str, Any]
+    bundle: Path, format: str, checkpoint: Path, output: Path, settings: dict[str, Any]
 ) -> tuple[float, int, int]:
     """Write the file where it agrees with the network; see :func:`max_difference`.
 
@@ -41,7 +41,7 @@ def export_bundle(
     metadata = bundle / "configs" / "metadata.json"
     image = load(metadata)["network_data_format"]["inputs"]["image"]
     parser = ConfigParser(load(config))
-    parser.update(knobs)
+    parser.update(settings)
     network = _load_network(parser, config, checkpoint)
     with torch.no_grad():
         shapes = example_shapes(network, image["num_channels"], len(image["spatial_shape"]))
@@ -93,7 +93,7 @@ def _load_network(parser: ConfigParser, config: Path, checkpoint: Path) -> nn.Mo
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
-            f"the weights '{checkpoint}' do not fit the network of {config}; give the knobs that "
-            "they were trained with, for example --features"
+            f"the weights '{checkpoint}' do not fit the network of {config}; give the settings "
+            "that they were trained with, for example --features"
         ) from error
     return network.eval()

@@ -25,7 +25,7 @@ def packed_card(text: str, train: str) -> str:
 
     What stands between ``<!-- repository -->`` and ``<!-- /repository -->`` is left out, and what
     a comment ``<!-- packed`` hides is shown. Marks of commands that continuous integration runs
-    are left out. The defaults in the table of knobs become those of the packed ``train.yaml``.
+    are left out. The defaults in the table of settings become those of the packed ``train.yaml``.
 
     Args:
         text: the card in the repository.

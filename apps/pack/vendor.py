@@ -243,7 +243,7 @@ def _distributions(name: str) -> frozenset[str]:
 
 
 def _license() -> str:
-    """The licence of mixseg's code, from the checkout or the installation.
+    """The license of mixseg's code, from the checkout or the installation.
 
     Raises:
         ValueError: there is none.

@@ -37,13 +37,13 @@ _LICENSE = """\
 To be filled in by the author of this bundle: the terms of the data it was trained on
 
 Data:    what it is called, and where it can be had
-Terms:   its licence, with a link; or who gave which permission
+Terms:   its license, with a link; or who gave which permission
 Cite:    the publication that its users are asked to cite
 Consent: the ethics approval or the consent under which the images may be used, if they show people
 
 This bundle holds none of these data. Weights trained on them derive from them: say here whether
 these weights may be passed on, to whom, and for what. Until you do, do not pass them on. The
-licence of the bundle's own files (LICENSE, Apache-2.0) does not extend to such weights.
+license of the bundle's own files (LICENSE, Apache-2.0) does not extend to such weights.
 
 The bundle {name} was written by mixseg new for the datalist {datalist}.
 """
@@ -54,23 +54,23 @@ def data_license(plan: Plan) -> str:
     return _LICENSE.format(name=plan.name, datalist=plan.datalist.name)
 
 
-def model_card(plan: Plan, knobs: Sequence[tuple[str, str, str]]) -> str:
+def model_card(plan: Plan, settings: Sequence[tuple[str, str, str]]) -> str:
     """docs/README.md.
 
     Args:
         plan: of the bundle.
-        knobs: name, value and comment of every setting of train.yaml.
+        settings: name, value and comment of every setting of train.yaml.
     """
     facts = plan.facts
-    chosen = {choice.knob for choice in plan.choices}
+    chosen = {choice.setting for choice in plan.choices}
     names = ", ".join(facts.classes[1:])
     size = numbers(facts.shape[:2] if facts.pictures else facts.shape)
     unit = "pixels" if facts.pictures else f"voxels of {numbers(facts.spacing)} mm"
     plural = "s" if facts.channels > 1 else ""
     kinds = f"{facts.full_cases} with full masks"
     kinds += f" and {facts.partial_cases} with partial labels" if facts.partial else ""
-    rows = [(n, v, c) for n, v, c in knobs if n in chosen]
-    others = [(n, v, c) for n, v, c in knobs if n not in chosen]
+    rows = [(n, v, c) for n, v, c in settings if n in chosen]
+    others = [(n, v, c) for n, v, c in settings if n not in chosen]
     sections = [
         f"# {plan.name}",
         f"Segments {names}. Written by `mixseg new` for data of its user; {FILL_IN}: what it is "

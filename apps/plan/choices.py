@@ -1,4 +1,4 @@
-"""The settings that ``mixseg new`` reads off the data: a value and its reason for each knob."""
+"""The settings that ``mixseg new`` reads off the data: a value and its reason for each setting."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _BATCHES = {"mixed": "as many as with full masks", "confkd": "twice batch_full, 
 
 @dataclass(frozen=True)
 class Choice:
-    """A knob's value and why it is that."""
+    """A setting's value and why it is that."""
 
-    knob: str
+    setting: str
     value: Any
     reason: str
 

@@ -26,7 +26,7 @@ _ONE_OBJECT = 0.95
 
 @dataclass(frozen=True)
 class Intensities:
-    """Grey values of a sample of the training images.
+    """Gray values of a sample of the training images.
 
     Attributes:
         lowest: median over the images of the smallest value.
@@ -175,7 +175,7 @@ def _opened(item: Mapping[str, Any], key: str, voxels: bool) -> Volume:
     except UnreadableError as reason:
         raise ValueError(
             f"{item[key]} (case {item['case_id']}): the {key} cannot be read ({reason}); "
-            f"{reason.mend}. 'mixseg validate' lists all faults of the data"
+            f"{reason.fix}. 'mixseg validate' lists all faults of the data"
         ) from reason
 
 

@@ -31,7 +31,7 @@ class Plan:
         dimensions: 2 or 3.
         datalist: absolute path.
         facts: what the training cases show.
-        choices: knobs, in the order of explanation.
+        choices: settings, in the order of explanation.
         value_range: of the image as the network sees it.
         seconds: rough time of the training on a CPU, None where it is not known.
     """

@@ -128,7 +128,7 @@ class Sizes:
     """Choices of sizes, the schedule they go with, and on a CPU a rough time.
 
     Attributes:
-        choices: of the knobs.
+        choices: of the settings.
         schedule: batches and iterations.
         seconds: rough time of the training on a CPU; None on CUDA.
         notes: what the user should know, sentences.
@@ -216,7 +216,7 @@ def volume_sizes(facts: DataFacts, machine: Machine, method: str) -> Sizes:
                 Choice("dropout", 0, few),
                 Choice("lr", 0.03, "SGD; a narrow network bears a higher rate"),
             ]
-        length = next(choice.value for choice in epochs if choice.knob == "max_epochs")
+        length = next(choice.value for choice in epochs if choice.setting == "max_epochs")
         share = 0.7 if width < ladder.width else 25 / 60
         why = f"epochs between two steps of the rate, {share:.0%} of all"
         epochs.append(Choice("lr_step", max(1, round(share * length)), why))

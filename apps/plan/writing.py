@@ -86,10 +86,10 @@ def bundle_files(plan: Plan) -> dict[str, str]:
     """Path in the bundle → text, for every file of it.
 
     Raises:
-        ValueError: the template is not there, or lacks one of the knobs.
+        ValueError: the template is not there, or lacks one of the settings.
     """
     template = find_template(plan.method, plan.dimensions)
-    train = {choice.knob: choice for choice in (*_place_choices(plan), *plan.choices)}
+    train = {choice.setting: choice for choice in (*_place_choices(plan), *plan.choices)}
     files = {}
     for name in ("train.yaml", "inference.yaml", "evaluate.yaml", "multi_gpu_train.yaml"):
         text = (template / "configs" / name).read_text(encoding="utf-8")
@@ -98,14 +98,14 @@ def bundle_files(plan: Plan) -> dict[str, str]:
         elif name == "inference.yaml":
             known = yaml.safe_load(text)
             shared = {k: choice for k, choice in train.items() if k in known}
-            own = [c for c in _inference_choices(plan) if c.knob in known]
-            shared |= {choice.knob: choice for choice in own}
+            own = [c for c in _inference_choices(plan) if c.setting in known]
+            shared |= {choice.setting: choice for choice in own}
             text = _with_choices(text, list(shared.values()))
         files[f"configs/{name}"] = _header(name, plan) + _HEADER.sub("", text)
     files["configs/metadata.json"] = _metadata(template, plan)
     for name in ("configs/logging.conf", "LICENSE"):
         files[name] = (template / name).read_text(encoding="utf-8")
-    files["docs/README.md"] = model_card(plan, _knobs(files["configs/train.yaml"]))
+    files["docs/README.md"] = model_card(plan, _settings(files["configs/train.yaml"]))
     files["docs/data_license.txt"] = data_license(plan)
     return files
 
@@ -132,19 +132,21 @@ def _inference_choices(plan: Plan) -> list[Choice]:
 
 def _with_choices(text: str, choices: Sequence[Choice]) -> str:
     """The configuration with other values, each with its reason as the comment."""
-    text = set_values(text, {choice.knob: choice.value for choice in choices})
+    text = set_values(text, {choice.setting: choice.value for choice in choices})
     for choice in choices:
         # set_values leaves a value on one line; a comment follows two spaces at least.
-        pattern = re.compile(rf"^({re.escape(choice.knob)}: .*?)(?: {{2,}}#[^\n]*)?$", re.MULTILINE)
+        pattern = re.compile(
+            rf"^({re.escape(choice.setting)}: .*?)(?: {{2,}}#[^\n]*)?$", re.MULTILINE
+        )
         found = pattern.search(text)
-        assert found is not None, choice.knob
+        assert found is not None, choice.setting
         line = found[1].rstrip().ljust(_COLUMN - 1) + " " if len(found[1]) < _COLUMN else found[1]
         line = line if line.endswith(" ") else line + "  "
         text = text[: found.start()] + f"{line}# {choice.reason}" + text[found.end() :]
     return text
 
 
-def _knobs(text: str) -> list[tuple[str, str, str]]:
+def _settings(text: str) -> list[tuple[str, str, str]]:
     """Name, value as it is written, and comment of every setting of train.yaml."""
     ends = (text.index(f"\n{name}:") for name in ("num_classes", "datalist_content"))
     top = text[text.index("\nbundle_root:") : min(ends)]

@@ -31,14 +31,14 @@ class CaseError(Exception):
     Attributes:
         kind: ``unreadable``, ``truncated``, ``wrong dimension``, ``not finite`` or ``failed``.
         problem: what is wrong with it.
-        mend: what to do about it.
+        fix: what to do about it.
     """
 
-    def __init__(self, kind: str, problem: str, mend: str) -> None:
-        super().__init__(f"{problem}; {mend}")
+    def __init__(self, kind: str, problem: str, fix: str) -> None:
+        super().__init__(f"{problem}; {fix}")
         self.kind = kind
         self.problem = problem
-        self.mend = mend
+        self.fix = fix
 
 
 _CHANNEL = re.compile(r"^(?P<case>.+)_\d{4}\.[^_]+$")
@@ -197,7 +197,7 @@ def check_axes(case: InputCase, axes: Collection[int], channels: int) -> tuple[i
 def remarks_of(case: InputCase) -> list[str]:
     """What is odd about an image that can be predicted all the same."""
     volume = open_volume(case.source)
-    found = [f"{remark.problem}; {remark.mend}" for remark in volume.remarks]
+    found = [f"{remark.problem}; {remark.fix}" for remark in volume.remarks]
     outlier = find_outlier(voxels(volume))
     return found + ([] if outlier is None else ["; ".join(outlier)])
 
@@ -225,5 +225,5 @@ def _unreadable(kind: str, image: Path, reason: UnreadableError) -> CaseError:
     return CaseError(
         kind,
         f"the image is not a readable {name} file ({reason})",
-        reason.mend,
+        reason.fix,
     )

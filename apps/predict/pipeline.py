@@ -151,8 +151,8 @@ class BundlePipeline:
     Args:
         bundle: folder of the bundle.
         files: ``inference.yaml`` and the overlays after it.
-        knobs: entries of these files that are replaced.
-        weights: checkpoint; None where a knob names an exported network instead.
+        settings: entries of these files that are replaced.
+        weights: checkpoint; None where a setting names an exported network instead.
         device: where the network runs.
         staging: folder that the postprocessing writes to.
         others: further networks, whose probabilities are averaged with this one's before anything
@@ -165,7 +165,7 @@ class BundlePipeline:
 
     bundle: Path
     files: Sequence[Path]
-    knobs: Mapping[str, Any]
+    settings: Mapping[str, Any]
     weights: Path | None
     device: torch.device
     staging: Path
@@ -195,7 +195,7 @@ class BundlePipeline:
         }
         if self.weights is not None:
             own["checkpoint"] = literal_path(self.weights.absolute())
-        parser.update({**self.knobs, **own})
+        parser.update({**self.settings, **own})
         try:
             self._build(parser)
         except Exception as error:  # whatever a component of a bundle raises

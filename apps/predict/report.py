@@ -114,7 +114,7 @@ class PredictionReport:
             "input": str(case.image),
             "kind": error.kind,
             "problem": error.problem,
-            "mend": error.mend,
+            "fix": error.fix,
         }
         self._save_if_cheap()
 
@@ -177,7 +177,7 @@ class PredictionReport:
             table.writerow(row | {"notes": "; ".join(entry["warnings"])})
         for entry in self.failures.values():
             row = {"case_id": entry["case_id"], "status": "failed", "input": entry["input"]}
-            table.writerow(row | {"notes": f"{entry['problem']}; {entry['mend']}"})
+            table.writerow(row | {"notes": f"{entry['problem']}; {entry['fix']}"})
         return text.getvalue()
 
 

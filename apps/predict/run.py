@@ -371,9 +371,9 @@ def run_header(pipeline: BundlePipeline) -> dict[str, Any]:
     """What the report says once for all cases."""
     members = [_described(one) for one in (pipeline, *pipeline.others)]
     first, others = members[0], members[1:]
-    identity = ("bundle", "version", "files", "weights_sha256", "knobs")
+    identity = ("bundle", "version", "files", "weights_sha256", "settings")
     digests = [{name: member[name] for name in identity} for member in members]
-    shown = ("bundle", "version", "configuration", "knobs", "weights", "weights_sha256")
+    shown = ("bundle", "version", "configuration", "settings", "weights", "weights_sha256")
     return {
         **{name: first[name] for name in shown},
         "averaged_with": [{name: other[name] for name in shown} for other in others],
@@ -387,13 +387,13 @@ def run_header(pipeline: BundlePipeline) -> dict[str, Any]:
 def _described(pipeline: BundlePipeline) -> dict[str, Any]:
     """A bundle with its weights, for the report."""
     metadata = load(pipeline.bundle / "configs" / "metadata.json")
-    weights = pipeline.weights or Path(str(pipeline.knobs.get("exported")))
+    weights = pipeline.weights or Path(str(pipeline.settings.get("exported")))
     return {
         "bundle": bundle_name(pipeline.bundle),
         "version": str(metadata.get("version", "")),
         "files": [[path.name, sha256_of(path)] for path in pipeline.files],
         "configuration": [str(path) for path in pipeline.files],
-        "knobs": dict(pipeline.knobs),
+        "settings": dict(pipeline.settings),
         "weights": str(weights),
         "weights_sha256": sha256_of(weights),
     }

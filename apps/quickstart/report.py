@@ -25,10 +25,10 @@ def score_lines(results: Mapping[str, Any]) -> list[list[str]]:
     """
     lines = []
     for run, title in METHODS.items():
-        knobs = results["runs"][run]["configuration"]
-        labels = f"{knobs['num_full']} mask{'s' * (knobs['num_full'] != 1)}"
-        if knobs["num_partial"]:
-            labels += f", {knobs['num_partial']} scribbles"
+        run_settings = results["runs"][run]["configuration"]
+        labels = f"{run_settings['num_full']} mask{'s' * (run_settings['num_full'] != 1)}"
+        if run_settings["num_partial"]:
+            labels += f", {run_settings['num_partial']} scribbles"
         for classes in results["runs"][run]["scores"].values():
             for scores in classes.values():
                 cells = [
@@ -58,8 +58,11 @@ def markdown_report(results: Mapping[str, Any]) -> str:
     lines = [HEADER, rule, *score_lines(results)]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     settings, seconds, hardware = results["settings"], results["seconds"], results["hardware"]
-    knobs = results["runs"]["mixed"]["configuration"]
-    iterations, count = knobs["max_epochs"] * knobs["epoch_length"], hardware["cpu_count"]
+    run_settings = results["runs"]["mixed"]["configuration"]
+    iterations, count = (
+        run_settings["max_epochs"] * run_settings["epoch_length"],
+        hardware["cpu_count"],
+    )
     return table + (
         f"\nSynthetic phantom of {settings['patients']} patients, two scans each. Labels are of "
         f"patients, scores of scans: mean ± sd over the test split, seed {settings['seed']}, "

@@ -48,18 +48,18 @@ def find_repository() -> Path:
     return root
 
 
-def check_patients(patients: int, known: Mapping[str, Any], knobs: Mapping[str, Any]) -> None:
+def check_patients(patients: int, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse a phantom with fewer patients for training than the runs need.
 
     Args:
         patients: of the phantom.
         known: settings of the bundle.
-        knobs: those that are given on the command line.
+        given: those that are given on the command line.
 
     Raises:
         ValueError: says how many patients suffice.
     """
-    full, partial = (knobs.get(name, known[name]) for name in ("num_full", "num_partial"))
+    full, partial = (given.get(name, known[name]) for name in ("num_full", "num_partial"))
     if not isinstance(full, int) or not isinstance(partial, int):
         return  # the training refuses what is not a number, and null takes all that there are
     training = split_sizes(patients)[0]
@@ -73,21 +73,21 @@ def check_patients(patients: int, known: Mapping[str, Any], knobs: Mapping[str, 
 
 
 class Quickstart:
-    """The steps, and which of them are done: an interrupted quickstart goes on where it stopped."""
+    """The steps, and which of them are done: an interrupted quickstart resumes where it stopped."""
 
     def __init__(
         self,
         root: Path,
         output: Path,
         settings: dict[str, Any],
-        knobs: Mapping[str, Any],
+        given: Mapping[str, Any],
         show: Callable[[str, str], None],
     ) -> None:
         self.show = show
         self.root = root
         self.output = output
         self.settings = settings
-        self.knobs = knobs
+        self.given = given
         self.state_path = output / _STATE_NAME
         self.seconds: dict[str, float] = {}
         self.done: list[str] = []
@@ -156,7 +156,7 @@ class Quickstart:
                 for step in (self._relocated(step) for step in steps)
             ]
             runs[run] = kept
-        settings = {name: self.settings[name] for name in ("patients", "seed", "knobs")}
+        settings = {name: self.settings[name] for name in ("patients", "seed", "given")}
         return {
             "benchmark": "quickstart",
             "settings": settings,
@@ -175,7 +175,7 @@ class Quickstart:
     def _common(self, run: str) -> dict[str, object]:
         return {
             "seed": self.settings["seed"],
-            **self.knobs,
+            **self.given,
             **RUNS[run],
             "dataset_dir": self.output / "phantom",
             "ckpt_dir": self.output / run / "models",
@@ -184,7 +184,7 @@ class Quickstart:
     def _relocated(
         self, step: tuple[str, Sequence[str], dict[str, object]]
     ) -> tuple[str, Sequence[str], dict[str, object]]:
-        run_id, files, knobs = step
+        run_id, files, settings = step
         return (
             run_id,
             files,
@@ -192,21 +192,26 @@ class Quickstart:
                 name: Path("quickstart", value.relative_to(self.output)).as_posix()
                 if isinstance(value, Path)
                 else value
-                for name, value in knobs.items()
+                for name, value in settings.items()
             },
         )
 
     def _bundle(
-        self, run: str, run_id: str, files: Sequence[str], knobs: dict[str, object], **more: object
+        self,
+        run: str,
+        run_id: str,
+        files: Sequence[str],
+        settings: dict[str, object],
+        **more: object,
     ) -> None:
         folder, log = self.output / run, self.output / run / "log.txt"
         folder.mkdir(exist_ok=True)
         configs = self.root / "bundles" / BUNDLE / "configs"
-        knobs = knobs | more
+        settings = settings | more
         near, python = _near(configs), _near(Path(sys.executable)).as_posix()
-        line = shown(bundle_command(run_id, files, knobs, near, python))
+        line = shown(bundle_command(run_id, files, settings, near, python))
         self.show(line, "command")
-        status = run_logged(bundle_command(run_id, files, knobs, configs, sys.executable), log)
+        status = run_logged(bundle_command(run_id, files, settings, configs, sys.executable), log)
         if status:
             raise ChildProcessError(
                 f"{METHODS[run]}, {run_id}: exit status {status}; the log is {log}"
@@ -224,14 +229,14 @@ def _near(path: Path) -> Path:
 
 
 def read_configuration(configs: Path) -> tuple[dict[str, Any], str]:
-    """The knobs that there are, and a digest of all the files that decide about a run."""
-    knobs: dict[str, Any] = {}
+    """The settings that there are, and a digest of all the files that decide about a run."""
+    settings: dict[str, Any] = {}
     digest = hashlib.sha256()
     for name in _EVALUATION:
         content = (configs / name).read_bytes()
         digest.update(content)
-        knobs |= yaml.safe_load(content)
-    return knobs, digest.hexdigest()[:16]
+        settings |= yaml.safe_load(content)
+    return settings, digest.hexdigest()[:16]
 
 
 def record_figures(root: Path, output: Path) -> None:

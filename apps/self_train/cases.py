@@ -89,7 +89,7 @@ def read_selection(files: Sequence[Path], dataset_dir: Path) -> Selection:
     if 0 <= classes.unlabeled < classes.source:
         raise ValueError(
             f"unlabeled_value is {classes.unlabeled}, a class that proposals need: store labels "
-            f"whose unlabelled voxels have a value outside 0..{classes.source - 1}"
+            f"whose unlabeled voxels have a value outside 0..{classes.source - 1}"
         )
     kinds = {item["case_id"]: item["supervision"] for item in items}
     resolved = datalist.resolve(dataset_dir)
@@ -97,7 +97,7 @@ def read_selection(files: Sequence[Path], dataset_dir: Path) -> Selection:
     proposed = tuple(e for e in chosen if kinds[e.case_id] in ("partial", "none"))
     if not proposed:
         raise ValueError(
-            f"{files[0]} takes no training case as partially labelled or without a label, so "
+            f"{files[0]} takes no training case as partially labeled or without a label, so "
             "there is nothing to propose: give a run that was trained on some"
         )
     return Selection(

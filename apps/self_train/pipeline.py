@@ -137,7 +137,7 @@ def read_scribble(entry: Entry, selection: Selection) -> np.ndarray:
     if image is not None and drawn is not None:
         examine_grid(case, path, "scribble", image, drawn, faults.append)
     if faults:
-        raise CaseError("failed", f"{faults[0].file}: {faults[0].problem}", faults[0].mend)
+        raise CaseError("failed", f"{faults[0].file}: {faults[0].problem}", faults[0].fix)
     assert drawn is not None
     classes = selection.classes
     try:
@@ -146,5 +146,5 @@ def read_scribble(entry: Entry, selection: Selection) -> np.ndarray:
             label = MaskUnannotatedClasses(classes.source)(label, entry.annotated_classes)
         label = SelectClasses(classes.target, classes.source)(label)
     except ValueError as error:
-        raise CaseError("failed", f"{path}: {error}", "mend the file") from error
+        raise CaseError("failed", f"{path}: {error}", "fix the file") from error
     return np.asarray(label, dtype=np.uint8)

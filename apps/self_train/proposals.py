@@ -214,7 +214,7 @@ def _header(pipeline: ProposalPipeline, source: Trained) -> dict[str, Any]:
         "bundle": bundle_name(source.folder),
         "version": str(metadata.get("version", "")),
         "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
-        "knobs": dict(source.settings),
+        "settings": dict(source.settings),
         "weights": str(source.weights),
         "weights_sha256": sha256_of(source.weights),
         "classes": pipeline.class_names,

@@ -54,7 +54,7 @@ class SelfTraining:
 
     What is done is told by files that are written whole: ``round_01/trained.json`` says that the
     round's network is trained, ``round_01/<split>/summary.json`` that it is scored. A training
-    goes on from its own checkpoint.
+    resumes from its own checkpoint.
 
     Args:
         output: the folder.
@@ -93,7 +93,7 @@ class SelfTraining:
         self.progress = progress
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Begin in the folder, or go on with what is there.
+        """Begin in the folder, or resume what is there.
 
         Raises:
             ValueError: it holds a self-training of other settings; names what differs.
@@ -160,7 +160,7 @@ class SelfTraining:
         )
         failed = list(proposals.report.failures.values())
         if failed:
-            lines = "".join(f"\n  {f['case_id']}: {f['problem']}; {f['mend']}" for f in failed)
+            lines = "".join(f"\n  {f['case_id']}: {f['problem']}; {f['fix']}" for f in failed)
             raise ChildProcessError(
                 f"round {number}: {len(failed)} cases could not be proposed:{lines}"
             )
@@ -173,7 +173,7 @@ class SelfTraining:
 
     def _train(self, number: int, proposals: Proposals) -> None:
         folder = self.folder(number)
-        # A training that outlived this command would go on writing to the files of the next one.
+        # A training that outlived this command would keep writing to the files of the next one.
         handler = {
             "_target_": "mixseg.handlers.stop_with_parent.StopWithParent",
             "parent": os.getpid(),

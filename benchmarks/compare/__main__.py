@@ -101,7 +101,7 @@ def run(
 ) -> None:
     """Train and score the rows of a list, one result file a row and seed.
 
-    Rows that have their file are skipped, a row that was interrupted goes on where it stopped.
+    Rows that have their file are skipped, an interrupted row resumes where it stopped.
 
     [bold]Examples[/]
 
@@ -132,7 +132,7 @@ def run(
                     rows, known, places, chosen_seeds, minutes, _Bar(progress, count)
                 )
         except KeyboardInterrupt:
-            console.print("interrupted; the same command goes on from the last checkpoint")
+            console.print("interrupted; the same command resumes from the last checkpoint")
             raise typer.Exit(_INTERRUPTED) from None
     if outcome.failed:
         raise fail(f"failed: {', '.join(outcome.failed)}; their logs in '{work}' say why")

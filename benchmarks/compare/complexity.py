@@ -36,7 +36,7 @@ def count_parameters(bundle: Path, experiment: Experiment) -> int | None:
         bundle: its folder.
         experiment: the row.
     """
-    parser = _parser(bundle, experiment.overlays, experiment.knobs)
+    parser = _parser(bundle, experiment.overlays, experiment.settings)
     if "network_def" not in parser.config or "objective" not in parser.config:
         return None
     own = (
@@ -49,7 +49,7 @@ def count_parameters(bundle: Path, experiment: Experiment) -> int | None:
 
 
 def measure_complexity(
-    bundle: Path, knobs: Mapping[str, Any], device: str, overlays: Sequence[str] = ()
+    bundle: Path, settings: Mapping[str, Any], device: str, overlays: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Parameters of a bundle's training, and milliseconds of a forward pass of one sample.
 
@@ -58,7 +58,7 @@ def measure_complexity(
 
     Args:
         bundle: its folder; no weights are needed.
-        knobs: other values of some of its knobs.
+        settings: other values of some of its settings.
         device: ``cpu`` or ``cuda``.
 
     Returns:
@@ -70,7 +70,7 @@ def measure_complexity(
 
     from mixseg.files.provenance import environment
 
-    parser = _parser(bundle, overlays, knobs)
+    parser = _parser(bundle, overlays, settings)
     parser["device"] = torch.device(device)
     networks = _networks(parser)
     size = "spatial_size" if "spatial_size" in parser.config else "crop_size"
@@ -99,8 +99,10 @@ def measure_complexity(
     }
 
 
-def _parser(bundle: Path, overlays: Sequence[str], knobs: Mapping[str, Any]) -> ConfigParser:
-    parser = read_parser([bundle / "configs" / name for name in ("train.yaml", *overlays)], knobs)
+def _parser(bundle: Path, overlays: Sequence[str], settings: Mapping[str, Any]) -> ConfigParser:
+    parser = read_parser(
+        [bundle / "configs" / name for name in ("train.yaml", *overlays)], settings
+    )
     if "train#dataset" in parser:
         parser["train#dataset"] = _Cases()
     return parser

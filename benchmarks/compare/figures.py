@@ -28,7 +28,7 @@ __all__ = ["draw", "is_current"]
 
 #: Key of the PNG's text that says what is drawn.
 _CONTENT = "Content"
-# Okabe and Ito's colours.
+# Okabe and Ito's colors.
 _STYLES = {
     "published": ("o", "none", "#000000"),
     "cpu": ("s", "#0072B2", "#0072B2"),
@@ -127,10 +127,10 @@ def _draw_line(axes: Axes, line: Line, kind: int, height: float) -> None:
 
 def _point(axes: Axes, style: str, values: Sequence[float], height: float) -> None:
     """Mean, with the standard deviation over seeds as a bar."""
-    marker, face, colour = _STYLES[style]
+    marker, face, color = _STYLES[style]
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     axes.errorbar(
-        float(np.mean(values)), height, xerr=spread, fmt=marker, color=colour,
+        float(np.mean(values)), height, xerr=spread, fmt=marker, color=color,
         markerfacecolor=face, markersize=4.5, elinewidth=1, label=_NAMES[style],
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ Profile = Literal["cpu", "gpu"]
 SetN = int | Literal["all"]
 Score = Literal["dice", "iou", "precision", "recall", "hd95_vox", "assd_vox"]
 
-#: Keys of a row that are no knobs of its bundle.
+#: Keys of a row that are no settings of its bundle.
 ROW_KEYS = ("method", "bundle", "overlays", "set", "profile", "seeds", "variant", "same_as",
             "start_from", "rounds")  # fmt: skip
 #: Full masks of "all images" in the papers.
@@ -30,22 +30,22 @@ class _Model(BaseModel):
 
 
 class Row(_Model):
-    """One row of a list; what is no key of its own is a knob of the bundle.
+    """One row of a list; what is no key of its own is a setting of the bundle.
 
     Attributes:
-        method: the papers' name, by which the tables find the row; default: from the knobs.
+        method: the papers' name, by which the tables find the row; default: from the settings.
         bundle: folder or name of the bundle; default: that of the list.
         overlays: configuration files after those of the list, such as ``rows/single.yaml``.
-        set: N of Set-N, or ``all``; default: from the knobs.
+        set: N of Set-N, or ``all``; default: from the settings.
         profile: ``cpu`` hides GPUs, ``gpu`` needs one; default: that of the list.
         seeds: default: those of the list.
-        variant: knobs by which the row differs from its method's main row, e.g. the weight that
-            a sweep sets; they are passed as knobs, too.
-        same_as: ``LIST/ROW`` whose bundle, knobs and result files the row shares; the list lies
+        variant: settings by which the row differs from its method's main row, e.g. the weight that
+            a sweep sets; they are passed as settings, too.
+        same_as: ``LIST/ROW`` whose bundle, settings and result files the row shares; the list lies
             beside this one.
         start_from: row whose weights make the proposals that the row learns from.
         rounds: of self-training from there.
-        knobs: of the bundle, beyond the list's own.
+        settings: of the bundle, beyond the list's own.
     """
 
     method: str | None = None
@@ -58,7 +58,7 @@ class Row(_Model):
     same_as: str | None = None
     start_from: str | None = None
     rounds: int | None = Field(default=None, ge=1)
-    knobs: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -68,16 +68,16 @@ class Row(_Model):
         if not isinstance(values, Mapping):
             return values
         own = {name: value for name, value in values.items() if name in ROW_KEYS}
-        return own | {"knobs": {str(k): v for k, v in values.items() if k not in ROW_KEYS}}
+        return own | {"settings": {str(k): v for k, v in values.items() if k not in ROW_KEYS}}
 
     @model_validator(mode="after")
     def _consistent(self) -> Row:
         if self.same_as is not None:
             if len(self.same_as.split("/")) != 2:
                 raise ValueError(f"same_as must be LIST/ROW, got '{self.same_as}'")
-            if self.knobs or self.bundle or self.overlays or self.start_from:
+            if self.settings or self.bundle or self.overlays or self.start_from:
                 raise ValueError(
-                    "same_as takes bundle and knobs of the other row: leave out those given here"
+                    "same_as takes bundle and settings of the other row: leave out those given here"
                 )
         if self.rounds is not None and self.start_from is None:
             raise ValueError("rounds needs start_from, the row whose weights make the proposals")
@@ -101,8 +101,8 @@ class ExperimentList(_Model):
         reference: row that the others' Dice is tested against in that table.
         profile: of the rows that name none.
         seeds: of the rows that name none.
-        common: knobs of all rows.
-        bundles: knobs of all rows of a bundle.
+        common: settings of all rows.
+        bundles: settings of all rows of a bundle.
         rows: name → row.
     """
 
@@ -163,7 +163,7 @@ class Experiment:
         set: N of Set-N, or ``all``.
         bundle: name or folder; None in a list that is only read.
         overlays: configuration files after train.yaml.
-        knobs: all of them, but for the seed.
+        settings: all of them, but for the seed.
         seeds: which to run, and which count in tables.
         profile: ``cpu``, ``gpu``, or None for whatever the machine has.
         variant: see :class:`Row`.
@@ -179,7 +179,7 @@ class Experiment:
     set: SetN
     bundle: str | None
     overlays: tuple[str, ...]
-    knobs: dict[str, Any]
+    settings: dict[str, Any]
     seeds: tuple[int, ...]
     profile: Profile | None
     variant: dict[str, Any] = field(default_factory=dict)
@@ -259,20 +259,27 @@ def _experiment(path: Path, listed: ExperimentList, name: str) -> Experiment:
         return _shared(path, listed, name)
     bundle = row.bundle or listed.bundle
     short = Path(bundle).name if bundle else ""
-    knobs = {**listed.common, **listed.bundles.get(bundle or "", {}), **row.knobs, **row.variant}
+    settings = {
+        **listed.common,
+        **listed.bundles.get(bundle or "", {}),
+        **row.settings,
+        **row.variant,
+    }
     variant = dict(row.variant)
-    if knobs.get("weak_label") == "drawn":
+    if settings.get("weak_label") == "drawn":
         variant.setdefault("weak_label", "drawn")
-    method = row.method or (method_of(knobs) if (not short or short.endswith("confkd")) else short)
+    method = row.method or (
+        method_of(settings) if (not short or short.endswith("confkd")) else short
+    )
     return Experiment(
         list_name=path.stem,
         row=name,
         method=method,
         data=listed.data or short.partition("_")[0],
-        set=row.set or set_of(knobs, method),
+        set=row.set or set_of(settings, method),
         bundle=bundle,
         overlays=tuple(_overlay(path, name) for name in (*listed.overlays, *row.overlays)),
-        knobs=knobs,
+        settings=settings,
         seeds=tuple(row.seeds or listed.seeds),
         profile=row.profile or listed.profile,
         variant=variant,
@@ -308,7 +315,7 @@ def _shared(path: Path, listed: ExperimentList, name: str) -> Experiment:
         set=row.set or source.set,
         bundle=source.bundle,
         overlays=source.overlays,
-        knobs={**source.knobs, **row.variant},
+        settings={**source.settings, **row.variant},
         seeds=tuple(row.seeds or listed.seeds),
         profile=row.profile or listed.profile or source.profile,
         variant=row.variant or source.variant,
@@ -316,45 +323,45 @@ def _shared(path: Path, listed: ExperimentList, name: str) -> Experiment:
     )
 
 
-def method_of(knobs: Mapping[str, Any]) -> str:
+def method_of(settings: Mapping[str, Any]) -> str:
     """The papers' name of a row of a ConfKD bundle, from its weights.
 
     Examples:
         >>> method_of({"num_full": 3, "lambda_ent": 0})
         'KL'
     """
-    full = knobs.get("num_full", 3)
-    if not knobs.get("num_partial", 5 * full):
+    full = settings.get("num_full", 3)
+    if not settings.get("num_partial", 5 * full):
         return "Upper bound"
     names = ("lambda_w", "lambda_kd", "lambda_ent")
-    weak, distilled, entropy = (bool(knobs.get(name, True)) for name in names)
+    weak, distilled, entropy = (bool(settings.get(name, True)) for name in names)
     if not (weak or distilled or entropy):
         return "Lower bound"
-    single = knobs.get("weak_branch") in ("teacher", "main")
+    single = settings.get("weak_branch") in ("teacher", "main")
     base = "Single" if single else "KL" if distilled else "Decoupled"
     return f"{base}+Ent" if entropy else base
 
 
-def set_of(knobs: Mapping[str, Any], method: str) -> SetN:
+def set_of(settings: Mapping[str, Any], method: str) -> SetN:
     """N of Set-N; the upper bound has full masks of the N + 5·N patients that the others see."""
-    full = int(knobs.get("num_full", 3))
+    full = int(settings.get("num_full", 3))
     if method != "Upper bound":
         return full
     return "all" if full == _ALL_IMAGES else full // 6
 
 
-def check_knobs(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """Refuse knobs that the row's bundle has not.
+def check_settings(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Refuse settings that the row's bundle has not.
 
     Args:
         experiment: the row.
         folder: of its bundle.
 
     Returns:
-        The knobs that only evaluate.yaml knows, which training would refuse.
+        The settings that only evaluate.yaml knows, which training would refuse.
 
     Raises:
-        ValueError: naming list, row, knobs, and what they resemble.
+        ValueError: naming list, row, settings, and what they resemble.
     """
     configs = folder / "configs"
     place = f"list '{experiment.list_name}', row '{experiment.row}'"
@@ -366,17 +373,17 @@ def check_knobs(experiment: Experiment, folder: Path) -> dict[str, Any]:
     evaluation = _keys(configs / "evaluate.yaml")
     wrong = [
         name
-        for name in experiment.knobs
+        for name in experiment.settings
         if name.replace("::", "#").partition("#")[0] not in training | evaluation
     ]
     if wrong:
         raise ValueError(
-            f"{place}: no knob of the bundle {folder.name}: "
+            f"{place}: no setting of the bundle {folder.name}: "
             + ", ".join(_with_hint(wrong, training | evaluation))
         )
     return {
         name: value
-        for name, value in experiment.knobs.items()
+        for name, value in experiment.settings.items()
         if name.replace("::", "#").partition("#")[0] not in training
     }
 

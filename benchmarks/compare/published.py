@@ -15,7 +15,7 @@ __all__ = ["Complexity", "PublishedRow", "PublishedTable", "branch_pairs", "load
 
 FOLDER = Path(__file__).with_name("published")
 BRANCHES = ("main", "teacher", "student", "ensemble")
-#: The paper's names of knobs that are called otherwise here.
+#: The paper's names of settings that are called otherwise here.
 _SYMBOLS = {"lambda_con": "λ_c", "lambda_co": "λ_1", "lambda_sc": "λ_2"}
 
 
@@ -30,7 +30,7 @@ class PublishedRow(_Model):
         method: the papers' name, as rows of experiment lists give it.
         label: what the table calls the row; default: the method or the variant.
         branch: that of scores that are a list alone; default: the only one.
-        variant: knobs that set the row apart from others of the method.
+        variant: settings that set the row apart from others of the method.
         scores: Set-N → branch → [Dice in %, HD95] or [Dice in %].
         marks: Set-N → name of a note.
     """

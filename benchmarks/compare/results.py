@@ -61,22 +61,22 @@ def read_results(results: Path, experiment: Experiment) -> dict[int, Result]:
             result = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"'{path}' is no result file: {error}") from error
-        knobs = experiment.knobs
+        settings = experiment.settings
         if experiment.start_from is not None:
-            knobs = knobs | round_settings(knobs)
-        check_configuration(path, result, knobs)
+            settings = settings | round_settings(settings)
+        check_configuration(path, result, settings)
         found[seed] = result
     return found
 
 
-def check_configuration(path: Path, result: Result, knobs: Mapping[str, Any]) -> None:
+def check_configuration(path: Path, result: Result, settings: Mapping[str, Any]) -> None:
     """Refuse a result that was made with other settings than the list now has.
 
     Raises:
-        OutdatedError: naming the file and the knob.
+        OutdatedError: naming the file and the setting.
     """
     used = result["test"]["configuration"]
-    for name, value in knobs.items():
+    for name, value in settings.items():
         if name in used and used[name] != value:
             raise OutdatedError(
                 f"{path} was made with {name} = {used[name]}, the list says {value}: run it again"

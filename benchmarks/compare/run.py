@@ -22,7 +22,7 @@ from mixseg.files.atomic import write_bytes_atomic
 from mixseg.files.lock import claim
 
 from .complexity import count_parameters
-from .list import Experiment, check_knobs
+from .list import Experiment, check_settings
 from .results import Result, result_path, shared_path
 from .steps import (
     Outputs,
@@ -120,7 +120,7 @@ def run_experiments(
     watch: Watch | None = None,
     runner: Runner = run_step,
 ) -> Outcome:
-    """Run what has no result file yet, seed by seed; what was interrupted goes on.
+    """Run what has no result file yet, seed by seed; what was interrupted resumes.
 
     Args:
         rows: to run, of one list.
@@ -132,7 +132,7 @@ def run_experiments(
         runner: runs a command.
 
     Raises:
-        ValueError: before anything is run: a bundle or a knob that is not there, or no GPU for a
+        ValueError: before anything is run: a bundle or a setting that is not there, or no GPU for a
             row that needs one.
     """
     watch = watch or Watch()
@@ -193,7 +193,7 @@ def _check(experiment: Experiment) -> None:
         folder = find_bundle(experiment.bundle)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
-    check_knobs(experiment, folder)
+    check_settings(experiment, folder)
     if experiment.profile == "gpu":
         import torch
 
@@ -333,7 +333,7 @@ def _reports(made: Outputs) -> dict[str, list[str]]:
 
 def _identity(experiment: Experiment, seed: int) -> dict[str, Any]:
     """What the weights of a row depend on, as it comes back from JSON."""
-    content = {"bundle": experiment.bundle, "knobs": experiment.knobs, "seed": seed}
+    content = {"bundle": experiment.bundle, "settings": experiment.settings, "seed": seed}
     kept: dict[str, Any] = json.loads(json.dumps(content))
     return kept
 

@@ -12,7 +12,7 @@ from mixseg.apps.bundle.find import find_bundle
 from mixseg.apps.bundle.run import bundle_command
 from mixseg.apps.self_train.student import SELECTING
 
-from .list import Experiment, check_knobs
+from .list import Experiment, check_settings
 
 __all__ = [
     "Outputs",
@@ -88,7 +88,7 @@ def training_steps(
 ) -> list[Step]:
     """The step that leaves a run in :func:`run_folder`.
 
-    It goes on from a checkpoint where there is one.
+    It resumes from a checkpoint where there is one.
 
     Args:
         experiment: the row, which starts from no other one.
@@ -98,20 +98,20 @@ def training_steps(
         anew: replace a training that is there.
     """
     configs, run = _configs(experiment), run_folder(folder)
-    late = check_knobs(experiment, configs.parent)
-    settings = {name: value for name, value in experiment.knobs.items() if name not in late}
+    late = check_settings(experiment, configs.parent)
+    settings = {name: value for name, value in experiment.settings.items() if name not in late}
     settings |= {"seed": seed, "dataset_dir": dataset_dir, "output_dir": run}
     settings |= {"ckpt_dir": run / "models", "progress": False}
     settings |= {"overwrite": True} if anew else {"resume": True}
     files = [configs / name for name in ("train.yaml", *experiment.overlays)]
     command = _bundle_command("training", files, settings)
-    epochs = int(experiment.knobs.get("max_epochs", 0))
+    epochs = int(experiment.settings.get("max_epochs", 0))
     return [Step("training", command, outputs(experiment, folder).history, epochs)]
 
 
 def evaluation_steps(experiment: Experiment, folder: Path) -> list[Step]:
     """The steps that score the run in ``folder`` on each split, by its own configuration."""
-    late = check_knobs(experiment, _configs(experiment).parent)
+    late = check_settings(experiment, _configs(experiment).parent)
     files = [run_folder(folder) / "configs" / "evaluate.yaml"]
     return [
         Step(
@@ -149,10 +149,10 @@ def self_training_steps(
     command += ["--rounds", str(experiment.rounds), "--split", "test", "--quiet"]
     for name in experiment.overlays:
         command += ["--config", str(configs / name)]
-    for name, value in {**experiment.knobs, "seed": seed}.items():
+    for name, value in {**experiment.settings, "seed": seed}.items():
         if name not in SELECTING:
             command += [f"--{name}", str(value)]
-    epochs = int(experiment.knobs.get("max_epochs", 0))
+    epochs = int(experiment.settings.get("max_epochs", 0))
     return [Step("self-training", command, outputs(experiment, folder).history, epochs)]
 
 

@@ -48,21 +48,21 @@ SETTINGS = {
 }
 
 
-def labels_of(knobs: dict[str, Any], method: str) -> str:
+def labels_of(settings: dict[str, Any], method: str) -> str:
     """Which labels a row learns from."""
-    full = f"{knobs['num_full']} full"
+    full = f"{settings['num_full']} full"
     if method in ("Lower bound", "Upper bound"):
         return full
     names = {
         "num_full": "full",
-        "num_partial": "drawn" if knobs.get("weak_label") == "drawn" else "eroded",
+        "num_partial": "drawn" if settings.get("weak_label") == "drawn" else "eroded",
         "num_noisy": "noisy",
         "num_unlabeled": "without",
     }
-    if names.keys() & knobs.keys() == {"num_full"}:
+    if names.keys() & settings.keys() == {"num_full"}:
         # Like the bundle, five scribbled patients for each one with full masks.
-        knobs = {**knobs, "num_partial": 5 * knobs["num_full"]}
-    return ", ".join(f"{knobs[key]} {name}" for key, name in names.items() if knobs.get(key))
+        settings = {**settings, "num_partial": 5 * settings["num_full"]}
+    return ", ".join(f"{settings[key]} {name}" for key, name in names.items() if settings.get(key))
 
 
 def own_branch(result: Result) -> str:
@@ -103,7 +103,7 @@ def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
             continue
         # What the bundle's own default was stands in the result only.
         used = {"weak_label": results[0]["test"]["configuration"].get("weak_label")}
-        first = [f"`{row.row}`", row.label, labels_of(used | row.knobs, row.method)]
+        first = [f"`{row.row}`", row.label, labels_of(used | row.settings, row.method)]
         for branch in results[0]["test"]["scores"]:
             cells = [*first, branch, str(len(results))]
             cells += [_score(results, branch, "dice", "validation")]

@@ -126,10 +126,10 @@ class Measurements:
 
 
 def _agrees(experiment: Experiment, results: dict[int, Result], variant: dict[str, Any]) -> bool:
-    knobs = dict(experiment.knobs)
+    settings = dict(experiment.settings)
     for result in results.values():
-        knobs = {**result["test"]["configuration"], **knobs}
-    return all(name in knobs and knobs[name] == value for name, value in variant.items())
+        settings = {**result["test"]["configuration"], **settings}
+    return all(name in settings and settings[name] == value for name, value in variant.items())
 
 
 def participating(folder: Path) -> list[Path]:

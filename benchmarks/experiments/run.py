@@ -2,7 +2,7 @@
 
     python benchmarks/experiments/run.py benchmarks/experiments/acdc_cpu.yaml --dataset_dir ACDC
 
-Rows whose result file is there are skipped, a row that was interrupted goes on where it stopped.
+Rows whose result file is there are skipped, an interrupted row resumes where it stopped.
 The same as ``python -m benchmarks.compare run``, with folders of one list and lines in place of a
 progress bar.
 """

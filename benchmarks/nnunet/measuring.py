@@ -26,7 +26,7 @@ class Clock:
         self._begin = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
-        """Add what was since the last start or stop; it goes on from here."""
+        """Add what was since the last start or stop; it continues from here."""
         now = time.perf_counter(), time.process_time()
         self.seconds += now[0] - self._begin[0]
         self.cpu_seconds += now[1] - self._begin[1]

@@ -23,14 +23,14 @@ __all__ = [
     "read_volume",
 ]
 
-#: Voxel centres this far (mm) outside a box still count as inside: headers store float32.
+#: Voxel centers this far (mm) outside a box still count as inside: headers store float32.
 _TOLERANCE = 1e-3
 _INFERIOR_SUPERIOR = 2
 
 
 @dataclass(frozen=True)
 class Box:
-    """An in-plane box, in mm from the scan's centre; through-plane everything is kept.
+    """An in-plane box, in mm from the scan's center; through-plane everything is kept.
 
     Attributes:
         right: first and last position along the axis that runs nearest to left → right.
@@ -42,7 +42,7 @@ class Box:
 
     @classmethod
     def centered(cls, size: float) -> Box:
-        """A square of ``size`` mm around the centre."""
+        """A square of ``size`` mm around the center."""
         half = float(size) / 2
         return cls((-half, half), (-half, half))
 
@@ -57,7 +57,7 @@ def read_volume(path: Path, what: str) -> Volume:
         volume = open_volume(path)
     except UnreadableError as reason:
         raise DatalistError(
-            f"{path}: the {what} is not a readable image file ({reason}); {reason.mend}"
+            f"{path}: the {what} is not a readable image file ({reason}); {reason.fix}"
         ) from reason
     if volume.channels > 1:
         raise DatalistError(
@@ -121,7 +121,7 @@ def check_mask(path: Path, mask: Volume, scan: Volume) -> None:
 
 
 def box_slices(shape: tuple[int, ...], affine: np.ndarray, box: Box | None) -> tuple[slice, ...]:
-    """The voxels whose centres lie inside ``box``, as a slice for each array axis.
+    """The voxels whose centers lie inside ``box``, as a slice for each array axis.
 
     The box is laid along the array axes, each taken for the anatomical axis nearest to it, so
     that the same scan stored in any orientation gives the same voxels.
@@ -144,7 +144,7 @@ def box_slices(shape: tuple[int, ...], affine: np.ndarray, box: Box | None) -> t
 
 
 def mask_box(masks: Iterable[Volume], margin: float) -> Box | None:
-    """The union of the masks' in-plane bounding boxes about each scan's centre, and a margin in mm.
+    """The union of the masks' in-plane bounding boxes about each scan's center, and a margin in mm.
 
     Returns:
         None where no mask holds foreground.

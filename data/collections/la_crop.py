@@ -87,7 +87,7 @@ class LeftAtrium(Collection):
             source: Folder with <id>/lgemri.nrrd, or with image/, label/, split.json.
             output: Folder for cropped copies and the datalist; needed for lgemri.nrrd, default for
                 the other layout: SOURCE, where nothing is copied.
-            crop: What is kept in-plane: a square about the scan's centre (the default), the box of
+            crop: What is kept in-plane: a square about the scan's center (the default), the box of
                 the masks of the first --num-full training scans, or all.
             size: Side of the square, mm (default: 200).
             num_full: Fully labeled scans of the training, whose masks full-masks may use.
@@ -138,7 +138,7 @@ def crop_la(
     ``Training Set/`` and ``Testing Set/``. They are split 80/5/15 (in proportion for other numbers)
     by scan, seeded; scans under a folder that begins with "Testing" always belong to ``test``.
 
-    One box in mm about each scan's centre cuts all scans, in-plane only. It never depends on the
+    One box in mm about each scan's center cuts all scans, in-plane only. It never depends on the
     mask of a case that Set-N counts as partially labeled, or of a validation or test case:
 
     - ``center``: a square of ``size`` mm; no mask is read for it.
@@ -148,7 +148,7 @@ def crop_la(
 
     ``output`` receives ``image/`` and ``label/<id>.nii.gz`` (int16, float32 where a scan needs it;
     masks uint8 with 1 for the atrium), :data:`PREPARATION_NAME` with the rule, the box and what was
-    cut of each case, and last ``datalist.json``. An interrupted run goes on where it stopped.
+    cut of each case, and last ``datalist.json``. An interrupted run resumes where it stopped.
 
     Returns:
         The datalist, with ``base_dir`` set to ``output``.
@@ -243,7 +243,7 @@ def _check_options(crop: str, size: float, num_full: int | None, margin: float) 
         raise ValueError(f"margin is {margin}; it is a width in mm and cannot be negative")
     if (crop == "full-masks") != (num_full is not None):
         raise ValueError(
-            "the crop 'full-masks' needs num_full, the number of fully labelled cases whose masks "
+            "the crop 'full-masks' needs num_full, the number of fully labeled cases whose masks "
             "it may use"
             if crop == "full-masks"
             else f"num_full is for the crop 'full-masks', not for '{crop}'"

@@ -1,4 +1,4 @@
-"""White blood cells (Zheng et al., Micron 2018): layouts, and masks that hold grey levels."""
+"""White blood cells (Zheng et al., Micron 2018): layouts, and masks that hold gray levels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mixseg.files.reading import PICTURE_SUFFIXES
 __all__ = ["WBC_CLASSES", "WBC_VALUES", "convert_wbc", "prepare_wbc", "wbc_layout"]
 
 WBC_CLASSES = ("background", "cytoplasm", "nucleus")
-#: Grey level of each class in the masks as they are published.
+#: Gray level of each class in the masks as they are published.
 WBC_VALUES = (0, 128, 255)
 
 _PICTURE = re.compile(r"^(?P<stem>\d+)\.bmp$", re.I)

@@ -22,18 +22,18 @@ __all__ = [
     "add_conversions",
     "datalist_value",
     "patient_of",
-    "recognise",
-    "unlabelled_values",
+    "recognize",
+    "unlabeled_values",
 ]
 
-#: What a case is recognised as.
+#: What a case is recognized as.
 Kind = Literal["full", "partial", "classes", "none"]
 #: What it means that a mask lacks a class: there is none of it, or nobody looked for it.
 MissingClasses = Literal["absent", "unannotated"]
 
 KINDS: Mapping[Kind, str] = {
     "full": "full masks",
-    "partial": "scribbles or partly labelled",
+    "partial": "scribbles or partly labeled",
     "classes": "some classes annotated",
     "none": "no label",
 }
@@ -65,7 +65,7 @@ class FolderCase:
     Attributes:
         pair: its files.
         patient: whom it belongs to.
-        kind: what it was recognised as.
+        kind: what it was recognized as.
         image: what its image holds.
         voxels: voxels of each class index in its label (in its scribble if it has no label); the
             number of classes stands for unlabeled.
@@ -82,7 +82,7 @@ class FolderCase:
     conversions: dict[str, Conversion] = field(default_factory=dict)
 
 
-def recognise(
+def recognize(
     facts: PairFacts,
     classes: ClassMap,
     patient: str,
@@ -144,7 +144,7 @@ def recognise(
     return FolderCase(pair, patient, kind, facts.image, voxels, annotated)
 
 
-def unlabelled_values(facts: Sequence[PairFacts], classes: ClassMap) -> list[int]:
+def unlabeled_values(facts: Sequence[PairFacts], classes: ClassMap) -> list[int]:
     """The values of unlabeled voxels that the files use."""
     count = len(classes.names)
     used = {
@@ -164,7 +164,7 @@ def datalist_value(facts: Sequence[PairFacts], classes: ClassMap) -> int:
     That of the files, where all of them use one and number the classes 0…C−1; else C, and the
     files are converted.
     """
-    count, used = len(classes.names), unlabelled_values(facts, classes)
+    count, used = len(classes.names), unlabeled_values(facts, classes)
     if classes.codes != tuple(range(count)) or len(used) != 1:
         return count
     labels = [label for fact in facts for label in (fact.label, fact.scribble) if label]
@@ -215,7 +215,7 @@ def patient_of(pair: Pair, pattern: re.Pattern[str] | None, faults: list[Fault])
             file_fault(
                 pair.image,
                 f"--patient-pattern '{pattern.pattern}' finds no patient in '{pair.name}'",
-                "mend the pattern",
+                "fix the pattern",
             )
         )
         return pair.case_id
@@ -238,13 +238,13 @@ def _scribble_faults(scribble: LabelFacts, classes: ClassMap) -> list[Fault]:
     count = len(classes.names)
     indices = set(classes.indices(scribble.counts, scribble=True).values())
     if count not in indices:
-        problem = "the scribble has no unlabelled voxel"
-        mend = "if 0 means untouched there, give --unlabeled 0; a full mask belongs with the labels"
+        problem = "the scribble has no unlabeled voxel"
+        fix = "if 0 means untouched there, give --unlabeled 0; a full mask belongs with the labels"
     elif indices == {count}:
-        problem, mend = "the scribble has no labelled voxel", "draw one, or remove the file"
+        problem, fix = "the scribble has no labeled voxel", "draw one, or remove the file"
     else:
         return []
-    return [file_fault(scribble.path, problem, mend)]
+    return [file_fault(scribble.path, problem, fix)]
 
 
 def _empty_label(path: Path, allowed: bool) -> list[Fault]:
@@ -253,7 +253,7 @@ def _empty_label(path: Path, allowed: bool) -> list[Fault]:
     return [
         file_fault(
             path,
-            "the label holds no labelled voxel",
+            "the label holds no labeled voxel",
             "remove it, or give --allow-unlabeled to use the case as one without a label",
         )
     ]

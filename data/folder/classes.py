@@ -170,11 +170,11 @@ def unknown_values(label: LabelFacts, classes: ClassMap, scribble: bool) -> Faul
     return file_fault(
         label.path,
         f"label values [{_listed(unknown)}] are not a class ({named}) and not {unlabeled}",
-        _unknown_mend(label, unknown, classes, stated),
+        _unknown_fix(label, unknown, classes, stated),
     )
 
 
-def _unknown_mend(
+def _unknown_fix(
     label: LabelFacts, unknown: Sequence[int], classes: ClassMap, stated: Sequence[int]
 ) -> str:
     """What helps against values that are neither a class nor unlabeled."""
@@ -259,7 +259,7 @@ def _odd_values(
             file_fault(
                 label.path,
                 f"the value {value} is not one of {classes} in a row",
-                _strange_mend(label, value, sorted(unlabeled | set(strange)), every),
+                _strange_fix(label, value, sorted(unlabeled | set(strange)), every),
             )
             for label in labels
             for value in strange
@@ -275,7 +275,7 @@ def _odd_values(
     ]
 
 
-def _strange_mend(label: LabelFacts, value: int, given: Sequence[int], every: str) -> str:
+def _strange_fix(label: LabelFacts, value: int, given: Sequence[int], every: str) -> str:
     if sorted(label.counts) == [0, value]:
         return (
             f"the file holds 0 and {value} alone: if {value} is its foreground, as in a picture, "

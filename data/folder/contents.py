@@ -174,10 +174,10 @@ def _read_label(
         label = read_label_map(path, image, threshold)
     except UnreadableError as reason:
         kind = "NIfTI" if path.name.lower().endswith((".nii", ".nii.gz")) else "label"
-        add(file_fault(path, f"the {name} is not a readable {kind} file ({reason})", reason.mend))
+        add(file_fault(path, f"the {name} is not a readable {kind} file ({reason})", reason.fix))
         return None
     faults += [
-        replace(file_fault(path, remark.problem, remark.mend), level="note")
+        replace(file_fault(path, remark.problem, remark.fix), level="note")
         for remark in label.remarks
     ]
     if image is not None:

@@ -17,8 +17,8 @@ from mixseg.data.folder.cases import (
     add_conversions,
     datalist_value,
     patient_of,
-    recognise,
-    unlabelled_values,
+    recognize,
+    unlabeled_values,
 )
 from mixseg.data.folder.classes import ClassMap, decide_classes, number_names
 from mixseg.data.folder.contents import PairFacts, read_pairs
@@ -78,9 +78,9 @@ class FolderReport:
         unlabeled: value of unlabeled voxels in the datalist.
         values: values of unlabeled voxels in the files.
         splits: the cases of each split, in the datalist's order.
-        faults: what must be mended first.
+        faults: what must be fixed first.
         notes: what is repaired, left out, or worth a look.
-        cases: all that could be recognised.
+        cases: all that could be recognized.
     """
 
     layout: str
@@ -122,7 +122,7 @@ class FolderReport:
         """Refuse a folder with faults.
 
         Raises:
-            DatalistError: lists all of them, each with its file and the mend.
+            DatalistError: lists all of them, each with its file and the fix.
         """
         if self.faults:
             plural = "faults" if len(self.faults) > 1 else "fault"
@@ -169,7 +169,7 @@ def inspect_folder(
     if report.classes is None:
         return report
     for fact in facts:
-        case = recognise(
+        case = recognize(
             fact,
             report.classes,
             patient_of(fact.pair, pattern, report.faults),
@@ -182,7 +182,7 @@ def inspect_folder(
     report.faults += _unlike(report.cases)
     _join_equal_images(report.cases, report.notes)
     report.unlabeled = datalist_value(facts, report.classes)
-    report.values = unlabelled_values(facts, report.classes)
+    report.values = unlabeled_values(facts, report.classes)
     by_id = {fact.pair.case_id: fact for fact in facts}
     for case in report.cases:
         fact = by_id[case.pair.case_id]

@@ -128,7 +128,7 @@ def _structures(folder: Path) -> LabelMap:
         try:
             volume = open_volume(path)
         except UnreadableError as error:
-            raise UnreadableError(f"{path.name}: {error}", error.mend) from error
+            raise UnreadableError(f"{path.name}: {error}", error.fix) from error
         mask = _binary(path, volume)
         if grid is None:
             grid = volume

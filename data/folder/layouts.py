@@ -234,10 +234,10 @@ def _nnunet(
         )
         layout.faults += faults
         pairs += [replace(p, split="test") for p in held_out if p.label is not None]
-    unlabelled = len(test_images) - sum(pair.split == "test" for pair in pairs)
-    if unlabelled:
+    unlabeled = len(test_images) - sum(pair.split == "test" for pair in pairs)
+    if unlabeled:
         layout.notes.append(
-            f"{unlabelled} files of '{root / 'imagesTs'}' have no label and are left out: "
+            f"{unlabeled} files of '{root / 'imagesTs'}' have no label and are left out: "
             "images to predict, not to train on"
         )
     layout.pairs = name_pairs(pairs)
@@ -328,7 +328,7 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
         ("testing", "test"),
     )
     pairs = []
-    unlabelled = 0
+    unlabeled = 0
     for key, split in keys:
         entries = described.get(key) or []
         if not isinstance(entries, list):
@@ -338,17 +338,17 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
             item = {"image": entry} if isinstance(entry, (str, list)) else entry
             if not isinstance(item, Mapping) or not item.get("image"):
                 problem = f"{key}[{place}] names no 'image'"
-                layout.faults.append(file_fault(file, problem, "mend the entry"))
+                layout.faults.append(file_fault(file, problem, "fix the entry"))
                 continue
             if split is not None and not item.get("label"):
-                unlabelled += 1
+                unlabeled += 1
                 continue
             pair = _listed_pair(layout, root, item, channel)
             if pair is not None:
                 pairs.append(replace(pair, split=split))
-    if unlabelled:
+    if unlabeled:
         layout.notes.append(
-            f"{unlabelled} images of {file.name} that it names for validation or test have no "
+            f"{unlabeled} images of {file.name} that it names for validation or test have no "
             "label and are left out: images to predict, not to train on"
         )
     if any(isinstance(e, Mapping) and "fold" in e for e in described.get("training") or []):
@@ -372,7 +372,7 @@ def _listed_pair(
     if channel is not None:
         if not 0 <= channel < len(images):
             problem = f"the case has {len(images)} channels, none with number {channel}"
-            layout.faults.append(file_fault(root / str(images[0]), problem, "mend --channel"))
+            layout.faults.append(file_fault(root / str(images[0]), problem, "fix --channel"))
             return None
         images = [images[channel]]
     paths = [root / _native(each) for each in images]
@@ -380,7 +380,7 @@ def _listed_pair(
         paths.append(root / _native(item["label"]))
     missing = [path for path in paths if not os.path.exists(path)]
     for path in missing:
-        layout.faults.append(file_fault(path, "the file is missing", "mend the list or add it"))
+        layout.faults.append(file_fault(path, "the file is missing", "fix the list or add it"))
     if missing:
         return None
     # Without '..' and '.', and with links as they are.
@@ -421,7 +421,7 @@ def _json_labels(path: Path, described: Mapping[str, Any]) -> Stated:
             "classes are not read here: name one value for each class"
         ) from error
     if len({value for value, _ in pairs}) < len(pairs):
-        raise DatalistError(f"{path}: 'labels' names a value twice ({raw}); mend it")
+        raise DatalistError(f"{path}: 'labels' names a value twice ({raw}); fix it")
     unlabeled = frozenset(value for value, name in pairs if name.lower() == "ignore")
     classes = sorted((value, name) for value, name in pairs if name.lower() != "ignore")
     if not any(value == 0 for value, _ in classes):

@@ -108,9 +108,9 @@ class Layout:
     notes: list[str] = field(default_factory=list)
 
 
-def file_fault(path: Path, problem: str, mend: str) -> Fault:
+def file_fault(path: Path, problem: str, fix: str) -> Fault:
     """An error about a file that is no case yet."""
-    return Fault(str(path), "", "", problem, mend)
+    return Fault(str(path), "", "", problem, fix)
 
 
 def find_files(folder: Path, notes: list[str] | None = None) -> list[File]:

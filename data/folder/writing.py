@@ -140,7 +140,7 @@ def _convert(conversion: Conversion, target: Path) -> None:
 
 
 def _write_png(path: Path, values: np.ndarray) -> None:
-    """A grey picture of (x, y) values."""
+    """A gray picture of (x, y) values."""
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(values.T))

@@ -1,7 +1,7 @@
 """The synthetic patient: what varies from one phantom patient to the next, and how much.
 
 Lengths are in mm. In-plane coordinates (x along array axis 0, y along axis 1) start at the image's
-centre; the right ventricle lies towards −x, the chest wall towards −y. Along the heart's long axis,
+center; the right ventricle lies towards −x, the chest wall towards −y. Along the heart's long axis,
 position 0 is the base of the left ventricle and 1 its apex. Intensities are relative to an ideal
 blood signal of 1, before the coils' shading, noise and clipping.
 
@@ -43,7 +43,7 @@ class Organ:
     """An ellipsoid with a wavy outline, its wall and its texture.
 
     Attributes:
-        centre: x, y and long-axis position of the centre.
+        center: x, y and long-axis position of the center.
         axes: half-axes in x', y' (mm) and along the long axis (in units of the LV's length).
         rotation: angle of x' (radians).
         signal: intensity inside.
@@ -54,7 +54,7 @@ class Organ:
         edge: width of the edge.
     """
 
-    centre: tuple[float, float, float]
+    center: tuple[float, float, float]
     axes: tuple[float, float, float]
     rotation: float
     signal: float
@@ -74,7 +74,7 @@ class Patient:
     slices: int
     above_base: int
     below_apex: int
-    centre: tuple[float, float]
+    center: tuple[float, float]
     tilt: tuple[float, float]
     rotation: float
     radius: float
@@ -123,7 +123,7 @@ def draw_patient(rng: np.random.Generator, group: str) -> Patient:
         slices=int(np.clip(round(rng.normal(8.5, 1.1)), 6, 12)),
         above_base=int(rng.random() < 0.10),
         below_apex=int(rng.choice([0, 1, 2], p=[0.72, 0.23, 0.05])),
-        centre=(float(rng.normal(-4.0, 9.0)), float(rng.normal(-2.0, 9.0))),
+        center=(float(rng.normal(-4.0, 9.0)), float(rng.normal(-2.0, 9.0))),
         tilt=(float(rng.normal(0.0, 7.0)), float(rng.normal(0.0, 7.0))),
         rotation=float(rng.normal(0.0, 0.42)),
         radius=radius,
@@ -172,7 +172,7 @@ def _waves(
 
 
 def _papillary(rng: np.random.Generator) -> tuple[tuple[float, float, float], ...]:
-    """Angle, distance from the centre and radius (both relative to the cavity's radius)."""
+    """Angle, distance from the center and radius (both relative to the cavity's radius)."""
     main = [
         (angle + float(rng.normal(0, 0.3)), float(rng.uniform(0.5, 0.8)), float(r))
         for angle, r in zip((0.7, -1.2), rng.uniform(0.12, 0.30, 2), strict=True)
@@ -199,7 +199,7 @@ def _abdomen(rng: np.random.Generator, patient: Patient) -> list[Organ]:
     solid = patient.muscle * float(rng.uniform(0.8, 2.0))
     organs = [
         Organ(
-            centre=(float(rng.normal(-30, 15)), float(rng.normal(70, 9)), float(rng.uniform(0, 1))),
+            center=(float(rng.normal(-30, 15)), float(rng.normal(70, 9)), float(rng.uniform(0, 1))),
             axes=(float(rng.uniform(50, 80)), float(rng.uniform(26, 44)), 2.0),
             rotation=float(rng.normal(0, 0.25)),
             signal=solid,
@@ -216,7 +216,7 @@ def _abdomen(rng: np.random.Generator, patient: Patient) -> list[Organ]:
         outside = patient.muscle * float(rng.uniform(0.5, 1.1)) if bright else patient.fat * 0.7
         organs.append(
             Organ(
-                centre=(
+                center=(
                     float(rng.uniform(-45, 65)),
                     float(rng.uniform(42, 90)),
                     float(rng.uniform(0.0, 1.1)),
@@ -240,7 +240,7 @@ def _lung_vessels(rng: np.random.Generator, patient: Patient) -> list[Organ]:
         size = float(np.exp(rng.normal(np.log(2.2), 0.45)))
         organs.append(
             Organ(
-                centre=(
+                center=(
                     float(rng.uniform(-70, 100)),
                     float(rng.uniform(-75, 45)),
                     float(rng.uniform(-0.2, 1.2)),
@@ -257,7 +257,7 @@ def _round_vessels(rng: np.random.Generator, patient: Patient) -> list[Organ]:
     """Descending aorta and vena cava, and at times a bright round cavity as large as the LV."""
     organs = [
         Organ(
-            centre=(float(rng.normal(8, 12)), float(rng.normal(58, 7)), 0.5),
+            center=(float(rng.normal(8, 12)), float(rng.normal(58, 7)), 0.5),
             axes=(float(rng.uniform(8, 14)), float(rng.uniform(8, 14)), 9.0),
             rotation=0.0,
             signal=patient.blood * float(rng.uniform(0.75, 1.25)),
@@ -266,7 +266,7 @@ def _round_vessels(rng: np.random.Generator, patient: Patient) -> list[Organ]:
             texture=0.1,
         ),
         Organ(
-            centre=(float(rng.normal(-48, 9)), float(rng.normal(40, 9)), float(rng.uniform(0, 1))),
+            center=(float(rng.normal(-48, 9)), float(rng.normal(40, 9)), float(rng.uniform(0, 1))),
             axes=(float(rng.uniform(8, 15)), float(rng.uniform(6, 11)), 0.9),
             rotation=float(rng.uniform(0, np.pi)),
             signal=patient.blood * float(rng.uniform(0.6, 1.1)),
@@ -277,7 +277,7 @@ def _round_vessels(rng: np.random.Generator, patient: Patient) -> list[Organ]:
         size = float(rng.uniform(14, 26))
         organs.append(
             Organ(
-                centre=(
+                center=(
                     float(rng.normal(45, 12)),
                     float(rng.normal(52, 9)),
                     float(rng.uniform(0.3, 1.1)),
@@ -297,14 +297,14 @@ def _round_vessels(rng: np.random.Generator, patient: Patient) -> list[Organ]:
 def _pericardial_fat(rng: np.random.Generator, patient: Patient) -> list[Organ]:
     """Lumps of fat around the heart."""
     organs = []
-    x, y = patient.centre
+    x, y = patient.center
     reach = patient.radius + patient.wall
     for _ in range(int(rng.integers(3, 9))):
         angle = float(rng.uniform(-np.pi, np.pi))
         distance = reach * float(rng.uniform(1.0, 1.9))
         organs.append(
             Organ(
-                centre=(
+                center=(
                     x + distance * float(np.cos(angle)),
                     y + distance * float(np.sin(angle)),
                     float(rng.uniform(-0.1, 1.1)),

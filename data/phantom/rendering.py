@@ -26,7 +26,7 @@ def render_frame(
         rng: draws the texture and the noise of this frame.
 
     Returns:
-        ``(image, label)`` of shape (H, W, D): uint16 grey levels on the patient's own scale, and
+        ``(image, label)`` of shape (H, W, D): uint16 gray levels on the patient's own scale, and
         uint8 with 0 background, 1 right ventricle, 2 myocardium, 3 left ventricle's cavity
         (papillary muscles included, as ACDC's protocol has it).
     """
@@ -37,7 +37,7 @@ def render_frame(
 
     # All that follows lies near the heart: the rest of the volume is not touched.
     reach = 2.2 * (patient.radius + patient.wall) + 45.0
-    box = _box(np.hypot(x - patient.centre[0], y - patient.centre[1])[:, :, 0] < reach)
+    box = _box(np.hypot(x - patient.center[0], y - patient.center[1])[:, :, 0] < reach)
     x, y, seen, part = x[box], y[box], (z <= 1.0).astype(np.float32), signal[box]
     inner, outer, right = _ventricles(patient, contraction, x, y, z)
 
@@ -91,8 +91,8 @@ def _ventricles(
     patient: Patient, contraction: float, x: Array, y: Array, z: Array
 ) -> tuple[Array, Array, Array]:
     """Distances (mm, negative inside) to the endocardium, the epicardium and the RV's cavity."""
-    x = x - patient.centre[0] - patient.tilt[0] * (z - 0.4)
-    y = y - patient.centre[1] - patient.tilt[1] * (z - 0.4)
+    x = x - patient.center[0] - patient.tilt[0] * (z - 0.4)
+    y = y - patient.center[1] - patient.tilt[1] * (z - 0.4)
     distance, angle = np.hypot(x, y), np.arctan2(y, x)
 
     taper = np.sqrt(np.clip(1.0 - (np.clip(z, -0.2, 1.2) - 0.25) ** 2 / 0.62, 0.02, None))
@@ -154,21 +154,21 @@ def _paint_organ(
     signal: Array, organ: Organ, x: Array, y: Array, z: Array, rng: np.random.Generator
 ) -> None:
     """Paint an organ where its cross-section lies; the rest of the volume is not touched."""
-    reach = 1.0 - ((z[0, 0] - organ.centre[2]) / organ.axes[2]) ** 2
+    reach = 1.0 - ((z[0, 0] - organ.center[2]) / organ.axes[2]) ** 2
     slices = np.flatnonzero(reach > 0.02)
     if not len(slices):
         return
     a, b = organ.axes[:2]
     limit = max(a, b) * 1.4 + organ.wall + 3.0
-    near = (np.abs(x[:, :, 0] - organ.centre[0]) < limit) & (
-        np.abs(y[:, :, 0] - organ.centre[1]) < limit
+    near = (np.abs(x[:, :, 0] - organ.center[0]) < limit) & (
+        np.abs(y[:, :, 0] - organ.center[1]) < limit
     )
     box = (*_box(near), slice(slices[0], slices[-1] + 1))
     part = signal[box]
     if not part.size:
         return
     size = np.sqrt(np.clip(reach[box[2]], 0.02, None))
-    dx, dy = x[box[:2]] - organ.centre[0], y[box[:2]] - organ.centre[1]
+    dx, dy = x[box[:2]] - organ.center[0], y[box[:2]] - organ.center[1]
     cos, sin = np.cos(organ.rotation), np.sin(organ.rotation)
     along, across = (cos * dx + sin * dy) / a, (-sin * dx + cos * dy) / b
     scaled = np.hypot(along, across)
@@ -200,8 +200,8 @@ def _paint_papillary(
     x, y, part = x[box], y[box], signal[box]
     present = ((z > 0.15) & (z < 0.95)).astype(np.float32)
     weight = present * np.clip(0.5 - inner[box] / edge, 0.0, 1.0)
-    cx = patient.centre[0] + patient.tilt[0] * (z - 0.4)
-    cy = patient.centre[1] + patient.tilt[1] * (z - 0.4)
+    cx = patient.center[0] + patient.tilt[0] * (z - 0.4)
+    cy = patient.center[1] + patient.tilt[1] * (z - 0.4)
     for angle, place, size in patient.papillary:
         # Sizes are those at end-diastole: the muscles do not shrink with the cavity.
         distance = np.hypot(
@@ -211,7 +211,7 @@ def _paint_papillary(
 
 
 def _acquire(patient: Patient, signal: Array, cavity: Array, rng: np.random.Generator) -> Array:
-    """Coil shading, blur, Rician noise, clipping and the scanner's grey levels."""
+    """Coil shading, blur, Rician noise, clipping and the scanner's gray levels."""
     height, width = patient.shape
     px = (np.arange(height) - (height - 1) / 2) * SPACING[0]
     py = (np.arange(width) - (width - 1) / 2) * SPACING[1]

@@ -24,7 +24,7 @@ from mixseg.objectives import ConfKD
 FIGURES = Path(__file__).resolve().parents[1] / "figures" / "methods"
 COLORS = {"full": BLUE, "partial": ORANGE}
 
-#: Page → name, knobs of the bundle, and the images with full masks.
+#: Page → name, settings of the bundle, and the images with full masks.
 METHODS: dict[str, tuple[str, dict[str, Any], str]] = {
     "lower_bound": (
         "Lower bound",
@@ -65,9 +65,9 @@ def _icon(x: float, y: float, kind: str) -> str:
     return shape
 
 
-def flow(name: str, knobs: dict[str, Any], patients: str) -> str:
-    """Images, encoder, decoders and loss terms of a method; what takes no part is grey."""
-    objective = ConfKD(**knobs)
+def flow(name: str, settings: dict[str, Any], patients: str) -> str:
+    """Images, encoder, decoders and loss terms of a method; what takes no part is gray."""
+    objective = ConfKD(**settings)
     branches, weights = objective.branches, objective.weights
     shapes = []
     for kind, words in (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svg import BLUE, GREEN, GREY, INK, ORANGE, arrow, box, document, text
+from svg import BLUE, GRAY, GREEN, INK, ORANGE, arrow, box, document, text
 
 from mixseg.networks import DualBranchUNet
 from mixseg.objectives import (
@@ -22,9 +22,9 @@ from mixseg.objectives import (
     SelfCorrecting,
 )
 
-COLORS = {"full": BLUE, "none": GREY, "noisy": ORANGE} | {
+COLORS = {"full": BLUE, "none": GRAY, "noisy": ORANGE} | {
     "primary": BLUE,
-    "mixed": GREY,
+    "mixed": GRAY,
     "auxiliary": ORANGE,
 }
 #: Kind of image → middle of its box, its two lines.
@@ -178,7 +178,7 @@ SEMI: dict[str, tuple[str, Objective, dict[str, tuple[str, str]], dict[str, Term
     ),
     "ficklenet": (
         "FickleNet",
-        FickleNet("encoder.centre", 8, 2),
+        FickleNet("encoder.center", 8, 2),
         {"network": ("Network", "full noisy"), "image": ("Classes of the image", "")},
         {
             "ce_full": Term("L_{s}", "cross-entropy with the mask", (("network", "full"),)),
@@ -265,7 +265,7 @@ def rounds(title: str, again: bool) -> str:
     shapes = []
     for i, lines in enumerate(steps):
         left = 12 + 216 * i
-        color = (INK, GREY, GREEN, BLUE)[i]
+        color = (INK, GRAY, GREEN, BLUE)[i]
         shapes.append(box(left, 40, 180, 64, lines, color=color))
         if i:
             shapes.append(arrow((left - 36, 72), (left - 2, 72)))

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 INK, DIM = "#333333", "#9a9a9a"
-BLUE, ORANGE, GREEN, GREY = "#1f77b4", "#d9730d", "#2b8a3e", "#6b7280"
+BLUE, ORANGE, GREEN, GRAY = "#1f77b4", "#d9730d", "#2b8a3e", "#6b7280"
 _SUBSCRIPT = re.compile(r"_\{(.+?)\}")
 
 
@@ -50,7 +50,7 @@ def box(
     dashed: bool = False,
     size: float = 13,
 ) -> str:
-    """A rounded box, its first line bold, the lines centred in it."""
+    """A rounded box, its first line bold, the lines centered in it."""
     stroke = ' stroke-dasharray="5 4"' if dashed else ""
     shapes = [
         f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="7" fill="{fill}" '

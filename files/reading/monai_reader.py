@@ -45,7 +45,7 @@ class VolumeReader(ImageReader):
         try:
             return paths[0], open_volume(paths[0] if len(paths) == 1 else paths)
         except UnreadableError as error:
-            raise UnreadableError(f"{paths[0]}: {error}", error.mend) from error
+            raise UnreadableError(f"{paths[0]}: {error}", error.fix) from error
 
     def get_data(self, img: tuple[str, Volume]) -> tuple[np.ndarray, dict[str, Any]]:
         """The voxels, channels last where there are several, and the metadata."""

@@ -42,7 +42,7 @@ def open_volume(path: _Path | Sequence[_Path], voxels: bool = True) -> Volume:
 
     Raises:
         UnreadableError: the file is missing, damaged, too large, or of a format that none reads;
-            the message is the reason, its ``mend`` what helps.
+            the message is the reason, its ``fix`` what helps.
     """
     if not isinstance(path, (str, os.PathLike)):
         return _joined([Path(each) for each in path], voxels)
@@ -66,7 +66,7 @@ def _joined(paths: Sequence[Path], voxels: bool) -> Volume:
         try:
             volumes.append(open_volume(path, voxels))
         except UnreadableError as error:
-            raise UnreadableError(f"{path.name}: {error}", error.mend) from error
+            raise UnreadableError(f"{path.name}: {error}", error.fix) from error
     first = volumes[0]
     for path, volume in zip(paths, volumes, strict=True):
         same = volume.shape == first.shape and np.allclose(

@@ -35,7 +35,7 @@ class Remark:
     """What is odd about a file that can be used all the same, and what to do about it."""
 
     problem: str
-    mend: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class UnreadableError(ValueError):
 
     Args:
         reason: what is wrong.
-        mend: what helps against that very fault.
+        fix: what helps against that very fault.
     """
 
-    def __init__(self, reason: str, mend: str = DAMAGED) -> None:
+    def __init__(self, reason: str, fix: str = DAMAGED) -> None:
         super().__init__(reason)
-        self.mend = mend
+        self.fix = fix
 
 
 def voxels(volume: Volume) -> np.ndarray:

@@ -15,7 +15,7 @@ from mixseg.networks.tracing import Traced, traced
 
 __all__ = ["NORMS", "DualBranchNetwork", "dropout_layer", "norm_name", "present_names"]
 
-#: Normalisations that :func:`norm_name` knows.
+#: Normalizations that :func:`norm_name` knows.
 NORMS = ("batch", "instance", "group", "none")
 
 
@@ -60,7 +60,7 @@ class DualBranchNetwork(nn.Module):
         features: channels of each level, deepest last.
         dropout: probability, in [0, 1).
         norm: one of ``norms``.
-        norms: normalisations that the subclass can build.
+        norms: normalizations that the subclass can build.
         levels: smallest number of ``features``.
         branches: decoders to build, 2 (teacher and student) or 1 (main).
         branch: what ``forward`` returns when it is not told otherwise.
@@ -171,7 +171,7 @@ class DualBranchNetwork(nn.Module):
         alone = self.norm == "instance" or (self.norm == "batch" and self.training and batch == 1)
         if sides == divisors and alone:
             raise ValueError(
-                f"an image of {sides} leaves norm={self.norm!r} one value a channel to normalise "
+                f"an image of {sides} leaves norm={self.norm!r} one value a channel to normalize "
                 "at the deepest level; one side must be at least twice that"
             )
 

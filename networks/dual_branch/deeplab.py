@@ -243,7 +243,7 @@ class DualBranchDeepLab(DualBranchNetwork):
         super()._check_sides(batch, sides)
         if self.norm == "batch" and self.training and batch == 1:
             raise ValueError(
-                "a batch of one image leaves norm='batch' one value a channel to normalise in the "
+                "a batch of one image leaves norm='batch' one value a channel to normalize in the "
                 "image pooling; train on two images or more, or with norm='group'"
             )
 

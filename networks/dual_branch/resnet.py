@@ -144,7 +144,7 @@ def read_resnet_weights(path: str | PathLike[str], encoder: nn.Module) -> dict[s
             classifier, is left out. Files from before batch normalization counted its batches
             lack ``num_batches_tracked``, which is then left out, too.
         encoder: what the weights are for. With one input channel the first layer's filters are
-            summed over their three channels, which is what a grey picture as RGB gives.
+            summed over their three channels, which is what a gray picture as RGB gives.
 
     Returns:
         What ``encoder.load_state_dict`` takes, strictly.
@@ -177,7 +177,7 @@ def read_resnet_weights(path: str | PathLike[str], encoder: nn.Module) -> dict[s
         elif channels != 3:
             raise ValueError(
                 f"encoder_weights: {path} is of images with 3 channels; in_channels must be 3 or, "
-                f"for grey images, 1, got {channels}"
+                f"for gray images, 1, got {channels}"
             )
     faults = [f"{key} is missing" for key in wanted if key not in state]
     faults += [f"{key} is unknown" for key in state if key not in wanted]

@@ -34,7 +34,7 @@ class _DoubleConv(nn.Sequential):
 
 
 class _Encoder(nn.Module):
-    """Contracting path and shared centre: image → (centre features, skips from top to bottom)."""
+    """Contracting path and shared center: image → (center features, skips from top to bottom)."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class _Encoder(nn.Module):
         super().__init__()
         padding = 1 if padded else 0
         self.padded = padded
-        *levels, centre = features
+        *levels, center = features
         channels = (in_channels, *levels)
         self.blocks = nn.ModuleList(
             _DoubleConv(spatial_dims, channels[i], channels[i + 1], norm, padding)
@@ -56,8 +56,8 @@ class _Encoder(nn.Module):
         )
         self.dropout = Dropout[Dropout.DROPOUT, 1](dropout) if dropout else nn.Identity()
         self.pool = Pool[Pool.MAX, spatial_dims](kernel_size=2, stride=2)
-        self.centre = _DoubleConv(spatial_dims, levels[-1], centre, norm, padding)
-        self.up = Conv[Conv.CONVTRANS, spatial_dims](centre, levels[-1], kernel_size=2, stride=2)
+        self.center = _DoubleConv(spatial_dims, levels[-1], center, norm, padding)
+        self.up = Conv[Conv.CONVTRANS, spatial_dims](center, levels[-1], kernel_size=2, stride=2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         skips = []
@@ -69,11 +69,11 @@ class _Encoder(nn.Module):
             # The released network takes its skips after the pooling.
             skips.append(x if self.padded else pooled)
             x = pooled
-        return self.up(self.centre(x)), skips
+        return self.up(self.center(x)), skips
 
 
 class _Decoder(nn.Module):
-    """Expanding path with its 1×1 head: (centre features, skips) → logits."""
+    """Expanding path with its 1×1 head: (center features, skips) → logits."""
 
     def __init__(
         self, spatial_dims: int, features: Sequence[int], out_channels: int, norm: str, padded: bool
@@ -108,7 +108,7 @@ class _Decoder(nn.Module):
 
 
 class DualBranchUNet(DualBranchNetwork):
-    """U-Net with a shared encoder and centre and two decoders, teacher and student.
+    """U-Net with a shared encoder and center and two decoders, teacher and student.
 
     The network of ConfKD (Dolz et al., IPMI 2021; Liu et al., 2021, §3.1 and Fig. 1): the
     teacher ('top') decoder learns from full masks, the student ('bottom') decoder from partial
@@ -125,7 +125,7 @@ class DualBranchUNet(DualBranchNetwork):
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         out_channels: number of classes C, background included, at least 2.
-        features: channels of each level, centre last; at least one level and the centre.
+        features: channels of each level, center last; at least one level and the center.
         dropout: probability at the end of the last encoder level, in [0, 1); 0.5 in the papers.
         norm: normalization with affine parameters, ``"batch"`` (papers) or ``"instance"``.
         padded: see above.

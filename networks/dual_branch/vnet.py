@@ -15,7 +15,7 @@ __all__ = ["DualBranchVNet"]
 _Norm = str | tuple[str, dict[str, object]]
 
 
-def _normalised(conv: nn.Module, spatial_dims: int, channels: int, norm: _Norm) -> list[nn.Module]:
+def _normalized(conv: nn.Module, spatial_dims: int, channels: int, norm: _Norm) -> list[nn.Module]:
     """A convolution, then normalization and ReLU."""
     return [conv, get_norm_layer(norm, spatial_dims, channels), nn.ReLU(inplace=True)]
 
@@ -26,7 +26,7 @@ def _block(spatial_dims: int, level: int, channels: int, norm: _Norm, inputs: in
     layers: list[nn.Module] = []
     for i in range(min(level + 1, 3)):
         c_in = inputs if i == 0 else channels
-        layers += _normalised(
+        layers += _normalized(
             conv(c_in, channels, kernel_size=3, padding=1), spatial_dims, channels, norm
         )
     return nn.Sequential(*layers)
@@ -53,7 +53,7 @@ class _Encoder(nn.Module):
             if level + 1 < len(features):
                 deeper = features[level + 1]
                 down = conv(channels, deeper, kernel_size=2, stride=2)
-                self.downs.append(nn.Sequential(*_normalised(down, spatial_dims, deeper, norm)))
+                self.downs.append(nn.Sequential(*_normalized(down, spatial_dims, deeper, norm)))
         self.dropout = dropout_layer(spatial_dims, dropout)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -83,7 +83,7 @@ class _Decoder(nn.Module):
         for level in range(len(features) - 2, -1, -1):
             channels = features[level]
             up = transposed(features[level + 1], channels, kernel_size=2, stride=2)
-            self.ups.append(nn.Sequential(*_normalised(up, spatial_dims, channels, norm)))
+            self.ups.append(nn.Sequential(*_normalized(up, spatial_dims, channels, norm)))
             self.blocks.append(_block(spatial_dims, level, channels, norm, channels))
         self.dropout = dropout_layer(spatial_dims, dropout)
         self.head = Conv[Conv.CONV, spatial_dims](features[0], out_channels, kernel_size=1)

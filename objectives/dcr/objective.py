@@ -252,18 +252,18 @@ def draw_regions(label: Tensor, num_classes: int) -> Tensor:
 def draw_boxes(label: Tensor) -> Tensor:
     """(B, 1, *spatial) bool: a random box of each image, as CutMix cuts it.
 
-    Its share of the image is 1 - ν with ν from Beta(1, 1), its centre any voxel, and what lies
+    Its share of the image is 1 - ν with ν from Beta(1, 1), its center any voxel, and what lies
     beyond the border is cut off.
     """
     size = label.shape[2:]
     share = torch.rand(len(label))
-    centres = torch.rand(len(label), len(size))
+    centers = torch.rand(len(label), len(size))
     inside = torch.ones_like(label, dtype=torch.bool)
     for axis, length in enumerate(size):
         half = (length * share ** (1 / len(size))).floor() // 2
-        centre = (centres[:, axis] * length).floor()
+        center = (centers[:, axis] * length).floor()
         shape = (-1, *[1] * (axis + 1), length, *[1] * (len(size) - axis - 1))
         place = torch.arange(length)
-        along = (place >= (centre - half)[:, None]) & (place < (centre + half)[:, None])
+        along = (place >= (center - half)[:, None]) & (place < (center + half)[:, None])
         inside &= along.reshape(shape).to(label.device)
     return inside

@@ -16,7 +16,7 @@ class InstanceWeights(nn.Module):
     """Dynamic instance indicators γ_k in [0, 1], one for each item of a dataset.
 
     Pan et al. (AAAI 2022), 'Dynamic Instance Indicator Learning' and Algorithm 1: the weights Γ
-    minimise the loss of the strongly annotated instances after training with them. With the
+    minimize the loss of the strongly annotated instances after training with them. With the
     identity for the Hessian, eq. 3 is ∂L_S/∂γ_k = -g_S · g_k, which Adam descends; the result is
     clipped to [0, 1].
 

@@ -27,27 +27,27 @@ class Predictor:
     """The command on a bundle with weights of a small random network.
 
     Attributes:
-        knobs: of the network and its input, by name.
+        settings: of the network and its input, by name.
         weights: the file.
     """
 
     bundle = BUNDLES / "acdc_lv_confkd"
 
     def __init__(self, folder: Path) -> None:
-        self.knobs: dict[str, Any] = {"features": [2, 4, 8], "slice_size": [32, 32]}
+        self.settings: dict[str, Any] = {"features": [2, 4, 8], "slice_size": [32, 32]}
         self.weights = folder / "weights.pt"
         torch.manual_seed(3)
-        torch.save(DualBranchUNet(features=self.knobs["features"]).state_dict(), self.weights)
+        torch.save(DualBranchUNet(features=self.settings["features"]).state_dict(), self.weights)
 
-    def __call__(self, source: Path, output: Path, *more: object, **knobs: Any) -> Result:
-        """Run ``mixseg predict``; ``more`` are further words, ``knobs`` replace some."""
+    def __call__(self, source: Path, output: Path, *more: object, **settings: Any) -> Result:
+        """Run ``mixseg predict``; ``more`` are further words, ``settings`` replace some."""
         words: list[object] = ["predict", self.bundle, "-i", source, "-o", output, "--quiet"]
         words += ["--checkpoint", self.weights, "--device", "cpu", "--no-preview", *more]
-        for name, value in (self.knobs | knobs).items():
+        for name, value in (self.settings | settings).items():
             words += [f"--{name}", json.dumps(value)]
         return CliRunner(env={"COLUMNS": "600"}).invoke(app, list(map(str, words)))
 
-    def by_monai(self, source: Path, output: Path, **knobs: Any) -> None:
+    def by_monai(self, source: Path, output: Path, **settings: Any) -> None:
         """The same masks by ``monai.bundle run inference``."""
         monai.bundle.run(
             run_id="inference",
@@ -58,7 +58,7 @@ class Predictor:
             checkpoint=str(self.weights),
             device="cpu",
             progress=False,
-            **(self.knobs | knobs),
+            **(self.settings | settings),
         )
 
 

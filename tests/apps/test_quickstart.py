@@ -57,15 +57,15 @@ def results() -> dict[str, Any]:
         "hd95_vox": statistics(1.0, None, 1),
         "hd95_mm": statistics(1.5, None, 1),
     }
-    knobs = {"num_full": 3, "num_partial": 15, "max_epochs": 7, "epoch_length": 100}
+    settings = {"num_full": 3, "num_partial": 15, "max_epochs": 7, "epoch_length": 100}
     return {
-        "settings": {"patients": 32, "seed": 0, "knobs": {}},
+        "settings": {"patients": 32, "seed": 0, "given": {}},
         "runs": {
             "lower_bound": {
                 "scores": {"main": {"LV": scores}},
-                "configuration": {**knobs, "num_partial": 0},
+                "configuration": {**settings, "num_partial": 0},
             },
-            "mixed": {"scores": {"main": {"LV": single}}, "configuration": knobs},
+            "mixed": {"scores": {"main": {"LV": single}}, "configuration": settings},
         },
         "seconds": {"phantom": 30.0, "training": 120.0},
         "hardware": {"cpu": "a processor", "cpu_count": 2},
@@ -94,7 +94,7 @@ def test_the_terminal_shows_units_and_whole_figures(results: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("patients", "knobs", "problem"),
+    ("patients", "settings", "problem"),
     [
         # An eighth validates, a quarter tests: 29 − 4 − 7 = 18 are left, 28 − 4 − 7 = 17.
         (28, {}, "--patients 28 leaves 17 for training.*3 with masks and 15 with.*--patients 29"),
@@ -105,17 +105,17 @@ def test_the_terminal_shows_units_and_whole_figures(results: dict[str, Any]) -> 
     ],
 )
 def test_too_few_patients_are_refused_before_anything_is_made(
-    patients: int, knobs: dict[str, int], problem: str | None
+    patients: int, settings: dict[str, int], problem: str | None
 ) -> None:
     known = {"num_full": 3, "num_partial": 15}
     if problem is None:
-        quickstart.check_patients(patients, known, knobs)
+        quickstart.check_patients(patients, known, settings)
     else:
         with pytest.raises(ValueError, match=problem):
-            quickstart.check_patients(patients, known, knobs)
+            quickstart.check_patients(patients, known, settings)
 
 
-def test_knobs_are_read_and_checked() -> None:
+def test_settings_are_read_and_checked() -> None:
     known = {"lr": 1, "num_full": 3}
     assert setting_texts(["--lr", "1e-3", "--num_full=-1"], known, "a bundle") == {
         "lr": "1e-3",

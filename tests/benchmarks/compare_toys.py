@@ -19,9 +19,9 @@ def toy_bundle(folder: Path, name: str = "toy_lv_confkd") -> Path:
     configs = folder / name / "configs"
     configs.mkdir(parents=True)
     (configs / "metadata.json").write_text("{}")
-    knobs = {"num_full": 3, "num_partial": 15, "lambda_w": 1, "lambda_kd": 50, "lambda_ent": 1}
-    knobs |= {"lr": 0.1, "max_epochs": 2, "seed": 0}
-    (configs / "train.yaml").write_text(yaml.safe_dump(knobs))
+    settings = {"num_full": 3, "num_partial": 15, "lambda_w": 1, "lambda_kd": 50, "lambda_ent": 1}
+    settings |= {"lr": 0.1, "max_epochs": 2, "seed": 0}
+    (configs / "train.yaml").write_text(yaml.safe_dump(settings))
     (configs / "evaluate.yaml").write_text(yaml.safe_dump({"evaluated_branches": []}))
     return folder / name
 
@@ -80,7 +80,7 @@ def write_result(
 class FakeRunner:
     """Notes the commands, and writes what monai.bundle would."""
 
-    def __init__(self, fails: Callable[[dict[str, str]], int] = lambda knobs: 0) -> None:
+    def __init__(self, fails: Callable[[dict[str, str]], int] = lambda settings: 0) -> None:
         self.commands: list[list[str]] = []
         self.environments: list[Mapping[str, str]] = []
         self.fails = fails
@@ -94,24 +94,24 @@ class FakeRunner:
     ) -> int:
         self.commands.append(list(command))
         self.environments.append(environment)
-        run_id, knobs = command[4], knobs_of(command)
+        run_id, settings = command[4], settings_of(command)
         log.write_text("ran\n")
         tick()
-        status = self.fails({**knobs, "run_id": run_id})
+        status = self.fails({**settings, "run_id": run_id})
         if status:
             return status
         if command[3] == "self-train":
-            last = Path(knobs["output"]) / f"round_{int(knobs['rounds']):02d}"
+            last = Path(settings["output"]) / f"round_{int(settings['rounds']):02d}"
             self._train(last, last / "models")
             (last.parent / "rounds.csv").write_text("round,dice\n1,0.5\n2,0.6\n")
             for split in ("validation", "test"):
                 self._evaluate(last / split, {})
         elif run_id == "training":
-            self._train(Path(knobs["output_dir"]), Path(knobs["ckpt_dir"]))
+            self._train(Path(settings["output_dir"]), Path(settings["ckpt_dir"]))
         else:
-            run = Path(ast.literal_eval(knobs["config_file"])[0]).parent.parent
+            run = Path(ast.literal_eval(settings["config_file"])[0]).parent.parent
             assert (run / "models" / "model.pt").is_file()
-            self._evaluate(Path(knobs["output_dir"]), {"lr": 0.5})
+            self._evaluate(Path(settings["output_dir"]), {"lr": 0.5})
         return 0
 
     def _train(self, output: Path, weights: Path) -> None:
@@ -132,7 +132,7 @@ class FakeRunner:
             writer.writerows(rows)
 
 
-def knobs_of(command: Sequence[str]) -> dict[str, str]:
+def settings_of(command: Sequence[str]) -> dict[str, str]:
     """``--name value`` pairs of a command; switches are left out."""
     words = [word for word in command if word != "--quiet"]
     return {w[2:]: words[i + 1] for i, w in enumerate(words) if w.startswith("--")}

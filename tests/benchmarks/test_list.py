@@ -12,7 +12,7 @@ import yaml
 from compare.list import (
     ROW_KEYS,
     Experiment,
-    check_knobs,
+    check_settings,
     experiments,
     method_of,
     read_list,
@@ -36,16 +36,16 @@ def test_a_row_overrides_its_bundle_which_overrides_the_list(tmp_path: Path) -> 
     )
     a, b = experiments(path)
     assert (a.method, a.data, a.set, a.bundle) == ("UA-MT", "acdc", 10, "acdc_lv_uamt")
-    assert a.knobs == {"lr": 3, "num_full": 10, "dropout": 0.5}
+    assert a.settings == {"lr": 3, "num_full": 10, "dropout": 0.5}
     assert (b.method, b.data, b.set, b.bundle) == ("KL+Ent", "acdc", 5, "acdc_lv_confkd")
-    assert b.knobs == {"lr": 1, "num_full": 5, "dropout": 0.5}
+    assert b.settings == {"lr": 1, "num_full": 5, "dropout": 0.5}
     assert (a.profile, a.seeds, a.list_name) == ("cpu", (0, 1), "toy")
 
 
-def test_a_variant_is_a_knob_too(tmp_path: Path) -> None:
+def test_a_variant_is_a_setting_too(tmp_path: Path) -> None:
     path = write_list(tmp_path, rows={"a": {"variant": {"lambda_w": 0.1}, "seeds": [4]}})
     (row,) = experiments(path)
-    assert row.knobs == {"lr": 0.5, "lambda_w": 0.1}
+    assert row.settings == {"lr": 0.5, "lambda_w": 0.1}
     assert (row.variant, row.seeds) == ({"lambda_w": 0.1}, (4,))
 
 
@@ -54,11 +54,11 @@ def test_hand_drawn_scribbles_are_a_variant(tmp_path: Path) -> None:
     assert row.variant == {"weak_label": "drawn"}
 
 
-def test_a_shared_row_has_the_other_lists_bundle_and_knobs(tmp_path: Path) -> None:
+def test_a_shared_row_has_the_other_lists_bundle_and_settings(tmp_path: Path) -> None:
     write_list(tmp_path, "first", bundle="la_confkd", common={"lr": 7}, rows={"x": {"num_full": 5}})
     path = write_list(tmp_path, rows={"y": {"same_as": "first/x"}})
     (row,) = experiments(path)
-    assert (row.bundle, row.knobs, row.set) == ("la_confkd", {"lr": 7, "num_full": 5}, 5)
+    assert (row.bundle, row.settings, row.set) == ("la_confkd", {"lr": 7, "num_full": 5}, 5)
     assert (row.same_as, row.list_name, row.seeds) == (("first", "x"), "toy", (0, 1))
 
 
@@ -81,9 +81,9 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "row 'c' starts from 'b', which starts from another row itself: give rounds instead",
     ),
     "shared": ({"rows": {"a": {"same_as": "b"}}}, "rows.a: same_as must be LIST/ROW, got 'b'"),
-    "shared knobs": (
+    "shared settings": (
         {"rows": {"a": {"same_as": "b/c", "lr": 1}}},
-        "same_as takes bundle and knobs of the other row: leave out those given here",
+        "same_as takes bundle and settings of the other row: leave out those given here",
     ),
     "score": ({"scores": ["auc"]}, "scores.0: Input should be 'dice', 'iou', 'precision'"),
     "no scores": (
@@ -144,23 +144,23 @@ def test_an_unknown_row_is_named_with_what_it_resembles(tmp_path: Path) -> None:
         experiments(path, ["bset"])
 
 
-def test_knobs_are_those_of_the_bundle(tmp_path: Path) -> None:
+def test_settings_are_those_of_the_bundle(tmp_path: Path) -> None:
     bundle = toy_bundle(tmp_path)
     (row,) = experiments(write_list(tmp_path, rows={"a": {"lamda_ent": 0}}))
     with pytest.raises(
         ValueError,
-        match=r"list 'toy', row 'a': no knob of the bundle toy_lv_confkd: 'lamda_ent' "
+        match=r"list 'toy', row 'a': no setting of the bundle toy_lv_confkd: 'lamda_ent' "
         r"\(did you mean 'lambda_ent'\?\)",
     ):
-        check_knobs(row, bundle)
+        check_settings(row, bundle)
     (row,) = experiments(write_list(tmp_path, rows={"a": {"evaluated_branches": ["student"]}}))
-    assert check_knobs(row, bundle) == {"evaluated_branches": ["student"]}
+    assert check_settings(row, bundle) == {"evaluated_branches": ["student"]}
     (row,) = experiments(write_list(tmp_path, overlays=["small.yaml"], rows={"a": {}}))
     with pytest.raises(ValueError, match=r"has no configs/small\.yaml"):
-        check_knobs(row, bundle)
+        check_settings(row, bundle)
 
 
-def test_sets_and_methods_follow_the_knobs() -> None:
+def test_sets_and_methods_follow_the_settings() -> None:
     assert method_of({"num_full": 18, "num_partial": 0}) == "Upper bound"
     assert set_of({"num_full": 18}, "Upper bound") == 3
     assert set_of({"num_full": 80}, "Upper bound") == "all"
@@ -173,7 +173,7 @@ def test_the_lists_of_the_repository_fit_their_bundles(path: Path) -> None:
     for row in experiments(path):
         assert row.bundle is not None
         folder = ROOT / "bundles" / row.bundle
-        check_knobs(row, folder)
+        check_settings(row, folder)
 
 
 @pytest.mark.parametrize("data", ["acdc", "la"])
@@ -185,11 +185,11 @@ def test_the_comparison_gives_all_methods_the_same_budget(data: str) -> None:
         "KL+Ent", "KL", "Lower bound", "Upper bound", "Decoupled", "Single", "Single+Ent",
         "UA-MT", "SSCO", "GLMI", "Proposals (Lower bound)", "Proposals (KL)",
     }  # fmt: skip
-    wanted = {name: rows[0].knobs[name] for name in budget}
+    wanted = {name: rows[0].settings[name] for name in budget}
     for row in rows:
         # One that is named as a variant for it stands apart from the journal's tables.
         same = budget - row.variant.keys()
-        assert {name: row.knobs[name] for name in same} == {name: wanted[name] for name in same}
+        assert {name: row.settings[name] for name in same} == {name: wanted[name] for name in same}
         assert row.seeds[:2] == (0, 1)
         assert (row.data, row.profile, row.set) == (data, "cpu", 3)
 
@@ -212,22 +212,22 @@ def test_the_rows_of_a_study_of_cells_see_as_much(
     rows = experiments(path)
     assert len({row.method for row in rows}) == methods
     # No two rows are the same.
-    assert len({str((row.bundle, sorted(row.knobs.items()))) for row in rows}) == len(rows)
+    assert len({str((row.bundle, sorted(row.settings.items()))) for row in rows}) == len(rows)
     for row in rows:
         settings = yaml.safe_load(
             (ROOT / "bundles" / str(row.bundle) / "configs" / "train.yaml").read_text("utf-8")
         )
         recipe = ("lr", "lr_power", "momentum", "weight_decay", "dropout", "norm", "slice_size")
-        values = {**settings, **row.knobs}
+        values = {**settings, **row.settings}
         assert {key: values[key] for key in (*BUDGET, *recipe)} == {
-            key: {**settings, **rows[0].knobs}[key] for key in (*BUDGET, *recipe)
+            key: {**settings, **rows[0].settings}[key] for key in (*BUDGET, *recipe)
         }, row.row
         assert sum(values.get(key, 0) for key in batches) == 8, row.row
         assert values["num_full"] in ({5} if row.row.endswith("_5") else {0, 18, 180})
         assert (row.data, row.seeds) == ("wbc", (0, 1, 2))
-    steps = rows[0].knobs["epoch_length"] * rows[0].knobs["max_epochs"]
+    steps = rows[0].settings["epoch_length"] * rows[0].settings["max_epochs"]
     assert steps == 1200
-    indicators = [row.knobs["indicator_interval"] for row in rows if row.bundle == "wbc_dcr"]
+    indicators = [row.settings["indicator_interval"] for row in rows if row.bundle == "wbc_dcr"]
     # The same share as the paper's 400 of the bundle's 40,000.
     assert set(indicators) <= {400 * steps // 40_000}
 
@@ -249,7 +249,7 @@ def test_each_cell_of_the_papers_tables_is_one_row_for_the_gpu(data: str) -> Non
 
     def values(row: Experiment) -> dict[str, object]:
         path = ROOT / "bundles" / str(row.bundle) / "configs" / "train.yaml"
-        return {**yaml.safe_load(path.read_text(encoding="utf-8")), **row.knobs}
+        return {**yaml.safe_load(path.read_text(encoding="utf-8")), **row.settings}
 
     for number, table in load_published().tables.items():
         for line in table.rows:
@@ -265,12 +265,12 @@ def test_each_cell_of_the_papers_tables_is_one_row_for_the_gpu(data: str) -> Non
 
 
 @pytest.mark.parametrize("name", ROW_KEYS)
-def test_no_bundle_has_a_knob_of_a_rows_key(name: str) -> None:
+def test_no_bundle_has_a_setting_of_a_rows_key(name: str) -> None:
     for path in ROOT.glob("bundles/*/configs/train.yaml"):
         assert f"\n{name}:" not in path.read_text(encoding="utf-8")
 
 
-def test_a_row_is_labelled_by_its_method_and_variant(tmp_path: Path) -> None:
+def test_a_row_is_labeled_by_its_method_and_variant(tmp_path: Path) -> None:
     turns = {"_target_": "RandRotate90d", "keys": ["image"]}
     rows = {"plain": {}, "other": {"variant": {"lr": 0.1, "augmentation": turns, "ramps": {}}}}
     plain, other = experiments(write_list(tmp_path, rows=rows))

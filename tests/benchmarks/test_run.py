@@ -22,7 +22,7 @@ from compare.list import experiments
 from compare.results import report_value
 from compare.run import Outcome, Places, Watch, run_experiments, run_step
 
-from .compare_toys import CASES, FakeRunner, knobs_of, toy_bundle, write_list
+from .compare_toys import CASES, FakeRunner, settings_of, toy_bundle, write_list
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,14 +110,14 @@ def test_a_result_keeps_the_tables_that_handlers_wrote(toy: Toy) -> None:
     assert report_value({}, "indicators_history.auc") is None
 
 
-def test_steps_get_the_knobs_the_folders_and_no_gpu(toy: Toy) -> None:
+def test_steps_get_the_settings_the_folders_and_no_gpu(toy: Toy) -> None:
     runner = FakeRunner()
     toy.run(runner, "low", seeds=[7])
     training, validation, test = runner.commands
     folder = toy.places.work / "toy" / "low_seed7"
     configs = toy.bundle / "configs"
     assert training[:5] == [sys.executable, "-m", "monai.bundle", "run", "training"]
-    assert knobs_of(training) == {
+    assert settings_of(training) == {
         "config_file": f"['{configs / 'train.yaml'}']",
         "lr": "0.5", "lambda_w": "0", "lambda_kd": "0", "lambda_ent": "0", "seed": "7",
         "dataset_dir": str(toy.places.dataset_dir), "output_dir": str(folder / "training"),
@@ -125,7 +125,7 @@ def test_steps_get_the_knobs_the_folders_and_no_gpu(toy: Toy) -> None:
     }  # fmt: skip
     assert [c[4] for c in (validation, test)] == ["evaluating", "evaluating"]
     # The run knows its settings.
-    assert knobs_of(test) == {
+    assert settings_of(test) == {
         "config_file": f"['{folder / 'training' / 'configs' / 'evaluate.yaml'}']",
         "split": "test", "output_dir": str(folder / "test"), "progress": "False",
     }  # fmt: skip
@@ -133,11 +133,11 @@ def test_steps_get_the_knobs_the_folders_and_no_gpu(toy: Toy) -> None:
     assert {e["OMP_NUM_THREADS"] for e in runner.environments} == {"3"}
 
 
-def test_knobs_of_the_evaluation_are_kept_from_training(tmp_path: Path) -> None:
+def test_settings_of_the_evaluation_are_kept_from_training(tmp_path: Path) -> None:
     toy = Toy(tmp_path, rows={"a": {"evaluated_branches": ["student"]}}, seeds=[0])
     runner = FakeRunner()
     toy.run(runner)
-    given = ["evaluated_branches" in knobs_of(command) for command in runner.commands]
+    given = ["evaluated_branches" in settings_of(command) for command in runner.commands]
     assert given == [False, True, True]
 
 
@@ -171,14 +171,14 @@ def test_checkpoints_can_be_kept(tmp_path: Path) -> None:
 
 
 def test_a_failed_row_leaves_the_others_to_run_and_goes_on_later(toy: Toy) -> None:
-    failing = FakeRunner(lambda knobs: 9 * knobs["output_dir"].endswith("best_seed0/test"))
+    failing = FakeRunner(lambda settings: 9 * settings["output_dir"].endswith("best_seed0/test"))
     assert toy.run(failing, "best").failed == ["best_seed0"]
     assert toy.notes.lines[1] == "best, seed 0: failed with exit code 9 in test"
     assert not toy.result("best").exists()
     assert toy.result("best", 1).is_file()
     runner = FakeRunner()
     assert toy.run(runner, "best").failed == []
-    assert knobs_of(runner.commands[0])["resume"] == "True"
+    assert settings_of(runner.commands[0])["resume"] == "True"
     assert len(runner.commands) == 3
     # The time of both attempts at the test split counts.
     assert set(json.loads(toy.result("best").read_text())["seconds"]) == {
@@ -224,10 +224,10 @@ def test_shared_results_are_not_run_again(tmp_path: Path) -> None:
     runner = FakeRunner()
     toy.run(runner)
     assert toy.notes.lines[0] == "a, seed 0: measured as first/x"
-    # The seed that nobody ran there is run here, with the other row's knobs.
+    # The seed that nobody ran there is run here, with the other row's settings.
     assert [p.name for p in (toy.places.results / "toy").iterdir()] == ["a_seed1.json"]
-    assert knobs_of(runner.commands[0])["lambda_w"] == "0.25"
-    assert knobs_of(runner.commands[0])["seed"] == "1"
+    assert settings_of(runner.commands[0])["lambda_w"] == "0.25"
+    assert settings_of(runner.commands[0])["seed"] == "1"
 
 
 def test_a_row_that_starts_from_another_trains_that_one_first(tmp_path: Path) -> None:
@@ -238,21 +238,21 @@ def test_a_row_that_starts_from_another_trains_that_one_first(tmp_path: Path) ->
     toy.run(runner, "p")
     training, rounds = runner.commands
     teacher = toy.places.work / "toy" / "t_seed0"
-    assert knobs_of(training)["output_dir"] == str(teacher / "training")
+    assert settings_of(training)["output_dir"] == str(teacher / "training")
     assert rounds[1:5] == ["-m", "mixseg.cli.main", "self-train", str(teacher / "training")]
     wanted = {
         "student": str(toy.bundle),
         "rounds": "2", "split": "test", "lr": "0.5", "seed": "0",
         "output": str(toy.places.work / "toy" / "p_seed0" / "rounds"),
     }  # fmt: skip
-    assert wanted.items() <= knobs_of(rounds).items()
-    assert "num_full" not in knobs_of(rounds)  # the teacher's run selects the cases
+    assert wanted.items() <= settings_of(rounds).items()
+    assert "num_full" not in settings_of(rounds)  # the teacher's run selects the cases
     result = json.loads(toy.result("p").read_text())
     assert result["method"] == "Proposals"
     assert result["test"]["scores"]["teacher"]["LV"]["dice"]["mean"] == 0.6
     assert result["reports"] == {"rounds": ["round,dice", "1,0.5", "2,0.6"]}
     assert not toy.result("t").exists()
-    # Its weights are there now, and are used as long as its knobs are the same.
+    # Its weights are there now, and are used as long as its settings are the same.
     toy.result("p").unlink()
     again = FakeRunner()
     toy.run(again, "p")
@@ -262,7 +262,7 @@ def test_a_row_that_starts_from_another_trains_that_one_first(tmp_path: Path) ->
     changed = FakeRunner()
     toy.run(changed, "p")
     assert [command[3] for command in changed.commands] == ["run", "self-train"]
-    assert knobs_of(changed.commands[0])["overwrite"] == "True"
+    assert settings_of(changed.commands[0])["overwrite"] == "True"
 
 
 def test_rows_that_would_not_end_in_time_are_left(
@@ -271,7 +271,7 @@ def test_rows_that_would_not_end_in_time_are_left(
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
-    def slow(knobs: dict[str, str]) -> int:
+    def slow(settings: dict[str, str]) -> int:
         now[0] += 60
         return 0
 
@@ -300,7 +300,11 @@ def test_nothing_is_run_where_a_row_cannot(toy: Toy, tmp_path: Path) -> None:
     for old, new, message in (
         ("low:", "low:\n    profile: gpu", "row 'low' is of profile gpu, and no CUDA device"),
         ("low:", "low:\n    bundle: nowhere", "row 'low': there is no bundle 'nowhere'"),
-        ("low:", "low:\n    lamda: 1", "row 'low': no knob of the bundle toy_lv_confkd: 'lamda'"),
+        (
+            "low:",
+            "low:\n    lamda: 1",
+            "row 'low': no setting of the bundle toy_lv_confkd: 'lamda'",
+        ),
         (f"bundle: {toy.bundle}", "published: acdc", "row 'best': names no bundle, nor does"),
     ):
         toy.path.write_text(original.replace(old, new))
@@ -397,7 +401,7 @@ def test_parameters_need_no_data(tmp_path: Path) -> None:
 
 
 def test_complexity_measures_the_network_that_is_trained() -> None:
-    knobs = {"features": [2, 2, 2, 2, 2], "slice_size": [32, 32], "num_full": 3}
-    result = measure_complexity(ROOT / "bundles" / "acdc_lv_confkd", knobs, "cpu")
+    settings = {"features": [2, 2, 2, 2, 2], "slice_size": [32, 32], "num_full": 3}
+    result = measure_complexity(ROOT / "bundles" / "acdc_lv_confkd", settings, "cpu")
     assert (result["networks"], result["sample"]) == (1, [1, 1, 32, 32])
     assert result["milliseconds_all"] == result["milliseconds"] > 0

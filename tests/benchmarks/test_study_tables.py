@@ -143,7 +143,7 @@ def test_the_cost_of_a_step_is_a_ratio_within_each_round(
 ) -> None:
     cost = benchmark_script("training_cost")
     # Seconds of each method's blocks, the first of which warms up. The machine slows down: the
-    # ratios of neighbours stay.
+    # ratios of neighbors stay.
     seconds = {
         "supervised": [9.0, 1.0, 2.0, 4.0],
         "fewer": [9.0, 0.5, 1.0, 2.0],
@@ -173,8 +173,8 @@ def test_the_cost_of_a_step_is_a_ratio_within_each_round(
     monkeypatch.setattr(cost, "build", remembered)
     monkeypatch.setattr(cost, "_epoch", epoch)
     monkeypatch.setattr(cost, "timed", timed)
-    knobs = {"device": "cpu", "slice_size": [32, 32], "features": [2, 2, 2, 2, 2]}
-    found = cost.measure(knobs, iterations=2, rounds=3)
+    settings = {"device": "cpu", "slice_size": [32, 32], "features": [2, 2, 2, 2, 2]}
+    found = cost.measure(settings, iterations=2, rounds=3)
     # Turn by turn, in one direction and the other.
     assert order[:8] == [*reversed(seconds), *seconds]
     methods = found["methods"]

@@ -21,7 +21,7 @@ from mixseg.configuration.loading import cause_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd" / "configs"
 CLASSES = ["background", "RV", "myocardium", "LV"]
-#: Knobs that make a run take seconds.
+#: Settings that make a run take seconds.
 TINY: dict[str, Any] = {
     "features": [4, 8, 16],
     "slice_size": [32, 32],
@@ -87,7 +87,7 @@ def write_datalist(folder: Path, training: int = 6, scribbles: bool = False) -> 
 
 
 def write_cells(folder: Path, training: int = 6) -> dict[str, Any]:
-    """Colour pictures c0… of a cell with its nucleus, each a patient, and their datalist.json."""
+    """Color pictures c0… of a cell with its nucleus, each a patient, and their datalist.json."""
     content: dict[str, Any] = {"classes": ["background", "cytoplasm", "nucleus"], "unlabeled": 3}
     names = {"training": range(training), "validation": [training], "test": [training + 1]}
     y, x = np.mgrid[:30, :34]
@@ -97,8 +97,8 @@ def write_cells(folder: Path, training: int = 6) -> dict[str, Any]:
             distance = np.hypot(y - 14 - i % 3, x - 16 + i % 2)
             label = ((distance < 10).astype(np.uint8) + (distance < 5)).astype(np.uint8)
             noise = np.random.default_rng(i).integers(-20, 20, (*label.shape, 3))
-            colours = np.array([[230, 220, 225], [200, 180, 210], [110, 70, 150]])
-            files = {"image": np.clip(colours[label] + noise, 0, 255), "label": label}
+            colors = np.array([[230, 220, 225], [200, 180, 210], [110, 70, 150]])
+            files = {"image": np.clip(colors[label] + noise, 0, 255), "label": label}
             entry = {"case_id": f"c{i}", "supervision": "full"}
             for kind, values in files.items():
                 entry[kind] = f"{kind}/c{i}.png"
@@ -125,9 +125,9 @@ def write_official(folder: Path, patients: int = 10) -> None:
         (folder / name / "Info.cfg").write_text(f"ED: 1\nES: 9\nGroup: {'NOR' if i % 2 else 'DCM'}")
 
 
-def run_files(run_id: str, files: Sequence[Path], **knobs: Any) -> None:
+def run_files(run_id: str, files: Sequence[Path], **settings: Any) -> None:
     """What ``python -m monai.bundle run`` does, in this process and with the logging as it is."""
-    texts = {k: str(v) if isinstance(v, Path) else v for k, v in knobs.items()}
+    texts = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     paths = [str(file) for file in files]
     # A run's record reads its command line.
     words = ["run", run_id, "--config_file", str(paths)]
@@ -137,9 +137,9 @@ def run_files(run_id: str, files: Sequence[Path], **knobs: Any) -> None:
         monai.bundle.run(run_id=run_id, config_file=paths, logging_file=False, **texts)
 
 
-def run_bundle(run_id: str, *names: str, **knobs: Any) -> None:
+def run_bundle(run_id: str, *names: str, **settings: Any) -> None:
     """Run files of the bundle."""
-    run_files(run_id, [CONFIGS / name for name in names], **knobs)
+    run_files(run_id, [CONFIGS / name for name in names], **settings)
 
 
 @pytest.fixture(autouse=True)
@@ -155,8 +155,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("trained")
     run = Run(folder / "acdc", folder / "output", folder / "models")
     write_official(run.data)
-    knobs = {"dataset_dir": run.data, "output_dir": run.output, "ckpt_dir": run.models}
-    run_bundle("training", "train.yaml", **TINY, **knobs)
+    settings = {"dataset_dir": run.data, "output_dir": run.output, "ckpt_dir": run.models}
+    run_bundle("training", "train.yaml", **TINY, **settings)
     return run
 
 

@@ -1,4 +1,4 @@
-"""Bad data stop the bundle before anything is trained, with the file, the fault and the mend."""
+"""Bad data stop the bundle before anything is trained, with the file, the fault and the fix."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def shared_patient(folder: Path, content: Content, tools: SimpleNamespace) -> No
     content["training"][2]["patient_id"] = content["validation"][0]["patient_id"] = "p7"
 
 
-def nothing_labelled(folder: Path, content: Content, tools: SimpleNamespace) -> None:
+def nothing_labeled(folder: Path, content: Content, tools: SimpleNamespace) -> None:
     for entry in content["training"][2:5]:
         entry["supervision"] = "partial"
         values = voxels(folder / entry["label"])
@@ -66,8 +66,8 @@ def nothing_labelled(folder: Path, content: Content, tools: SimpleNamespace) -> 
 
 
 FAULTS: dict[str, tuple[Break, str, str, str]] = {
-    # how to break the data: file, fault, mend
-    "missing file": (missing, "image/c0.nii.gz", "the image file is missing", "mend the path"),
+    # how to break the data: file, fault, fix
+    "missing file": (missing, "image/c0.nii.gz", "the image file is missing", "fix the path"),
     "truncated": (
         truncated,
         "image/c6.nii.gz",
@@ -105,18 +105,18 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
         "patient 'p7' is in two splits, training and validation",
         "keep all cases of a patient in one split",
     ),
-    "no labelled voxel at all": (
-        nothing_labelled,
+    "no labeled voxel at all": (
+        nothing_labeled,
         "training",
-        "none of the 3 partially labelled cases has a labelled voxel",
+        "none of the 3 partially labeled cases has a labeled voxel",
         "check the scribbles and the classes",
     ),
 }
 
 
-def train(tools: SimpleNamespace, folder: Path, **knobs: Any) -> None:
+def train(tools: SimpleNamespace, folder: Path, **given: Any) -> None:
     places = {"output_dir": folder / "output", "ckpt_dir": folder / "models"}
-    settings = {**tools.tiny, "dataset_dir": folder, **places, **knobs}
+    settings = {**tools.tiny, "dataset_dir": folder, **places, **given}
     tools.run_bundle("training", "train.yaml", **settings)
 
 
@@ -127,7 +127,7 @@ def assert_nothing_was_trained(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_in_the_data(name: str, tmp_path: Path, tools: SimpleNamespace) -> None:
-    spoil, file, fault, mend = FAULTS[name]
+    spoil, file, fault, fix = FAULTS[name]
     content = tools.write_datalist(tmp_path)
     spoil(tmp_path, content, tools)
     tools.save_datalist(tmp_path, content)
@@ -136,7 +136,7 @@ def test_a_fault_in_the_data(name: str, tmp_path: Path, tools: SimpleNamespace) 
     message = tools.cause(caught.value)
     assert re.match("1 fault in the data; nothing is trained:\n", message), message
     (line,) = message.splitlines()[1:]
-    assert re.search(rf"{re.escape(file)}( \(case \w+, \w+\))?: .*{fault}.*; .*{mend}", line), line
+    assert re.search(rf"{re.escape(file)}( \(case \w+, \w+\))?: .*{fault}.*; .*{fix}", line), line
     assert_nothing_was_trained(tmp_path)
 
 
@@ -157,18 +157,20 @@ def test_more_full_patients_than_there_are(tmp_path: Path, tools: SimpleNamespac
     with pytest.raises(RuntimeError) as caught:
         train(tools, tmp_path, num_full=7)
     assert tools.cause(caught.value) == (
-        "num_full is 7, but the training split has 6 fully labelled patients (6 labelled in all)"
+        "num_full is 7, but the training split has 6 fully labeled patients (6 labeled in all)"
     )
     assert_nothing_was_trained(tmp_path)
 
 
-@pytest.mark.parametrize("knob", ["output_dir", "ckpt_dir"])
-def test_a_folder_that_cannot_be_written(knob: str, tmp_path: Path, tools: SimpleNamespace) -> None:
+@pytest.mark.parametrize("place", ["output_dir", "ckpt_dir"])
+def test_a_folder_that_cannot_be_written(
+    place: str, tmp_path: Path, tools: SimpleNamespace
+) -> None:
     tools.write_datalist(tmp_path)
     (tmp_path / "file").write_text("in the way")
     folder = tmp_path / "file" / "below"
     with pytest.raises(RuntimeError) as caught:
-        train(tools, tmp_path, **{knob: folder})
+        train(tools, tmp_path, **{place: folder})
     assert tools.cause(caught.value).startswith(
         f"{folder} cannot be written (Not a directory): choose another folder with"
     )
@@ -183,11 +185,11 @@ def test_a_folder_without_data(tmp_path: Path, tools: SimpleNamespace) -> None:
     assert "mixseg prepare acdc" in message
 
 
-def test_a_partial_case_without_a_labelled_voxel_trains_on(
+def test_a_partial_case_without_a_labeled_voxel_trains_on(
     tmp_path: Path, tools: SimpleNamespace
 ) -> None:
     content = tools.write_datalist(tmp_path)
-    nothing_labelled(tmp_path, {"training": content["training"][:3]}, tools)
+    nothing_labeled(tmp_path, {"training": content["training"][:3]}, tools)
     content["training"][2]["supervision"] = "partial"
     tools.save_datalist(tmp_path, content)
     train(tools, tmp_path, max_epochs=1, batch_partial=8)

@@ -127,10 +127,10 @@ def test_every_mask_has_its_images_own_geometry(trained: Any, masks: Path) -> No
         assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
 
 
-def command(run_id: str, *files: Path, **knobs: Any) -> list[str]:
+def command(run_id: str, *files: Path, **settings: Any) -> list[str]:
     words = [sys.executable, "-m", "monai.bundle", "run", run_id]
     words += ["--config_file", str([str(file) for file in files])]
-    for name, value in knobs.items():
+    for name, value in settings.items():
         words += [f"--{name}", str(value)]
     return words
 
@@ -146,7 +146,7 @@ def run_outside(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]
 def test_one_unseen_image_from_another_working_directory(
     trained: Any, tools: SimpleNamespace, tmp_path: Path
 ) -> None:
-    """Oblique, in micrometres, one slice, integers, plain .nii: nothing like the training data."""
+    """Oblique, in micrometers, one slice, integers, plain .nii: nothing like the training data."""
     angle = np.deg2rad(25)
     affine = np.diag([900.0, 1100.0, 7000.0, 1.0])
     rotation = np.eye(4)
@@ -177,13 +177,13 @@ def test_one_unseen_image_from_another_working_directory(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("knob", "value", "last_line"),
+    ("setting", "value", "last_line"),
     [
         (
             "num_full",
             "99",
-            "error: num_full is 99, but the training split has 7 fully labelled patients "
-            "(7 labelled in all)",
+            "error: num_full is 99, but the training split has 7 fully labeled patients "
+            "(7 labeled in all)",
         ),
         (
             "lamda_ent",
@@ -194,7 +194,7 @@ def test_one_unseen_image_from_another_working_directory(
     ],
 )
 def test_a_mistake_ends_with_its_cause_and_a_failing_exit_status(
-    trained: Any, tools: SimpleNamespace, tmp_path: Path, knob: str, value: str, last_line: str
+    trained: Any, tools: SimpleNamespace, tmp_path: Path, setting: str, value: str, last_line: str
 ) -> None:
     words = command(
         "training",
@@ -202,7 +202,7 @@ def test_a_mistake_ends_with_its_cause_and_a_failing_exit_status(
         dataset_dir=trained.data,
         output_dir=tmp_path / "out",
         ckpt_dir=tmp_path / "models",
-        **{knob: value},
+        **{setting: value},
     )
     done = run_outside(words, tmp_path)
     assert done.returncode == 1

@@ -154,8 +154,8 @@ def write_data(name: str, folder: Path, tools: SimpleNamespace) -> None:
         tools.save_datalist(folder, {"classes": ["background", "LA"], "unlabeled": 2, **splits})
 
 
-def run(bundle: str, run_id: str, *files: str, **knobs: Any) -> None:
-    texts = {k: str(v) if isinstance(v, Path) else v for k, v in knobs.items()}
+def run(bundle: str, run_id: str, *files: str, **settings: Any) -> None:
+    texts = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     monai.bundle.run(
         run_id=run_id,
         config_file=[str(BUNDLES / bundle / "configs" / file) for file in files],

@@ -88,7 +88,7 @@ def test_proxy_masks_are_labels_of_the_weak_branch(tools: SimpleNamespace, tmp_p
     assert not any(item["erode"] for item in items)
     dataset = parser.get_parsed_content("train#dataset")
     proxy = dataset[dataset.supervision.index("partial")]["label"]
-    assert proxy.unique().tolist() == [0, 1]  # no pixel is unlabelled
+    assert proxy.unique().tolist() == [0, 1]  # no pixel is unlabeled
     assert parser.get_parsed_content("objective").branches["partial"] == "student"
 
 
@@ -134,11 +134,11 @@ def test_heads_take_the_channels_of_their_layers(
         assert tuple(factor * side for side in shape[2:]) == sides
 
 
-def wrong_masks(name: str, folder: Path, tools: SimpleNamespace, **knobs: Any) -> Any:
+def wrong_masks(name: str, folder: Path, tools: SimpleNamespace, **settings: Any) -> Any:
     """The training set of a bundle of white blood cells: two clean masks and four wrong ones."""
     tools.write_cells(folder)
     given = {**SMALL_NETWORK, **COMMON, "dataset_dir": str(folder), "num_full": 2, "num_noisy": 4}
-    return parsed(name, **{**given, **knobs}).get_parsed_content("train#dataset")
+    return parsed(name, **{**given, **settings}).get_parsed_content("train#dataset")
 
 
 def maps(dataset: Any, key: str) -> dict[str, torch.Tensor]:
@@ -160,7 +160,7 @@ def maps(dataset: Any, key: str) -> dict[str, torch.Tensor]:
 def test_wrong_masks_are_the_same_for_all_methods(
     name: str, kind: str, tools: SimpleNamespace, tmp_path: Path
 ) -> None:
-    """Drawn by noise_seed and the case alone; clean masks stay clean, every pixel is labelled."""
+    """Drawn by noise_seed and the case alone; clean masks stay clean, every pixel is labeled."""
     dataset = wrong_masks(name, tmp_path, tools, seed=5)
     assert dataset.supervision == 2 * ["full"] + 4 * [kind]
     labels = maps(dataset, "label")

@@ -57,7 +57,7 @@ NETWORK: dict[str, dict[str, Any]] = {
 #: Foreground classes that are predicted → their value in the label files.
 FOREGROUND = {"acdc_lv": {"LV": 3}, "la": {"LA": 1}, "wbc": {"cytoplasm": 1, "nucleus": 2}}
 COMMON = {"device": "cpu", "progress": False}
-#: Knobs of a method that make it small; the ramps are over before a run of two epochs is.
+#: Settings of a method that make it small; the ramps are over before a run of two epochs is.
 SMALL: dict[str, dict[str, Any]] = {
     "uamt": {"passes": 2, "ramps": {"lambda_con": 3, "certainty": 3}},
     "glmi": {"clusters": 3, "heads": 2, "ramps": {"lambda_con": 3}},
@@ -74,12 +74,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "ficklenet": {"maps": 2, "ramps": {"lambda_seed": {"begin": 2, "length": 0}}},
 }
 #: Small networks have fewer levels.
-LAYERS = {"layers": ["encoder.centre", "main.blocks.0", "main.blocks.1"]}
+LAYERS = {"layers": ["encoder.center", "main.blocks.0", "main.blocks.1"]}
 
 
 @dataclass(frozen=True)
 class Made:
-    """A bundle that was trained, its data and the knobs of its training."""
+    """A bundle that was trained, its data and the settings of its training."""
 
     name: str
     method: str
@@ -87,7 +87,7 @@ class Made:
     data: Path
     output: Path
     models: Path
-    knobs: dict[str, Any]
+    settings: dict[str, Any]
 
     def files(self, *names: str) -> list[str]:
         """Names of configurations, with the row's after the first where the method is a row."""
@@ -96,14 +96,14 @@ class Made:
 
     @property
     def network(self) -> dict[str, Any]:
-        """Knobs of inference."""
+        """Settings of inference."""
         return NETWORK[self.dataset] | COMMON
 
 
-def run(name: str, run_id: str, *files: str, **knobs: Any) -> None:
+def run(name: str, run_id: str, *files: str, **settings: Any) -> None:
     """What ``python -m monai.bundle run`` does, in this process and with the logging as it is."""
     configs = [str(BUNDLES / name / "configs" / file) for file in files]
-    texts = {k: str(v) if isinstance(v, Path) else v for k, v in knobs.items()}
+    texts = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     # A run's record reads its command line.
     words = ["run", run_id, "--config_file", str(configs)]
     words += [word for k, v in texts.items() for word in (f"--{k}", str(v))]
@@ -132,7 +132,7 @@ def write_data(folder: Path, dataset: str, tools: SimpleNamespace) -> dict[str, 
     return content
 
 
-def training_knobs(method: str, dataset: str) -> dict[str, Any]:
+def training_settings(method: str, dataset: str) -> dict[str, Any]:
     counts = {"num_full": 2, "num_partial": 3, "batch_full": 2, "batch_partial": 2}
     if method in SEMI_SUPERVISED:
         counts |= {"num_partial": 0, "num_unlabeled": 3, "batch_partial": 0, "batch_unlabeled": 2}
@@ -181,11 +181,11 @@ def made(
     method = row or name.removeprefix(f"{dataset}_")
     folder = tmp_path_factory.mktemp(request.param.replace("/", "_"))
     content = write_data(folder / "data", dataset, tools)
-    # Two cases are full; the last one is not used, and unlabelled ones have no labels to read.
+    # Two cases are full; the last one is not used, and unlabeled ones have no labels to read.
     closed = content["training"][2 if method in SEMI_SUPERVISED else 5 :]
     for entry in closed:
         (folder / "data" / entry["label"]).write_bytes(b"not to be opened")
-    knobs = training_knobs(method, dataset)
+    settings = training_settings(method, dataset)
     done = Made(
         name,
         method,
@@ -193,10 +193,10 @@ def made(
         folder / "data",
         folder / "output",
         folder / "models",
-        knobs,
+        settings,
     )
     places = {"dataset_dir": done.data, "output_dir": done.output, "ckpt_dir": done.models}
-    run(name, "training", *done.files("train.yaml"), **{**knobs, "ramps": {}}, **places)
+    run(name, "training", *done.files("train.yaml"), **{**settings, "ramps": {}}, **places)
     return done
 
 
@@ -219,7 +219,7 @@ def parsed(name: str, *files: str, **overrides: Any) -> ConfigParser:
 
 
 def test_training_leaves_weights_and_the_terms_of_the_method(made: Made) -> None:
-    """Unreadable labels of unlabelled and unused cases stop nothing: they are not opened."""
+    """Unreadable labels of unlabeled and unused cases stop nothing: they are not opened."""
     (row,) = read_csv(made.output / "history.csv")
     terms = TERMS.get(made.name, TERMS[made.method])
     joint = sum(weight * float(row[name]) for name, weight in terms.items())
@@ -253,7 +253,7 @@ def test_training_leaves_weights_and_the_terms_of_the_method(made: Made) -> None
 def test_a_resumed_run_ends_with_the_same_state(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Networks, averages, heads and optimiser, to the bit, in the middle of a ramp."""
+    """Networks, averages, heads and optimizer, to the bit, in the middle of a ramp."""
     # Most of so short a run is drawing, which is no part of the state.
     for name in ("plot_curves", "plot_cases"):
         monkeypatch.setattr(f"mixseg.handlers.history.{name}", lambda *_: None)
@@ -262,10 +262,10 @@ def test_a_resumed_run_ends_with_the_same_state(
         folder = tmp_path / str(len(legs))
         places = {"dataset_dir": made.data, "output_dir": folder, "ckpt_dir": folder}
         for epochs in legs:
-            knobs = {**made.knobs, "max_epochs": epochs, "resume": epochs == 2}
+            settings = {**made.settings, "max_epochs": epochs, "resume": epochs == 2}
             if made.dataset != "la":  # whose rate steps; the others' decays over both epochs
-                knobs["lr_scheduler#total_iters"] = 2
-            run(made.name, "training", *made.files("train.yaml"), **knobs, **places)
+                settings["lr_scheduler#total_iters"] = 2
+            run(made.name, "training", *made.files("train.yaml"), **settings, **places)
         states.append(torch.load(folder / "checkpoint.pt", weights_only=True))
     once, twice = states
     assert once["iteration"] == twice["iteration"] == 4
@@ -292,8 +292,8 @@ def assert_same(one: Any, other: Any, place: str) -> None:
 def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_path: Path) -> None:
     places = {"dataset_dir": made.data, "ckpt_dir": made.models}
     scores = tmp_path / "scores"
-    knobs = {**made.knobs, "output_dir": scores, **places}
-    run(made.name, "evaluating", *made.files("train.yaml", "evaluate.yaml"), **knobs)
+    settings = {**made.settings, "output_dir": scores, **places}
+    run(made.name, "evaluating", *made.files("train.yaml", "evaluate.yaml"), **settings)
     rows = {(row["branch"], row["class"]): row for row in read_csv(scores / "metrics.csv")}
     dual = made.method == "decoupled"
     branches = ("teacher", "student", "ensemble") if dual else ("main",)
@@ -303,13 +303,13 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
     own = SMALL.get(made.method, {})
     assert {name: stated[name] for name in own} == own
     for name in ("num_unlabeled", "num_noisy"):
-        assert stated.get(name, 0) == made.knobs.get(name, 0)
+        assert stated.get(name, 0) == made.settings.get(name, 0)
 
     output = tmp_path / "masks"
     (source,) = (made.data / "image").glob("c7.*")
-    knobs = {**made.network, "dataset_dir": source, "output_dir": output}
+    settings = {**made.network, "dataset_dir": source, "output_dir": output}
     weights = made.models / "model.pt"
-    run(made.name, "inference", *made.files("inference.yaml"), **knobs, checkpoint=weights)
+    run(made.name, "inference", *made.files("inference.yaml"), **settings, checkpoint=weights)
     (path,) = output.iterdir()
     mask = read_mask(path)
     (reference,) = (read_mask(file) for file in (made.data / "label").glob("c7.*"))
@@ -339,17 +339,17 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
         assert message in result.output
 
 
-def test_a_missing_mask_of_an_unlabelled_case_is_no_fault(
+def test_a_missing_mask_of_an_unlabeled_case_is_no_fault(
     tools: SimpleNamespace, tmp_path: Path
 ) -> None:
     """The check before training reports a damaged mask that counts, and no other."""
     content = write_data(tmp_path, "acdc_lv", tools)
     for i in (1, 3):  # one of the two full cases, one of the three without labels
         (tmp_path / content["training"][i]["label"]).unlink()
-    knobs = training_knobs("uamt", "acdc_lv")
+    settings = training_settings("uamt", "acdc_lv")
     places = {"dataset_dir": tmp_path, "output_dir": tmp_path / "o", "ckpt_dir": tmp_path / "m"}
     with pytest.raises(RuntimeError) as caught:
-        run("acdc_lv_uamt", "training", "train.yaml", **knobs, **places)
+        run("acdc_lv_uamt", "training", "train.yaml", **settings, **places)
     first, *faults = tools.cause(caught.value).splitlines()
     assert first == "1 fault in the data; nothing is trained:"
     assert len(faults) == 1

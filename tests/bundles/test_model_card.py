@@ -35,20 +35,20 @@ def card(bundle: Path) -> str:
     return (bundle / "docs" / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_knob_is_listed_with_its_default(card: str, bundle: Path) -> None:
+def test_every_setting_is_listed_with_its_default(card: str, bundle: Path) -> None:
     content = yaml.safe_load((bundle / "configs" / "train.yaml").read_text(encoding="utf-8"))
     names = list(content)
     end = min(names.index(name) for name in ("num_classes", "datalist_content"))
-    knobs = names[names.index("bundle_root") : end]
+    settings = names[names.index("bundle_root") : end]
     table = card[card.index("## Settings") : card.index("## Results")]
     listed = re.findall(r"^\| `(\w+)` \| `(.+?)` \| \S", table, re.MULTILINE)
     # A default that is quoted for YAML's sake stands without the quotes.
     assert [(name, yaml.safe_load(value)) for name, value in listed] == [
-        (name, content[name]) for name in knobs
+        (name, content[name]) for name in settings
     ]
 
 
-def test_every_command_names_known_knobs_and_files(
+def test_every_command_names_known_settings_and_files(
     card: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(bundle)

@@ -23,13 +23,13 @@ def test_two_processes_train_and_leave_one_set_of_files(
     content["validation"].append(content["training"].pop())  # a case for each process
     tools.save_datalist(tmp_path / "data", content)
     files = [str(tools.configs / name) for name in ("train.yaml", "multi_gpu_train.yaml")]
-    knobs = {**tools.tiny, "dataset_dir": tmp_path / "data", "val_interval": 1}
-    knobs |= {"output_dir": tmp_path / "out", "ckpt_dir": tmp_path / "models"}
-    del knobs["device"], knobs["progress"]  # the overlay sets them
+    settings = {**tools.tiny, "dataset_dir": tmp_path / "data", "val_interval": 1}
+    settings |= {"output_dir": tmp_path / "out", "ckpt_dir": tmp_path / "models"}
+    del settings["device"], settings["progress"]  # the overlay sets them
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node=2", "-m", "monai.bundle", "run", "training"]
     command += ["--config_file", str(files)]
-    for name, value in knobs.items():
+    for name, value in settings.items():
         command += [f"--{name}", str(value)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -51,8 +51,8 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
-knobs, files, folder, killed = json.loads(sys.argv[1])
-workflow = ConfigWorkflow(config_file=files, logging_file=False, **knobs)
+settings, files, folder, killed = json.loads(sys.argv[1])
+workflow = ConfigWorkflow(config_file=files, logging_file=False, **settings)
 workflow.initialize()
 rank = torch.distributed.get_rank()
 trainer = workflow.parser.get_parsed_content("train#trainer")
@@ -80,7 +80,7 @@ torch.save(
         "scored": scored,
         "dice": sorted(scorer._dice["student"]),
         "metric": evaluator.state.metrics["val_dice_student"],
-        "bar": knobs.get("progress", workflow.parser.get_parsed_content("progress")),
+        "bar": settings.get("progress", workflow.parser.get_parsed_content("progress")),
     },
     f"{folder}/rank{rank}.pt",
 )
@@ -95,16 +95,16 @@ def launch(
     content = tools.write_datalist(folder / "data", training=8)
     content["validation"] += [content["training"].pop(), content["training"].pop()]
     tools.save_datalist(folder / "data", content)
-    knobs = {**tools.tiny, "dataset_dir": str(folder / "data"), "num_full": 3}
-    knobs |= {"output_dir": str(folder / "out"), "ckpt_dir": str(folder / "models")}
+    settings = {**tools.tiny, "dataset_dir": str(folder / "data"), "num_full": 3}
+    settings |= {"output_dir": str(folder / "out"), "ckpt_dir": str(folder / "models")}
     # One pass over 3 to 6 slices of each kind, so that what two ranks draw can be disjoint.
-    knobs |= {"epoch_length": None, "batch_full": 1, "batch_partial": 1}
-    del knobs["device"], knobs["progress"]  # the overlay sets them
+    settings |= {"epoch_length": None, "batch_full": 1, "batch_partial": 1}
+    del settings["device"], settings["progress"]  # the overlay sets them
     (folder / "worker.py").write_text(WORKER)
     files = [str(tools.configs / name) for name in ("train.yaml", "multi_gpu_train.yaml")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node=2", str(folder / "worker.py")]
-    command.append(json.dumps([knobs, files, str(folder), killed]))
+    command.append(json.dumps([settings, files, str(folder), killed]))
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 

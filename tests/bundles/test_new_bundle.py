@@ -37,7 +37,7 @@ class Data:
         partial: how the training cases after the first two are labeled.
         words: further words of ``mixseg new``.
         unlabeled: the datalist's value.
-        knobs: that make training short.
+        settings: that make training short.
         suffix: of the masks.
     """
 
@@ -49,7 +49,7 @@ class Data:
     partial: str = "full"
     words: tuple[str, ...] = ()
     unlabeled: int | None = None
-    knobs: Any = None
+    settings: Any = None
     suffix: str = ".nii.gz"
 
 
@@ -95,7 +95,7 @@ KINDS = {
         read_nifti,
         (36, 40, 24),
         partial="scribbles",
-        knobs={"features": [2, 4, 4], "batch_full": 1, "batch_partial": 2},
+        settings={"features": [2, 4, 4], "batch_full": 1, "batch_partial": 2},
     ),
     "volumes of confkd": Data(
         3,
@@ -104,7 +104,7 @@ KINDS = {
         (36, 40, 24),
         partial="scribbles",
         words=("--from", "confkd"),
-        knobs={"features": [2, 2, 4, 4, 4], "batch_full": 1, "batch_partial": 2},
+        settings={"features": [2, 2, 4, 4, 4], "batch_full": 1, "batch_partial": 2},
     ),
 }
 
@@ -148,10 +148,10 @@ def write_data(data: Data, folder: Path) -> Path:
     return folder / "datalist.json"
 
 
-def run(bundle: Path, run_id: str, *names: str, **knobs: Any) -> None:
+def run(bundle: Path, run_id: str, *names: str, **settings: Any) -> None:
     """``python -m monai.bundle run`` in the bundle's folder, in this process."""
     files = [str(bundle / "configs" / name) for name in names]
-    texts = {k: str(v) if isinstance(v, Path) else v for k, v in knobs.items()}
+    texts = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     monai.bundle.run(
         run_id=run_id, config_file=files, logging_file=False, bundle_root=str(bundle), **texts
     )
@@ -164,7 +164,7 @@ class Made:
     data: Data
     datalist: Path
     bundle: Path
-    knobs: dict[str, Any]
+    settings: dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=sorted(KINDS))
@@ -174,8 +174,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     words = ["new", "own", "--datalist", datalist, "--output", folder, "--quiet", *data.words]
     result = CliRunner().invoke(app, [str(w) for w in [*words, "--device", "cpu"]])
     assert result.exit_code == 0, result.output
-    small = SMALL | {k: v for k, v in (data.knobs or {}).items() if k == "features"}
-    run(folder / "own", "training", "train.yaml", **(SMALL | SHORT | (data.knobs or {})))
+    small = SMALL | {k: v for k, v in (data.settings or {}).items() if k == "features"}
+    run(folder / "own", "training", "train.yaml", **(SMALL | SHORT | (data.settings or {})))
     return Made(data, datalist, folder / "own", small)
 
 
@@ -200,9 +200,14 @@ def test_training_leaves_weights_and_a_history(made: Made) -> None:
 
 def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_path: Path) -> None:
     data = made.data
-    knobs = made.knobs
+    settings = made.settings
     run(
-        made.bundle, "evaluating", "train.yaml", "evaluate.yaml", output_dir=tmp_path / "t", **knobs
+        made.bundle,
+        "evaluating",
+        "train.yaml",
+        "evaluate.yaml",
+        output_dir=tmp_path / "t",
+        **settings,
     )
     images = made.datalist.parent / "images"
     run(
@@ -211,7 +216,7 @@ def test_scores_are_those_of_the_masks_that_inference_writes(made: Made, tmp_pat
         "inference.yaml",
         dataset_dir=images,
         output_dir=tmp_path / "m",
-        **knobs,
+        **settings,
     )
     masks = sorted(p.name for p in (tmp_path / "m").iterdir())
     assert masks == [f"c{i}_seg{data.suffix}" for i in range(8)]
@@ -242,7 +247,7 @@ def test_masks_lie_on_their_images_grid(made: Made, tmp_path: Path) -> None:
         "inference.yaml",
         dataset_dir=image,
         output_dir=tmp_path,
-        **made.knobs,
+        **made.settings,
     )
     mask = nib.load(tmp_path / "c6_seg.nii.gz")
     np.testing.assert_allclose(mask.affine, nib.load(image).affine, atol=1e-5)

@@ -41,10 +41,10 @@ def test_it_trains_and_segments(
 
     def run(run_id: str, *files: Path | str, **places: Any) -> None:
         known = ("slice_size", "device", "progress") if run_id == "inference" else tools.tiny
-        knobs = {name: tools.tiny[name] for name in known if name != "features"}
-        knobs["slice_size"] = [size, size]
+        values = {name: tools.tiny[name] for name in known if name != "features"}
+        values["slice_size"] = [size, size]
         if run_id != "inference":
-            knobs["max_epochs"] = 1
+            values["max_epochs"] = 1
         if run_id == "inference":
             paths = {"checkpoint": tmp_path / "models" / "model.pt", **places}
         else:
@@ -53,7 +53,7 @@ def test_it_trains_and_segments(
             run_id=run_id,
             config_file=[str(CONFIGS / file) for file in files],
             logging_file=False,
-            **knobs,
+            **values,
             **{name: str(path) for name, path in paths.items()},
         )
 

@@ -1,4 +1,4 @@
-"""Every knob at the top of train.yaml reaches the part that it names."""
+"""Every setting at the top of train.yaml reaches the part that it names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mixseg.configuration.start import start_command
 from mixseg.handlers import FullCheckpoint, ProgressBar, Ramp, Validation, WeightRamps
 from mixseg.transforms import ConvertUnlabeledd, RescaleIntensityd, ScribbleByErosiond
 
-# Every knob away from its default, in values that go together.
+# Every setting away from its default, in values that go together.
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label", "weak_label"], "prob": 1.0}
 OVERRIDES: dict[str, Any] = {
     "num_full": 1,
@@ -92,7 +92,7 @@ def parse(tools: SimpleNamespace, **overrides: Any) -> ConfigParser:
     return parser
 
 
-def knobs(tools: SimpleNamespace) -> dict[str, Any]:
+def settings(tools: SimpleNamespace) -> dict[str, Any]:
     """The entries of train.yaml from bundle_root to the last one before the first component."""
     content = yaml.safe_load((tools.configs / "train.yaml").read_text())
     names = list(content)
@@ -100,9 +100,9 @@ def knobs(tools: SimpleNamespace) -> dict[str, Any]:
     return {name: content[name] for name in chosen}
 
 
-def test_every_knob_is_tested(tools: SimpleNamespace) -> None:
-    assert set(knobs(tools)) == set(OVERRIDES) | APART
-    for name, value in knobs(tools).items():
+def test_every_setting_is_tested(tools: SimpleNamespace) -> None:
+    assert set(settings(tools)) == set(OVERRIDES) | APART
+    for name, value in settings(tools).items():
         assert name in APART or OVERRIDES[name] != value, f"{name}: the test keeps its default"
 
 
@@ -111,7 +111,7 @@ def one(handlers: list[Any], kind: type) -> Any:
     return found
 
 
-def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> None:
+def test_every_setting_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> None:
     content = tools.write_datalist(tmp_path / "data", training=7, scribbles=True)
     content["training"][6]["supervision"] = "noisy"
     tools.save_datalist(tmp_path / "data", content)
@@ -146,8 +146,8 @@ def test_every_knob_has_its_effect(tmp_path: Path, tools: SimpleNamespace) -> No
         assert turn.ornt_transform.axcodes == "LPS"
         (rescale,) = [s for s in get(name).transforms if isinstance(s, RescaleIntensityd)]
         # 10…30 are kept, minus 20, over 5.
-        grey = torch.tensor([[0.0, 10.0, 20.0, 25.0, 99.0]])
-        assert rescale({"image": grey})["image"].tolist() == [[-2.0, -2.0, 0.0, 1.0, 2.0]]
+        gray = torch.tensor([[0.0, 10.0, 20.0, 25.0, 99.0]])
+        assert rescale({"image": gray})["image"].tolist() == [[-2.0, -2.0, 0.0, 1.0, 2.0]]
     assert tuple(get("validate#inferer").roi_size) == (16, 12)
 
     loader = get("train#dataloader")
@@ -256,7 +256,7 @@ def test_the_papers_rows(
     assert inference.get_parsed_content("branch") == selected_by
 
 
-def test_a_mistyped_knob_is_found(tools: SimpleNamespace) -> None:
+def test_a_mistyped_setting_is_found(tools: SimpleNamespace) -> None:
     file = str(tools.configs / "train.yaml")
     words = ["run", "training", "--config_file", file, "--lamda_ent", "0", "--max_epochs=3"]
     assert unknown_options([*words, "--nonsense=1"]) == {

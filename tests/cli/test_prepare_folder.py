@@ -34,7 +34,7 @@ def save(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Six cases in ``mr/`` and ``masks/``; one is scribbled, with 255 for unlabelled."""
+    """Six cases in ``mr/`` and ``masks/``; one is scribbled, with 255 for unlabeled."""
     label = np.zeros(SHAPE, np.uint8)
     label[1], label[2, :2] = 1, 2
     for i in range(6):
@@ -57,7 +57,7 @@ def test_the_report_comes_first_and_the_result_validates(root: Path) -> None:
     # cases, patients, with scribble, training, validation, test: five masks all train.
     assert cells(dry.output, "full masks") == ["full masks", "5", "5", "0", "5", "0", "0"]
     assert "mixseg train BUNDLE --folds 5" in dry.output
-    assert cells(dry.output, "scribbles or partly labelled")[1:] == ["1", "1", "0", "1", "0", "0"]
+    assert cells(dry.output, "scribbles or partly labeled")[1:] == ["1", "1", "0", "1", "0", "0"]
     # 15 and 6 voxels in each case; background 69 in five, 3 in the scribbled one, of 540.
     assert cells(dry.output, "organ") == ["organ", "1", "1", "6", "90", "16.67 %"]
     assert cells(dry.output, "background")[3:] == ["6", "348", "64.44 %"]
@@ -124,7 +124,7 @@ def test_converted_copies_are_counted(root: Path) -> None:
     assert "5 label files converted into copies (values 0→0, 2→1, 1→2), such as" in result.output
     assert f"wrote 6 converted labels in {root}" in result.output
     copy = nib.load(root / "converted_labels" / "p5.nii.gz")
-    # 15 voxels were 1, 6 were 2, 3 were 0 and 66 unlabelled, which is 3 now.
+    # 15 voxels were 1, 6 were 2, 3 were 0 and 66 unlabeled, which is 3 now.
     assert np.bincount(np.asarray(copy.dataobj).ravel()).tolist() == [3, 6, 15, 66]
     words = run(*command, "--values", "a,b", "--quiet")
     assert "error: --values 'a,b' must be whole numbers, such as 0,128" in words.output

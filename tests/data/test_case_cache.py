@@ -15,7 +15,7 @@ from monai.transforms import Compose, LoadImaged
 from mixseg.data import VolumeDataset
 
 CROP = (4, 4, 3)
-UNLABELLED = 2
+UNLABELED = 2
 
 
 def coordinates(shape: tuple[int, int, int]) -> np.ndarray:
@@ -27,7 +27,7 @@ def coordinates(shape: tuple[int, int, int]) -> np.ndarray:
 def case(case_id: str, shape: tuple[int, int, int] = (9, 8, 7), **options: Any) -> dict[str, Any]:
     image = coordinates(shape)
     item: dict[str, Any] = {"image": image, "case_id": case_id, "supervision": "full"}
-    if options.pop("labelled", True):
+    if options.pop("labeled", True):
         # A label that is a function of the place too.
         item["label"] = (image % 7 < 3).astype(np.uint8)
     return item | options
@@ -53,12 +53,12 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 
 
 def test_compact_types_in_memory() -> None:
-    cases = [case("a"), case("b", (5, 6, 7)), case("c", labelled=False)]
+    cases = [case("a"), case("b", (5, 6, 7)), case("c", labeled=False)]
     voxels = 9 * 8 * 7 * 2 + 5 * 6 * 7
-    labelled = 9 * 8 * 7 + 5 * 6 * 7
+    labeled = 9 * 8 * 7 + 5 * 6 * 7
     # 2 or 4 bytes a voxel, 1 for a label; a map that a case has not takes none.
-    assert make(cases).cached_bytes == 2 * voxels + labelled
-    assert make(cases, image_dtype="float32").cached_bytes == 4 * voxels + labelled
+    assert make(cases).cached_bytes == 2 * voxels + labeled
+    assert make(cases, image_dtype="float32").cached_bytes == 4 * voxels + labeled
 
 
 def test_half_precision_rounds_to_eleven_bits() -> None:
@@ -86,8 +86,8 @@ def test_transforms_run_once_a_case() -> None:
 
 def test_kind_is_given_or_read_from_the_values() -> None:
     partial = case("p", supervision=None)
-    partial["label"] = partial["label"] * 0 + UNLABELLED
-    cases = [case("a", supervision=None), partial, case("n", labelled=False, supervision=None)]
+    partial["label"] = partial["label"] * 0 + UNLABELED
+    cases = [case("a", supervision=None), partial, case("n", labeled=False, supervision=None)]
     assert make([*cases, case("w", supervision="noisy")]).supervision == [
         "full",
         "partial",
@@ -176,7 +176,7 @@ def with_value(value: float) -> dict[str, Any]:
         (lambda: with_value(-np.inf), "bad: the image holds NaN or infinite values"),
         (
             lambda: with_value(-70000.0),
-            "bad: the image reaches 70000, more than float16 holds (65504); normalise it, or set "
+            "bad: the image reaches 70000, more than float16 holds (65504); normalize it, or set "
             "image_dtype to 'float32'",
         ),
         (
@@ -199,11 +199,11 @@ def with_value(value: float) -> dict[str, Any]:
         ),
         (
             spoiled(weak_label=np.full((1, 9, 8, 7), 255, np.uint8)),
-            "bad: weak_label holds [255]; classes are 0 to 1, and 2 is unlabelled",
+            "bad: weak_label holds [255]; classes are 0 to 1, and 2 is unlabeled",
         ),
         (
             spoiled(label=np.full((1, 9, 8, 7), 0.5, np.float32)),
-            "bad: label holds [0.5]; classes are 0 to 1, and 2 is unlabelled",
+            "bad: label holds [0.5]; classes are 0 to 1, and 2 is unlabeled",
         ),
     ],
 )

@@ -85,7 +85,7 @@ def image_of(**change: Any) -> np.ndarray:
             "incomplete",
             {"label": np.full(SHAPE, 2, np.uint8)},
             "bad_gt.nii.gz",
-            "supervision is 'full', but 90 voxels are unlabelled",
+            "supervision is 'full', but 90 voxels are unlabeled",
         ),
     ],
 )
@@ -96,7 +96,7 @@ def test_each_fault_names_its_file(
     assert fault.file == str(tmp_path / file)
     assert message in fault.problem
     assert (fault.case_id, fault.split, fault.level) == ("bad", "training", "error")
-    assert fault.mend
+    assert fault.fix
     assert str(fault).startswith(f"{tmp_path / file} (case bad, training): ")
 
 
@@ -105,7 +105,7 @@ def test_a_4d_image_is_refused_with_the_way_out(tmp_path: Path, make_case: Make)
     entry = make_case("cine", image=image, supervision="none")
     fault = only_fault(tmp_path, make_case, entry)
     assert "the image is 3D with 2 channels, that of good is 3D with 1 channel" in fault.problem
-    assert "one frame per file" in fault.mend
+    assert "one frame per file" in fault.fix
 
 
 @pytest.mark.parametrize("which", ["image", "label"])
@@ -126,7 +126,7 @@ def test_truncated_files(tmp_path: Path, make_case: Make, which: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     fault = only_fault(tmp_path, make_case, entry)
     assert f"the {which} is not a readable NIfTI file" in fault.problem
-    assert "truncated" in fault.mend
+    assert "truncated" in fault.fix
     assert fault.file == str(path)
 
 
@@ -141,7 +141,7 @@ def test_whole_numbers_stored_as_float_pass(tmp_path: Path, make_case: Make) -> 
     assert validate_datalist(built(tmp_path, [entry], [make_case("b")])) == []
 
 
-def test_a_declared_unlabelled_value_passes(tmp_path: Path, make_case: Make) -> None:
+def test_a_declared_unlabeled_value_passes(tmp_path: Path, make_case: Make) -> None:
     label = np.full(SHAPE, 255, np.uint8)
     label[0] = 1
     entry = make_case("a", label=label, supervision="partial")
@@ -181,11 +181,11 @@ def test_validation_and_test_need_complete_masks(tmp_path: Path, make_case: Make
     problems = {fault.case_id: fault.problem for fault in validate_datalist(datalist)}
     assert problems == {
         "bare": "the validation case has no label",
-        "weak": "the validation case has 75 unlabelled voxels",  # 90 less a slab of 5 × 3
+        "weak": "the validation case has 75 unlabeled voxels",  # 90 less a slab of 5 × 3
     }
 
 
-def test_one_unlabelled_partial_case_is_a_note_all_of_them_an_error(
+def test_one_unlabeled_partial_case_is_a_note_all_of_them_an_error(
     tmp_path: Path, make_case: Make
 ) -> None:
     nothing = np.full(SHAPE, 2, np.uint8)
@@ -196,9 +196,7 @@ def test_one_unlabelled_partial_case_is_a_note_all_of_them_an_error(
     validation = [make_case("val")]
     (note,) = check_datalist(built(tmp_path, [empty, drawn], validation))
     assert (note.level, note.case_id) == ("note", "empty")
-    with pytest.raises(
-        DatalistError, match="none of the 1 partially labelled cases has a labelled"
-    ):
+    with pytest.raises(DatalistError, match="none of the 1 partially labeled cases has a labeled"):
         check_datalist(built(tmp_path, [empty], validation))
 
 
@@ -249,9 +247,9 @@ def test_check_cases_counts_only_the_trained_classes_of_masks_to_erode(
     datalist = Datalist.model_validate(raw).with_base_dir(tmp_path)
     cases = select_cases(datalist, None, num_full=1)
     assert check_cases(cases, classes=3) == []
-    stored = [case | {"erode": False} for case in cases]  # there, background counts as labelled
+    stored = [case | {"erode": False} for case in cases]  # there, background counts as labeled
     assert check_cases(stored, classes=3, foreground=[2]) == []
-    with pytest.raises(DatalistError, match="none of the 1 partially labelled cases"):
+    with pytest.raises(DatalistError, match="none of the 1 partially labeled cases"):
         check_cases(cases, classes=3, foreground=[2])
 
 

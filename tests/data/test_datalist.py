@@ -19,7 +19,7 @@ def as_datalist(**splits: Any) -> Datalist:
 
 def test_defaults_follow_the_label_convention() -> None:
     datalist = as_datalist(training=[{"image": "a.nii.gz", "case_id": "a"}])
-    assert datalist.unlabeled == 2  # C classes: C is unlabelled
+    assert datalist.unlabeled == 2  # C classes: C is unlabeled
     entry = datalist.training[0]
     assert (entry.patient_id, entry.supervision) == ("a", "none")
 
@@ -128,13 +128,13 @@ def test_a_failed_write_leaves_the_old_file(
 
 def test_schema_faults_are_listed_together_with_file_and_place(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
-    entries = [{"image": "a", "case_id": "a", "colour": "red"}, {"image": "b"}]
+    entries = [{"image": "a", "case_id": "a", "color": "red"}, {"image": "b"}]
     path.write_text(json.dumps({"classes": ["background", "LV"], "training": entries}))
     with pytest.raises(DatalistError) as caught:
         Datalist.load(path)
     message = str(caught.value)
     assert str(path) in message
-    assert "training.0.colour: unknown key" in message
+    assert "training.0.color: unknown key" in message
     assert "training.1.case_id: Field required" in message
 
 

@@ -14,14 +14,14 @@ from torch.utils.data import default_collate
 
 from mixseg.data import SliceDataset
 
-UNLABELLED = 2
+UNLABELED = 2
 
 
 def volume(case_id: str, depth: int, seed: int, **options: Any) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     shape = (1, 4, 5, depth)
     item: dict[str, Any] = {"image": rng.normal(size=shape).astype(np.float32), "case_id": case_id}
-    if options.pop("labelled", True):
+    if options.pop("labeled", True):
         item["label"] = rng.integers(0, options.pop("labels", 2), shape).astype(np.uint8)
     return item | options
 
@@ -31,7 +31,7 @@ def cases() -> list[dict[str, Any]]:
     return [
         volume("a", 3, 0, supervision="full"),
         volume("b", 2, 1, labels=3),
-        volume("c", 4, 2, labelled=False),
+        volume("c", 4, 2, labeled=False),
         volume("d", 2, 3),
     ]
 
@@ -48,11 +48,11 @@ def test_items_are_the_slices_of_the_volumes(cases: list[dict[str, Any]]) -> Non
         np.testing.assert_array_equal(item["image"], case["image"][..., z])
         assert item["image"].dtype == torch.float32
         assert type(item["image"]) is torch.Tensor
-        expected = case["label"][..., z] if "label" in case else np.full((1, 4, 5), UNLABELLED)
+        expected = case["label"][..., z] if "label" in case else np.full((1, 4, 5), UNLABELED)
         np.testing.assert_array_equal(item["label"], expected)
         assert item["label"].dtype == item["weak_label"].dtype == torch.uint8
         # no case has a weak label
-        np.testing.assert_array_equal(item["weak_label"], np.full((1, 4, 5), UNLABELLED))
+        np.testing.assert_array_equal(item["weak_label"], np.full((1, 4, 5), UNLABELED))
         assert (item["case_id"], item["slice_index"]) == (case["case_id"], z)
 
 
@@ -61,10 +61,10 @@ def test_kind_is_given_or_read_from_the_values(cases: list[dict[str, Any]]) -> N
     assert make(cases).supervision == ["noisy"] * 3 + ["partial"] * 2 + ["none"] * 4 + ["full"] * 2
 
 
-def test_value_of_unlabelled_is_the_number_of_classes(cases: list[dict[str, Any]]) -> None:
+def test_value_of_unlabeled_is_the_number_of_classes(cases: list[dict[str, Any]]) -> None:
     dataset = make(cases, num_classes=4)
     assert (dataset[5]["label"] == 4).all()
-    # With four classes, 2 is a class like any other: case b is fully labelled.
+    # With four classes, 2 is a class like any other: case b is fully labeled.
     assert dataset.supervision[3] == "full"
 
 

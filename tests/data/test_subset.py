@@ -117,17 +117,17 @@ def test_a_patient_with_one_partial_frame_is_partial_as_a_whole() -> None:
     assert [case["erode"] for case in cases] == [True, False]
 
 
-def test_noisy_and_unlabelled_cases_are_left_out() -> None:
+def test_noisy_and_unlabeled_cases_are_left_out() -> None:
     datalist = built(frames("n", "noisy"), frames("u", "none", scribble=False), frames("p"))
     assert kinds(select_cases(datalist, "/data", 1)) == {"p_1": "full", "p_2": "full"}
 
 
-def test_a_frame_without_label_is_left_out_of_a_labelled_patient() -> None:
+def test_a_frame_without_label_is_left_out_of_a_labeled_patient() -> None:
     full, without = frames("p")[0], frames("p", "none", scribble=False)[1]
     assert kinds(select_cases(built([full, without]), "/data")) == {"p_1": "full"}
 
 
-def test_unlabelled_patients_follow_and_hand_out_no_label() -> None:
+def test_unlabeled_patients_follow_and_hand_out_no_label() -> None:
     """One full, none partial, the next two patients without labels; the last is dropped."""
     datalist = built(
         frames("a"), frames("u", "none", scribble=False), frames("b", "partial"), frames("c")
@@ -195,9 +195,9 @@ def test_annotated_classes_go_along() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"num_full": 6}, "num_full is 6, but the training split has 5 fully labelled patients"),
-        ({"num_full": 3, "num_partial": 3}, "num_partial is 3, but only 2 of the 5 labelled"),
-        ({"num_partial": 1}, "num_partial is 1, but only 0 of the 5 labelled"),
+        ({"num_full": 6}, "num_full is 6, but the training split has 5 fully labeled patients"),
+        ({"num_full": 3, "num_partial": 3}, "num_partial is 3, but only 2 of the 5 labeled"),
+        ({"num_partial": 1}, "num_partial is 1, but only 0 of the 5 labeled"),
         ({"num_full": -1}, "num_full is -1; it counts patients and cannot be negative"),
         ({"num_partial": -2}, "num_partial is -2; it counts patients"),
         (
@@ -218,12 +218,12 @@ def test_impossible_numbers_say_what_is_there(keys: dict[str, Any], message: str
         select_cases(FIVE, "/data", **keys)
 
 
-def test_no_labelled_case_at_all() -> None:
+def test_no_labeled_case_at_all() -> None:
     with pytest.raises(ValueError, match="no case with a full or partial label"):
         select_cases(built(frames("u", "none", scribble=False)), "/data")
 
 
-def test_split_cases_leave_out_the_labels_of_unlabelled_cases() -> None:
+def test_split_cases_leave_out_the_labels_of_unlabeled_cases() -> None:
     raw = {
         "classes": ["background", "LV"],
         "validation": [*frames("a")[:1], frames("b", "none", scribble=False)[0]],

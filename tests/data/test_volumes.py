@@ -18,7 +18,7 @@ from mixseg.data.collections.la import prepare_la
 from mixseg.data.subset import select_cases
 
 CROP = (4, 4, 3)
-UNLABELLED = 2
+UNLABELED = 2
 
 
 def coordinates(shape: tuple[int, int, int]) -> np.ndarray:
@@ -30,7 +30,7 @@ def coordinates(shape: tuple[int, int, int]) -> np.ndarray:
 def case(case_id: str, shape: tuple[int, int, int] = (9, 8, 7), **options: Any) -> dict[str, Any]:
     image = coordinates(shape)
     item: dict[str, Any] = {"image": image, "case_id": case_id, "supervision": "full"}
-    if options.pop("labelled", True):
+    if options.pop("labeled", True):
         # A label that is a function of the place too.
         item["label"] = (image % 7 < 3).astype(np.uint8)
     return item | options
@@ -64,7 +64,7 @@ def test_crop_is_the_slice_at_its_start(stored: dict[str, Any]) -> None:
     cases = [
         case("a"),
         case("b", (6, 11, 5), weak_label=np.ones((1, 6, 11, 5), np.uint8)),
-        case("c", labelled=False, supervision="none"),
+        case("c", labeled=False, supervision="none"),
     ]
     dataset = make(cases, flip_axes=(), rotate=False, **stored)
     for _ in range(10):
@@ -80,7 +80,7 @@ def test_crop_is_the_slice_at_its_start(stored: dict[str, Any]) -> None:
             np.testing.assert_array_equal(batch["image"][i], plain(cases[of]["image"], start))
             for key in ("label", "weak_label"):
                 whole = cases[of].get(key)
-                expected = np.full((1, *CROP), UNLABELLED) if whole is None else plain(whole, start)
+                expected = np.full((1, *CROP), UNLABELED) if whole is None else plain(whole, start)
                 np.testing.assert_array_equal(batch[key][i], expected)
     item = dataset[1]
     assert item["image"].shape == (1, *CROP)
@@ -147,13 +147,13 @@ def test_padding_is_symmetric_and_teaches_nothing(stored: dict[str, Any]) -> Non
         x, y, z = item["crop_start"][0].tolist()
         # 5 − 2 = 3 voxels are missing: 1 before and 2 behind.
         assert (x, z) == (-1, -1)
-        expected, label = np.zeros((1, 5, 5, 5)), np.full((1, 5, 5, 5), UNLABELLED)
+        expected, label = np.zeros((1, 5, 5, 5)), np.full((1, 5, 5, 5), UNLABELED)
         expected[:, 1:3, :, 1:3] = small["image"][:, :, y : y + 5, :]
         label[:, 1:3, :, 1:3] = small["label"][:, :, y : y + 5, :]
         np.testing.assert_array_equal(item["image"][0], expected)
         np.testing.assert_array_equal(item["label"][0], label)
     turned = make([small], crop_size=(5, 5, 5), **stored).__getitems__([0])
-    assert int((turned["label"] != UNLABELLED).sum()) == 2 * 5 * 2
+    assert int((turned["label"] != UNLABELED).sum()) == 2 * 5 * 2
 
 
 # --- which crops are drawn
@@ -215,7 +215,7 @@ def test_number_of_workers_does_not_matter(random_transform: str | None) -> None
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_cuts_the_same_crops_and_refuses_workers(tmp_path: Path) -> None:
-    cases = [case("a"), case("small", (2, 8, 2)), case("c", labelled=False)]
+    cases = [case("a"), case("small", (2, 8, 2)), case("c", labeled=False)]
     expected = make(cases).__getitems__([0, 1, 2, 0])
     for cache_dir in (None, tmp_path):
         dataset = make(cases, device="cuda", cache_dir=cache_dir)

@@ -22,7 +22,7 @@ PAGES = [
     ROOT / "benchmarks" / "compare" / "README.md",
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
-#: Names on the command line that are no knobs of a bundle.
+#: Names on the command line that are no settings of a bundle.
 OTHERS = {"config_file"}
 #: Collections that a page adds by a package of its reader's.
 ADDED = ["prepare", "toys"]
@@ -52,7 +52,7 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
-def knobs() -> set[str]:
+def settings() -> set[str]:
     found = set(OTHERS)
     for path in ROOT.glob("bundles/*/configs/*.yaml"):
         found |= {name.lstrip("+") for name in yaml.safe_load(path.read_text(encoding="utf-8"))}
@@ -74,7 +74,7 @@ def command_of(words: list[str]) -> Any:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_commands_name_what_exists(page: Path) -> None:
     wrong = []
-    known = knobs()
+    known = settings()
     text = page.read_text(encoding="utf-8")
     # Overlays that the page itself gives.
     written = re.findall(r"`(configs/\S+)`:\n\n```yaml", text)
@@ -100,7 +100,7 @@ def test_commands_name_what_exists(page: Path) -> None:
             for word in words:
                 name = re.split("[#=]", word[2:])[0]
                 if word.startswith("--") and name not in known and "torchrun" not in words:
-                    wrong.append(f"no knob {word}: {line}")
+                    wrong.append(f"no setting {word}: {line}")
             for file in re.findall(r"configs/\w+\.(?:yaml|json)", line):
                 if file not in written and not list(ROOT.glob(f"bundles/*/{file}")):
                     wrong.append(f"no file {file}: {line}")
@@ -159,11 +159,11 @@ def test_method_pages_run_the_rows_of_the_page_on_public_data(tool: Tool) -> Non
         assert drawn.items() <= wanted.items(), page
 
 
-def meaning(configs: list[Path], knobs: dict[str, str]) -> dict[str, Any]:
+def meaning(configs: list[Path], settings: dict[str, str]) -> dict[str, Any]:
     """Which terms, branches, patients and batches a training has."""
     parser = ConfigParser()
     parser.read_config([str(config) for config in configs])
-    parser.update({name.lstrip("-"): yaml.safe_load(value) for name, value in knobs.items()})
+    parser.update({name.lstrip("-"): yaml.safe_load(value) for name, value in settings.items()})
     objective = parser.get_parsed_content("objective")
     counts = ("num_full", "num_partial", "num_unlabeled", "batch_full", "batch_partial")
     found = {name: parser.get_parsed_content(name) for name in counts}

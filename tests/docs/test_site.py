@@ -66,7 +66,7 @@ def test_a_section_ends_at_the_next_heading_of_its_level(hooks: ModuleType) -> N
         ("![a](docs/figures/a.png)", "![a](../figures/a.png)"),
         ("[a](bundles/a/docs/README.md)", "[a](../bundles/a.md)"),
         ("[`LICENSE`](LICENSE)", "`LICENSE`"),
-        ("[the licence](LICENSE)", "the licence (`LICENSE`)"),
+        ("[the license](LICENSE)", "the license (`LICENSE`)"),
         ("[a](https://example.org/x)", "[a](https://example.org/x)"),
         ("[a](gone.md)", "[a](gone.md)"),
         ("[a](#one)", "[a](../train.md#one)"),

@@ -27,18 +27,18 @@ SIZE, FULL, PARTIAL, STEPS = 32, 8, 64, 30
 
 
 def draw_slices(count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Bright discs in a dark ring beside a bright neighbour; the disc is the foreground."""
+    """Bright discs in a dark ring beside a bright neighbor; the disc is the foreground."""
     y, x = np.mgrid[:SIZE, :SIZE]
     images = np.empty((count, 1, SIZE, SIZE), np.float32)
     labels = np.empty((count, 1, SIZE, SIZE), np.uint8)
     for image, label in zip(images, labels, strict=True):
-        centre, radius = rng.uniform(10, SIZE - 10, 2), rng.uniform(3.5, 6.5)
+        center, radius = rng.uniform(10, SIZE - 10, 2), rng.uniform(3.5, 6.5)
         angle = rng.uniform(0, 2 * np.pi)
-        beside = centre + (radius + 7) * np.array([np.sin(angle), np.cos(angle)])
-        distance = np.hypot(y - centre[0], x - centre[1])
-        neighbour = np.hypot(y - beside[0], x - beside[1]) < 0.9 * radius
+        beside = center + (radius + 7) * np.array([np.sin(angle), np.cos(angle)])
+        distance = np.hypot(y - center[0], x - center[1])
+        neighbor = np.hypot(y - beside[0], x - beside[1]) < 0.9 * radius
         ring = (distance >= radius) & (distance < radius + 2.5)
-        clean = 0.3 + 0.4 * (distance < radius) + 0.35 * neighbour - 0.2 * ring
+        clean = 0.3 + 0.4 * (distance < radius) + 0.35 * neighbor - 0.2 * ring
         image[0] = clean + rng.normal(0, 0.1, clean.shape) + rng.normal(0, 0.05)
         label[0] = distance < radius
     return torch.from_numpy(images), torch.from_numpy(labels)

@@ -55,7 +55,7 @@ def blended(
 ) -> np.ndarray:
     """Gaussian-weighted mean of the windows' outputs, (channels, *spatial), float64.
 
-    Weight of a voxel at x from the window's centre: Π exp(−x²/2σ²) with σ a side's eighth, not
+    Weight of a voxel at x from the window's center: Π exp(−x²/2σ²) with σ a side's eighth, not
     below 0.001.
     """
     weight = np.ones(())
@@ -187,7 +187,7 @@ def test_the_whole_volume_of_a_fitting_size_is_a_direct_call(network: nn.Module)
 
 
 @torch.no_grad()
-def test_the_whole_volume_is_padded_about_its_centre_and_cropped(network: nn.Module) -> None:
+def test_the_whole_volume_is_padded_about_its_center_and_cropped(network: nn.Module) -> None:
     image = torch.randn(1, 1, 13, 12, 5)
     # 13 → 16 (one voxel before, two after), 12 stays, 5 → 8 (one before, two after).
     padded = torch.zeros(1, 1, 16, 12, 8)

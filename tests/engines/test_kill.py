@@ -53,7 +53,7 @@ def test_killed_run_ends_with_the_same_weights(
     folder = tmp_path / "killed"
 
     def written() -> int | None:
-        # A kill between two checkpoints leaves the previous one alone, from which a run goes on.
+        # A kill between two checkpoints leaves the previous one alone, from which a run resumes.
         try:
             return (folder / "checkpoint.pt").stat().st_mtime_ns
         except FileNotFoundError:

@@ -59,20 +59,20 @@ def test_peers_are_drawn_anew_and_by_the_seed() -> None:
     networks, again = build(), build()
     for name in networks:
         assert equal(parameters(networks[name]), parameters(again[name]))
-    weights = [networks[name].encoder.centre[0].weight for name in networks]
+    weights = [networks[name].encoder.center[0].weight for name in networks]
     for i, one in enumerate(weights):
         for other in weights[:i]:
             assert not (one == other).any()
-    # Batch normalisation starts at 1 and 0 in every network; He's initialisation has no bias.
+    # Batch normalization starts at 1 and 0 in every network; He's initialization has no bias.
     for network in networks.values():
-        assert network.encoder.centre[1].weight.eq(1).all()
-        assert network.encoder.centre[0].bias.eq(0).all()
+        assert network.encoder.center[1].weight.eq(1).all()
+        assert network.encoder.center[0].bias.eq(0).all()
 
 
-def test_peers_have_the_network_s_own_initialisation() -> None:
+def test_peers_have_the_network_s_own_initialization() -> None:
     torch.manual_seed(0)
     network = DualBranchUNet(features=(4, 64), branches=1)
-    weight = fresh_copy(network).encoder.centre[3].weight  # 3·3·64 inputs
+    weight = fresh_copy(network).encoder.center[3].weight  # 3·3·64 inputs
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
 
 
@@ -80,9 +80,9 @@ def test_peers_of_trained_networks_start_without_what_those_have_seen() -> None:
     network = unet().train()
     network(torch.randn(2, 1, 8, 8), branch="main")
     fresh = fresh_copy(network)
-    assert network.encoder.centre[1].num_batches_tracked.item() == 1
-    assert fresh.encoder.centre[1].num_batches_tracked.item() == 0
-    assert fresh.encoder.centre[1].running_mean.eq(0).all()
+    assert network.encoder.center[1].num_batches_tracked.item() == 1
+    assert fresh.encoder.center[1].num_batches_tracked.item() == 0
+    assert fresh.encoder.center[1].running_mean.eq(0).all()
 
 
 def test_networks_that_cannot_be_drawn_anew_are_refused() -> None:
@@ -128,7 +128,7 @@ def test_specs_out_of_range(options: dict[str, Any], message: str) -> None:
 
 
 class Scalar(nn.Module):
-    """One weight, and buffers as batch normalisation has them."""
+    """One weight, and buffers as batch normalization has them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ def test_trained_parameters_are_those_of_students_and_heads() -> None:
     assert len(trained) == 3 * one
     followed = {id(p) for name in networks if "ema" in name for p in networks[name].parameters()}
     assert not followed & {id(p) for p in trained}
-    layers = {"encoder.centre": 4, "main.blocks.0": 2}
+    layers = {"encoder.center": 4, "main.blocks.0": 2}
     objective = GLMI(layers=layers, importance=[1, 1], padding=[1])
     assert len(NetworkSet(unet(), objective).trained_parameters()) == one + 4
 
@@ -221,7 +221,7 @@ METHODS: dict[str, tuple[Callable[[], Objective], dict[str, Any]]] = {
     ),
     "glmi": (
         lambda: GLMI(
-            layers={"encoder.centre": 4, "main.blocks.0": 2},
+            layers={"encoder.center": 4, "main.blocks.0": 2},
             clusters=3,
             heads=2,
             importance=[1, 1],
@@ -294,7 +294,7 @@ def test_resume_to_the_bit(method_setup: Factory, method: str, ema_decay: float)
 
 
 @pytest.mark.parametrize("method", ["ssco", "glmi"])
-def test_optimisers_that_miss_peers_or_heads_are_refused(
+def test_optimizers_that_miss_peers_or_heads_are_refused(
     method_setup: Factory, method: str
 ) -> None:
     setup = method_setup(method)

@@ -69,7 +69,7 @@ def test_several_series_are_listed_and_not_guessed(tmp_path: Path, write_series:
     assert "the folder holds 2 series: " in str(caught.value)
     assert "CT scan, 5 files (1.2.826.1)" in str(caught.value)
     assert "CT scout, 3 files (1.2.826.2)" in str(caught.value)
-    assert "a folder of its own" in caught.value.mend
+    assert "a folder of its own" in caught.value.fix
 
 
 def test_missing_slices_are_named(tmp_path: Path, write_series: Write) -> None:

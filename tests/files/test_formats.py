@@ -136,7 +136,7 @@ def test_nifti_headers_that_cannot_be_followed(
     error = refused(path)
     assert reason in str(error)
     assert "\n" not in str(error)
-    assert error.mend
+    assert error.fix
 
 
 def test_sform_and_qform_that_disagree_are_remarked_and_the_sform_counts(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_what_would_not_fit_is_refused_before_it_is_read(tmp_path: Path, name: s
     for voxels in (True, False):
         error = refused(path, voxels)
         assert "30000×30000×30000 voxels, 108000.0 GB in memory" in str(error)
-    assert "crop or resample it" in error.mend
+    assert "crop or resample it" in error.fix
 
 
 def test_more_data_than_the_header_says(tmp_path: Path) -> None:
@@ -431,11 +431,11 @@ def test_what_stands_in_the_place_of_an_image(tmp_path: Path) -> None:
     (tmp_path / "link.nii.gz").symlink_to("gone/annex/object")
     error = refused(tmp_path / "link.nii.gz")
     assert "it is a link to 'gone/annex/object', which does not exist" in str(error)
-    assert "git annex get" in error.mend
+    assert "git annex get" in error.fix
     (tmp_path / "lfs.nii.gz").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
     )
-    assert "git lfs pull" in refused(tmp_path / "lfs.nii.gz").mend
+    assert "git lfs pull" in refused(tmp_path / "lfs.nii.gz").fix
     (tmp_path / "page.nrrd").write_text("<!DOCTYPE html><html>Please log in</html>")
     assert "it is a web page" in str(refused(tmp_path / "page.nrrd"))
     (tmp_path / "empty.png").touch()

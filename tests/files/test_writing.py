@@ -61,7 +61,7 @@ def test_mask_keeps_shape_affine_and_units(
     np.testing.assert_allclose(mask.header.get_zooms(), original.header.get_zooms(), rtol=1e-6)
 
 
-def test_units_are_millimetres_where_the_format_has_no_field(tmp_path: Path) -> None:
+def test_units_are_millimeters_where_the_format_has_no_field(tmp_path: Path) -> None:
     writer = NativeNiftiWriter(output_dtype=np.uint8)
     writer.set_data_array(np.ones((1, 3, 3, 2), np.uint8))
     writer.set_metadata({"affine": np.eye(4), "original_affine": np.eye(4)}, resample=False)

@@ -145,7 +145,7 @@ def test_resume_of_a_run_that_stopped_early_is_done(
     again.run()
     assert evaluator.epochs == []
     assert load(tmp_path / "model_last.pt") == stopped
-    # With more patience it goes on.
+    # With more patience it continues.
     longer, evaluator = build([0.4, 0.5, 0.6], 5, True)
     longer.run()
     assert evaluator.epochs == [5, 6, 7]

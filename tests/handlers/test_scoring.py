@@ -23,14 +23,14 @@ from mixseg.handlers import CaseScorer
 @pytest.mark.parametrize(
     ("sizes", "code", "expected"),
     [
-        ((1.5, 1.25, 8.0), 2, (1.5, 1.25, 8.0)),  # millimetres
+        ((1.5, 1.25, 8.0), 2, (1.5, 1.25, 8.0)),  # millimeters
         ((1.5, 1.25, 8.0), 2 | 8, (1.5, 1.25, 8.0)),  # and seconds in the upper bits
         ((1.5, 1.25, 8.0), 0, (1.5, 1.25, 8.0)),  # unknown, but set
         ((1.0, 1.0, 1.0), 0, None),  # unknown and never set
         ((1.0, 1.0, 1.0), 8, None),  # as above; only the unit of time is known
         ((1.0, 1.0, 1.0), 2, (1.0, 1.0, 1.0)),
         ((0.001, 0.002, 0.01), 1, (1.0, 2.0, 10.0)),  # metres
-        ((1500.0, 1250.0, 8000.0), 3, (1.5, 1.25, 8.0)),  # micrometres
+        ((1500.0, 1250.0, 8000.0), 3, (1.5, 1.25, 8.0)),  # micrometers
         ((0.625, 0.625, 0.625), None, (0.625, 0.625, 0.625)),  # a format without units
         ((1.0, 1.0, 1.0), None, (1.0, 1.0, 1.0)),
     ],
@@ -348,7 +348,7 @@ def axes_of(orientation: str) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", ["nii.gz", "nrrd"])
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "PSR", "oblique"])
-def test_millimetres_of_a_file(tmp_path: Path, orientation: str, suffix: str) -> None:
+def test_millimeters_of_a_file(tmp_path: Path, orientation: str, suffix: str) -> None:
     """Single voxels that lie 3, 2 and 1 voxels of 0.5, 1.5 and 4 mm apart along the array axes."""
     spacing, directions = (0.5, 1.5, 4.0), axes_of(orientation)
     reference, predicted = np.zeros((2, 7, 6, 5), np.uint8)
@@ -374,9 +374,9 @@ def test_millimetres_of_a_file(tmp_path: Path, orientation: str, suffix: str) ->
     score_one(scorer, batch, torch.stack([1 - foreground, foreground]))
     (row,) = scorer.rows
     assert row.hd95_vox == pytest.approx(math.sqrt(3**2 + 2**2 + 1**2), rel=1e-6)
-    millimetres = math.sqrt((3 * 0.5) ** 2 + (2 * 1.5) ** 2 + (1 * 4.0) ** 2)
-    assert row.hd95_mm == pytest.approx(millimetres, rel=1e-6)
-    assert row.assd_mm == pytest.approx(millimetres, rel=1e-6)
+    millimeters = math.sqrt((3 * 0.5) ** 2 + (2 * 1.5) ** 2 + (1 * 4.0) ** 2)
+    assert row.hd95_mm == pytest.approx(millimeters, rel=1e-6)
+    assert row.assd_mm == pytest.approx(millimeters, rel=1e-6)
 
 
 def all_foreground(folder: Path, case_id: str, distances: bool) -> tuple[CaseScorer, Any]:

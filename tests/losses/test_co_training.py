@@ -1,4 +1,4 @@
-"""Generalised Jensen-Shannon divergence of N students: SSCO's co-training term."""
+"""Generalized Jensen-Shannon divergence of N students: SSCO's co-training term."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_order_of_students_does_not_matter(alpha: float) -> None:
 
 
 def test_doubling_every_student_changes_nothing() -> None:
-    # What a normalisation written for two students would get wrong.
+    # What a normalization written for two students would get wrong.
     generator = torch.Generator().manual_seed(4)
     logits = torch.randn(3, 2, 3, 5, 5, generator=generator, dtype=torch.float64)
     weights = torch.rand(3, 2, 5, 5, generator=generator, dtype=torch.float64)

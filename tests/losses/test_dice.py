@@ -40,7 +40,7 @@ TABLE = [
     # label, include_background, expected
     # Foreground: Σpy = 3·¾ = 9/4, Σp² = 4·9/16 = 9/4, Σy² = 3: 2·9/4 over 21/4.
     ([[0, 1], [1, 1]], False, 1 - (4.5 + EPS) / (5.25 + EPS)),
-    # Two pixels labelled (2 = unlabelled): Σpy = ¾, Σp² = 9/8, Σy² = 1.
+    # Two pixels labeled (2 = unlabeled): Σpy = ¾, Σp² = 9/8, Σy² = 1.
     ([[0, 1], [2, 2]], False, 1 - (1.5 + EPS) / (2.125 + EPS)),
     # Background of the same two: Σpy = ¼, Σp² = 1/8, Σy² = 1; the mean of both classes.
     (
@@ -48,7 +48,7 @@ TABLE = [
         True,
         1 - ((1.5 + EPS) / (2.125 + EPS) + (0.5 + EPS) / (1.125 + EPS)) / 2,
     ),
-    # Foreground predicted at the one labelled pixel, which is background: Σp² = 9/16.
+    # Foreground predicted at the one labeled pixel, which is background: Σp² = 9/16.
     ([[0, 2], [2, 2]], False, 1 - EPS / (0.5625 + EPS)),
     ([[2, 2], [2, 2]], False, 0.0),
     ([[2, 2], [2, 2]], True, 0.0),
@@ -67,7 +67,7 @@ def test_hand_derived_values(
 def transcription(
     logits: NDArray[np.float64], label: NDArray[np.int64], classes: range
 ) -> tuple[float, float]:
-    """Cross-entropy and the Dice of UA-MT's code, on the labelled voxels cut out one by one."""
+    """Cross-entropy and the Dice of UA-MT's code, on the labeled voxels cut out one by one."""
     p = np.moveaxis(softmax(logits, axis=1), 1, -1)[label < logits.shape[1]]
     y = np.eye(logits.shape[1])[label[label < logits.shape[1]]]
     dice = [
@@ -104,25 +104,25 @@ def test_gradcheck(function: Term, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("function", EVERY)
 @pytest.mark.parametrize("classes", [2, 4])
-def test_unlabelled_voxels_change_neither_value_nor_gradient(function: Term, classes: int) -> None:
+def test_unlabeled_voxels_change_neither_value_nor_gradient(function: Term, classes: int) -> None:
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(2, classes, 6, 6, generator=generator)
     label = torch.randint(0, classes + 1, (2, 1, 6, 6), generator=generator)
-    unlabelled = (label == classes).expand_as(logits)
+    unlabeled = (label == classes).expand_as(logits)
     results = []
-    for values in (logits, logits.masked_fill(unlabelled, 0).add(unlabelled * 40 * logits)):
+    for values in (logits, logits.masked_fill(unlabeled, 0).add(unlabeled * 40 * logits)):
         leaf = values.clone().requires_grad_()
         loss = function(leaf, label)
         results.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
-    assert torch.count_nonzero(results[0][1][unlabelled]) == 0
-    assert torch.count_nonzero(results[0][1][~unlabelled]) == (~unlabelled).sum()
+    assert torch.count_nonzero(results[0][1][unlabeled]) == 0
+    assert torch.count_nonzero(results[0][1][~unlabeled]) == (~unlabeled).sum()
 
 
 @pytest.mark.parametrize("function", EVERY)
 @pytest.mark.parametrize("batch", [0, 2])
-def test_nothing_labelled_gives_zero_with_zero_gradient(function: Term, batch: int) -> None:
+def test_nothing_labeled_gives_zero_with_zero_gradient(function: Term, batch: int) -> None:
     logits = torch.randn(batch, 3, 4, 4, 4, requires_grad=True)
     loss = function(logits, torch.full((batch, 1, 4, 4, 4), 3, dtype=torch.uint8))
     loss.backward()

@@ -14,7 +14,7 @@ from mixseg.losses import partial_cross_entropy
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    """Logits and labels of four images, of which the first two are nearly unlabelled."""
+    """Logits and labels of four images, of which the first two are nearly unlabeled."""
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(4, 3, 5, 6, generator=generator, dtype=torch.float64)
     label = torch.randint(0, 4, (4, 1, 5, 6), generator=generator)

@@ -38,7 +38,7 @@ def scipy_map(e: Array, operator: str, reduction: str) -> Array:
     squares = np.zeros_like(e)
     for axis in axes:
         if operator == "sobel":
-            # SciPy's kernels are not normalised: (-1, 0, 1), and (1, 2, 1) along other axes.
+            # SciPy's kernels are not normalized: (-1, 0, 1), and (1, 2, 1) along other axes.
             part = np.stack(
                 [
                     [scipy.ndimage.sobel(c, axis=axis - 2, mode="nearest") for c in image]

@@ -55,7 +55,7 @@ def test_cross_entropy_equals_numpy() -> None:
         -np.mean([log_p[b, c] for c in np.unique(label[b].numpy()) if c < C]) for b in range(3)
     ]
     assert image_class_cross_entropy(logits, label).item() == pytest.approx(np.mean(values))
-    label[1] = C  # an image without a labelled pixel
+    label[1] = C  # an image without a labeled pixel
     found = image_class_cross_entropy(logits, label)
     assert found.item() == pytest.approx((values[0] + values[2]) / 2)
 
@@ -73,7 +73,7 @@ def test_best_prediction_is_equal_shares_of_the_present() -> None:
     assert image_class_cross_entropy(sure, torch.zeros(1, 1, 2, 2)).item() == 0
 
 
-def test_unlabelled_pixels_change_nothing() -> None:
+def test_unlabeled_pixels_change_nothing() -> None:
     logits, _, label = sample()
     part = label.clone()
     # Fewer pixels, the same classes: one of each.
@@ -90,7 +90,7 @@ def test_unlabelled_pixels_change_nothing() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
-def test_nothing_labelled_gives_zero_with_zero_gradient() -> None:
+def test_nothing_labeled_gives_zero_with_zero_gradient() -> None:
     leaf = torch.randn(2, C, requires_grad=True)
     value = image_class_cross_entropy(leaf, torch.full((2, 1, 3, 3), C))
     value.backward()

@@ -45,7 +45,7 @@ def _softmax_mse(logits: Tensor, other: Tensor, label: Tensor) -> Tensor:
 
 
 def _gated(logits: Tensor, other: Tensor, label: Tensor) -> Tensor:
-    # Above the largest threshold, ln C < 2, where nothing is labelled.
+    # Above the largest threshold, ln C < 2, where nothing is labeled.
     return gated_consistency(logits, other, 2.0 * (label == logits.shape[1]))
 
 
@@ -66,8 +66,8 @@ def _co_training(
     return generalized_jensen_shannon(students, weights, mask=mask, **options)
 
 
-# Every term as a function of (logits, other logits, label); terms without a label use the labelled
-# voxels as their mask, so that "unlabelled" means "left out" for all of them.
+# Every term as a function of (logits, other logits, label); terms without a label use the labeled
+# voxels as their mask, so that "unlabeled" means "left out" for all of them.
 TERMS: dict[str, Term] = {
     "partial_labeled": _partial,
     "partial_all": partial(_partial, normalization="all"),
@@ -92,7 +92,7 @@ SHAPES = [(2, 2, 3, 2), (1, 4, 2, 3), (1, 2, 2, 2, 2), (2, 4, 2, 1, 2)]
 def sample(
     shape: tuple[int, ...], dtype: torch.dtype = torch.float64, scale: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Random logits, other logits, and a label map with unlabelled voxels (B, 1, *spatial)."""
+    """Random logits, other logits, and a label map with unlabeled voxels (B, 1, *spatial)."""
     generator = torch.Generator().manual_seed(7)
     logits, other = scale * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
     label = torch.randint(0, shape[1] + 1, (shape[0], 1, *shape[2:]), generator=generator)
@@ -166,7 +166,7 @@ def test_empty_batch_without_mask_is_zero(function: Callable[..., Tensor]) -> No
 def test_class_order_does_not_matter(term: Term) -> None:
     logits, other, label = sample((2, 4, 5, 3))
     order = torch.tensor([2, 0, 3, 1])
-    # New class i is old class order[i]; unlabelled (4) keeps its number.
+    # New class i is old class order[i]; unlabeled (4) keeps its number.
     renamed = torch.cat([order.argsort(), torch.tensor([4])])[label]
     torch.testing.assert_close(
         term(logits[:, order], other[:, order], renamed), term(logits, other, label)

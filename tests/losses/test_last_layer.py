@@ -18,7 +18,7 @@ CLASSES = 3
 
 
 def labels(shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """All classes and unlabelled pixels; the last image has none that is labelled."""
+    """All classes and unlabeled pixels; the last image has none that is labeled."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(0, CLASSES + 1, shape, generator=generator, dtype=torch.uint8)
     label[-1] = CLASSES
@@ -40,7 +40,7 @@ def test_image_cross_entropy_equals_transcription() -> None:
         expected.append(sum(values) / len(values))
     found = image_cross_entropy(torch.from_numpy(z), label)
     np.testing.assert_allclose(found[:3].numpy(), expected, rtol=1e-12)
-    assert found[3] == 0  # nothing is labelled
+    assert found[3] == 0  # nothing is labeled
     # A channel axis more or less, and another integer dtype, are the same label.
     assert torch.equal(found, image_cross_entropy(torch.from_numpy(z), label[:, 0].long()))
 
@@ -56,7 +56,7 @@ def test_image_cross_entropy_gradient() -> None:
     assert gradient[:2].any()
 
 
-def test_images_weigh_alike_however_many_pixels_are_labelled() -> None:
+def test_images_weigh_alike_however_many_pixels_are_labeled() -> None:
     """One pixel of -ln ½ against four of -ln ¼: the mean is that of the images."""
     p = torch.tensor([[0.5] * 4, [0.25] * 4])
     logits = torch.stack([p, 1 - p], dim=1).log()
@@ -156,7 +156,7 @@ def test_resized_logits_in_one_to_three_dimensions(size: tuple[int, ...]) -> Non
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_unlabelled_pixels_do_not_matter(balanced: bool) -> None:
+def test_unlabeled_pixels_do_not_matter(balanced: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     features = torch.randn(2, 4, 3, 3, generator=generator)
     logits = torch.randn(2, CLASSES, 3, 3, generator=generator)

@@ -24,22 +24,22 @@ THREE_CLASS = (
 
 TABLE = [
     # logits, label (1, 2, 2), class weights, normalization, expected
-    # All labelled: one pixel of class 0, three of class 1: (log 4 + 3 log 4/3) / 4 both ways.
+    # All labeled: one pixel of class 0, three of class 1: (log 4 + 3 log 4/3) / 4 both ways.
     (TWO_CLASS, [[0, 1], [1, 1]], None, "labeled", (math.log(4) + 3 * math.log(4 / 3)) / 4),
     (TWO_CLASS, [[0, 1], [1, 1]], None, "all", (math.log(4) + 3 * math.log(4 / 3)) / 4),
-    # Two labelled (2 = unlabelled): log 4 + log 4/3 = log 16/3 over two pixels, or over all four.
+    # Two labeled (2 = unlabeled): log 4 + log 4/3 = log 16/3 over two pixels, or over all four.
     (TWO_CLASS, [[0, 1], [2, 2]], None, "labeled", math.log(16 / 3) / 2),
     (TWO_CLASS, [[0, 1], [2, 2]], None, "all", math.log(16 / 3) / 4),
-    # One labelled.
+    # One labeled.
     (TWO_CLASS, [[2, 2], [2, 1]], None, "labeled", math.log(4 / 3)),
     (TWO_CLASS, [[2, 2], [2, 1]], None, "all", math.log(4 / 3) / 4),
-    # Three classes, one pixel of each and one unlabelled (3): log 2 + 2 log 4 = 5 log 2.
+    # Three classes, one pixel of each and one unlabeled (3): log 2 + 2 log 4 = 5 log 2.
     (THREE_CLASS, [[0, 1], [2, 3]], None, "labeled", 5 / 3 * math.log(2)),
     (THREE_CLASS, [[0, 1], [2, 3]], None, "all", 5 / 4 * math.log(2)),
     # Weights 1, 3, 0.5 scale the summands only: 1 log 2 + 3 · 2 log 2 + 0.5 · 2 log 2 = 8 log 2.
     (THREE_CLASS, [[0, 1], [2, 3]], [1.0, 3.0, 0.5], "labeled", 8 / 3 * math.log(2)),
     (THREE_CLASS, [[0, 1], [2, 3]], [1.0, 3.0, 0.5], "all", 8 / 4 * math.log(2)),
-    # None labelled.
+    # None labeled.
     (THREE_CLASS, [[3, 3], [3, 3]], None, "labeled", 0.0),
     (THREE_CLASS, [[3, 3], [3, 3]], None, "all", 0.0),
 ]
@@ -64,7 +64,7 @@ def transcription(
     """Eq. 2 in one-hot form, term by term, with the divisor of each normalization."""
     num_classes = logits.shape[1]
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    # y is the zero vector where nothing is labelled.
+    # y is the zero vector where nothing is labeled.
     y = np.stack([label == c for c in range(num_classes)], axis=1).astype(np.float64)
     divisor = (label < num_classes).sum() if normalization == "labeled" else label.size
     return float(-(y * np.log(p)).sum() / divisor)
@@ -86,7 +86,7 @@ def test_equals_the_formula_in_numpy(shape: tuple[int, ...], normalization: str)
 
 @pytest.mark.parametrize("normalization", ["labeled", "all"])
 def test_gradient_in_closed_form(normalization: str) -> None:
-    # d(-log p_y)/dz = p - onehot(y) at a labelled voxel, 0 elsewhere, over the divisor.
+    # d(-log p_y)/dz = p - onehot(y) at a labeled voxel, 0 elsewhere, over the divisor.
     rng = np.random.default_rng(1)
     logits = torch.from_numpy(rng.normal(size=(2, 3, 4, 4))).requires_grad_()
     label = torch.from_numpy(rng.integers(0, 4, size=(2, 4, 4)))
@@ -95,18 +95,18 @@ def test_gradient_in_closed_form(normalization: str) -> None:
     p = np.exp(logits.detach().numpy())
     p /= p.sum(axis=1, keepdims=True)
     one_hot = np.stack([(label == c).numpy() for c in range(3)], axis=1)
-    labelled = (label < 3).numpy()[:, None]
-    divisor = labelled.sum() if normalization == "labeled" else label.numel()
-    np.testing.assert_allclose(grad.numpy(), (p - one_hot) * labelled / divisor, atol=1e-15)
+    labeled = (label < 3).numpy()[:, None]
+    divisor = labeled.sum() if normalization == "labeled" else label.numel()
+    np.testing.assert_allclose(grad.numpy(), (p - one_hot) * labeled / divisor, atol=1e-15)
 
 
 @pytest.mark.parametrize("normalization", ["labeled", "all"])
-def test_unlabelled_voxels_change_neither_value_nor_gradient(normalization: str) -> None:
+def test_unlabeled_voxels_change_neither_value_nor_gradient(normalization: str) -> None:
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(2, 3, 6, 6, generator=generator)
     label = torch.randint(0, 4, (2, 1, 6, 6), generator=generator)
-    unlabelled = (label == 3).expand_as(logits)
-    other = torch.where(unlabelled, 100 * torch.randn(logits.shape, generator=generator), logits)
+    unlabeled = (label == 3).expand_as(logits)
+    other = torch.where(unlabeled, 100 * torch.randn(logits.shape, generator=generator), logits)
     results = []
     for values in (logits, other):
         leaf = values.clone().requires_grad_()
@@ -114,13 +114,13 @@ def test_unlabelled_voxels_change_neither_value_nor_gradient(normalization: str)
         results.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
     assert results[0][0] == results[1][0]
     assert torch.equal(results[0][1], results[1][1])
-    assert torch.count_nonzero(results[0][1][unlabelled]) == 0
-    assert torch.count_nonzero(results[0][1][~unlabelled]) == (~unlabelled).sum()
+    assert torch.count_nonzero(results[0][1][unlabeled]) == 0
+    assert torch.count_nonzero(results[0][1][~unlabeled]) == (~unlabeled).sum()
 
 
 @pytest.mark.parametrize("normalization", ["labeled", "all"])
 @pytest.mark.parametrize("weight", [None, [1.0, 2.0, 3.0]])
-def test_nothing_labelled_gives_zero_with_zero_gradient(
+def test_nothing_labeled_gives_zero_with_zero_gradient(
     normalization: str, weight: list[float] | None
 ) -> None:
     logits = torch.randn(2, 3, 4, 4, 4, requires_grad=True)
@@ -133,8 +133,8 @@ def test_nothing_labelled_gives_zero_with_zero_gradient(
     assert torch.count_nonzero(logits.grad) == 0
 
 
-def test_batch_is_the_labelled_voxel_weighted_mean_of_its_samples() -> None:
-    # "labeled": L = Σ n_i L_i / Σ n_i with n_i labelled voxels; the plain mean of L_i differs here.
+def test_batch_is_the_labeled_voxel_weighted_mean_of_its_samples() -> None:
+    # "labeled": L = Σ n_i L_i / Σ n_i with n_i labeled voxels; the plain mean of L_i differs here.
     # "all": every sample has as many voxels, hence the plain mean.
     rng = np.random.default_rng(3)
     logits = torch.from_numpy(rng.normal(size=(3, 2, 5, 5)))

@@ -98,7 +98,7 @@ def test_an_image_of_equal_pixels_is_not_sharpened() -> None:
 
 def test_temperatures_are_of_each_image_and_the_loss_is_their_mean() -> None:
     logits, log_variance = map(torch.from_numpy, sample((4, 3, 5, 5)))
-    logits[1] *= 10  # far more confident than its neighbours
+    logits[1] *= 10  # far more confident than its neighbors
     whole = adaptive_temperature(logits, log_variance)
     single = [adaptive_temperature(logits[[i]], log_variance[[i]]) for i in range(4)]
     assert torch.equal(whole, torch.cat(single))

@@ -32,7 +32,7 @@ def test_refinement_is_the_geometric_mean(shape: tuple[int, ...], alpha: float) 
     np.testing.assert_allclose(linear_refinement(logits, ancillary, alpha), expected, rtol=1e-10)
 
 
-def test_refinement_is_what_the_paper_minimises() -> None:
+def test_refinement_is_what_the_paper_minimizes() -> None:
     """KL(q‖p) + α KL(q‖p_anc) is larger wherever q is moved to."""
     logits, ancillary, alpha = draw((1, 3, 1), 2), draw((1, 3, 1), 3), 0.7
     q = linear_refinement(logits, ancillary, alpha)[0, :, 0].numpy()

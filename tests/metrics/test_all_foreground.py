@@ -1,7 +1,7 @@
 """What a branch that predicts foreground everywhere scores on real ACDC left ventricles.
 
 METHODS §1.1 gives 3.1 Dice points and HD95 136 (0.9 to 5.6 per volume, 50 volumes): the figure by
-which a collapsed branch is recognised. It is reproduced by end-diastolic frames whose slices are
+which a collapsed branch is recognized. It is reproduced by end-diastolic frames whose slices are
 resized to 256², the papers' preparation. End-systolic ventricles are smaller and native slices are
 mostly smaller than 256², so all 30 test volumes at native size give less of both.
 """

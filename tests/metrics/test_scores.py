@@ -1,4 +1,4 @@
-"""Rows of one case: the rule for empty masks, unlabelled voxels, both units, and the CSV."""
+"""Rows of one case: the rule for empty masks, unlabeled voxels, both units, and the CSV."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_f1_of_precision_and_recall_is_the_dice() -> None:
             assert row.iou == pytest.approx(row.dice / (2 - row.dice), rel=1e-12)
 
 
-def test_isotropic_millimetres_are_scaled_voxels() -> None:
+def test_isotropic_millimeters_are_scaled_voxels() -> None:
     generator = np.random.default_rng(1)
     prediction, reference = generator.integers(0, 3, (2, 9, 9, 9))
     for row, label in zip(_score(prediction, reference, spacing=[0.625] * 3), (1, 2), strict=True):
@@ -110,8 +110,8 @@ def test_rule_for_empty_masks() -> None:
     assert (missed.hd95_vox, missed.hd95_mm, missed.assd_mm) == (5.0, None, None)
 
 
-def test_unlabelled_voxels_are_in_neither_mask() -> None:
-    # Known voxels 0…3: prediction {1, 2}, reference {0, 1}; Dice 2·1/4. Without the unlabelled end,
+def test_unlabeled_voxels_are_in_neither_mask() -> None:
+    # Known voxels 0…3: prediction {1, 2}, reference {0, 1}; Dice 2·1/4. Without the unlabeled end,
     # the segments' distances are 1, 0 | 1, 0, so the mean is 0.5 and index 0.95·3 = 2.85 gives 1.
     reference = np.array([[1, 1, 0, 0, 3, 3]])
     for tail in ([0, 0], [1, 1], [2, 1]):

@@ -154,7 +154,7 @@ def test_surface_is_the_ring_of_a_square_and_the_whole_border_of_a_full_array() 
     np.testing.assert_array_equal(
         surface_voxels(full), [[1, 1, 1], [1, 0, 1], [1, 0, 1], [1, 1, 1]]
     )
-    # A diagonal gap does not open a voxel to the outside: only face neighbours count.
+    # A diagonal gap does not open a voxel to the outside: only face neighbors count.
     notched = np.ones((3, 3), bool)
     notched[0, 0] = False
     assert not surface_voxels(notched)[1, 1]

@@ -93,7 +93,7 @@ def test_refusals(name: str, arguments: dict[str, int], message: str) -> None:
             DualBranchUNet,
             (16, 24),
             {
-                "encoder.centre": (2, 16, 4, 6),
+                "encoder.center": (2, 16, 4, 6),
                 "main.blocks.0": (2, 8, 8, 12),
                 "main.blocks.1": (2, 4, 16, 24),
             },

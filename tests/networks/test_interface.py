@@ -319,9 +319,9 @@ def test_images_that_do_not_fit(
 
 
 @both_networks
-def test_one_value_a_channel_cannot_be_normalised(network: type[DualBranchNetwork]) -> None:
+def test_one_value_a_channel_cannot_be_normalized(network: type[DualBranchNetwork]) -> None:
     message = (
-        "an image of (4, 4, 4) leaves norm={!r} one value a channel to normalise at the deepest "
+        "an image of (4, 4, 4) leaves norm={!r} one value a channel to normalize at the deepest "
         "level; one side must be at least twice that"
     )
     image = torch.randn(1, 1, 4, 4, 4)

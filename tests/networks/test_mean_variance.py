@@ -25,13 +25,13 @@ from mixseg.networks import (
 from mixseg.networks.exported import max_difference, onnx_options
 
 C = 3
-LAYERS = ("encoder.blocks.0", "encoder.blocks.1", "encoder.centre")
+LAYERS = ("encoder.blocks.0", "encoder.blocks.1", "encoder.center")
 
 
 def build(dims: int = 2, **options: Any) -> MeanVarianceNetwork:
     torch.manual_seed(0)
     backbone = DualBranchUNet(dims, out_channels=2 * C, features=(4, 6, 8), branches=1)
-    given = {"encoder_layers": LAYERS, "class_layer": "encoder.centre", "class_channels": 8}
+    given = {"encoder_layers": LAYERS, "class_layer": "encoder.center", "class_channels": 8}
     return MeanVarianceNetwork(backbone, C, **(given | options))
 
 
@@ -45,7 +45,7 @@ def test_parameters_of_the_heads_by_hand() -> None:
         plain = DualBranchUNet(out_channels=C, branches=1)
         network = MeanVarianceNetwork(
             DualBranchUNet(out_channels=2 * C, branches=1), C, ["encoder.blocks.0"],
-            "encoder.centre", 1024,
+            "encoder.center", 1024,
         )  # fmt: skip
     extra = C * (64 + 1) + 2 * C * (1024 + 1)
     assert count(network) - count(plain) == extra == 6_345
@@ -77,7 +77,7 @@ def test_the_image_head_is_the_mean_over_voxels() -> None:
     nn.init.ones_(network.class_head.weight)
     nn.init.zeros_(network.class_head.bias)
     seen: list[torch.Tensor] = []
-    network.backbone.encoder.get_submodule("centre").register_forward_hook(
+    network.backbone.encoder.get_submodule("center").register_forward_hook(
         lambda *call: seen.append(call[2])
     )
     class_mean = network(torch.randn(2, 1, 8, 8), branch="heads")[2]
@@ -152,7 +152,7 @@ def test_what_a_network_is_asked_for() -> None:
     assert found == (3, 1, C, 1)
     assert (network.size_divisor, network.padded) == (4, True)
     backbone = DualBranchUNet(out_channels=4, features=(2, 4), branches=1, padded=False)
-    unpadded = MeanVarianceNetwork(backbone, 2, ["encoder.centre"], "encoder.centre", 4)
+    unpadded = MeanVarianceNetwork(backbone, 2, ["encoder.center"], "encoder.center", 4)
     assert not unpadded.padded
     assert unpadded.minimum_size == backbone.minimum_size > 1
     image = torch.zeros(1, 1, backbone.minimum_size, backbone.minimum_size)
@@ -219,16 +219,16 @@ def test_backbones_that_do_not_fit() -> None:
             f"classes, got branches={branches} and out_channels={channels}"
         )
         with pytest.raises(ValueError, match=re.escape(message)):
-            MeanVarianceNetwork(backbone, 3, ["encoder.centre"], "encoder.centre", 4)
+            MeanVarianceNetwork(backbone, 3, ["encoder.center"], "encoder.center", 4)
     with pytest.raises(ValueError, match=re.escape("num_classes must be at least 2")):
-        MeanVarianceNetwork(backbone, 1, ["encoder.centre"], "encoder.centre", 4)
+        MeanVarianceNetwork(backbone, 1, ["encoder.center"], "encoder.center", 4)
 
 
 def test_calls_that_do_not_fit() -> None:
     image = torch.zeros(1, 1, 8, 8)
     with pytest.raises(ValueError, match="branch must be one of main, heads, got 'both'"):
         build()(image, branch="both")
-    message = "class_layer 'encoder.centre' has 8 channels, class_channels is 5"
+    message = "class_layer 'encoder.center' has 8 channels, class_channels is 5"
     with pytest.raises(ValueError, match=re.escape(message)):
         build(class_channels=5)(image, branch="heads")
     with pytest.raises(ValueError, match="every side must be a multiple of 4"):

@@ -27,8 +27,8 @@ NETWORKS: dict[str, tuple[nn.Module, int]] = {
         MeanVarianceNetwork(
             DualBranchUNet(out_channels=4, features=SMALL, branches=1),
             num_classes=2,
-            encoder_layers=["encoder.centre"],
-            class_layer="encoder.centre",
+            encoder_layers=["encoder.center"],
+            class_layer="encoder.center",
             class_channels=4,
             refine=True,
         ),

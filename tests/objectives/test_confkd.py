@@ -24,14 +24,14 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy(z: np.ndarray, label: np.ndarray, divisor: str = "labeled") -> float:
-    """Eqs. 1 and 2: -Σ_l log p_l(y_l) over the labelled voxels."""
-    p, total, labelled = softmax(z), 0.0, 0
+    """Eqs. 1 and 2: -Σ_l log p_l(y_l) over the labeled voxels."""
+    p, total, labeled = softmax(z), 0.0, 0
     for index in np.ndindex(label.shape[0], *label.shape[2:]):
         value = label[(index[0], 0, *index[1:])]
         if value != CLASSES:
             total -= np.log(p[(index[0], value, *index[1:])])
-            labelled += 1
-    return total / (labelled if divisor == "labeled" else label.size)
+            labeled += 1
+    return total / (labeled if divisor == "labeled" else label.size)
 
 
 def entropy(z: np.ndarray) -> float:
@@ -312,12 +312,12 @@ def test_gradient_routing(
 
 
 @pytest.mark.parametrize("normalization", ["labeled", "all"])
-def test_unlabelled_voxels_do_not_matter(normalization: str) -> None:
+def test_unlabeled_voxels_do_not_matter(normalization: str) -> None:
     z, labels = random_batch()
     objective = ConfKD(0.1, 0, 0, weak_normalization=normalization)
     batch = as_batch(labels)
-    unlabelled = (batch["partial"]["label"] == CLASSES).expand(-1, CLASSES, -1, -1)
-    assert 0 < unlabelled.sum() < unlabelled.numel()
+    unlabeled = (batch["partial"]["label"] == CLASSES).expand(-1, CLASSES, -1, -1)
+    assert 0 < unlabeled.sum() < unlabeled.numel()
 
     def value_and_gradient(student: Tensor) -> tuple[float, Tensor]:
         student = student.clone().requires_grad_()
@@ -329,15 +329,15 @@ def test_unlabelled_voxels_do_not_matter(normalization: str) -> None:
 
     student = torch.from_numpy(z["student_partial"])
     value, gradient = value_and_gradient(student)
-    changed = torch.where(unlabelled, 37.0 - 5 * student, student)
+    changed = torch.where(unlabeled, 37.0 - 5 * student, student)
     other_value, other_gradient = value_and_gradient(changed)
     assert other_value == value
     assert torch.equal(other_gradient, gradient)
-    assert (gradient[unlabelled] == 0).all()
-    assert (gradient[~unlabelled] != 0).all()
+    assert (gradient[unlabeled] == 0).all()
+    assert (gradient[~unlabeled] != 0).all()
 
 
-def test_partial_batch_without_labelled_voxel_gives_zero() -> None:
+def test_partial_batch_without_labeled_voxel_gives_zero() -> None:
     z, labels = random_batch()
     labels["partial"]["label"][:] = CLASSES
     objective = ConfKD(0.1, 0, 0)

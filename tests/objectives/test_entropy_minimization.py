@@ -184,7 +184,7 @@ def test_missing_kinds_are_left_out() -> None:
         assert list(EntropyMinimization()({kind: outputs[kind]}, batch, {})) == names
 
 
-def test_unlabelled_pixels_change_neither_value_nor_gradient() -> None:
+def test_unlabeled_pixels_change_neither_value_nor_gradient() -> None:
     full, label = heads(2, 0), make_label()
     unknown = (label == C).expand(-1, C, -1, -1)
     assert 0 < unknown.sum() < unknown.numel()
@@ -221,8 +221,8 @@ def unet(in_channels: int = 1) -> MeanVarianceNetwork:
     backbone = DualBranchUNet(
         in_channels=in_channels, out_channels=2 * C, features=(4, 6, 8), branches=1
     )
-    layers = ["encoder.blocks.0", "encoder.blocks.1", "encoder.centre"]
-    return MeanVarianceNetwork(backbone, C, layers, "encoder.centre", 8)
+    layers = ["encoder.blocks.0", "encoder.blocks.1", "encoder.center"]
+    return MeanVarianceNetwork(backbone, C, layers, "encoder.center", 8)
 
 
 def unet_step(objective: EntropyMinimization, **options: Any) -> tuple[ForwardStep, dict]:

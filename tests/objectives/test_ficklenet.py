@@ -70,7 +70,7 @@ def draws(shape: torch.Size, number: int, share: float) -> list[np.ndarray]:
 
 
 def enlarged(maps: np.ndarray) -> np.ndarray:
-    """Bilinear by two, voxel centres: weights ¾ and ¼, edges repeated."""
+    """Bilinear by two, voxel centers: weights ¾ and ¼, edges repeated."""
     for axis in (2, 3):
         padded = np.concatenate([maps.take([0], axis), maps, maps.take([-1], axis)], axis=axis)
         n = maps.shape[axis]
@@ -220,7 +220,7 @@ def test_missing_kinds_and_weights() -> None:
 def test_one_step_of_a_network_trains_all_and_is_stored() -> None:
     torch.manual_seed(0)
     network = DualBranchUNet(out_channels=CLASSES, features=(2, 4), branches=1)
-    objective = FickleNet("encoder.centre", 4, CLASSES, maps=3)
+    objective = FickleNet("encoder.center", 4, CLASSES, maps=3)
     networks = NetworkSet(network, objective)
     groups = {
         kind: {k: v.float() if k == "image" else v for k, v in group.items()}

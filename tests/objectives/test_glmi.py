@@ -110,7 +110,7 @@ class Moved:
         return out
 
     def inside(self, maps: np.ndarray) -> np.ndarray:
-        """(B, *spatial): the source lies between the outermost pixels' centres."""
+        """(B, *spatial): the source lies between the outermost pixels' centers."""
         height, width = maps.shape[2:4]
         masks = []
         for b in range(len(maps)):
@@ -128,7 +128,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def information(joint: np.ndarray) -> float:
-    """Σ P_ij (log P_ij - log P_i - log P_j) after symmetrising and normalising."""
+    """Σ P_ij (log P_ij - log P_i - log P_j) after symmetrising and normalizing."""
     p = (joint + joint.T) / 2
     p = p / p.sum()
     return float((p * np.log(p / p.sum(0, keepdims=True) / p.sum(1, keepdims=True))).sum())
@@ -280,7 +280,7 @@ def test_missing_kinds_are_left_out() -> None:
     assert set(terms) == {"global", "local", "consistency"}
 
 
-def test_unlabelled_voxels_do_not_matter() -> None:
+def test_unlabeled_voxels_do_not_matter() -> None:
     batch = make_batch((8, 8))
     unknown = (batch["full"]["label"] == CLASSES).expand(-1, CLASSES, -1, -1)
     assert 0 < unknown.sum() < unknown.numel()

@@ -14,7 +14,7 @@ from mixseg.networks import DualBranchUNet, DualBranchVNet
 from mixseg.objectives import GLMI
 
 CLASSES = 3
-UNET = {"encoder.centre": 16, "main.blocks.0": 8, "main.blocks.1": 4}
+UNET = {"encoder.center": 16, "main.blocks.0": 8, "main.blocks.1": 4}
 
 
 def unet_step(**options: Any) -> tuple[ForwardStep, dict[str, dict[str, Tensor]]]:
@@ -91,7 +91,7 @@ def test_volumes() -> None:
     assert -np.log(3) / 2 <= terms["local"].item() <= 0
 
 
-def test_optimiser_gets_the_heads() -> None:
+def test_optimizer_gets_the_heads() -> None:
     objective = GLMI(layers=UNET, clusters=4, heads=2)
     networks = NetworkSet(DualBranchUNet(features=(4, 8, 16), branches=1), objective)
     trained = {id(p) for p in networks.trained_parameters()}
@@ -153,7 +153,7 @@ def test_layers_that_do_not_fit_the_network() -> None:
 
 def test_parameters_of_table_8() -> None:
     """Table 8 counts the network; the heads are 100 · (1024 + 1 + 128 + 1 + 64 + 1) on top."""
-    layers = {"encoder.centre": 1024, "main.blocks.2": 128, "main.blocks.3": 64}
+    layers = {"encoder.center": 1024, "main.blocks.2": 128, "main.blocks.3": 64}
     with torch.device("meta"):
         objective = GLMI(layers=layers)
         networks = NetworkSet(DualBranchUNet(branches=1), objective)

@@ -10,7 +10,7 @@ from mixseg.objectives.motion import RandomMotion, draw_quarter_turns, turn
 
 
 def test_a_quarter_turn_is_exact() -> None:
-    """90° of square maps reads pixels' centres, and loses none."""
+    """90° of square maps reads pixels' centers, and loses none."""
     motion = RandomMotion(2, 0, 0)
     motion.angles = torch.full((2,), torch.pi / 2, dtype=torch.float64)
     maps = torch.arange(2 * 3 * 4 * 4 * 2.0, dtype=torch.float64).view(2, 3, 4, 4, 2)

@@ -94,13 +94,13 @@ def expected_terms(
         -np.log(np.take_along_axis(transcribed(networks[n], image), np.minimum(label, 2), 1))
         for n in names
     ]
-    unlabelled = batch["none"]["image"].numpy()
-    square = unlabelled.shape[2] == unlabelled.shape[3]
+    unlabeled = batch["none"]["image"].numpy()
+    square = unlabeled.shape[2] == unlabeled.shape[3]
 
     torch.manual_seed(seed)
 
     def draw() -> list[int]:
-        count = len(unlabelled)
+        count = len(unlabeled)
         if square:
             return torch.randint(4, (count,)).tolist()
         return [2 * k for k in torch.randint(2, (count,)).tolist()]
@@ -109,7 +109,7 @@ def expected_terms(
     for i, name in enumerate(names):
         if i and rotation == "own":
             turns = draw()
-        turned = np.stack([np.rot90(x, k, (1, 2)) for x, k in zip(unlabelled, turns, strict=True)])
+        turned = np.stack([np.rot90(x, k, (1, 2)) for x, k in zip(unlabeled, turns, strict=True)])
         seen = transcribed(networks[name], turned)
         p.append(np.stack([np.rot90(q, -k, (1, 2)) for q, k in zip(seen, turns, strict=True)]))
 
@@ -126,7 +126,7 @@ def expected_terms(
         mixture = sum((w / total)[:, None] * q for w, q in zip(weights, p, strict=True))
     own = sum(w * entropy(q) for w, q in zip(weights, p, strict=True)) / students
     values = np.where(total > 0, entropy(mixture) - (1 - alpha) * own, 0)
-    teachers = [transcribed(networks[f"ema_{k}"], unlabelled) for k in range(1, students + 1)]
+    teachers = [transcribed(networks[f"ema_{k}"], unlabeled) for k in range(1, students + 1)]
     return {
         "ce_full": float(np.mean([x[known].mean() for x in picked])),
         "co_training": float(values.mean()),
@@ -238,8 +238,8 @@ def test_missing_kinds_are_left_out() -> None:
     }
 
 
-def test_unlabelled_voxels_do_not_matter() -> None:
-    """Images differ where nothing is labelled; the networks look at one voxel at a time."""
+def test_unlabeled_voxels_do_not_matter() -> None:
+    """Images differ where nothing is labeled; the networks look at one voxel at a time."""
     batch, networks = make_batch((4, 4)), make_networks(2, (4, 4))
     unknown = batch["full"]["label"] == CLASSES
     assert 0 < unknown.sum() < unknown.numel()

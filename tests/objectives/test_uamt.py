@@ -57,7 +57,7 @@ def make_batch(seed: int = 0, size: tuple[int, ...] = SIZE) -> dict[str, dict[st
 
 
 def supervised(z: np.ndarray, label: np.ndarray, rule: str) -> float:
-    """Cross-entropy, and Dice of the foreground over the batch, on labelled voxels."""
+    """Cross-entropy, and Dice of the foreground over the batch, on labeled voxels."""
     p, y = softmax(z), label[:, 0]
     known = y < CLASSES
     ce = -np.log(np.take_along_axis(p, np.minimum(y, CLASSES - 1)[:, None], 1)[:, 0])[known].mean()
@@ -197,7 +197,7 @@ def test_missing_kinds_are_left_out() -> None:
         assert set(terms) == {name}
 
 
-def test_unlabelled_voxels_do_not_matter() -> None:
+def test_unlabeled_voxels_do_not_matter() -> None:
     batch = make_batch()
     label = batch["full"]["label"]
     unknown = (label == CLASSES).expand(-1, CLASSES, -1, -1)

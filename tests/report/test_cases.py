@@ -1,4 +1,4 @@
-"""What the pictures of cases draw: colours, orientation and scale, and that files are whole."""
+"""What the pictures of cases draw: colors, orientation and scale, and that files are whole."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_case_row(drawn: list[Figure]) -> None:
     assert shown.shape == (4, 5)
     assert np.argwhere(shown == shown.max()).tolist() == [[1, 3]]
     assert image.get_ylim() == (3.5, -0.5)  # origin at the top
-    # Student's voxel (1, 1) is black in the image: 0.55·0 + 0.45·its branch's colour.
+    # Student's voxel (1, 1) is black in the image: 0.55·0 + 0.45·its branch's color.
     picture = np.asarray(student.images[0].get_array())
     np.testing.assert_allclose(picture[1, 1], 0.45 * np.array(to_rgb(BRANCH_COLORS["student"])))
     np.testing.assert_array_equal(picture[0, 0], 0.0)
@@ -110,8 +110,8 @@ def test_a_network_of_one_branch_has_one_prediction(drawn: list[Figure]) -> None
     ]
 
 
-def test_colours_are_shown_as_colours(drawn: list[Figure]) -> None:
-    """A picture of 5 × 4 pixels: red at (3, 1), grey at (0, 2), else black."""
+def test_colors_are_shown_as_colors(drawn: list[Figure]) -> None:
+    """A picture of 5 × 4 pixels: red at (3, 1), gray at (0, 2), else black."""
     image = np.zeros((3, 5, 4))
     image[0, 3, 1] = 200.0
     image[:, 0, 2] = 100.0
@@ -124,23 +124,23 @@ def test_colours_are_shown_as_colours(drawn: list[Figure]) -> None:
     np.testing.assert_allclose(shown[1, 3], [1, 0, 0])
     np.testing.assert_allclose(shown[2, 0], [100 / 141] * 3)
     assert shown.sum() == pytest.approx(1 + 3 * 100 / 141)
-    # Masks lie over the colours: the student's at (3, 1) is not red.
+    # Masks lie over the colors: the student's at (3, 1) is not red.
     picture = np.asarray(student.images[0].get_array())
     np.testing.assert_allclose(picture[2, 0], [100 / 141] * 3)
     np.testing.assert_allclose(picture[1, 1], 0.45 * np.array(to_rgb(BRANCH_COLORS["student"])))
-    # The reference, one further, lies over the red pixel in its own colour.
+    # The reference, one further, lies over the red pixel in its own color.
     picture = np.asarray(reference.images[0].get_array())
     yellow, red = np.array(to_rgb("#F0E442")), np.array([1, 0, 0])
     np.testing.assert_allclose(picture[1, 3], 0.45 * yellow + 0.55 * red)
-    # A picture whose channels are equal looks as the same picture in grey.
-    grey = np.random.default_rng(0).normal(size=(5, 4))
-    plot_cases([_panel(image=np.stack([grey] * 3))], "unused.png", NAMES)
-    plot_cases([_panel(image=grey)], "unused.png", NAMES)
-    colour, single = (np.asarray(_cells(f)[0].images[0].get_array()) for f in drawn[1:])
-    np.testing.assert_allclose(colour, np.repeat(single[..., None], 3, axis=2), atol=0.1)
+    # A picture whose channels are equal looks as the same picture in gray.
+    gray = np.random.default_rng(0).normal(size=(5, 4))
+    plot_cases([_panel(image=np.stack([gray] * 3))], "unused.png", NAMES)
+    plot_cases([_panel(image=gray)], "unused.png", NAMES)
+    color, single = (np.asarray(_cells(f)[0].images[0].get_array()) for f in drawn[1:])
+    np.testing.assert_allclose(color, np.repeat(single[..., None], 3, axis=2), atol=0.1)
 
 
-def test_classes_and_unlabelled_have_their_own_colours(drawn: list[Figure]) -> None:
+def test_classes_and_unlabeled_have_their_own_colors(drawn: list[Figure]) -> None:
     labels = np.zeros((5, 4), int)
     labels[0, 0], labels[1, 0], labels[2, 0], labels[4, 3] = 1, 2, 3, 4
     panel = _panel(
@@ -151,7 +151,7 @@ def test_classes_and_unlabelled_have_their_own_colours(drawn: list[Figure]) -> N
     picture = np.asarray(reference.images[0].get_array())
     colors = {tuple(picture[y, x]) for x, y in ((0, 0), (1, 0), (2, 0), (4, 3))}
     assert len(colors) == 4
-    # A class has the same colour in every column.
+    # A class has the same color in every column.
     np.testing.assert_array_equal(np.asarray(teacher.images[0].get_array())[0, :3], picture[0, :3])
     assert [text.get_text() for text in student.texts] == ["not trained"]
     assert [text.get_text() for text in entropy.texts] == ["not available"]
@@ -160,7 +160,7 @@ def test_classes_and_unlabelled_have_their_own_colours(drawn: list[Figure]) -> N
         "RV",
         "myocardium",
         "LV",
-        "unlabelled",
+        "unlabeled",
         "outline of the reference",
     ]
 
@@ -188,7 +188,7 @@ def test_rows_of_one_case_have_one_scale(drawn: list[Figure]) -> None:
     ]
     drawn[0].draw_without_rendering()
     boxes = [cell.get_position() for cell in firsts[:3]]
-    # Millimetres to the inch, from the drawn boxes: the same to the right and down, in all planes.
+    # Millimeters to the inch, from the drawn boxes: the same to the right and down, in all planes.
     wide, high = drawn[0].get_size_inches()
     scales = [8 / (wide * boxes[0].width), 8 / (wide * boxes[1].width), 6 / (wide * boxes[2].width)]
     scales += [6 / (high * boxes[0].height), 12 / (high * boxes[1].height)]
@@ -254,7 +254,7 @@ def test_cells_can_be_chosen_and_named(drawn: list[Figure]) -> None:
     headings = {"image": "Image", "student": "Prediction"}
     plot_cases([_panel(reference=None)], "unused.png", NAMES, headings)
     assert [axes.texts[0].get_text() for axes in drawn[0].axes[:2]] == ["Image", "Prediction"]
-    # Two headings and two cells: no colour bar without the entropy.
+    # Two headings and two cells: no color bar without the entropy.
     assert len(drawn[0].axes) == 4
     assert len(drawn[0].axes[3].collections) == 1  # the prediction's own outline
     (legend,) = drawn[0].legends

@@ -1,4 +1,4 @@
-"""Colour pictures from their files through windows to scores per class and pictures of cases."""
+"""Color pictures from their files through windows to scores per class and pictures of cases."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mixseg.handlers import CaseScorer
 from mixseg.transforms import AddDepthd, RescaleIntensityd
 
 CLASSES = ["background", "cytoplasm", "nucleus"]
-#: Colour of each class in the pictures.
-COLOURS = np.array([[230, 190, 200], [190, 170, 210], [110, 60, 150]], np.uint8)
+#: Color of each class in the pictures.
+COLORS = np.array([[230, 190, 200], [190, 170, 210], [110, 60, 150]], np.uint8)
 
 
-def by_colour(windows: Tensor) -> Tensor:
-    """A network that knows the colours: minus the distance to each class's, times 50."""
-    known = torch.as_tensor(COLOURS / 255.0, dtype=windows.dtype)
+def by_color(windows: Tensor) -> Tensor:
+    """A network that knows the colors: minus the distance to each class's, times 50."""
+    known = torch.as_tensor(COLORS / 255.0, dtype=windows.dtype)
     return -50 * (windows[:, None] - known[None, :, :, None, None]).norm(dim=2)
 
 
@@ -34,7 +34,7 @@ def item(tmp_path: Path) -> dict[str, Any]:
     mask = np.zeros((8, 12), np.uint8)
     mask[1:7, 2:10] = 1
     mask[3:5, 4:8] = 2
-    Image.fromarray(COLOURS[mask]).save(tmp_path / "cell.bmp")
+    Image.fromarray(COLORS[mask]).save(tmp_path / "cell.bmp")
     mask[5, 4:8] = 2
     Image.fromarray(mask).save(tmp_path / "cell.png")
     return {
@@ -45,7 +45,7 @@ def item(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("window", [(12, 8), (5, 4)])  # the picture as a whole, and in windows
-def test_a_colour_picture_is_scored_by_class_and_shown_in_colour(
+def test_a_color_picture_is_scored_by_class_and_shown_in_color(
     item: dict[str, Any], window: tuple[int, int]
 ) -> None:
     load = Compose(
@@ -54,7 +54,7 @@ def test_a_colour_picture_is_scored_by_class_and_shown_in_colour(
             AddDepthd(["image", "label"]),
             CastToTyped("label", np.uint8),
             CopyItemsd("image", names="native"),
-            # Sizes twice as large, without new colours: the masks come back as they were.
+            # Sizes twice as large, without new colors: the masks come back as they were.
             Resized("image", (24, 16, -1), mode="nearest"),
             RescaleIntensityd("image", rule="fixed", clip=(0, 255), mean=0.0, sd=255.0),
         ]
@@ -63,7 +63,7 @@ def test_a_colour_picture_is_scored_by_class_and_shown_in_colour(
     assert tuple(loaded["image"].shape) == (3, 24, 16, 1)
     size = (2 * window[0], 2 * window[1])
     inferer = SliceInferer(roi_size=size, spatial_dim=2, overlap=0.25)
-    logits = inferer(loaded["image"][None], by_colour)[0]
+    logits = inferer(loaded["image"][None], by_color)[0]
     assert tuple(logits.shape) == (3, 24, 16, 1)
     loaded["student"] = logits.softmax(dim=0)
     back = Invertd("student", transform=load, orig_keys="image", nearest_interp=False)(loaded)
@@ -83,7 +83,7 @@ def test_a_colour_picture_is_scored_by_class_and_shown_in_colour(
     assert nucleus.hd95_mm is None  # a picture does not say how large a pixel is
 
     (panel,) = scorer.panels
-    pixels = np.asarray(Image.open(item["image"]))  # (rows, columns, colours)
+    pixels = np.asarray(Image.open(item["image"]))  # (rows, columns, colors)
     np.testing.assert_array_equal(panel.image, pixels.transpose(2, 1, 0))
     assert panel.student is not None
     np.testing.assert_array_equal(panel.student == 2, panel.image[0] == 110)

@@ -1,4 +1,4 @@
-"""What the curves draw: data, scales and colours."""
+"""What the curves draw: data, scales and colors."""
 
 from __future__ import annotations
 

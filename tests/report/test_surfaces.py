@@ -89,7 +89,7 @@ def test_distance_of_shifted_boxes() -> None:
     found, _ = extract_surface(box((4, 15), (5, 15), (2, 14)), reference, spacing)
     x = np.asarray(found.points)[:, 0]
     end = np.isclose(x, x.max())
-    # Faces lie half a voxel beyond the last voxel's centre.
+    # Faces lie half a voxel beyond the last voxel's center.
     assert x.max() == pytest.approx(14.5 * 2.0)
     inner = end & (np.abs(np.asarray(found.points)[:, 1] - 9.5) < 4)
     inner &= np.abs(np.asarray(found.points)[:, 2] - 3.75) < 2.5
@@ -149,7 +149,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 @pytest.mark.usefixtures("rendering")
-def test_colours_sides_and_scale(drawn: list[Figure]) -> None:
+def test_colors_sides_and_scale(drawn: list[Figure]) -> None:
     """Moved by three voxels to the front: outside (red) there, inside (blue) behind."""
     reference = box((4, 20), (6, 12), (3, 13))
     moved = surface(box((4, 20), (9, 15), (3, 13)), reference)

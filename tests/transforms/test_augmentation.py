@@ -101,7 +101,7 @@ def test_a_shift_is_a_roll_with_an_unlabeled_margin(spatial_dims: int) -> None:
         outside[..., :2] = True
     assert torch.equal(out["label"], label.masked_fill(outside, CLASSES))
     assert_near(out["image"][..., ~outside], image[..., ~outside])
-    # Outside, the image goes on as it ends.
+    # Outside, the image continues with its edge value.
     assert_near(out["image"][:, :, 0], out["image"][:, :, 3])
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from mixseg.files.geometry import spacing_mm
 from mixseg.transforms import AddDepth, AddDepthd, RescaleIntensity, RescaleIntensityd
 
-RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)  # rows, columns, colours
+RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)  # rows, columns, colors
 
 
 def load(path: Path) -> MetaTensor:

@@ -1,4 +1,4 @@
-"""Label conventions: unlabelled values, class selection, unannotated classes."""
+"""Label conventions: unlabeled values, class selection, unannotated classes."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def test_convert_unlabeled_zero_for_foreground_only_maps() -> None:
     np.testing.assert_array_equal(out, [[[2, 1, 2]]])
 
 
-def test_convert_unlabeled_names_file_values_and_mend() -> None:
+def test_convert_unlabeled_names_file_values_and_fix() -> None:
     raw = torch.arange(20).reshape(1, 4, 5)
     label = MetaTensor(raw, meta={"filename_or_obj": "/data/case7.nii.gz"})
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the text is compared below)
         ConvertUnlabeled(4, 255)(label)
     assert str(error.value) == (
         "label '/data/case7.nii.gz' holds [4, 5, 6, 7, 8, 9, 10, 11, 12, 13]: neither a class "
-        "(0 to 3) nor the value for unlabelled (255). Set unlabeled_value to the value that the "
-        "file uses for unlabelled voxels, or correct num_classes or the file"
+        "(0 to 3) nor the value for unlabeled (255). Set unlabeled_value to the value that the "
+        "file uses for unlabeled voxels, or correct num_classes or the file"
     )
 
 

@@ -26,9 +26,9 @@ def exact(kind: str, num_classes: int = 2, **options: Any) -> NoisyLabel:
     return NoisyLabel(num_classes, kind, distortion=0, share_missing=0, **options)
 
 
-def disc(centre: tuple[float, float], half: tuple[float, float], turn: float = 0) -> np.ndarray:
+def disc(center: tuple[float, float], half: tuple[float, float], turn: float = 0) -> np.ndarray:
     """Boolean 96 × 96: a solid ellipse, its first half-axis ``turn``° from the rows' axis."""
-    rows, columns = np.mgrid[:96, :96] - np.reshape(centre, (2, 1, 1))
+    rows, columns = np.mgrid[:96, :96] - np.reshape(center, (2, 1, 1))
     cosine, sine = math.cos(math.radians(turn)), math.sin(math.radians(turn))
     along, across = rows * cosine + columns * sine, columns * cosine - rows * sine
     return (along / half[0]) ** 2 + (across / half[1]) ** 2 <= 1
@@ -55,8 +55,8 @@ def test_an_ellipse_has_the_moments_of_its_mask(turn: float) -> None:
     # Not an ellipse itself: a bar with a bulge.
     mask = disc((40, 50), (30, 8), turn) | disc((44, 46), (12, 12))
     drawn = exact("ellipse")(mask.astype(np.uint8)[None])[0] == 1
-    (centre, spread), (wanted, wanted_spread) = moments(drawn), moments(mask)
-    np.testing.assert_allclose(centre, wanted, atol=0.2)
+    (center, spread), (wanted, wanted_spread) = moments(drawn), moments(mask)
+    np.testing.assert_allclose(center, wanted, atol=0.2)
     # A voxel is a square: its own variance, 1/12, counts in both.
     np.testing.assert_allclose(spread, wanted_spread, atol=0.02 * np.trace(wanted_spread))
 
@@ -156,10 +156,10 @@ def test_the_errors_are_within_their_bounds() -> None:
     for i in range(60):
         level = noise.instance(f"case{i}").level
         assert 0 <= level <= 0.5
-        centre, spread = moments(noise(mask.astype(np.uint8)[None], f"case{i}")[0] == 1)
+        center, spread = moments(noise(mask.astype(np.uint8)[None], f"case{i}")[0] == 1)
         variances, axes = np.linalg.eigh(spread)
         half = 2 * np.sqrt(variances)[::-1]
-        offset = abs(centre - 48)
+        offset = abs(center - 48)
         assert offset[0] <= 20 * level + 0.5
         assert offset[1] <= 12 * level + 0.5
         if half[0] > 1.3 * half[1]:  # else an axis has no direction to speak of, or they swapped
@@ -242,7 +242,7 @@ def test_draws_are_those_of_a_hash_of_the_name_in_every_process() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_unlabelled_voxels_stay_unlabelled(share: float) -> None:
+def test_unlabeled_voxels_stay_unlabeled(share: float) -> None:
     label = cell()
     label[0, :20] = 3
     label[0, 40:44, 40:60] = 3

@@ -55,16 +55,16 @@ def drawn(*rows: str) -> np.ndarray:
 @pytest.mark.parametrize(
     ("mask", "core"),
     [
-        # 3×4 block: one erosion keeps the voxels whose 3×3 neighbourhood is inside, two keep none.
+        # 3×4 block: one erosion keeps the voxels whose 3×3 neighborhood is inside, two keep none.
         (
             drawn("......", ".####.", ".####.", ".####.", "......"),
             drawn("......", "......", "..##..", "......", "......"),
         ),
         # 2 wide: no 3×3 square fits, so k = 1 is empty and the mask stays.
         (drawn("....", ".##.", ".##.", ".##."), drawn("....", ".##.", ".##.", ".##.")),
-        # Outside is background: a full 3×3 image is a 3×3 block, its centre survives.
+        # Outside is background: a full 3×3 image is a 3×3 block, its center survives.
         (drawn("###", "###", "###"), drawn("...", ".#.", "...")),
-        # 5×5 with a hole at (1, 1): the depth is 2 (the 3×3 square centred at (2, 3), (3, 1), …).
+        # 5×5 with a hole at (1, 1): the depth is 2 (the 3×3 square centered at (2, 3), (3, 1), …).
         (
             drawn("#####", "#.###", "#####", "#####", "#####"),
             drawn(".....", "...#.", "...#.", ".###.", "....."),
@@ -206,8 +206,8 @@ def test_3d_erodes_through_slices(rule: str) -> None:
     np.testing.assert_array_equal(scribble_by_erosion(label, 3, rule, slice_axis=None), expected)
 
 
-def test_2d_label_and_unlabelled_voxels() -> None:
-    # Class 1 is a 3×3 block, class 2 a 1×3 row, 3 = C is unlabelled: it stays and acts as outside.
+def test_2d_label_and_unlabeled_voxels() -> None:
+    # Class 1 is a 3×3 block, class 2 a 1×3 row, 3 = C is unlabeled: it stays and acts as outside.
     label = np.array(
         [[1, 1, 1, 0, 3], [1, 1, 1, 0, 3], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [2, 2, 2, 0, 0]]
     )
@@ -286,7 +286,7 @@ def test_dictionary_form_changes_full_labels_of_partial_items_only() -> None:
         other = {"label": BLOCK, "supervision": supervision}
         assert transform(other)["label"] is BLOCK
     assert transform({"supervision": "none"}) == {"supervision": "none"}
-    # No supervision stated: a label without unlabelled voxels counts as full.
+    # No supervision stated: a label without unlabeled voxels counts as full.
     assert transform({"label": BLOCK})["label"] is BLOCK
 
 

@@ -78,13 +78,13 @@ def test_point_count_per_region_and_object() -> None:
     objects = PointLabel(3, points=2, per_object=True, seed=3)(label)
     assert (objects[0, :2] == 1).sum() == 2
     assert (objects[0, 3:] == 1).sum() == 2
-    # Fewer voxels than points: 7 of class 1, 5 of class 2 are all labelled.
+    # Fewer voxels than points: 7 of class 1, 5 of class 2 are all labeled.
     everything = PointLabel(3, points=50)(label)
     np.testing.assert_array_equal(everything != 3, label != 0)
 
 
 def test_point_radius_by_hand() -> None:
-    # One voxel of class 1 is a point; radius 1 on a 1-voxel-wide row reaches its two neighbours.
+    # One voxel of class 1 is a point; radius 1 on a 1-voxel-wide row reaches its two neighbors.
     label = grid(".......", "1111111", "2222222")
     out = PointLabel(3, radius=1, seed=0)(label)[0]
     for value in (1, 2):
@@ -155,13 +155,13 @@ def test_rand_points_follow_the_random_state(dictionary: bool) -> None:
 @pytest.mark.parametrize(
     ("label", "radius", "expected"),
     [
-        # Rows 1–3, columns 1–3: centre (2, 2), radius 1 is a plus.
+        # Rows 1–3, columns 1–3: center (2, 2), radius 1 is a plus.
         (
             grid(".....", ".111.", ".111.", ".111.", "....."),
             1,
             grid("22222", "22122", "21112", "22122", "22222"),
         ),
-        # A ring's centre of mass is its hole: the four nearest voxels are equal, the first in
+        # A ring's center of mass is its hole: the four nearest voxels are equal, the first in
         # array order is (1, 2).
         (
             grid(".....", ".111.", ".1.1.", ".111.", "....."),
@@ -171,7 +171,7 @@ def test_rand_points_follow_the_random_state(dictionary: bool) -> None:
         # Mean row (0+1+1)/3 = 2/3, column (0+0+1)/3 = 1/3: nearest voxel (1, 0). The disc of
         # radius 1 would reach (2, 0) too, which is not of the class.
         (grid("1..", "11.", "..."), 1, grid("122", "112", "222")),
-        # Two voxels, centre between them: the first.
+        # Two voxels, center between them: the first.
         (grid("1.1"), 0, grid("122")),
     ],
 )
@@ -180,7 +180,7 @@ def test_centroid_by_hand(label: np.ndarray, radius: float, expected: np.ndarray
 
 
 def test_centroid_in_3d() -> None:
-    # A 3×3×3 cube in one volume: one voxel, its centre; per slice one voxel in each slice.
+    # A 3×3×3 cube in one volume: one voxel, its center; per slice one voxel in each slice.
     label = np.zeros((1, 5, 5, 5), dtype=np.uint8)
     label[0, 1:4, 1:4, 1:4] = 1
     whole = CentroidLabel(2, radius=0, slice_axis=None)(label)
@@ -245,7 +245,7 @@ def test_box_margin_is_cut_at_the_border_and_objects_are_apart() -> None:
     assert (BoxLabel(2)(label) == 1).all()
 
 
-def test_box_keeps_unlabelled_and_small_over_large_whatever_the_class() -> None:
+def test_box_keeps_unlabeled_and_small_over_large_whatever_the_class() -> None:
     label = grid("2..2", ".1..", "2..3")
     np.testing.assert_array_equal(BoxLabel(3)(label), grid("2222", "2122", "2223"))
     # Equal boxes: the higher class wins.

@@ -58,7 +58,7 @@ _BY_POSITION = re.compile(r"(#|::)\d+(#|::|$|\W)|\[\d+\]")
 
 
 def check_files(bundle: Path) -> list[str]:
-    """The files of the contract exist, and are not empty or MONAI's templates of licences."""
+    """The files of the contract exist, and are not empty or MONAI's templates of licenses."""
     names = (*FILES, *PACKED_FILES) if is_packed(bundle) else FILES
     missing = [f"{name} is missing" for name in names if not (bundle / name).is_file()]
     faults = []
@@ -150,9 +150,9 @@ def check_style(bundle: Path) -> list[str]:
 def check_shared(bundle: Path) -> list[str]:
     """What train.yaml and inference.yaml both say is the same.
 
-    Knobs of both, the network (its ``branch`` apart), the inferer, and what the image goes through
-    before the network: the arguments of ``preparation`` that both have, or, where each lists its
-    transforms, every step in training, validation and inference.
+    Settings of both, the network (its ``branch`` apart), the inferer, and what the image goes
+    through before the network: the arguments of ``preparation`` that both have, or, where each
+    lists its transforms, every step in training, validation and inference.
     """
     train, inference = (
         load(bundle / "configs" / name) for name in ("train.yaml", "inference.yaml")

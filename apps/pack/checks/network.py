@@ -34,7 +34,7 @@ from mixseg.data.datalist import DATALIST_NAME
 
 # Divisor of the network's width where weights are made up: the check is the same, only faster.
 _NARROWER = 8
-# Knobs that fit the made-up data; those that a configuration lacks are left out.
+# Settings that fit the made-up data; those that a configuration lacks are left out.
 _TINY = {
     "datalist": None,
     "num_full": 1,
@@ -144,12 +144,12 @@ def check_weights(bundle: Path) -> list[str]:
     for name, overlay in present:
         try:
             weights = read_weights(bundle / "models" / name)
-            knobs = load(bundle / "configs" / overlay) if overlay else {}
+            settings = load(bundle / "configs" / overlay) if overlay else {}
         except (ValueError, OSError) as error:
             faults.append(f"models/{name}: {error}")
             continue
         for config in ("train.yaml", "inference.yaml"):
-            network = build_network(bundle / "configs" / config, knobs)
+            network = build_network(bundle / "configs" / config, settings)
             place = f"models/{name} in {config}" + (f" with {overlay}" if overlay else "")
             faults += [f"{place}: {fault}" for fault in misfits(network, weights)]
     return faults
@@ -199,20 +199,20 @@ def check_onnx(bundle: Path) -> list[str]:
 
 def _exported(bundle: Path, kind: str) -> list[str]:
     config = bundle / "configs" / "inference.yaml"
-    knobs = _narrow(load(config))
-    network = build_network(config, knobs)
+    settings = _narrow(load(config))
+    network = build_network(config, settings)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "model.pt"
         torch.save(network.state_dict(), weights)
         try:
-            export_bundle(bundle, kind, weights, Path(folder) / f"exported.{kind}", knobs)
+            export_bundle(bundle, kind, weights, Path(folder) / f"exported.{kind}", settings)
         except ValueError as error:
             return [str(error)]
     return []
 
 
 def _narrow(config: dict[str, Any]) -> dict[str, Any]:
-    """Override that divides the network's features, where the configuration has that knob."""
+    """Override that divides the network's features, where the configuration has that setting."""
     features = config.get("features")
     return {"features": [max(1, f // _NARROWER) for f in features]} if features else {}
 

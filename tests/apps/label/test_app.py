@@ -60,7 +60,7 @@ def test_a_label_survives_another_process_that_writes_the_datastore(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("bundle", "knobs"),
+    ("bundle", "settings"),
     [
         ("acdc_lv_confkd", {"features": [2, 4, 8], "slice_size": [32, 32]}),
         ("la_confkd", {"features": [2, 4, 8], "crop_size": [16, 16, 16], "spacing": [1, 1, 2]}),
@@ -69,10 +69,10 @@ def test_a_label_survives_another_process_that_writes_the_datastore(tmp_path: Pa
     ],
 )
 def test_the_mask_is_the_scan_s_grid_and_the_entropy_a_share(
-    bundle: str, knobs: dict, tmp_path: Path
+    bundle: str, settings: dict, tmp_path: Path
 ) -> None:
     folder = tmp_path / bundle
-    make_model_folder(BUNDLES / bundle, folder, None, (), knobs)
+    make_model_folder(BUNDLES / bundle, folder, None, (), settings)
     image = np.random.default_rng(0).normal(size=(20, 24, 12)).astype(np.float32)
     affine = np.diag([-1.5, 1.5, 2.0, 1.0])
     affine[:3, 3] = 4, 5, 6

@@ -26,9 +26,9 @@ def test_a_class_may_not_have_an_extra_name_nor_another_class_name_in_lower_case
     [
         # No stroke of the brush: 0 is background, a complete mask.
         ([0, 1, 2, 0], [0, 1, 2, 0]),
-        # ... and what was marked as unlabelled is.
+        # ... and what was marked as unlabeled is.
         ([0, 1, 3, 0], [0, 1, 3, 0]),
-        # One stroke: untouched voxels are unlabelled, the stroke is background.
+        # One stroke: untouched voxels are unlabeled, the stroke is background.
         ([0, 1, 4, 2], [3, 1, 0, 2]),
         ([0, 3, 4, 1], [3, 3, 0, 1]),
         # Nothing at all was drawn: a complete mask of background.

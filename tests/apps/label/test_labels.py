@@ -87,7 +87,7 @@ def test_only_the_annotated_classes_are_known(store: Store) -> None:
     values = [0, 1, 2, 2, 0, 0, 0, 0]
     (scan,) = read_label_store(store({"a": {"values": values, "annotated_classes": ["lv"]}}))
     label, _ = submitted.convert_label(scan, ["background", "RV", "LV"])
-    # By hand: LV (2) stays; a 0 or 1 may be anything, so it is unlabelled (3).
+    # By hand: LV (2) stays; a 0 or 1 may be anything, so it is unlabeled (3).
     assert label.ravel().tolist() == [3, 3, 2, 2, 3, 3, 3, 3]
     (scan,) = read_label_store(store({"a": {"values": values, "annotated_classes": ["aorta"]}}))
     with pytest.raises(StoreError, match=r"a\.nii\.gz': annotated_classes \['aorta'\] are none"):

@@ -33,7 +33,7 @@ def test_both_configurations_become_complete(tmp_path: Path, weights: Path) -> N
     target = tmp_path / "model" / "acdc_lv_confkd"
     assert model_folder.make_model_folder(BUNDLE, target, weights, [overlay], TINY)
     train, inference = (load(target / "configs" / f"{n}.yaml") for n in ("train", "inference"))
-    assert train["features"] == inference["features"] == [2, 4, 8]  # the knob wins
+    assert train["features"] == inference["features"] == [2, 4, 8]  # the setting wins
     assert train["crop_size"] == inference["crop_size"] == [64, 64]
     assert train["lambda_w"] == 1
     assert "lambda_w" not in inference
@@ -89,8 +89,10 @@ def test_weights_of_another_network_leave_nothing_behind(tmp_path: Path, weights
     assert list((tmp_path / "model").iterdir()) == []
 
 
-def test_unknown_knobs_and_incomplete_bundles_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lamda: no such knob in train\.yaml or inference\.yaml"):
+def test_unknown_settings_and_incomplete_bundles_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"lamda: no such setting in train\.yaml or inference\.yaml"
+    ):
         model_folder.make_model_folder(BUNDLE, tmp_path / "t", None, (), {"lamda": 1})
     with pytest.raises(ValueError, match=r"is no complete bundle, it has no .*train\.yaml"):
         model_folder.make_model_folder(tmp_path, tmp_path / "t", None)

@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {
     "val_interval": 1,
 }
 FLAGSHIP = BUNDLE.with_name("acdc_lv_mixed")
-#: Knobs of its own in place of those of TINY.
+#: Settings of its own in place of those of TINY.
 FLAGSHIP_TINY = {**TINY, "features": [4, 8, 8], "crop_size": [32, 32], "spatial_size": [32, 32]}
 Make = Callable[..., tuple[Path, Path]]
 
@@ -74,8 +74,8 @@ def make(tmp_path: Path) -> Make:
 
     def build(name: str, bundle: Path = BUNDLE) -> tuple[Path, Path]:
         folder, studies = tmp_path / name / "model", tmp_path / name / "studies"
-        knobs = TINY if bundle == BUNDLE else FLAGSHIP_TINY
-        model_folder.make_model_folder(bundle, folder, None, (), knobs)
+        settings = TINY if bundle == BUNDLE else FLAGSHIP_TINY
+        model_folder.make_model_folder(bundle, folder, None, (), settings)
         submit(studies, {"a": scan(0)[1], "b": scribble(), "c": None})
         return folder, studies
 
@@ -137,7 +137,7 @@ def test_a_new_label_begins_a_new_training_from_the_present_weights(
     first = weights(folder)
     submit(studies, {"a": scan(0)[1], "b": scribble(), "c": scan(2)[1]})
     # A rate of 0 leaves the parameters where they began.
-    again = training.train_model(folder, studies, settings(max_epochs=1, knobs={"lr": 0.0}), "")
+    again = training.train_model(folder, studies, settings(max_epochs=1, settings={"lr": 0.0}), "")
     assert again.name == "0002"
     moved = differ(first, weights(folder))
     assert all("running" in name or "num_batches" in name for name in moved), moved
@@ -147,7 +147,7 @@ def test_from_random_weights_where_pretrained_is_off(make: Make) -> None:
     folder, studies = make("m")
     torch.save({k: torch.zeros_like(v) for k, v in weights(folder).items()},
                folder / "models" / "model.pt")  # fmt: skip
-    options = settings(max_epochs=1, pretrained=False, knobs={"lr": 0.0})
+    options = settings(max_epochs=1, pretrained=False, settings={"lr": 0.0})
     training.train_model(folder, studies, options, "")
     state = weights(folder)
     assert any(v.is_floating_point() and v.abs().max() > 0.01 for v in state.values())
@@ -205,7 +205,7 @@ def test_a_model_that_does_not_load_never_replaces_the_working_one(
             next(self["network"].parameters()).fill_(torch.nan)
 
     monkeypatch.setattr(NetworkSet, "update_averages", diverge)
-    options = settings(max_epochs=1, knobs={"epoch_length": 1})
+    options = settings(max_epochs=1, settings={"epoch_length": 1})
     with pytest.raises(ValueError, match="holds values that are not finite in"):
         training.train_model(folder, studies, options, "")
     assert training.read_status(folder)["status"] == "failed"
@@ -216,7 +216,7 @@ def test_a_model_of_another_network_never_replaces_the_working_one(make: Make) -
     folder, studies = make("m")
     before = weights(folder)
     # As a request could ask for it before: other features, from random weights.
-    options = settings(max_epochs=1, pretrained=False, knobs={"features": [4, 8, 16]})
+    options = settings(max_epochs=1, pretrained=False, settings={"features": [4, 8, 16]})
     with pytest.raises(ValueError, match="do not fit the network that predicts"):
         training.train_model(folder, studies, options, "")
     assert differ(before, weights(folder)) == []

@@ -27,7 +27,7 @@ def names(components: list[dict[str, Any]]) -> list[str]:
 
 
 def overrides(bundle: str, tmp_path: Path, **options: Any) -> dict[str, Any]:
-    settings = training.TrainSettings(max_epochs=3, knobs={"lr": 0.5})
+    settings = training.TrainSettings(max_epochs=3, settings={"lr": 0.5})
     options = {"validates": True, "resuming": False, **options}
     train = train_yaml(bundle)
     result = training.training_overrides(
@@ -49,7 +49,7 @@ def test_what_slicer_sends_is_understood() -> None:
     assert settings.val_split == 0.5
     assert settings.pretrained is False
     assert settings.resume is True
-    assert settings.knobs == {"epoch_length": 7}
+    assert settings.settings == {"epoch_length": 7}
     assert training.settings_of({"pretrained": "false"}, train, "cpu").pretrained is False
     assert training.settings_of({}, train, "cpu").max_epochs == 50  # the bundle's own is 500
     assert training.settings_of({}, {**train, "max_epochs": 30}, "cpu").max_epochs == 30
@@ -133,7 +133,7 @@ def test_the_block_of_standard_handlers_is_told(bundle: str, tmp_path: Path) -> 
     assert "validation" not in steps[1]
 
 
-def test_folders_and_knobs(tmp_path: Path) -> None:
+def test_folders_and_settings(tmp_path: Path) -> None:
     result = overrides("la_confkd", tmp_path, resuming=True)
     assert result["lr"] == 0.5
     assert result["max_epochs"] == 3
@@ -165,7 +165,7 @@ def test_only_an_interrupted_training_of_the_same_labels_is_gone_on_with(tmp_pat
     run = make_run(tmp_path, "running")
     assert training._unfinished(trainings, "L", settings) == run
     assert training._unfinished(trainings, "other labels", settings) is None
-    other = training.TrainSettings(max_epochs=5, knobs={"lr": 1.0})
+    other = training.TrainSettings(max_epochs=5, settings={"lr": 1.0})
     assert training._unfinished(trainings, "L", other) is None
     for status in ("done", "failed"):
         make_run(tmp_path, status)

@@ -37,7 +37,7 @@ from mixseg.configuration.loading import load
 ROOT = Path(__file__).resolve().parents[3]
 #: Keys of metadata.json beside required_packages_version, and their packages.
 OWN_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
-#: Knobs that make one epoch take seconds; those that a bundle has are set.
+#: Settings that make one epoch take seconds; those that a bundle has are set.
 SHORT = {
     "max_epochs": 1,
     "epoch_length": 1,
@@ -101,9 +101,9 @@ class Place:
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return done.stdout
 
-    def run(self, run_id: str, *files: str, **knobs: object) -> str:
+    def run(self, run_id: str, *files: str, **settings: object) -> str:
         """``python -m monai.bundle run`` in the folder of the bundle."""
-        options = [word for name, value in knobs.items() for word in (f"--{name}", value)]
+        options = [word for name, value in settings.items() for word in (f"--{name}", value)]
         names = repr([f"configs/{name}" for name in files])
         words = ("run", run_id, "--config_file", names, *options)
         return self.python("-m", "monai.bundle", *words, cwd=self.folder)
@@ -155,7 +155,7 @@ def make_data(folder: Path, config: dict[str, Any]) -> None:
     """Small blocks, in volumes or in pictures; the last two cases validate and test."""
     classes = config.get("source_classes", config["class_names"])
     content: dict[str, Any] = {"classes": classes, "unlabeled": len(classes)}
-    colour = config.get("in_channels", 1) > 1
+    color = config.get("in_channels", 1) > 1
     for i, split in enumerate(("training",) * 3 + ("validation", "test")):
         label = np.zeros((40, 44, 6), np.uint8)
         for value in range(1, len(classes)):
@@ -166,9 +166,9 @@ def make_data(folder: Path, config: dict[str, Any]) -> None:
         image = (40.0 * label + 50 + noise).astype(np.float32)
         entry = {"case_id": f"c{i}", "supervision": "full"}
         for kind, values in (("image", image), ("label", label), ("scribble", drawn)):
-            entry[kind] = f"{kind}/c{i}{'.png' if colour else '.nii.gz'}"
+            entry[kind] = f"{kind}/c{i}{'.png' if color else '.nii.gz'}"
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            if colour:
+            if color:
                 shown = values[..., :3].astype(np.uint8) if kind == "image" else values[..., 0]
                 Image.fromarray(shown).save(folder / entry[kind])
                 continue
@@ -179,7 +179,7 @@ def make_data(folder: Path, config: dict[str, Any]) -> None:
 
 
 def short(config: dict[str, Any]) -> dict[str, Any]:
-    """Knobs of one quick epoch; kinds that a method does not use stay out."""
+    """Settings of one quick epoch; kinds that a method does not use stay out."""
     used = {name: value for name, value in SHORT.items() if config.get(name)}
     crop = config.get("crop_size")
     if not (isinstance(crop, list) and len(crop) == 3):  # that of slices follows from their size

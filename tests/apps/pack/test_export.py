@@ -85,7 +85,7 @@ def test_a_file_that_differs_is_not_kept(
         (("--features", "[4, 8, 16]"), "do not fit the network of"),
         (("--branch", "both"), "the network returns both branches; add --branch student"),
         (("--branch", "left"), "branch must be one of both, teacher, student, ensemble"),
-        (("--colour", "1"), "'--colour' is neither an option nor a setting of inference.yaml"),
+        (("--color", "1"), "'--color' is neither an option nor a setting of inference.yaml"),
         (("--weights", "absent.pt"), "there is no 'absent.pt'"),
         (("--norm",), "'--norm' needs a value"),
     ],
@@ -113,7 +113,7 @@ def test_packages_that_are_missing_are_named(
     assert "ONNX files need onnxscript: pip install 'mixseg[onnx]'" in text
 
 
-def test_values_of_knobs_are_literals_where_they_are_some() -> None:
+def test_values_of_settings_are_literals_where_they_are_some() -> None:
     known: dict[str, Any] = dict.fromkeys(("features", "norm", "padded", "dropout"))
     arguments = ["--features", "[1, 2]", "--norm=instance", "--padded", "False", "--dropout=0.1"]
     expected = {"features": [1, 2], "norm": "instance", "padded": False, "dropout": 0.1}
@@ -140,7 +140,7 @@ def test_strides_that_differ_between_axes(tmp_path: Path) -> None:
     assert "in 0 of 11,680 voxels" in text
 
 
-def test_the_bundles_own_weights_bring_their_knobs(
+def test_the_bundles_own_weights_bring_their_settings(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundles" / "small"

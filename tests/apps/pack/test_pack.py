@@ -118,11 +118,11 @@ def test_packing_again_gives_the_same_bytes(packed: Packed, copy: Path, tmp_path
 
 
 def test_the_settings_of_the_weights_become_the_configuration(packed: Packed) -> None:
-    knobs = yaml.safe_load(OVERLAY)
+    settings = yaml.safe_load(OVERLAY)
     for name in ("train.yaml", "inference.yaml"):
         before = load(packed.source / "configs" / name)
         after = load(packed.folder / "configs" / name)
-        assert after == before | {k: v for k, v in knobs.items() if k in before}
+        assert after == before | {k: v for k, v in settings.items() if k in before}
         old = (packed.source / "configs" / name).read_text().splitlines()
         new = (packed.folder / "configs" / name).read_text().splitlines()
         own = [line for line in old if re.match(r"(features|spatial_size|num_full):", line)]
@@ -283,7 +283,7 @@ Spoil = Callable[[Path], object]
         "other weights",
         "cut weights",
         "no weights in it",
-        "no licence",
+        "no license",
         "version",
         "packed",
         "repo",

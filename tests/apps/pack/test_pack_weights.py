@@ -39,8 +39,8 @@ def test_weights_of_before_the_only_branch_was_called_main_fit() -> None:
     heads = MeanVarianceNetwork(
         DualBranchUNet(out_channels=4, features=(2, 4), branches=1),
         num_classes=2,
-        encoder_layers=["encoder.centre"],
-        class_layer="encoder.centre",
+        encoder_layers=["encoder.center"],
+        class_layer="encoder.center",
         class_channels=4,
     )
     inside = {

@@ -181,7 +181,7 @@ def test_weights_fit_both_networks(bundle: Path) -> None:
     faults = check_weights(bundle)
     assert faults
     assert all(fault.startswith(f"{place}the network lacks ") for fault in faults)
-    # The weights of train.yaml's own knobs are others.
+    # The weights of train.yaml's own settings are others.
     put_weights(bundle, "model.pt")
     features = load(bundle / "configs" / "train.yaml")["features"]
     (bundle / "models" / "compact.pt").write_bytes(b"cut")

@@ -20,7 +20,7 @@ from mixseg.apps.plan.machine import NETWORKS, Machine, network_cost, this_machi
 from mixseg.apps.plan.measure import DataFacts, Intensities
 from mixseg.apps.plan.sizes import OVERHEAD, slice_sizes, volume_sizes
 
-GREY = Intensities(lowest=0, integer=True, byte=False, mean=50, sd=20, objects=(10, 90, 60, 5))
+GRAY = Intensities(lowest=0, integer=True, byte=False, mean=50, sd=20, objects=(10, 90, 60, 5))
 FACTS = DataFacts(
     classes=("background", "a", "b"),
     unlabeled=3,
@@ -37,14 +37,14 @@ FACTS = DataFacts(
     seen=frozenset({0, 1, 2}),
     background_drawn=False,
     single=True,
-    intensities=GREY,
+    intensities=GRAY,
 )
 CPU = Machine(cuda=False, memory=8e9, cores=2, host_memory=8e9)
 GPU = Machine(cuda=True, memory=70e9, cores=16, host_memory=60e9)
 
 
 def values(choices: list[Any]) -> dict[str, Any]:
-    return {choice.knob: choice.value for choice in choices}
+    return {choice.setting: choice.value for choice in choices}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_scans_are_normalized_each_by_itself(method: str, dims: int, rule: str) 
 
 
 def test_ct_by_the_foreground() -> None:
-    ct = replace(GREY, lowest=-1024.0, objects=(-20.4, 180.0, 100.0, 40.0))
+    ct = replace(GRAY, lowest=-1024.0, objects=(-20.4, 180.0, 100.0, 40.0))
     choices, limits = normalization_choices(replace(FACTS, intensities=ct), "mixed", 3)
     assert values(choices) == {
         "normalization": "fixed",
@@ -117,7 +117,7 @@ def test_ct_by_the_foreground() -> None:
 
 
 def test_pictures_of_bytes_by_all_images() -> None:
-    facts = replace(FACTS, pictures=True, intensities=replace(GREY, byte=True, mean=200, sd=40))
+    facts = replace(FACTS, pictures=True, intensities=replace(GRAY, byte=True, mean=200, sd=40))
     choices, limits = normalization_choices(facts, "mixed", 2)
     assert values(choices)["intensity_range"] == [0, 255]
     assert limits == (-5.0, 1.38)  # −200 / 40 and 55 / 40

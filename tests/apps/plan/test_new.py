@@ -169,15 +169,15 @@ def test_a_damaged_training_image_is_named(tmp_path: Path) -> None:
 
 
 def test_images_of_two_kinds_are_refused(tmp_path: Path) -> None:
-    paths = [tmp_path / "grey.png", tmp_path / "rgb.png"]
+    paths = [tmp_path / "gray.png", tmp_path / "rgb.png"]
     for path, shape in zip(paths, ((8, 8), (8, 8, 3)), strict=True):
         Image.fromarray(np.zeros(shape, np.uint8)).save(path)
     common = {"supervision": "full", "erode": False, "patient_id": "a", "label": str(paths[0])}
     items = [{**common, "case_id": path.stem, "image": str(path)} for path in paths]
-    with pytest.raises(ValueError, match=r"rgb.png: the image has 3 channels, .*grey.png has 1"):
+    with pytest.raises(ValueError, match=r"rgb.png: the image has 3 channels, .*gray.png has 1"):
         measure(items, ["background", "a"], 2)
     items[1] |= {"image": save(tmp_path / "v.nii", np.ones((4, 4, 4), np.uint8))}
-    with pytest.raises(ValueError, match=r"v.nii: the image has 3 axes, .*grey.png has 2"):
+    with pytest.raises(ValueError, match=r"v.nii: the image has 3 axes, .*gray.png has 2"):
         measure(items, ["background", "a"], 2)
 
 
@@ -208,7 +208,7 @@ def test_the_files_of_a_bundle(simple: Path) -> None:
     assert result.output.endswith(f"  mixseg train {bundle}\n")
 
 
-def test_knobs_change_and_comments_stay(simple: Path) -> None:
+def test_settings_change_and_comments_stay(simple: Path) -> None:
     run(*options(simple))
     own = (simple.parent / "own/configs/train.yaml").read_text()
     template = (find_template("mixed", 2) / "configs/train.yaml").read_text()
@@ -265,18 +265,20 @@ def test_metadata(simple: Path) -> None:
         assert words not in json.dumps(metadata)
 
 
-def test_the_card_lists_every_knob_and_the_licence_is_a_form(simple: Path) -> None:
+def test_the_card_lists_every_setting_and_the_license_is_a_form(simple: Path) -> None:
     run(*options(simple))
     bundle = simple.parent / "own"
     card = (bundle / "docs/README.md").read_text()
-    knobs = yaml.safe_load((bundle / "configs/train.yaml").read_text())
-    names = list(knobs)[list(knobs).index("bundle_root") : list(knobs).index("num_classes")]
+    settings = yaml.safe_load((bundle / "configs/train.yaml").read_text())
+    names = list(settings)[
+        list(settings).index("bundle_root") : list(settings).index("num_classes")
+    ]
     listed = re.findall(r"^\| `(\w+)` \| `(.+?)` \| \S", card, re.MULTILINE)
     assert sorted(name for name, _ in listed) == sorted(names)
     assert dict(listed)["num_full"] == "2"
     assert "Training cases: 2 with full masks and 1 with partial labels" in card
-    licence = (bundle / "docs/data_license.txt").read_text()
-    assert licence.startswith("To be filled in by the author of this bundle")
+    license = (bundle / "docs/data_license.txt").read_text()
+    assert license.startswith("To be filled in by the author of this bundle")
 
 
 def test_the_lower_bound(tmp_path: Path) -> None:

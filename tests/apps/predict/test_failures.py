@@ -127,7 +127,7 @@ def test_finished_cases_are_skipped_until_something_changes(
     assert "3 predicted:" in predictor(images, output, "--overwrite").output
 
 
-def test_another_knob_or_other_weights_start_over_and_keep_the_report(
+def test_another_setting_or_other_weights_start_over_and_keep_the_report(
     predictor: Any, images: Path, tmp_path: Path, read_report: Any
 ) -> None:
     output = tmp_path / "masks"
@@ -256,7 +256,7 @@ def test_a_flat_image_gets_a_flat_mask(predictor: Any, images: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--colour", "1"), "'--colour' is neither an option nor a setting of inference.yaml"),
+        (("--color", "1"), "'--color' is neither an option nor a setting of inference.yaml"),
         (("--dataset_dir", "x"), "'--dataset_dir' is given by --input here"),
         (("--checkpoint", "gone.pt"), "there is no 'gone.pt': give the weights with --weights"),
         (("--features", "[4,8,16]"), "do not fit the network of inference.yaml; give the folder"),
@@ -269,7 +269,7 @@ def test_a_flat_image_gets_a_flat_mask(predictor: Any, images: Path, tmp_path: P
 def test_what_cannot_be_asked_for_is_said(
     more: tuple[str, str], message: str, predictor: Any, images: Path, tmp_path: Path
 ) -> None:
-    predictor.knobs.pop(more[0][2:], None)
+    predictor.settings.pop(more[0][2:], None)
     result = predictor(images, tmp_path / "masks", *more)
     assert result.exit_code == 1
     assert message in result.output
@@ -437,7 +437,9 @@ def test_without_memory_on_the_device_the_cpu_takes_over(
     output.mkdir()
     files = [predictor.bundle / "configs" / "inference.yaml"]
     staging, cpu = output / ".unfinished", torch.device("cpu")
-    real = BundlePipeline(predictor.bundle, files, predictor.knobs, predictor.weights, cpu, staging)
+    real = BundlePipeline(
+        predictor.bundle, files, predictor.settings, predictor.weights, cpu, staging
+    )
     report = PredictionReport(output, {"settings": "x", "classes": real.class_names}, 1)
     cases = [InputCase(images / "a.nii.gz", "a")]
     exhausted: Any = _Exhausted(real)

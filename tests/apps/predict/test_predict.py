@@ -54,7 +54,7 @@ def test_masks_are_those_of_the_bundle(
     assert report["images"] == {"given": 3, "predicted": 3, "found_finished": 0, "failed": 0}
     digest = hashlib.sha256(predictor.weights.read_bytes()).hexdigest()
     assert (report["bundle"], report["weights_sha256"]) == ("acdc_lv_confkd", digest)
-    assert (report["device"], report["knobs"]) == ("cpu", predictor.knobs)
+    assert (report["device"], report["settings"]) == ("cpu", predictor.settings)
     assert report["versions"]["torch"] == torch.__version__
     assert report["peak_memory_mb"] > 50
     (second,) = [case for case in report["cases"] if case["case_id"] == "b"]
@@ -114,14 +114,14 @@ def test_volumes_of_the_3d_bundle_in_every_format_and_orientation(
     predictor: Any, tmp_path: Path, read_report: Any
 ) -> None:
     predictor.bundle = predictor.bundle.with_name("la_confkd")
-    predictor.knobs = {
+    predictor.settings = {
         "features": [2, 2, 4, 4, 4],
         "spacing": [2.0, 2.0, 2.0],
         "crop_size": [16, 16, 16],
         "dropout": 0,
     }
     torch.manual_seed(3)  # one that predicts both classes
-    network = DualBranchVNet(features=predictor.knobs["features"], dropout=0)
+    network = DualBranchVNet(features=predictor.settings["features"], dropout=0)
     torch.save(network.state_dict(), predictor.weights)
     images, output, other = (tmp_path / name for name in ("scans", "masks", "monai"))
     images.mkdir()
@@ -160,7 +160,7 @@ def test_pictures_get_masks_of_their_size(predictor: Any, tmp_path: Path, read_r
     (tmp_path / "cells").mkdir()
     Image.fromarray(pixels).save(tmp_path / "cells" / "one.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "cells" / "two.png")
-    bundle = tmp_path / "colours"
+    bundle = tmp_path / "colors"
     shutil.copytree(predictor.bundle / "configs", bundle / "configs")
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     metadata["network_data_format"]["inputs"]["image"]["num_channels"] = 3
@@ -185,7 +185,7 @@ def test_shipped_weights_come_with_their_overlay(
 ) -> None:
     bundle = tmp_path / "small"
     shutil.copytree(predictor.bundle / "configs", bundle / "configs")
-    lines = "".join(f"{name}: {value}\n" for name, value in predictor.knobs.items())
+    lines = "".join(f"{name}: {value}\n" for name, value in predictor.settings.items())
     (bundle / "configs" / "compact.yaml").write_text(f"max_epochs: 3\n{lines}")
     (bundle / "models").mkdir()
     state = torch.load(predictor.weights, weights_only=True)
@@ -215,7 +215,7 @@ def test_shipped_weights_come_with_their_overlay(
     assert report["weights"] == str(bundle / "models" / "compact.pt")
 
 
-def test_configurations_and_knobs_are_passed_on(
+def test_configurations_and_settings_are_passed_on(
     predictor: Any, images: Path, tmp_path: Path
 ) -> None:
     teacher, student, other = (tmp_path / name for name in ("teacher", "student", "other"))

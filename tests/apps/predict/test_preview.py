@@ -1,4 +1,4 @@
-"""What the preview of a prediction shows: the picture's colours, or a volume's grey values."""
+"""What the preview of a prediction shows: the picture's colors, or a volume's gray values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def preview(image: Path, mask: np.ndarray, planes: bool = False) -> None:
 
 @pytest.mark.parametrize("shape", [(24, 20), (24, 20, 1)])
 @pytest.mark.parametrize("opacity", [False, True])
-def test_pictures_keep_their_colours(
+def test_pictures_keep_their_colors(
     tmp_path: Path, panels: list[CasePanel], shape: tuple[int, ...], opacity: bool
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3 + opacity)).astype(np.uint8)
@@ -42,12 +42,12 @@ def test_pictures_keep_their_colours(
     mask[3, 5] = 1
     preview(tmp_path / "one.png", mask)
     (panel,) = panels
-    # Rows, columns, colours of the file are axes 2, 1 and 0 of the panel.
+    # Rows, columns, colors of the file are axes 2, 1 and 0 of the panel.
     np.testing.assert_array_equal(panel.image, pixels[..., :3].transpose(2, 1, 0))
     np.testing.assert_array_equal(panel.main, mask.reshape(24, 20))
 
 
-def test_grey_pictures_stay_flat(tmp_path: Path, panels: list[CasePanel]) -> None:
+def test_gray_pictures_stay_flat(tmp_path: Path, panels: list[CasePanel]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 24)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")
     preview(tmp_path / "one.png", np.zeros((24, 20, 1), np.uint8))

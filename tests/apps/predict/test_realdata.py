@@ -20,7 +20,7 @@ def predict(predictor: Any, source: Path, output: Path) -> subprocess.CompletedP
     words: list[object] = [sys.executable, "-m", "mixseg.cli.main", "predict", predictor.bundle]
     words += ["-i", source, "-o", output, "--checkpoint", predictor.weights, "--quiet"]
     words += ["--device", "cpu", "--entropy", "--no-preview"]
-    for name, value in predictor.knobs.items():
+    for name, value in predictor.settings.items():
         words += [f"--{name}", json.dumps(value)]
     return subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
 
@@ -28,7 +28,7 @@ def predict(predictor: Any, source: Path, output: Path) -> subprocess.CompletedP
 def test_twenty_volumes_of_which_two_are_broken(
     acdc_dir: Path, predictor: Any, tmp_path: Path
 ) -> None:
-    predictor.knobs = {
+    predictor.settings = {
         "features": [2, 4, 8],
         "slice_size": [256, 256],
         "crop_size": [128, 128],

@@ -247,7 +247,7 @@ def test_cases_that_fail_are_named_and_no_datalist_is_written(
     assert "it may be truncated: copy or download it again" in result.output
     assert "2 predicted" in result.output
     assert not (output / "datalist.json").exists()
-    # Mended, the same command does what is left.
+    # Fixed, the same command does what is left.
     shutil.copy(phantom / CASES[3][:10] / f"{CASES[3]}.nii.gz", broken)
     result = propose(data, output, drawn)
     assert result.exit_code == 0, result.output
@@ -292,7 +292,7 @@ def test_messages(phantom: Path, make_run: Callable[..., Path], tmp_path: Path) 
         (("-o", phantom), {}, f"'{phantom}' is the folder of a data set: choose another -o"),
         (("--weights", none), {}, f"there is no '{none}'"),
         ((), {"num_partial": 0}, "there is nothing to propose: give a run that was trained on"),
-        ((), {"num_full": 9}, "num_full is 9, but the training split has 3 fully labelled"),
+        ((), {"num_full": 9}, "num_full is 9, but the training split has 3 fully labeled"),
         ((), {"unlabeled_value": 0}, "unlabeled_value is 0, a class that proposals need"),
         ((), {"features": [2, 4, 6]}, "do not fit the network of inference.yaml"),
     ):

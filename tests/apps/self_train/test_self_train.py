@@ -1,4 +1,4 @@
-"""``mixseg self-train``: rounds that go on where they were ended, with the same weights."""
+"""``mixseg self-train``: rounds that resume where they ended, with the same weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mixseg.networks import DualBranchUNet
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "acdc_lv_confkd"
 #: Network and data of teacher and student, a lower bound's method, and six epochs of two batches.
-KNOBS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "features": [2, 4, 8],
     "slice_size": [32, 32],
     "num_full": 1,
@@ -54,7 +54,7 @@ def words(data: Path, output: Path, teacher: Path, rounds: int, *more: object) -
     """The command line after ``mixseg``."""
     line: list[object] = ["self-train", teacher, "--student", BUNDLE, "--data", data]
     line += ["-o", output, "--rounds", rounds, "--device", "cpu", "--quiet"]
-    for name, value in KNOBS.items():
+    for name, value in SETTINGS.items():
         if not name.startswith("num_"):
             line += [f"--{name}", json.dumps(value)]
     return [str(word) for word in (*line, *more)]
@@ -65,7 +65,7 @@ def run(*arguments: object) -> Result:
 
 
 def options(command: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Configuration files and knobs of a ``monai.bundle`` command line."""
+    """Configuration files and settings of a ``monai.bundle`` command line."""
     files = literal(command[6])
     names = [word[2:] for word in command[7::2]]
     return files, dict(zip(names, map(literal, command[8::2]), strict=True))
@@ -77,21 +77,21 @@ class Here:
 
     Attributes:
         interrupt: told the number of each run; where it is true, Ctrl-C comes instead of the run.
-        runs: what was run: its id, files and knobs.
+        runs: what was run: its id, files and settings.
     """
 
     interrupt: Callable[[int], bool] = lambda number: False
     runs: list[tuple[str, list[str], dict[str, Any]]] = field(default_factory=list)
 
     def __call__(self, command: Sequence[str], log: Path) -> int:
-        files, knobs = options(command)
+        files, settings = options(command)
         if self.interrupt(len(self.runs)):
             raise KeyboardInterrupt
-        self.runs.append((command[4], files, knobs))
+        self.runs.append((command[4], files, settings))
         # Its handler would end this very process, which no self-training has started.
         own = [file for file in files if not file.endswith("parent.yaml")]
         try:
-            monai.bundle.run(run_id=command[4], config_file=own, logging_file=False, **knobs)
+            monai.bundle.run(run_id=command[4], config_file=own, logging_file=False, **settings)
         finally:
             set_determinism(None)
         return 0
@@ -129,7 +129,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "model.pt"
     torch.manual_seed(3)
-    torch.save(DualBranchUNet(features=KNOBS["features"]).state_dict(), path)
+    torch.save(DualBranchUNet(features=SETTINGS["features"]).state_dict(), path)
     return path
 
 
@@ -137,7 +137,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher(
     as_run: Callable[..., Path], weights: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    return as_run(BUNDLE, tmp_path_factory.mktemp("teacher") / "run", weights, **KNOBS)
+    return as_run(BUNDLE, tmp_path_factory.mktemp("teacher") / "run", weights, **SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -177,19 +177,23 @@ def test_each_round_trains_a_fresh_network_on_the_proposals_of_the_one_before(
     assert [kind for kind, *_ in finished.runs] == [
         *("training", "evaluating", "training", "evaluating", "evaluating")
     ]
-    first, second = (knobs for kind, _, knobs in finished.runs if kind == "training")
+    first, second = (settings for kind, _, settings in finished.runs if kind == "training")
     assert (first["seed"], second["seed"]) == (1, 2)
-    for number, knobs in ((1, first), (2, second)):
+    for number, settings in ((1, first), (2, second)):
         folder = finished.output / f"round_{number:02d}"
-        assert knobs["datalist"] == str(folder / "data" / "datalist.json")
+        assert settings["datalist"] == str(folder / "data" / "datalist.json")
         # Every mask in one stream, in batches of the size that was asked for.
-        assert (knobs["noisy_as"], knobs["num_full"], knobs["num_partial"]) == ("full", 1, 0)
-        assert (knobs["batch_full"], knobs["batch_partial"]) == (2, 0)
+        assert (settings["noisy_as"], settings["num_full"], settings["num_partial"]) == (
+            "full",
+            1,
+            0,
+        )
+        assert (settings["batch_full"], settings["batch_partial"]) == (2, 0)
         training = json.loads((folder / "data" / "datalist.json").read_text())["training"]
         assert [e["supervision"] for e in training] == ["full", "noisy", "noisy"]
         assert training[0]["label"] == str(data / "label0.nii.gz")
         assert not list(folder.glob("checkpoint*"))
-    splits = [knobs["split"] for kind, _, knobs in finished.runs if kind == "evaluating"]
+    splits = [settings["split"] for kind, _, settings in finished.runs if kind == "evaluating"]
     assert splits == ["validation", "validation", "test"]
     # Other seeds, other weights from the start: the second is no continuation of the first.
     one, two = model(finished.output, 1), model(finished.output, 2)
@@ -279,7 +283,9 @@ def test_an_interrupted_self_training_goes_on_to_the_same_weights(
     again = run(*command)
     assert (again.exit_code, len(here.runs)) == (0, 4)
     assert run(*command, "--split", "test").exit_code == 0
-    assert [(kind, knobs["split"]) for kind, _, knobs in here.runs[4:]] == [("evaluating", "test")]
+    assert [(kind, settings["split"]) for kind, _, settings in here.runs[4:]] == [
+        ("evaluating", "test")
+    ]
     other = run(*command, "--lr", 0.1)
     assert other.exit_code == 1
     assert f"'{output}' holds a self-training with another student's settings" in other.output
@@ -292,15 +298,19 @@ def test_proposals_can_be_the_labels_of_the_weak_branch(
     command = ["self-train", teacher, "--student", BUNDLE, "--config", "rows/decoupled.yaml"]
     command += ["--data", data, "-o", tmp_path, "--rounds", 2, "--device", "cpu", "--quiet"]
     of_the_teacher = {"lambda_kd", "lambda_ent", "num_full", "num_partial"}
-    for name, value in KNOBS.items():
+    for name, value in SETTINGS.items():
         if name not in of_the_teacher:
             command += [f"--{name}", json.dumps(value)]
     command += ["--noisy-as", "partial", "--inference-branch", "teacher", "--lambda-w", 1]
     result = run(*command, "--batch_partial", 3)
     assert result.exit_code == 0, result.output
-    for knobs in [knobs for kind, _, knobs in here.runs if kind == "training"]:
-        assert (knobs["noisy_as"], knobs["num_full"], knobs["num_partial"]) == ("partial", 1, 0)
-        assert (knobs["batch_full"], knobs["batch_partial"]) == (2, 3)
+    for settings in [settings for kind, _, settings in here.runs if kind == "training"]:
+        assert (settings["noisy_as"], settings["num_full"], settings["num_partial"]) == (
+            "partial",
+            1,
+            0,
+        )
+        assert (settings["batch_full"], settings["batch_partial"]) == (2, 3)
     inference = yaml.safe_load((tmp_path / "round_01" / "configs" / "inference.yaml").read_text())
     assert inference["branch"] == "teacher"
     history = (tmp_path / "round_02" / "history.csv").read_text().splitlines()
@@ -363,12 +373,12 @@ def test_messages(
         result = run(*words(data, tmp_path / "out", teacher, 1, *more))
         assert result.exit_code == 1, more
         assert message in result.output, result.output
-    wrong = as_run(BUNDLE, tmp_path / "wrong", weights, **KNOBS | {"features": [2, 4, 6]})
+    wrong = as_run(BUNDLE, tmp_path / "wrong", weights, **SETTINGS | {"features": [2, 4, 6]})
     result = run(*words(data, tmp_path / "out", wrong, 1))
     assert "do not fit the network of inference.yaml" in result.output
     untrained = run("self-train", bare, "--data", data, "-o", "x", "--rounds", 1)
     assert f"'{bare}' has no weights:" in untrained.output
-    unknown = as_run(bare, tmp_path / "own", weights, **KNOBS)
+    unknown = as_run(bare, tmp_path / "own", weights, **SETTINGS)
     (unknown / "record.json").write_text('{"bundle": "own"}')
     assert (
         "takes the proposals of 'own': name one with --student"
@@ -381,7 +391,7 @@ def test_the_student_has_the_teachers_classes(
     data: Path, weights: Path, as_run: Callable[..., Path], tmp_path: Path, here: Here
 ) -> None:
     """Unless it is told otherwise; nobody repeats them."""
-    teacher = as_run(BUNDLE, tmp_path / "run", weights, **KNOBS, target_classes=[2])
+    teacher = as_run(BUNDLE, tmp_path / "run", weights, **SETTINGS, target_classes=[2])
     here.interrupt = lambda number: False
     result = run(*words(data, tmp_path / "out", teacher, 1))
     assert result.exit_code == 0, result.output

@@ -27,7 +27,7 @@ NETWORK: dict[str, Any] = {
     "device": "cpu",
     "progress": False,
 }
-#: Knobs that make a run take seconds.
+#: Settings that make a run take seconds.
 TINY: dict[str, Any] = {
     **NETWORK,
     "epoch_length": 2,
@@ -50,10 +50,10 @@ class Run:
 
 
 def atrium(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A scan and its mask, an ellipsoid off the centre."""
+    """A scan and its mask, an ellipsoid off the center."""
     grid = np.indices(shape) / np.array(shape).reshape(3, 1, 1, 1)
-    centre = np.array([0.45, 0.55, 0.5]).reshape(3, 1, 1, 1)
-    label = ((((grid - centre) / [[[[0.3]]], [[[0.2]]], [[[0.35]]]]) ** 2).sum(0) < 1).astype(
+    center = np.array([0.45, 0.55, 0.5]).reshape(3, 1, 1, 1)
+    label = ((((grid - center) / [[[[0.3]]], [[[0.2]]], [[[0.35]]]]) ** 2).sum(0) < 1).astype(
         np.uint8
     )
     noise = np.random.default_rng(seed).normal(0, 8, shape)
@@ -101,9 +101,9 @@ def save_datalist(folder: Path, content: dict[str, Any]) -> None:
     (folder / "datalist.json").write_text(json.dumps(content))
 
 
-def run_bundle(run_id: str, *names: str, **knobs: Any) -> None:
+def run_bundle(run_id: str, *names: str, **settings: Any) -> None:
     """What ``python -m monai.bundle run`` does, in this process and with the logging as it is."""
-    texts = {k: str(v) if isinstance(v, Path) else v for k, v in knobs.items()}
+    texts = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     paths = [str(CONFIGS / name) for name in names]
     # A run's record reads its command line.
     words = ["run", run_id, "--config_file", str(paths)]
@@ -119,8 +119,8 @@ def la_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("la_trained")
     run = Run(folder / "la", folder / "output", folder / "models")
     write_datalist(run.data)
-    knobs = {"dataset_dir": run.data, "output_dir": run.output, "ckpt_dir": run.models}
-    run_bundle("training", "train.yaml", **TINY, **knobs)
+    settings = {"dataset_dir": run.data, "output_dir": run.output, "ckpt_dir": run.models}
+    run_bundle("training", "train.yaml", **TINY, **settings)
     return run
 
 

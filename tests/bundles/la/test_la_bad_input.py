@@ -12,9 +12,9 @@ import pytest
 Tools = SimpleNamespace
 
 
-def train(tools: Tools, folder: Path, **knobs: Any) -> None:
+def train(tools: Tools, folder: Path, **given: Any) -> None:
     places = {"output_dir": folder / "output", "ckpt_dir": folder / "models"}
-    settings = {**tools.tiny, "dataset_dir": folder, **places, **knobs}
+    settings = {**tools.tiny, "dataset_dir": folder, **places, **given}
     tools.run_bundle("training", "train.yaml", **settings)
 
 

@@ -24,10 +24,10 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def infer(tools: Tools, run: Any, source: Path, output: Path, **knobs: Any) -> None:
+def infer(tools: Tools, run: Any, source: Path, output: Path, **settings: Any) -> None:
     weights = run.models / "model.pt"
     places = {"dataset_dir": source, "output_dir": output, "checkpoint": weights}
-    tools.run_bundle("inference", "inference.yaml", **{**tools.network, **places, **knobs})
+    tools.run_bundle("inference", "inference.yaml", **{**tools.network, **places, **settings})
 
 
 def voxels(path: Path) -> np.ndarray:
@@ -55,9 +55,9 @@ def test_a_resumed_run_ends_with_the_same_weights(
     la_run: Any, la_tools: Tools, tmp_path: Path
 ) -> None:
     places = {"output_dir": tmp_path / "out", "ckpt_dir": tmp_path / "models"}
-    knobs = {**la_tools.tiny, **places, "dataset_dir": la_run.data}
-    la_tools.run_bundle("training", "train.yaml", **{**knobs, "max_epochs": 1})
-    la_tools.run_bundle("training", "train.yaml", **knobs, resume=True)
+    settings = {**la_tools.tiny, **places, "dataset_dir": la_run.data}
+    la_tools.run_bundle("training", "train.yaml", **{**settings, "max_epochs": 1})
+    la_tools.run_bundle("training", "train.yaml", **settings, resume=True)
     once, twice = (
         torch.load(folder / "checkpoint.pt", weights_only=True)
         for folder in (la_run.output, tmp_path / "out")
@@ -89,8 +89,8 @@ def test_scores_in_voxels_and_mm_are_those_of_the_masks(
     assert float(row["dice"]) == pytest.approx(dice, abs=1e-6)
     assert int(row["reference_voxels"]) == reference.sum()
     # An empty or full prediction has no surface to speak of; the untrained network's may be either.
-    voxel, millimetre = float(row["hd95_vox"]), float(row["hd95_mm"])
-    assert 0.5 * voxel <= millimetre <= 2.0 * voxel
+    voxel, millimeter = float(row["hd95_vox"]), float(row["hd95_mm"])
+    assert 0.5 * voxel <= millimeter <= 2.0 * voxel
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
     assert summary["configuration"]["crop_size"] == [32, 32, 16]
     assert (tmp_path / "scores" / "cases.png").read_bytes().startswith(b"\x89PNG")
@@ -173,8 +173,8 @@ def test_an_exported_network_gives_the_same_mask(
         features=la_tools.network["features"],
     )
     masks = []
-    for name, knobs in {"weights": {}, "exported": {"exported": tmp_path / "model.ts"}}.items():
-        infer(la_tools, la_run, tmp_path / "scan.nii.gz", tmp_path / name, **knobs)
+    for name, settings in {"weights": {}, "exported": {"exported": tmp_path / "model.ts"}}.items():
+        infer(la_tools, la_run, tmp_path / "scan.nii.gz", tmp_path / name, **settings)
         masks.append(voxels(tmp_path / name / "scan_LA.nii.gz"))
     np.testing.assert_array_equal(*masks)
 

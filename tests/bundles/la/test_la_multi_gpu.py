@@ -20,9 +20,9 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
-knobs, files, folder, killed = json.loads(sys.argv[1])
+given, files, folder, killed = json.loads(sys.argv[1])
 rank = int(os.environ.get("RANK", 0))
-workflow = ConfigWorkflow(config_file=files, logging_file=False, **knobs)
+workflow = ConfigWorkflow(config_file=files, logging_file=False, **given)
 workflow.initialize()
 trainer = workflow.parser.get_parsed_content("train#trainer")
 evaluator = workflow.parser.get_parsed_content("validate#evaluator")
@@ -46,7 +46,7 @@ workflow.finalize()
 
 
 def launch(
-    folder: Path, tools: SimpleNamespace, processes: int, killed: int = -1, **knobs: Any
+    folder: Path, tools: SimpleNamespace, processes: int, killed: int = -1, **given: Any
 ) -> subprocess.CompletedProcess[str]:
     """Train on 4 + 4 scans of the size of a crop; nothing is drawn but the order of the scans."""
     content = tools.write_datalist(folder / "data", training=9)
@@ -63,7 +63,7 @@ def launch(
     settings |= {"ckpt_dir": str(folder / "models"), "num_full": 4, "num_partial": 4}
     # Neither batch statistics nor random masks, which are each process's own.
     settings |= {"norm": "instance", "dropout": 0.0, "flip_axes": [], "rotate": False}
-    settings |= {"lambda_w": 1.0, "val_interval": 1, **knobs}
+    settings |= {"lambda_w": 1.0, "val_interval": 1, **given}
     names = ["train.yaml"]
     command = [sys.executable]
     if processes > 1:
@@ -98,7 +98,7 @@ def test_two_processes_take_the_steps_of_one_with_the_doubled_batch(
         assert set(left).isdisjoint(right)
     assert set(one["scored"]).isdisjoint(two["scored"])
     assert sorted(one["scored"] + two["scored"]) == sorted(alone["scored"])
-    # The second step starts from the rounding of the first, and instance normalisation over the few
+    # The second step starts from the rounding of the first, and instance normalization over the few
     # voxels of the lowest level amplifies it. A step moves the weights by about 1e-2.
     for step, tolerance in enumerate((5e-6, 2e-4)):
         for name, value in alone["weights"][step].items():

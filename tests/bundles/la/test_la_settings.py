@@ -1,4 +1,4 @@
-"""Every knob at the top of the 3D train.yaml reaches the part that it names."""
+"""Every setting at the top of the 3D train.yaml reaches the part that it names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mixseg.handlers import FullCheckpoint, ProgressBar, Ramp, Validation, Weigh
 from mixseg.transforms import ConvertUnlabeledd, RescaleIntensityd, ScribbleByErosiond
 
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label", "weak_label"], "prob": 1.0}
-# Every knob away from its default, in values that go together.
+# Every setting away from its default, in values that go together.
 OVERRIDES: dict[str, Any] = {
     "num_full": 1,
     "num_partial": 1,
@@ -98,7 +98,7 @@ def parse(tools: SimpleNamespace, **overrides: Any) -> ConfigParser:
     return parser
 
 
-def knobs(tools: SimpleNamespace) -> dict[str, Any]:
+def settings(tools: SimpleNamespace) -> dict[str, Any]:
     """The entries of train.yaml from bundle_root to the last one before the first component."""
     content = yaml.safe_load((tools.configs / "train.yaml").read_text())
     names = list(content)
@@ -106,9 +106,9 @@ def knobs(tools: SimpleNamespace) -> dict[str, Any]:
     return {name: content[name] for name in chosen}
 
 
-def test_every_knob_is_tested(la_tools: SimpleNamespace) -> None:
-    assert set(knobs(la_tools)) == set(OVERRIDES) | APART
-    for name, value in knobs(la_tools).items():
+def test_every_setting_is_tested(la_tools: SimpleNamespace) -> None:
+    assert set(settings(la_tools)) == set(OVERRIDES) | APART
+    for name, value in settings(la_tools).items():
         assert name in APART or OVERRIDES[name] != value, f"{name}: the test keeps its default"
 
 
@@ -122,7 +122,7 @@ def places(folder: Path) -> dict[str, Any]:
     return {key: str(folder / name) for key, name in names.items()} | {"device": "cpu"}
 
 
-def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) -> None:
+def test_every_setting_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) -> None:
     content = la_tools.write_datalist(tmp_path / "data", training=4)
     content["training"][1]["scribble"] = content["training"][1]["label"]
     content["training"][3]["supervision"] = "noisy"
@@ -147,8 +147,8 @@ def test_every_knob_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace) ->
         assert {tuple(s.pixdim) for s in spacings} == {(2.0, 2.0, 1.0)}
         (rescale,) = [s for s in get(name).transforms if isinstance(s, RescaleIntensityd)]
         # 10…30 are kept, minus 20, over 5.
-        grey = torch.tensor([[0.0, 10.0, 20.0, 25.0, 99.0]])
-        assert rescale({"image": grey})["image"].tolist() == [[-2.0, -2.0, 0.0, 1.0, 2.0]]
+        gray = torch.tensor([[0.0, 10.0, 20.0, 25.0, 99.0]])
+        assert rescale({"image": gray})["image"].tolist() == [[-2.0, -2.0, 0.0, 1.0, 2.0]]
         (convert,) = [s for s in get(name).transforms if isinstance(s, ConvertUnlabeledd)]
         assert convert.converter.unlabeled_value == 255
 
@@ -221,7 +221,7 @@ def test_another_backbone_is_chosen_by_network_def_alone(
 ) -> None:
     la_tools.write_datalist(tmp_path / "data")
     target = "mixseg.networks.DualBranchDynUNet"
-    knobs = {**la_tools.tiny, "max_epochs": 1, "network_def#_target_": target}
-    la_tools.run_bundle("training", "train.yaml", **knobs | places(tmp_path))
+    settings = {**la_tools.tiny, "max_epochs": 1, "network_def#_target_": target}
+    la_tools.run_bundle("training", "train.yaml", **settings | places(tmp_path))
     state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state.values())

@@ -16,7 +16,7 @@ def test_any_storage_order_cuts_the_same_place(codes: str) -> None:
     affine = np.diag([0.5, 1.0, 2.0, 1.0])
     affine[:3, 3] = [3, -4, 5]
     array = np.arange(12 * 10 * 5).reshape(12, 10, 5)
-    # Centres along x run from −2.75 to 2.75 mm: −1.25 … 2.25 are indices 3 … 10; y in steps of 1.
+    # Centers along x run from −2.75 to 2.75 mm: −1.25 … 2.25 are indices 3 … 10; y in steps of 1.
     box = Box(right=(-1.3, 2.4), anterior=(-4.5, 0.6))
     expected = array[3:11, 0:6, :]
     image = nib.Nifti1Image(array.astype(np.int16), affine)
@@ -35,7 +35,7 @@ def test_any_storage_order_cuts_the_same_place(codes: str) -> None:
     np.testing.assert_allclose(back.affine[:3, 3], affine[:3, 3] + [1.5, 0, 0])
 
 
-def test_box_of_masks_is_their_union_about_the_centre_and_a_margin() -> None:
+def test_box_of_masks_is_their_union_about_the_center_and_a_margin() -> None:
     lps = np.diag([-0.5, -0.5, 1.0, 1.0])
     first, second = np.zeros((20, 20, 4), np.uint8), np.zeros((30, 20, 4), np.uint8)
     first[4:8, 10:12, 1] = 255

@@ -29,10 +29,10 @@ def scan_array(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 1000, SHAPE).astype(np.int16)
 
 
-def mask_array(centre: tuple[int, int] = (12, 10), value: int = 255) -> np.ndarray:
+def mask_array(center: tuple[int, int] = (12, 10), value: int = 255) -> np.ndarray:
     """A block of 4 × 4 voxels in-plane in the middle slices."""
     mask = np.zeros(SHAPE, np.uint8)
-    mask[centre[0] - 2 : centre[0] + 2, centre[1] - 2 : centre[1] + 2, 2:4] = value
+    mask[center[0] - 2 : center[0] + 2, center[1] - 2 : center[1] + 2, 2:4] = value
     return mask
 
 
@@ -72,7 +72,7 @@ def record(output: Path) -> dict[str, Any]:
 def test_center_keeps_a_square_of_mm_and_moves_the_origin(tmp_path: Path) -> None:
     source, output = official(tmp_path / "in"), tmp_path / "out"
     datalist = crop_la(source, output, size=5.0)
-    # 5 mm of 0.625 mm: voxel centres within 2.5 mm of the centre are 4 on each side, 8 in all.
+    # 5 mm of 0.625 mm: voxel centers within 2.5 mm of the center are 4 on each side, 8 in all.
     assert (datalist.base_dir, len(datalist.training)) == (output.resolve(), 7)
     for number in range(10):
         image = nib.load(output / "image" / f"case{number:02d}.nii.gz")

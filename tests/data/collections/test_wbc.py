@@ -38,8 +38,8 @@ def official(folder: Path, count: int) -> Path:
     for number in range(1, count + 1):
         picture = np.random.default_rng(number).integers(0, 256, (6, 5, 3)).astype(np.uint8)
         Image.fromarray(picture).save(folder / f"{number:03d}.bmp")
-        grey = np.array([0, 128, 255], np.uint8)[classes_of(number)]
-        Image.fromarray(grey).save(folder / f"{number:03d}.png")
+        gray = np.array([0, 128, 255], np.uint8)[classes_of(number)]
+        Image.fromarray(gray).save(folder / f"{number:03d}.png")
     return folder
 
 
@@ -191,9 +191,9 @@ def test_files_without_their_partner_are_all_named(tmp_path: Path) -> None:
 
 def test_damaged_files_are_all_named_and_nothing_is_written(tmp_path: Path) -> None:
     source = official(tmp_path / "official", 6)
-    grey = np.array([0, 128, 200], np.uint8)[classes_of(3)]
-    Image.fromarray(grey).save(source / "003.png")
-    Image.fromarray(grey[:4]).save(source / "005.png")
+    gray = np.array([0, 128, 200], np.uint8)[classes_of(3)]
+    Image.fromarray(gray).save(source / "003.png")
+    Image.fromarray(gray[:4]).save(source / "005.png")
     (source / "006.bmp").write_bytes(b"no picture")
     with pytest.raises(DatalistError) as caught:
         convert_wbc(source)
@@ -219,7 +219,7 @@ def test_real_layout(wbc_dir: Path) -> None:
 
 @pytest.mark.realdata
 def test_real_cells_are_darker_inside_and_score_as_their_own_reference(wbc_dir: Path) -> None:
-    """The stain is taken up by the nucleus most: that class 2 is it can be seen in the colours."""
+    """The stain is taken up by the nucleus most: that class 2 is it can be seen in the colors."""
     from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
     cases = select_cases(find_datalist(wbc_dir), wbc_dir, 12)

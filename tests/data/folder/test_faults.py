@@ -1,4 +1,4 @@
-"""Broken folders: each is refused or repaired with a message that names the file and the mend."""
+"""Broken folders: each is refused or repaired with a message that names the file and the fix."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def mask(*values: int, dtype: Any = np.uint8) -> np.ndarray:
 
 
 def _strokes() -> np.ndarray:
-    """15 voxels of background, 3 of class 1, 3 of class 2, 69 of 90 (77 %) unlabelled."""
+    """15 voxels of background, 3 of class 1, 3 of class 2, 69 of 90 (77 %) unlabeled."""
     label = np.full(SHAPE, 3, np.uint8)
     label[0], label[1, 0], label[2, 0] = 0, 1, 2
     return label
@@ -57,7 +57,7 @@ class Broken:
     damage: Callable[[Path], object]
     file: str
     problem: str
-    mend: str
+    fix: str
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -172,7 +172,7 @@ CASES = [
         'background first: --values "0,1,2,4"',
     ),
     Broken(
-        "grey levels",
+        "gray levels",
         _all(mask(128, 255)),
         "",
         "the labels hold the values 0, 128, 255, which are not 0, 1, 2, … in a row",
@@ -247,10 +247,10 @@ CASES = [
         "of a series in time, store one frame per file",
     ),
     Broken(
-        "a label without a labelled voxel",
+        "a label without a labeled voxel",
         _save_label(np.full(SHAPE, 255, np.uint8)),
         "labels/c2.nii.gz",
-        "the label holds no labelled voxel",
+        "the label holds no labeled voxel",
         "remove it, or give --allow-unlabeled",
         {"unlabeled": 255},
     ),
@@ -263,7 +263,7 @@ CASES = [
         {"classes": ["bg", "a", "b"], "unlabeled": 3, "split": "70/10/20"},
     ),
     Broken(
-        "a value for unlabelled that nobody names",
+        "a value for unlabeled that nobody names",
         _all(_strokes()),
         "labels/c0.nii.gz",
         "the value 3 fills 77 % of the 5 files that hold it, which looks like 'unlabeled'",
@@ -284,7 +284,7 @@ CASES = [
         lambda root: None,
         "images/c4.nii.gz",
         "--patient-pattern '([a-z][0-3])' finds no patient in 'c4'",
-        "mend the pattern",
+        "fix the pattern",
         {"patient_pattern": "([a-z][0-3])"},
     ),
     Broken(
@@ -325,7 +325,7 @@ def test_broken_folders_are_refused(root: Path, broken: Broken) -> None:
     found = [fault for fault in faults if fault.file == place]
     assert found, [str(fault) for fault in faults]
     assert broken.problem.format(root=root) in found[0].problem
-    assert broken.mend in found[0].mend
+    assert broken.fix in found[0].fix
     with pytest.raises(DatalistError, match="nothing is written:") as caught:
         prepare_folder(root, root / "out", given)
     assert str(found[0]) in str(caught.value)

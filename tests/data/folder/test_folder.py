@@ -41,7 +41,7 @@ def full(*classes: int) -> np.ndarray:
 
 
 def scribble(unlabeled: int, *classes: int, dtype: Any = np.uint8) -> np.ndarray:
-    """One stroke of 3 voxels a class (0 first), unlabelled elsewhere."""
+    """One stroke of 3 voxels a class (0 first), unlabeled elsewhere."""
     label = np.full(SHAPE, unlabeled, dtype)
     for place, value in enumerate((0, *classes)):
         label[place, 0] = value
@@ -78,7 +78,7 @@ def errors(datalist: Datalist) -> list[str]:
 FULL = {f"f{i}": full(1, 2) for i in range(5)}
 
 
-def test_each_case_is_recognised_by_the_values_of_its_label(tmp_path: Path) -> None:
+def test_each_case_is_recognized_by_the_values_of_its_label(tmp_path: Path) -> None:
     fill(tmp_path, FULL | {"s": scribble(3, 1, 2), "u": None})
     options = FolderOptions(classes=["background", "a", "b"], unlabeled=3, allow_unlabeled=True)
     report = inspect_folder(tmp_path, options)
@@ -102,7 +102,7 @@ def test_each_case_is_recognised_by_the_values_of_its_label(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(255, np.uint8), (-1, np.int16)])
-def test_one_value_for_unlabelled_is_declared_and_nothing_is_copied(
+def test_one_value_for_unlabeled_is_declared_and_nothing_is_copied(
     tmp_path: Path, value: int, dtype: Any
 ) -> None:
     fill(tmp_path, FULL | {"s": scribble(value, 1, 2, dtype=dtype)})
@@ -112,7 +112,7 @@ def test_one_value_for_unlabelled_is_declared_and_nothing_is_copied(
     assert errors(datalist) == []
 
 
-def test_two_values_for_unlabelled_become_one_in_copies(tmp_path: Path) -> None:
+def test_two_values_for_unlabeled_become_one_in_copies(tmp_path: Path) -> None:
     fill(tmp_path, FULL | {"s": scribble(255, 1, 2), "t": scribble(3, 1)})
     before = (tmp_path / "labels" / "s.nii.gz").read_bytes()
     options = FolderOptions(classes=["background", "a", "b"], unlabeled=[255, 3])
@@ -192,7 +192,7 @@ def test_the_split_is_by_patient_seeded_and_in_proportion(tmp_path: Path) -> Non
     )
     datalist = prepare_folder(tmp_path, tmp_path, options)
     patients = {s: {e.patient_id for e in getattr(datalist, s)} for s in ("validation", "test")}
-    # 9 patients are fully labelled: 0.2 · 9 = 1.8 and 0.3 · 9 = 2.7, rounded.
+    # 9 patients are fully labeled: 0.2 · 9 = 1.8 and 0.3 · 9 = 2.7, rounded.
     assert [len(patients["validation"]), len(patients["test"])] == [2, 3]
     assert len(datalist.training) == 2 * (10 - 2 - 3)
     assert "p03" in {entry.patient_id for entry in datalist.training}

@@ -347,7 +347,7 @@ def test_smoothed_masks_are_named_and_a_threshold_makes_them_classes(tmp_path: P
     assert {Path(fault.file).name for fault in faults} == {f"p{i}.png" for i in range(4)}
     for fault in faults:
         assert "gray levels" in fault.problem
-        assert "give --threshold 127.5" in fault.mend
+        assert "give --threshold 127.5" in fault.fix
     datalist = prepare_folder(tmp_path, tmp_path / "out", FolderOptions(threshold=127.5))
     assert datalist.classes == ["background", "class1"]
     labels = stored_labels(datalist, tmp_path)
@@ -370,7 +370,7 @@ def test_each_file_with_another_convention_is_named(tmp_path: Path) -> None:
     (fault,) = inspect_folder(tmp_path).faults
     assert "1 in 3 files (c0.nii.gz, c1.nii.gz, c3.nii.gz)" in fault.problem
     assert "255 in 2 files (c2.nii.gz, c4.nii.gz)" in fault.problem
-    assert "give --threshold 1;" in fault.mend
+    assert "give --threshold 1;" in fault.fix
     datalist = prepare_folder(tmp_path, tmp_path / "out", FolderOptions(threshold=1))
     for label in stored_labels(datalist, tmp_path).values():
         np.testing.assert_array_equal(label, full(1))
@@ -386,13 +386,13 @@ def test_customary_values_are_unlabeled_only_where_somebody_says_it(
     (fault,) = inspect_folder(tmp_path).faults
     assert fault.file == str(tmp_path / "labels" / "c3.nii.gz")
     assert f"the value {value} is not one of 0, 1, 2 in a row" in fault.problem
-    assert f"give --unlabeled {value}" in fault.mend
+    assert f"give --unlabeled {value}" in fault.fix
     report = inspect_folder(tmp_path, FolderOptions(unlabeled=value))
     assert report.faults == []
     assert {c.pair.case_id: c.kind for c in report.cases}["c3"] == "partial"
     named = inspect_folder(tmp_path, FolderOptions(classes=["bg", "a", "b"])).faults
     assert f"label values [{value}] are not a class" in named[0].problem
-    assert f"give --unlabeled {value}" in named[0].mend
+    assert f"give --unlabeled {value}" in named[0].fix
     content = {"labels": {"background": 0, "a": 1, "b": 2, "ignore": value}}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     assert inspect_folder(tmp_path).faults == []
@@ -409,7 +409,7 @@ def test_values_off_by_rounding_are_whole_numbers(tmp_path: Path) -> None:
     save(tmp_path / "labels" / "c1.nii.gz", half)
     (fault,) = inspect_folder(tmp_path).faults
     assert "values that are not whole numbers, such as 0.5" in fault.problem
-    assert "--threshold 0.5" in fault.mend
+    assert "--threshold 0.5" in fault.fix
 
 
 def test_equal_faults_are_listed_once_with_a_count(tmp_path: Path) -> None:

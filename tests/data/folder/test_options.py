@@ -61,7 +61,7 @@ def test_one_folder_without_suffixes(root: Path, twice: bool) -> None:
     (fault,) = faults
     assert fault.file == str(folder)
     assert fault.problem == "no file in it is named as a label"
-    assert "name labels such as a_mask.nii.gz beside a.nii.gz" in fault.mend
+    assert "name labels such as a_mask.nii.gz beside a.nii.gz" in fault.fix
 
 
 def test_dataset_json_that_cannot_be_followed(root: Path) -> None:
@@ -122,7 +122,7 @@ def test_split_files_that_cannot_be(root: Path) -> None:
     assert fault.problem == "the validation case has no full mask"
 
 
-def test_colour_masks_and_lossy_masks(tmp_path: Path) -> None:
+def test_color_masks_and_lossy_masks(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()

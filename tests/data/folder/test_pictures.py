@@ -35,7 +35,7 @@ WIDTH, HEIGHT = 8, 6
 LOAD = LoadVolumed(["image", "label"])
 
 
-def colours(seed: int) -> np.ndarray:
+def colors(seed: int) -> np.ndarray:
     """(rows, columns, RGB)."""
     return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
 
@@ -55,7 +55,7 @@ def save(path: Path, array: np.ndarray) -> None:
 
 def fill(root: Path, *values: int, count: int = 5) -> None:
     for i in range(count):
-        save(root / "image" / f"{i:03d}.png", colours(i))
+        save(root / "image" / f"{i:03d}.png", colors(i))
         save(root / "label" / f"{i:03d}.png", mask(*values))
 
 
@@ -70,7 +70,7 @@ def test_what_is_checked_is_what_is_loaded(tmp_path: Path) -> None:
     assert image.data is not None
     np.testing.assert_array_equal(loaded["image"], np.moveaxis(image.data, -1, 0))
     # Axis 0 is x: pixel (x, y) of the file is row y, column x.
-    assert loaded["image"][:, 5, 2].tolist() == colours(0)[2, 5].tolist()
+    assert loaded["image"][:, 5, 2].tolist() == colors(0)[2, 5].tolist()
     assert label.data is not None
     assert [int(value) for value in label.data[:, 0]] == [0, 1, 2, 0, 0, 0, 0, 0]
 
@@ -110,10 +110,10 @@ def test_count_values() -> None:
     assert count_values(large) == ({0: 1 << 20, 2: 1 << 20, 4: 1 << 20}, None)
 
 
-def test_grey_levels_are_mapped_into_png_copies(tmp_path: Path) -> None:
+def test_gray_levels_are_mapped_into_png_copies(tmp_path: Path) -> None:
     fill(tmp_path, 128, 255)
     (fault,) = inspect_folder(tmp_path).faults
-    assert fault.mend.endswith('background first: --values "0,128,255"')
+    assert fault.fix.endswith('background first: --values "0,128,255"')
     names = ["background", "cytoplasm", "nucleus"]
     options = FolderOptions(values=[0, 128, 255], classes=names)
     datalist = prepare_folder(tmp_path, tmp_path / "out", options)
@@ -125,7 +125,7 @@ def test_grey_levels_are_mapped_into_png_copies(tmp_path: Path) -> None:
     assert [f for f in validate_datalist(datalist) if f.level == "error"] == []
 
 
-def test_masks_stored_in_colour_become_grey(tmp_path: Path) -> None:
+def test_masks_stored_in_color_become_gray(tmp_path: Path) -> None:
     fill(tmp_path)
     for path in (tmp_path / "label").iterdir():
         save(path, np.stack([mask(1), mask(1), mask(1), np.full_like(mask(1), 255)], axis=-1))
@@ -141,7 +141,7 @@ def test_masks_stored_in_colour_become_grey(tmp_path: Path) -> None:
 def test_a_photograph_beside_its_png_mask(tmp_path: Path) -> None:
     """The layout of the white blood cells as they are downloaded."""
     for i in range(3):
-        save(tmp_path / f"{i:03d}.bmp", colours(i))
+        save(tmp_path / f"{i:03d}.bmp", colors(i))
         save(tmp_path / f"{i:03d}.png", mask(128, 255))
     report = inspect_folder(tmp_path, FolderOptions(values=[0, 128, 255]))
     assert report.faults == []
@@ -151,7 +151,7 @@ def test_a_photograph_beside_its_png_mask(tmp_path: Path) -> None:
 
 def test_training_and_validation_read_pictures(tmp_path: Path) -> None:
     fill(tmp_path, 1, 2)
-    save(tmp_path / "image" / "009.png", colours(9))
+    save(tmp_path / "image" / "009.png", colors(9))
     save(tmp_path / "label" / "009.png", np.where(mask(1, 2) == 0, 3, mask(1, 2)).astype(np.uint8))
     names = {"train": ["000", "001", "002", "009"], "val": ["003"], "test": ["004"]}
     (tmp_path / "split.json").write_text(json.dumps(names))
@@ -183,9 +183,9 @@ def test_training_and_validation_read_pictures(tmp_path: Path) -> None:
     assert tuple(item["label"].shape) == (1, WIDTH, HEIGHT)
 
 
-def test_grey_and_colour_do_not_mix(tmp_path: Path) -> None:
+def test_gray_and_color_do_not_mix(tmp_path: Path) -> None:
     fill(tmp_path, 1)
-    save(tmp_path / "image" / "003.png", colours(3)[..., 0])
+    save(tmp_path / "image" / "003.png", colors(3)[..., 0])
     (fault,) = inspect_folder(tmp_path).faults
     assert fault.file == str(tmp_path / "image" / "003.png")
     assert fault.problem == "the image is 2D with 1 channels, most others are 2D with 3"
@@ -198,8 +198,8 @@ def test_grey_and_colour_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_pictures_are_listed_where_there_is_no_volume(tmp_path: Path) -> None:
-    save(tmp_path / "b.png", colours(0))
-    save(tmp_path / "a.JPG", colours(1))
+    save(tmp_path / "b.png", colors(0))
+    save(tmp_path / "a.JPG", colors(1))
     assert [item["case_id"] for item in list_images(tmp_path)] == ["a", "b"]
     (tmp_path / "scan.nii.gz").touch()  # beside a volume, pictures are previews
     assert [item["case_id"] for item in list_images(tmp_path)] == ["scan"]

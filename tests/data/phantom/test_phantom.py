@@ -54,7 +54,7 @@ def test_the_preparation_of_acdc_reads_it(phantom: tuple[Path, Datalist]) -> Non
     assert {entry.case_id: entry for _, entry in prepare_acdc(folder).items()} == cases
 
 
-def test_headers_say_millimetres_and_spacing(phantom: tuple[Path, Datalist]) -> None:
+def test_headers_say_millimeters_and_spacing(phantom: tuple[Path, Datalist]) -> None:
     for name in ("patient001_frame01", "patient001_frame01_gt"):
         image = nib.load(phantom[0] / "patient001" / f"{name}.nii.gz")
         assert image.header.get_zooms() == (1.5, 1.5, 8.0)
@@ -88,10 +88,10 @@ def test_the_cavity_is_one_piece_inside_the_ring(
         for index in np.flatnonzero((label == LEFT).any((0, 1))):
             cavity = label[:, :, index] == LEFT
             assert ndimage.label(cavity)[1] == 1
-            # Every neighbour of the cavity is cavity or myocardium: the ring is closed.
+            # Every neighbor of the cavity is cavity or myocardium: the ring is closed.
             rim = ndimage.binary_dilation(cavity) & ~cavity
             assert set(np.unique(label[:, :, index][rim])) == {MYOCARDIUM}
-            # Papillary muscles are labelled as cavity: no hole is left.
+            # Papillary muscles are labeled as cavity: no hole is left.
             assert np.array_equal(ndimage.binary_fill_holes(cavity), cavity)
 
 

@@ -21,7 +21,7 @@ def small(**arguments: Any) -> DualBranchDeepLab:
 
 
 def lively(net: nn.Module) -> nn.Module:
-    """Normalisations with statistics, scales and shifts that are not 0 and 1."""
+    """Normalizations with statistics, scales and shifts that are not 0 and 1."""
     for name, value in net.state_dict().items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 2)
@@ -34,7 +34,7 @@ def lively(net: nn.Module) -> nn.Module:
 
 
 def conv(inputs: int, outputs: int, side: int) -> int:
-    """Weights of a convolution without bias, and of the normalisation behind it."""
+    """Weights of a convolution without bias, and of the normalization behind it."""
     return inputs * outputs * side**2 + 2 * outputs
 
 
@@ -98,7 +98,7 @@ def test_parameters(encoder: str, known: int, output_stride: int) -> None:
 
 
 def by_hand(net: DualBranchDeepLab, image: Tensor, branch: str) -> Tensor:
-    """DeepLabv3+ with basic blocks in functions, in evaluation with batch normalisation."""
+    """DeepLabv3+ with basic blocks in functions, in evaluation with batch normalization."""
     w = net.state_dict()
 
     def normed(x: Tensor, name: str) -> Tensor:

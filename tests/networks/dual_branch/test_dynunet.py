@@ -106,7 +106,7 @@ def test_parameters_are_those_of_monai_and_of_its_decoder_once_more(res_block: b
     assert count(dual) == count(other) + count(other.upsamples, other.output_block)
 
 
-def test_both_decoders_are_initialised_as_monai_does() -> None:
+def test_both_decoders_are_initialized_as_monai_does() -> None:
     """Kaiming's normal for a slope of 0.01: sd √(2 / (1.0001 · inputs of one output))."""
     net = DualBranchDynUNet(features=(8, 32, 64))
     for decoder in (net.teacher, net.student):

@@ -23,7 +23,7 @@ def deeplab(**arguments: Any) -> DualBranchDeepLab:
 
 
 def lively(net: nn.Module) -> nn.Module:
-    """Normalisations with statistics, scales and shifts that are not 0 and 1."""
+    """Normalizations with statistics, scales and shifts that are not 0 and 1."""
     for name, value in net.state_dict().items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 2)
@@ -102,14 +102,14 @@ def test_weights_in_torchvisions_naming(tmp_path: Path) -> None:
     assert all(torch.equal(value, state[key]) for key, value in found.items())
 
 
-def test_grey_images_sum_the_first_filters_and_old_files_count_no_batches(tmp_path: Path) -> None:
+def test_gray_images_sum_the_first_filters_and_old_files_count_no_batches(tmp_path: Path) -> None:
     path = saved(tmp_path, torchvision_state(counted=False))
-    colour = deeplab(encoder_weights=path).eval()
-    grey = deeplab(in_channels=1, encoder_weights=path).eval()
+    color = deeplab(encoder_weights=path).eval()
+    gray = deeplab(in_channels=1, encoder_weights=path).eval()
     image = torch.rand(1, 1, 32, 32)
-    expected = colour.encoder.resnet.conv1(image.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(grey.encoder.resnet.conv1(image), expected, rtol=1e-4, atol=1e-4)
-    assert colour.encoder.resnet.bn1.num_batches_tracked == 0
+    expected = color.encoder.resnet.conv1(image.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(gray.encoder.resnet.conv1(image), expected, rtol=1e-4, atol=1e-4)
+    assert color.encoder.resnet.bn1.num_batches_tracked == 0
 
 
 def test_a_peer_has_the_files_encoder_and_another_decoder(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_peer_without_a_file_is_drawn_whole() -> None:
             "conv1.weight has shape (4, 3, 7, 7) for (8, 3, 7, 7)",
         ),
         ({}, {"encoder": "resnet34"}, "layer1.2.conv1.weight is missing"),
-        ({}, {"in_channels": 2}, "in_channels must be 3 or, for grey images, 1, got 2"),
+        ({}, {"in_channels": 2}, "in_channels must be 3 or, for gray images, 1, got 2"),
         ({}, {"norm": "group"}, "encoder_weights are of a network with spatial_dims=2 and norm"),
         ({}, {"spatial_dims": 3}, "spatial_dims=3 and norm='batch'"),
         ({"epoch": 3}, {}, "is no state dict (name → tensor)"),

@@ -125,12 +125,12 @@ def test_batched_equals_one_by_one_in_evaluation() -> None:
 
 
 def test_dropout_sits_at_the_end_of_the_encoder() -> None:
-    """With the last level's features dropped entirely, its skip and the centre see zeros."""
+    """With the last level's features dropped entirely, its skip and the center see zeros."""
     torch.manual_seed(0)
     net = DualBranchUNet(features=SMALL, dropout=0.5)
     _, skips = net.encoder(torch.randn(64, 1, 16, 16))  # whole channels drop: many draws
     dropped = [(skip == 0).float().mean().item() for skip in skips]
-    # ReLU alone leaves about half of normalised values; dropout of one half another quarter.
+    # ReLU alone leaves about half of normalized values; dropout of one half another quarter.
     assert 0.35 < dropped[0] < 0.65
     assert 0.65 < dropped[1] < 0.85
     net.eval()

@@ -31,8 +31,8 @@ def make_pictures(
     axis = np.arange(size)
     cases = []
     for i in range(strong + weak):
-        centre, radius = rng.uniform(0.35, 0.65, 2) * size, rng.uniform(0.2, 0.3) * size
-        distance = np.hypot(axis[:, None] - centre[0], axis[None] - centre[1])
+        center, radius = rng.uniform(0.35, 0.65, 2) * size, rng.uniform(0.2, 0.3) * size
+        distance = np.hypot(axis[:, None] - center[0], axis[None] - center[1])
         truth = (distance < radius).astype(np.uint8) + (distance < 0.5 * radius)
         image = 0.8 * truth + rng.normal(0, 0.3, (size, size))
         label = truth

@@ -55,7 +55,7 @@ def by_autograd(
     ("batch_size", "balanced"), [(1, False), (4, False), (16, False), (4, True)]
 )
 def test_agreement_equals_autograd(tmp_path: Path, batch_size: int, balanced: bool) -> None:
-    """Partly unlabelled masks and one that is all unlabelled; two of three full masks guide."""
+    """Partly unlabeled masks and one that is all unlabeled; two of three full masks guide."""
     cases = make_pictures(3, 5)
     cases[0]["label"][:, :4] = CLASSES
     cases[4]["label"][:, 5:] = CLASSES

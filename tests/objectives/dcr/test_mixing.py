@@ -10,7 +10,7 @@ from mixseg.objectives.dcr.objective import draw_boxes, draw_regions
 
 
 def test_region_is_one_annotated_foreground_class_drawn_evenly() -> None:
-    """Classes 1, 2 and 4 of five are there; class 3 is not, 5 is unlabelled, 0 background."""
+    """Classes 1, 2 and 4 of five are there; class 3 is not, 5 is unlabeled, 0 background."""
     label = torch.tensor([0, 1, 1, 2, 4, 5]).view(1, 1, 2, 3).expand(3000, -1, -1, -1).clone()
     torch.manual_seed(0)
     found = draw_regions(label, 5)

@@ -46,7 +46,7 @@ def log_softmax(z: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy(z: np.ndarray, label: np.ndarray) -> float:
-    """Mean over the labelled pixels of one image, 0 without any."""
+    """Mean over the labeled pixels of one image, 0 without any."""
     known = label < CLASSES
     values = -np.take_along_axis(log_softmax(z), np.minimum(label, CLASSES - 1)[None], 0)[0]
     return float(values[known].mean()) if known.any() else 0.0
@@ -57,7 +57,7 @@ def divergence(log_p: np.ndarray, z: np.ndarray) -> float:
 
 
 def make_batch(seed: int = 0) -> dict[str, dict[str, Tensor]]:
-    """Four pairs. Labels have unlabelled pixels; the third primary one has background alone."""
+    """Four pairs. Labels have unlabeled pixels; the third primary one has background alone."""
     rng = np.random.default_rng(seed)
     groups = {
         name: {
@@ -133,14 +133,14 @@ def regions(seed: int) -> np.ndarray:
 
 
 def boxes(seed: int) -> np.ndarray:
-    """Boxes as CutMix's code draws them, with the share and the centre from these draws."""
+    """Boxes as CutMix's code draws them, with the share and the center from these draws."""
     torch.manual_seed(seed)
-    shares, centres = torch.rand(4).numpy(), torch.rand(4, 2).numpy()
+    shares, centers = torch.rand(4).numpy(), torch.rand(4, 2).numpy()
     masks = np.zeros((4, *SIZE), int)
     for k in range(4):
         slices = []
-        for side, centre in zip(SIZE, centres[k], strict=True):
-            cut, middle = int(side * np.sqrt(shares[k])), int(centre * side)
+        for side, center in zip(SIZE, centers[k], strict=True):
+            cut, middle = int(side * np.sqrt(shares[k])), int(center * side)
             slices.append(slice(max(middle - cut // 2, 0), min(middle + cut // 2, side)))
         masks[k][tuple(slices)] = 1
     return masks
@@ -227,7 +227,7 @@ def test_an_image_of_weight_zero_does_not_matter(mixing: str) -> None:
     assert values[0] == pytest.approx(values[1], rel=1e-12)
 
 
-def test_unlabelled_pixels_do_not_matter() -> None:
+def test_unlabeled_pixels_do_not_matter() -> None:
     objective, batch, networks = make(lambda_reg=0), make_batch(), make_networks()
     unknown = batch["primary"]["label"] == CLASSES
     z = networks["network"](batch["primary"]["image"], branch="main")
@@ -316,8 +316,8 @@ def test_gradients_reach_their_networks(term: str, trained: set[str], regulariza
 def test_pseudo_passes_have_no_graph_and_are_in_training_mode() -> None:
     step, groups = unet_step()
     assert not torch.equal(
-        step.networks["network"].encoder.centre[0].weight,
-        step.networks["auxiliary"].encoder.centre[0].weight,
+        step.networks["network"].encoder.center[0].weight,
+        step.networks["auxiliary"].encoder.center[0].weight,
     )
     seen: dict[str, list[bool]] = {"network": [], "auxiliary": []}
     for name, network in step.networks.items():

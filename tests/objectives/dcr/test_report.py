@@ -109,7 +109,7 @@ def test_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(points["foreground there"]) == 4
 
 
-def test_pictures_in_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_in_color(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(indicator_figures, "save_png", lambda figure, path: drawn.append(figure))
     panel = indicator_figures.InstancePanel(

@@ -104,7 +104,7 @@ def test_state_of_another_data_set_is_refused() -> None:
 
 
 def test_weights_move_between_dtypes_and_devices() -> None:
-    """A moved buffer is another tensor; the steps go on with it."""
+    """A moved buffer is another tensor; the steps continue with it."""
     moved, stayed = InstanceWeights(LEARNED), InstanceWeights(LEARNED)
     for i, agreement in enumerate(agreements(4)):
         if i == 2:
