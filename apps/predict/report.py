@@ -35,8 +35,8 @@ class PredictionReport:
 
     Args:
         folder: the output folder. A report of other settings there is kept, as
-            ``report_<its settings>.json``.
-        header: what all cases share; ``settings`` (see :func:`settings_digest`) and ``classes``
+            ``report_<its digest>.json``.
+        header: what all cases share; ``digest`` (see :func:`settings_digest`) and ``classes``
             among it.
         inputs: number of images of this run.
 
@@ -59,10 +59,10 @@ class PredictionReport:
         self._started = time.monotonic()
         self._written, self._cost = 0.0, 0.0
         earlier = self._read()
-        if earlier.get("settings") == self.header["settings"]:
+        if earlier.get("digest") == self.header["digest"]:
             self.cases = {entry["outputs"]["mask"]: entry for entry in earlier["cases"]}
         elif earlier:
-            self.replaces = f"report_{earlier.get('settings', 'earlier')}.json"
+            self.replaces = f"report_{earlier.get('digest', 'earlier')}.json"
             (folder / JSON_NAME).replace(folder / self.replaces)
 
     def finished(self, case: InputCase, mask: Path, wanted: Sequence[str]) -> bool:
@@ -153,7 +153,7 @@ class PredictionReport:
             raise ValueError(
                 f"'{self.folder / JSON_NAME}' is no report of a prediction ({error}): move it away"
             ) from error
-        if not isinstance(content, dict) or not {"settings", "cases"} <= set(content):
+        if not isinstance(content, dict) or not {"digest", "cases"} <= set(content):
             raise ValueError(
                 f"'{self.folder / JSON_NAME}' is no report of a prediction: choose another -o, or "
                 "move it away"

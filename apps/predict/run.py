@@ -377,7 +377,7 @@ def run_header(pipeline: BundlePipeline) -> dict[str, Any]:
     return {
         **{name: first[name] for name in shown},
         "averaged_with": [{name: other[name] for name in shown} for other in others],
-        "settings": settings_digest({"members": digests}),
+        "digest": settings_digest({"members": digests}),
         "classes": pipeline.class_names,
         "device": str(pipeline.device),
         **environment(),

@@ -207,7 +207,7 @@ def _datalist(selection: Selection, labels: Sequence[Path]) -> Datalist:
 
 
 def _header(pipeline: ProposalPipeline, source: Trained) -> dict[str, Any]:
-    """What the report says once for all cases; its ``settings`` tell equal masks."""
+    """What the report says once for all cases; its ``digest`` tells equal masks."""
     metadata = load(source.folder / "configs" / "metadata.json")
     selection = pipeline.selection
     header = {
@@ -226,7 +226,7 @@ def _header(pipeline: ProposalPipeline, source: Trained) -> dict[str, Any]:
         decisive["scribbles"] = {c: sha256_of(Path(f)) for c, f in selection.scribbles.items()}
     return {
         **header,
-        "settings": settings_digest(decisive),
+        "digest": settings_digest(decisive),
         "device": str(pipeline.device),
         **environment(),
     }

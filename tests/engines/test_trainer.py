@@ -324,12 +324,12 @@ def test_only_a_resumed_training_says_that_it_resumes(
     make_setup: Factory, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = make_setup(max_epochs=1).trainer
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger=trainer.logger.name):
         trainer.run()
     assert "training on cpu" in caplog.text
     assert "resuming" not in caplog.text
     trainer.state.max_epochs = 2
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger=trainer.logger.name):
         trainer.run()
     assert "resuming from iteration 3, epoch 1 until 2 epochs" in caplog.text
 

@@ -145,9 +145,9 @@ def test_layers_that_do_not_fit_the_network() -> None:
     step, groups = unet_step(layers={**UNET, "main.blocks.1": 5})
     with pytest.raises(ValueError, match=r"^expected features of shape \(B, 5, H, W\), got \(6, 4"):
         step(groups)
-    wrong = {"encoder.center": 16, "main.blocks.1": 4}
+    wrong = {"encoder.middle": 16, "main.blocks.1": 4}
     step, groups = unet_step(layers=wrong, padding=[1], importance=[1, 1])
-    with pytest.raises(ValueError, match=r"^DualBranchUNet has no module 'encoder\.center'"):
+    with pytest.raises(ValueError, match=r"^DualBranchUNet has no module 'encoder\.middle'"):
         step(groups)
 
 

@@ -132,11 +132,11 @@ def test_another_setting_or_other_weights_start_over_and_keep_the_report(
 ) -> None:
     output = tmp_path / "masks"
     predictor(images, output)
-    settings = read_report(output)["settings"]
+    digest = read_report(output)["digest"]
     result = predictor(images / "a.nii.gz", output, branch="teacher")
     assert "1 predicted:" in result.output
-    assert f"their report is kept as report_{settings}.json" in result.output
-    kept = json.loads((output / f"report_{settings}.json").read_text())
+    assert f"their report is kept as report_{digest}.json" in result.output
+    kept = json.loads((output / f"report_{digest}.json").read_text())
     assert [case["case_id"] for case in kept["cases"]] == ["a", "b", "c"]
     state = torch.load(predictor.weights, weights_only=True)
     torch.save({"model": state}, predictor.weights)
@@ -440,7 +440,7 @@ def test_without_memory_on_the_device_the_cpu_takes_over(
     real = BundlePipeline(
         predictor.bundle, files, predictor.settings, predictor.weights, cpu, staging
     )
-    report = PredictionReport(output, {"settings": "x", "classes": real.class_names}, 1)
+    report = PredictionReport(output, {"digest": "x", "classes": real.class_names}, 1)
     cases = [InputCase(images / "a.nii.gz", "a")]
     exhausted: Any = _Exhausted(real)
     run = PredictionRun(exhausted, cases, output, report, Wanted(False, False, 0))
