@@ -116,7 +116,7 @@ def mask_postprocessing(
         raise ValueError(
             f"keep_component must be most_probable, largest or null, got {keep_component!r}"
         )
-    most_probable = KeepMostProbableComponentd("pred", "probabilities")
+    most_probable = KeepMostProbableComponentd("pred", output="probabilities")
     writer = "PILWriter" if output_ext == ".png" else "mixseg.data.NativeNiftiWriter"
     return Compose(
         [

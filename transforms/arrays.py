@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
-from monai.config.type_definitions import NdarrayOrTensor
+from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 from monai.data.meta_tensor import MetaTensor
+from monai.transforms.transform import MapTransform, Transform
 from monai.utils.misc import ImageMetaKey
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_numpy
 
@@ -107,3 +109,28 @@ def channel_first_classes(label: Any, num_classes: int) -> np.ndarray:
 def like(array: np.ndarray, label: NdarrayOrTensor) -> NdarrayOrTensor:
     """``array`` in the container of ``label`` (NumPy, tensor or MetaTensor; device, metadata)."""
     return convert_to_dst_type(np.ascontiguousarray(array), label, dtype=array.dtype)[0]
+
+
+class OfEachKey(MapTransform):
+    """Base of the dictionary forms: the array transform :attr:`array` on each key.
+
+    Args:
+        keys: where images or labels are.
+        allow_missing_keys: pass on items that lack a key.
+        **arguments: of the array transform.
+    """
+
+    array: ClassVar[type[Transform]]
+
+    def __init__(
+        self, keys: KeysCollection, *, allow_missing_keys: bool = False, **arguments: Any
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.transform: Any = self.array(**arguments)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Transform a copy of the item."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.transform(d[key])
+        return d

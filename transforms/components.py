@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
-from monai.transforms.transform import MapTransform, Transform
+from monai.config.type_definitions import NdarrayOrTensor
+from monai.transforms.transform import Transform
 from monai.utils.enums import TransformBackends
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from scipy import ndimage
+
+from mixseg.transforms.arrays import OfEachKey
 
 OUTPUTS = ("labels", "probabilities")
 
@@ -102,29 +103,8 @@ class KeepMostProbableComponent(Transform):
         return convert_to_dst_type(cleaned, probabilities)[0]
 
 
-class KeepMostProbableComponentd(MapTransform):
-    """Dictionary form of :class:`KeepMostProbableComponent`.
+class KeepMostProbableComponentd(OfEachKey):
+    """Dictionary form of :class:`KeepMostProbableComponent`, with its arguments."""
 
-    Args:
-        keys: the probabilities' keys.
-        output: see :class:`KeepMostProbableComponent`.
-        allow_missing_keys: pass on items that lack a key.
-    """
-
+    array = KeepMostProbableComponent
     backend = KeepMostProbableComponent.backend
-
-    def __init__(
-        self,
-        keys: KeysCollection = "pred",
-        output: str = "labels",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.transform = KeepMostProbableComponent(output)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Clean each key; see :meth:`KeepMostProbableComponent.__call__`."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.transform(d[key])
-        return d

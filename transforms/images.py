@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
 
-from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
+from monai.config.type_definitions import NdarrayOrTensor
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import (
@@ -15,8 +14,10 @@ from monai.transforms import (
     ScaleIntensity,
     ScaleIntensityRange,
 )
-from monai.transforms.transform import MapTransform, Transform
+from monai.transforms.transform import Transform
 from monai.utils.enums import MetaKeys, TransformBackends
+
+from mixseg.transforms.arrays import OfEachKey
 
 NORMALIZATIONS = ("minmax", "zscore", "percentile", "fixed")
 
@@ -126,58 +127,15 @@ class RescaleIntensity(Transform):
         return NormalizeIntensity(channel_wise=True)(deepcopy(image))
 
 
-class AddDepthd(MapTransform):
-    """Dictionary form of :class:`AddDepth`.
+class AddDepthd(OfEachKey):
+    """Dictionary form of :class:`AddDepth`, with its arguments."""
 
-    Args:
-        keys: images and labels.
-        allow_missing_keys: pass on items that lack a key.
-    """
-
+    array = AddDepth
     backend = AddDepth.backend
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.adder = AddDepth()
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add the axis in each key; see :meth:`AddDepth.__call__`."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.adder(d[key])
-        return d
+class RescaleIntensityd(OfEachKey):
+    """Dictionary form of :class:`RescaleIntensity`, with its arguments."""
 
-
-class RescaleIntensityd(MapTransform):
-    """Dictionary form of :class:`RescaleIntensity`.
-
-    Args:
-        keys: the images' keys.
-        rule: see :class:`RescaleIntensity`.
-        clip: see :class:`RescaleIntensity`.
-        mean: see :class:`RescaleIntensity`.
-        sd: see :class:`RescaleIntensity`.
-        allow_missing_keys: pass on items that lack a key.
-    """
-
+    array = RescaleIntensity
     backend = RescaleIntensity.backend
-
-    def __init__(
-        self,
-        keys: KeysCollection = "image",
-        *,
-        rule: str = "minmax",
-        clip: Sequence[float] = (0.0, 1.0),
-        mean: float = 0.0,
-        sd: float = 1.0,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.rescaler = RescaleIntensity(rule, clip, mean, sd)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Rescale the image of each key; see :meth:`RescaleIntensity.__call__`."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.rescaler(d[key])
-        return d

@@ -11,6 +11,7 @@ from monai.transforms.transform import MapTransform, Transform
 from monai.utils.enums import TransformBackends
 
 from mixseg.transforms.arrays import (
+    OfEachKey,
     check_num_classes,
     class_array,
     describe,
@@ -199,66 +200,18 @@ class MaskUnannotatedClasses(Transform):
         return like(table[array], label)
 
 
-class ConvertUnlabeledd(MapTransform):
-    """Dictionary form of :class:`ConvertUnlabeled`.
+class ConvertUnlabeledd(OfEachKey):
+    """Dictionary form of :class:`ConvertUnlabeled`, with its arguments."""
 
-    Args:
-        keys: the labels' keys.
-        num_classes: see :class:`ConvertUnlabeled`.
-        unlabeled_value: see :class:`ConvertUnlabeled`.
-        allow_missing_keys: pass on items that lack a key.
-    """
-
+    array = ConvertUnlabeled
     backend = ConvertUnlabeled.backend
 
-    def __init__(
-        self,
-        keys: KeysCollection = "label",
-        *,
-        num_classes: int,
-        unlabeled_value: int | None = None,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.converter = ConvertUnlabeled(num_classes, unlabeled_value)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Convert the label of each key; see :meth:`ConvertUnlabeled.__call__`."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.converter(d[key])
-        return d
+class SelectClassesd(OfEachKey):
+    """Dictionary form of :class:`SelectClasses`, with its arguments."""
 
-
-class SelectClassesd(MapTransform):
-    """Dictionary form of :class:`SelectClasses`.
-
-    Args:
-        keys: the labels' keys.
-        classes: see :class:`SelectClasses`.
-        num_classes: see :class:`SelectClasses`.
-        allow_missing_keys: pass on items that lack a key.
-    """
-
+    array = SelectClasses
     backend = SelectClasses.backend
-
-    def __init__(
-        self,
-        keys: KeysCollection = "label",
-        *,
-        classes: Sequence[int | Sequence[int]],
-        num_classes: int,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.selector = SelectClasses(classes, num_classes)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Select in the label of each key; see :meth:`SelectClasses.__call__`."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.selector(d[key])
-        return d
 
 
 class MaskUnannotatedClassesd(MapTransform):

@@ -7,11 +7,9 @@ wrongly. ``docs/simulated_labels.md`` states the rule.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from monai.config.type_definitions import KeysCollection
 from monai.transforms.transform import Randomizable
 
 from mixseg.transforms.weak_base import CoreLabel, WeakLabeld, ball, check_radius
@@ -106,82 +104,21 @@ class RandPointLabel(PointLabel, Randomizable):
 
 
 class PointLabeld(WeakLabeld):
-    """Dictionary form of :class:`PointLabel`, for items to be used as partly labeled.
+    """Dictionary form of :class:`PointLabel`, with its arguments."""
 
-    Args:
-        keys: the labels' keys.
-        num_classes: see :class:`PointLabel`.
-        points: see :class:`PointLabel`.
-        radius: see :class:`PointLabel`.
-        slice_axis: see :class:`PointLabel`.
-        per_object: see :class:`PointLabel`.
-        include_background: see :class:`PointLabel`.
-        seed: see :class:`PointLabel`.
-        supervision_key: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        when: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        allow_missing_keys: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "label",
-        *,
-        num_classes: int,
-        points: int = 1,
-        radius: float = 0,
-        slice_axis: int | None = -1,
-        per_object: bool = False,
-        include_background: bool = False,
-        seed: int = 0,
-        supervision_key: str = "supervision",
-        when: Sequence[str] = ("partial",),
-        allow_missing_keys: bool = False,
-    ) -> None:
-        transform = PointLabel(
-            num_classes, points, radius, slice_axis, per_object, include_background, seed
-        )
-        super().__init__(keys, transform, supervision_key, when, allow_missing_keys)
+    array = PointLabel
 
 
 class RandPointLabeld(WeakLabeld, Randomizable):
-    """Dictionary form of :class:`RandPointLabel`, for items to be used as partly labeled.
+    """Dictionary form of :class:`RandPointLabel`, with its arguments."""
 
-    Args:
-        keys: the labels' keys.
-        num_classes: see :class:`RandPointLabel`.
-        points: see :class:`RandPointLabel`.
-        radius: see :class:`RandPointLabel`.
-        slice_axis: see :class:`RandPointLabel`.
-        per_object: see :class:`RandPointLabel`.
-        include_background: see :class:`RandPointLabel`.
-        supervision_key: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        when: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        allow_missing_keys: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "label",
-        *,
-        num_classes: int,
-        points: int = 1,
-        radius: float = 0,
-        slice_axis: int | None = -1,
-        per_object: bool = False,
-        include_background: bool = False,
-        supervision_key: str = "supervision",
-        when: Sequence[str] = ("partial",),
-        allow_missing_keys: bool = False,
-    ) -> None:
-        self.points = RandPointLabel(
-            num_classes, points, radius, slice_axis, per_object, include_background
-        )
-        super().__init__(keys, self.points, supervision_key, when, allow_missing_keys)
+    array = RandPointLabel
+    transform: RandPointLabel
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
     ) -> RandPointLabeld:
         """Set the random state of the array transform, which makes all draws."""
         super().set_random_state(seed, state)
-        self.points.set_random_state(seed, state)
+        self.transform.set_random_state(seed, state)
         return self

@@ -12,11 +12,9 @@ mask. Then D ≥ m holds exactly where the (2m−1)-wide cube around the voxel l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
-from monai.config.type_definitions import KeysCollection
 from scipy import ndimage
 
 from mixseg.transforms.arrays import check_num_classes, class_array
@@ -225,30 +223,6 @@ class ScribbleByErosion(WeakLabel):
 
 
 class ScribbleByErosiond(WeakLabeld):
-    """Dictionary form of :class:`ScribbleByErosion`, for items to be used as partly labeled.
+    """Dictionary form of :class:`ScribbleByErosion`, with its arguments."""
 
-    Args:
-        keys: the labels' keys.
-        num_classes: see :class:`ScribbleByErosion`.
-        rule: see :class:`ScribbleByErosion`.
-        max_iterations: see :class:`ScribbleByErosion`.
-        slice_axis: see :class:`ScribbleByErosion`.
-        supervision_key: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        when: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        allow_missing_keys: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "label",
-        *,
-        num_classes: int,
-        rule: str = "kervadec",
-        max_iterations: int | None = None,
-        slice_axis: int | None = -1,
-        supervision_key: str = "supervision",
-        when: Sequence[str] = ("partial",),
-        allow_missing_keys: bool = False,
-    ) -> None:
-        transform = ScribbleByErosion(num_classes, rule, max_iterations, slice_axis)
-        super().__init__(keys, transform, supervision_key, when, allow_missing_keys)
+    array = ScribbleByErosion

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
@@ -198,26 +198,32 @@ class WeakLabeld(MapTransform):
 
     Args:
         keys: the labels' keys.
-        transform: the array transform.
         supervision_key: the item's key for its supervision; where it is absent or None, the
             label's values decide (:func:`~mixseg.transforms.labels.label_kind`).
-        when: the kinds of supervision whose labels are weakened.
+        when: the kinds of supervision whose labels are weakened; None for the class's own.
         allow_missing_keys: pass on weak items that lack a key.
+        **arguments: of the array transform.
     """
 
     backend = WeakLabel.backend
+    #: The array transform.
+    array: ClassVar[type[WeakLabel]]
+    #: Kinds of supervision whose labels are weakened unless others are given.
+    weak: ClassVar[tuple[str, ...]] = ("partial",)
 
     def __init__(
         self,
-        keys: KeysCollection,
-        transform: WeakLabel,
-        supervision_key: str,
-        when: Sequence[str],
-        allow_missing_keys: bool,
+        keys: KeysCollection = "label",
+        *,
+        supervision_key: str = "supervision",
+        when: Sequence[str] | None = None,
+        allow_missing_keys: bool = False,
+        **arguments: Any,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.transform = transform
+        self.transform = self.array(**arguments)
         self.supervision_key = supervision_key
+        when = self.weak if when is None else when
         self.when = (when,) if isinstance(when, str) else tuple(when)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

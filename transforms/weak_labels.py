@@ -7,10 +7,7 @@ of them wrongly. ``docs/simulated_labels.md`` states each rule.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from monai.config.type_definitions import KeysCollection
 
 from mixseg.transforms.weak_base import (
     CoreLabel,
@@ -165,90 +162,19 @@ class BoxLabel(WeakLabel):
 
 
 class CentroidLabeld(WeakLabeld):
-    """Dictionary form of :class:`CentroidLabel`, for items to be used as partly labeled.
+    """Dictionary form of :class:`CentroidLabel`, with its arguments."""
 
-    Args:
-        keys: the labels' keys.
-        num_classes: see :class:`CentroidLabel`.
-        radius: see :class:`CentroidLabel`.
-        slice_axis: see :class:`CentroidLabel`.
-        per_object: see :class:`CentroidLabel`.
-        supervision_key: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        when: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        allow_missing_keys: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "label",
-        *,
-        num_classes: int,
-        radius: float = 3,
-        slice_axis: int | None = -1,
-        per_object: bool = False,
-        supervision_key: str = "supervision",
-        when: Sequence[str] = ("partial",),
-        allow_missing_keys: bool = False,
-    ) -> None:
-        transform = CentroidLabel(num_classes, radius, slice_axis, per_object)
-        super().__init__(keys, transform, supervision_key, when, allow_missing_keys)
+    array = CentroidLabel
 
 
 class EllipseLabeld(WeakLabeld):
-    """Dictionary form of :class:`EllipseLabel`, for items to be used as partly labeled.
+    """Dictionary form of :class:`EllipseLabel`, with its arguments."""
 
-    Args:
-        keys: the labels' keys.
-        num_classes: see :class:`EllipseLabel`.
-        shrink: see :class:`EllipseLabel`.
-        slice_axis: see :class:`EllipseLabel`.
-        per_object: see :class:`EllipseLabel`.
-        supervision_key: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        when: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        allow_missing_keys: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "label",
-        *,
-        num_classes: int,
-        shrink: float = 0.5,
-        slice_axis: int | None = -1,
-        per_object: bool = False,
-        supervision_key: str = "supervision",
-        when: Sequence[str] = ("partial",),
-        allow_missing_keys: bool = False,
-    ) -> None:
-        transform = EllipseLabel(num_classes, shrink, slice_axis, per_object)
-        super().__init__(keys, transform, supervision_key, when, allow_missing_keys)
+    array = EllipseLabel
 
 
 class BoxLabeld(WeakLabeld):
-    """Dictionary form of :class:`BoxLabel`, for items to be used as noisily labeled.
+    """Dictionary form of :class:`BoxLabel`, with its arguments."""
 
-    Args:
-        keys: the labels' keys.
-        num_classes: see :class:`BoxLabel`.
-        margin: see :class:`BoxLabel`.
-        slice_axis: see :class:`BoxLabel`.
-        per_object: see :class:`BoxLabel`.
-        supervision_key: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        when: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-        allow_missing_keys: see :class:`~mixseg.transforms.weak_base.WeakLabeld`.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "label",
-        *,
-        num_classes: int,
-        margin: int = 0,
-        slice_axis: int | None = -1,
-        per_object: bool = False,
-        supervision_key: str = "supervision",
-        when: Sequence[str] = ("noisy",),
-        allow_missing_keys: bool = False,
-    ) -> None:
-        transform = BoxLabel(num_classes, margin, slice_axis, per_object)
-        super().__init__(keys, transform, supervision_key, when, allow_missing_keys)
+    array = BoxLabel
+    weak = ("noisy",)

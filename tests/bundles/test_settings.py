@@ -134,7 +134,7 @@ def test_every_setting_has_its_effect(tmp_path: Path, tools: SimpleNamespace) ->
     scribbles = [step for step in steps if isinstance(step, ScribbleByErosiond)]
     assert {step.transform.rule for step in scribbles} == {"literal10"}
     (convert,) = [step for step in steps if isinstance(step, ConvertUnlabeledd)]
-    assert convert.converter.unlabeled_value == 255
+    assert convert.transform.unlabeled_value == 255
     assert get("num_classes") == 3
     # Classes 1 and 3 out of 0…4 become 1 and 2, unlabeled 5 becomes 3, the rest background.
     preparation = get("preparation")

@@ -176,7 +176,7 @@ def test_a_decollated_batch_equals_one_by_one(output: str) -> None:
     """The evaluator's postprocessing: each item and each branch by itself."""
     items = [torch.from_numpy(random_probabilities(seed, (3, 6, 7, 4))) for seed in range(4)]
     batch = {"teacher": torch.stack(items), "student": torch.stack(items[::-1])}
-    transform = KeepMostProbableComponentd(["teacher", "student"], output)
+    transform = KeepMostProbableComponentd(["teacher", "student"], output=output)
     done = [transform(item) for item in decollate_batch(batch)]
     alone = [KeepMostProbableComponent(output)(item) for item in items]
     for index, item in enumerate(done):

@@ -39,7 +39,7 @@ def test_convert_unlabeled(raw: np.ndarray, unlabeled_value: int | None) -> None
     tensor = convert(torch.from_numpy(raw))
     assert tensor.dtype == torch.uint8
     np.testing.assert_array_equal(tensor.numpy(), expected)
-    dictionary = ConvertUnlabeledd(num_classes=4, unlabeled_value=unlabeled_value)
+    dictionary = ConvertUnlabeledd("label", num_classes=4, unlabeled_value=unlabeled_value)
     np.testing.assert_array_equal(dictionary({"label": raw})["label"], expected)
 
 
@@ -99,7 +99,7 @@ def test_select_classes(classes: list, expected: list[int]) -> None:
     out = SelectClasses(classes, 4)(ALL)
     assert out.dtype == np.uint8
     np.testing.assert_array_equal(out, [[expected]])
-    dictionary = SelectClassesd(classes=classes, num_classes=4)
+    dictionary = SelectClassesd("label", classes=classes, num_classes=4)
     label = MetaTensor(torch.from_numpy(ALL).float(), meta={"filename_or_obj": "x.nii"})
     selected = dictionary({"label": label})["label"]
     assert selected.meta["filename_or_obj"] == "x.nii"
@@ -164,7 +164,11 @@ def test_label_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    "transform", [ConvertUnlabeledd(num_classes=2), SelectClassesd(classes=[1], num_classes=2)]
+    "transform",
+    [
+        ConvertUnlabeledd("label", num_classes=2),
+        SelectClassesd("label", classes=[1], num_classes=2),
+    ],
 )
 def test_missing_keys(transform) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(KeyError, match="label"):

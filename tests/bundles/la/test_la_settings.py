@@ -150,7 +150,7 @@ def test_every_setting_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace)
         gray = torch.tensor([[0.0, 10.0, 20.0, 25.0, 99.0]])
         assert rescale({"image": gray})["image"].tolist() == [[-2.0, -2.0, 0.0, 1.0, 2.0]]
         (convert,) = [s for s in get(name).transforms if isinstance(s, ConvertUnlabeledd)]
-        assert convert.converter.unlabeled_value == 255
+        assert convert.transform.unlabeled_value == 255
 
     loader = get("train#dataloader")
     assert loader.batch_sampler.counts == {"full": 3, "partial": 2, "none": 1}
