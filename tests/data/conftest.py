@@ -46,3 +46,8 @@ def make_case(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return entry | keys
 
     return make
+
+
+@pytest.fixture(params=["memory", "disk"])
+def stored(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    return {"cache_dir": None if request.param == "memory" else tmp_path / "cache"}

@@ -9,34 +9,16 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixseg.engines import ForwardStep, NetworkSet
 from mixseg.networks import DualBranchUNet
 from mixseg.objectives import MacroMicro
 
+from .pointwise import Pointwise, transcribed
+
 CLASSES = 3
 SIZE = (4, 6)
-
-
-class Pointwise(nn.Module):
-    """Logits scale_c · tanh(3 image) + map_c: easy to write down, and of different voxels."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        rng = np.random.default_rng(seed)
-        self.scale = nn.Parameter(torch.from_numpy(rng.normal(0, 1.5, (1, CLASSES, 1, 1))))
-        self.map = nn.Parameter(torch.from_numpy(rng.normal(0, 1.0, (1, CLASSES, *SIZE))))
-        self.calls = 0
-
-    def forward(self, image: Tensor, branch: str) -> Tensor:
-        assert branch == "main"
-        self.calls += 1
-        return self.scale * torch.tanh(3 * image) + self.map
-
-
-def transcribed(network: Pointwise, image: np.ndarray) -> np.ndarray:
-    return network.scale.detach().numpy() * np.tanh(3 * image) + network.map.detach().numpy()
 
 
 def make_batch(seed: int = 0) -> dict[str, dict[str, Tensor]]:
@@ -51,7 +33,9 @@ def make_batch(seed: int = 0) -> dict[str, dict[str, Tensor]]:
 
 
 def make_networks() -> dict[str, Pointwise]:
-    return {name: Pointwise(i) for i, name in enumerate(("network", "macro", "macro_mean"), 1)}
+    return {
+        name: Pointwise(i, SIZE) for i, name in enumerate(("network", "macro", "macro_mean"), 1)
+    }
 
 
 def run(

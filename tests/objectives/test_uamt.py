@@ -8,36 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixseg.engines import ForwardStep, NetworkSet
 from mixseg.handlers import WeightRamps
 from mixseg.networks import DualBranchUNet
 from mixseg.objectives import UAMT
 
+from .pointwise import Pointwise, transcribed
+
 CLASSES = 3
 SIZE = (6, 4)
-
-
-class Pointwise(nn.Module):
-    """Logits scale_c · tanh(3 image) + map_c: easy to write down, and of different voxels."""
-
-    def __init__(self, seed: int, classes: int = CLASSES, size: tuple[int, ...] = SIZE) -> None:
-        super().__init__()
-        rng = np.random.default_rng(seed)
-        ones = (1,) * len(size)
-        self.scale = nn.Parameter(torch.from_numpy(rng.normal(0, 1.5, (1, classes, *ones))))
-        self.map = nn.Parameter(torch.from_numpy(rng.normal(0, 1.0, (1, classes, *size))))
-        self.calls = 0
-
-    def forward(self, image: Tensor, branch: str) -> Tensor:
-        assert branch == "main"
-        self.calls += 1
-        return self.scale * torch.tanh(3 * image) + self.map
-
-
-def transcribed(network: Pointwise, image: np.ndarray) -> np.ndarray:
-    return network.scale.detach().numpy() * np.tanh(3 * image) + network.map.detach().numpy()
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -97,7 +78,7 @@ def consistency(
 )
 def test_terms_equal_transcription(rule: str, certainty: float, options: dict[str, Any]) -> None:
     objective = UAMT(supervised=rule, certainty=certainty, **options)
-    networks = {"network": Pointwise(1), "ema": Pointwise(2)}
+    networks = {"network": Pointwise(1, SIZE), "ema": Pointwise(2, SIZE)}
     batch = make_batch()
     outputs = {k: networks["network"](batch[k]["image"], branch="main") for k in batch}
     torch.manual_seed(7)
@@ -132,7 +113,7 @@ def test_equals_the_authors_code() -> None:
     rng = np.random.default_rng(3)
     image = torch.from_numpy(rng.normal(0, 1, (4, 1, *size)).astype(np.float32))
     label = torch.from_numpy(rng.integers(0, 2, (2, 1, *size)))
-    networks = {"network": Pointwise(1, 2, size).float(), "ema": Pointwise(2, 2, size).float()}
+    networks = {"network": Pointwise(1, size, 2).float(), "ema": Pointwise(2, size, 2).float()}
     batch = {"full": {"image": image[:2], "label": label}, "none": {"image": image[2:]}}
     outputs = {k: networks["network"](batch[k]["image"], branch="main") for k in batch}
     torch.manual_seed(11)
@@ -149,7 +130,7 @@ def test_zero_weight_asks_no_teacher() -> None:
     objective = UAMT(lambda_con=0)
     assert objective.branches == {"full": "main"}
     assert objective.weights == {"supervised": 1.0}
-    networks = {"network": Pointwise(1), "ema": Pointwise(2)}
+    networks = {"network": Pointwise(1, SIZE), "ema": Pointwise(2, SIZE)}
     batch = make_batch()
     outputs = {"full": networks["network"](batch["full"]["image"], branch="main")}
     assert set(objective(outputs, batch, networks)) == {"supervised"}
@@ -189,7 +170,7 @@ def test_ramps_of_ua_mt() -> None:
 
 
 def test_missing_kinds_are_left_out() -> None:
-    networks = {"network": Pointwise(1), "ema": Pointwise(2)}
+    networks = {"network": Pointwise(1, SIZE), "ema": Pointwise(2, SIZE)}
     batch = make_batch()
     outputs = {k: networks["network"](batch[k]["image"], branch="main") for k in batch}
     for kind, name in (("full", "supervised"), ("none", "consistency")):
@@ -215,7 +196,7 @@ def test_unlabeled_voxels_do_not_matter() -> None:
 
 def test_batch_is_the_mean_of_its_images() -> None:
     """Without noise, and with a gate that leaves all voxels in."""
-    networks = {"network": Pointwise(1), "ema": Pointwise(2)}
+    networks = {"network": Pointwise(1, SIZE), "ema": Pointwise(2, SIZE)}
     image = make_batch()["none"]["image"]
     objective = UAMT(noise_sd=0)
     values = [

@@ -14,23 +14,7 @@ import pytest
 
 from mixseg.data import DatalistError, FolderOptions, inspect_folder, prepare_folder
 
-SHAPE = (6, 5, 3)  # 90 voxels
-
-
-def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
-
-
-def image(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 1000, shape).astype(np.int16)
-
-
-def mask(*values: int, dtype: Any = np.uint8) -> np.ndarray:
-    label = np.zeros(SHAPE, dtype)
-    for place, value in enumerate(values):
-        label[place + 1] = value
-    return label
+from .made import SHAPE, image, mask, save
 
 
 def _strokes() -> np.ndarray:
@@ -217,7 +201,7 @@ CASES = [
         {"patient_pattern": "(c.)_"},
     ),
     Broken(
-        "a value that is no class",
+        "a value that is not a class",
         _save_label(mask(1, 7)),
         "labels/c2.nii.gz",
         "label values [7] are not a class (0 bg, 1 a, 2 b) and not declared unlabeled",

@@ -145,7 +145,7 @@ def test_values_are_mapped_and_float_masks_stored_as_integers(tmp_path: Path) ->
     ]
     datalist = prepare_folder(tmp_path / "float", tmp_path / "float")
     assert datalist.training[0].label == f"converted_labels/{datalist.training[0].case_id}.nii.gz"
-    # The copies are no labels of a second run.
+    # The copies are not labels of a second run.
     again = prepare_folder(tmp_path / "float", tmp_path / "float", overwrite=True)
     assert again.model_dump() == datalist.model_dump()
 

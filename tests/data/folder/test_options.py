@@ -7,30 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
 from mixseg.data import DatalistError, FolderOptions, inspect_folder
 
-SHAPE = (6, 5, 3)  # 90 voxels
-
-
-def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
-
-
-def image(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 1000, shape).astype(np.int16)
-
-
-def mask(*values: int, dtype: Any = np.uint8) -> np.ndarray:
-    label = np.zeros(SHAPE, dtype)
-    for place, value in enumerate(values):
-        label[place + 1] = value
-    return label
+from .made import image, mask, save
 
 
 @pytest.fixture
@@ -88,7 +71,7 @@ def test_dataset_json_that_cannot_be_followed(root: Path) -> None:
         ({"classes": ["bg", "a", "b"], "unlabeled": 2}, "2 is the value of a class"),
         ({"classes": ["bg"]}, "1 classes; 2 to 255 are possible"),
         ({"patient_pattern": "c."}, r"has no group: put the patient in parentheses"),
-        ({"patient_pattern": "(c"}, "is no regular expression"),
+        ({"patient_pattern": "(c"}, "is not a regular expression"),
         ({"split": "70/10/10"}, "the percentages add up to 90"),
         ({"split": "80/0/20"}, "training and validation need a share"),
         ({"split": "gone.json"}, "nor percentages such as 70/10/20 nor a file"),
@@ -103,7 +86,7 @@ def test_split_files_that_cannot_be(root: Path) -> None:
     file = root / "split.json"
     file.write_text(json.dumps([{"train": ["c0"], "val": ["c1", "c9"]}]))
     (fault,) = inspect_folder(root, FolderOptions(split=str(file))).faults
-    assert fault.problem == "'c9' of its validation split is no case and no patient here"
+    assert fault.problem == "'c9' of its validation split is neither a case nor a patient here"
     with pytest.raises(DatalistError, match="has 1 folds, none with number 3"):
         inspect_folder(root, FolderOptions(split=f"{file}:3"))
     file.write_text(json.dumps({"train": ["c0", "c1"], "val": ["c1"]}))

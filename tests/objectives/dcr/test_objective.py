@@ -7,38 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixseg.engines import ForwardStep, NetworkSet
 from mixseg.networks import DualBranchUNet
 from mixseg.objectives import DynamicCoRegularization
 
+from ..pointwise import Pointwise, transcribed
+
 CLASSES = 3
 SIZE = (6, 5)
 KINDS = ["full", "full", "noisy", "noisy", "noisy"]
 GAMMA = [1.0, 1.0, 0.25, 0.75, 0.0]
-
-
-class Pointwise(nn.Module):
-    """Logits scale_c · tanh(3 image) + map_c: easy to write down, and of different voxels."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        rng = np.random.default_rng(seed)
-        self.scale = nn.Parameter(torch.from_numpy(rng.normal(0, 1.5, (1, CLASSES, 1, 1))))
-        self.map = nn.Parameter(torch.from_numpy(rng.normal(0, 1.0, (1, CLASSES, *SIZE))))
-        self.calls = 0
-
-    def forward(self, image: Tensor, branch: str) -> Tensor:
-        assert branch == "main"
-        self.calls += 1
-        return self.scale * torch.tanh(3 * image) + self.map
-
-
-def transcribed(network: Pointwise, image: np.ndarray) -> np.ndarray:
-    """Logits (C, H, W) of an image (H, W)."""
-    z = network.scale.detach().numpy() * np.tanh(3 * image) + network.map.detach().numpy()
-    return z[0]
 
 
 def log_softmax(z: np.ndarray) -> np.ndarray:
@@ -72,7 +52,7 @@ def make_batch(seed: int = 0) -> dict[str, dict[str, Tensor]]:
 
 
 def make_networks() -> dict[str, Pointwise]:
-    return {"network": Pointwise(1), "auxiliary": Pointwise(2)}
+    return {"network": Pointwise(1, SIZE), "auxiliary": Pointwise(2, SIZE)}
 
 
 def make(**options: Any) -> DynamicCoRegularization:
@@ -104,13 +84,13 @@ def expected_terms(
         )
         gamma_i, gamma_j = (gamma[int(batch[n]["index"][k])] for n in ("primary", "auxiliary"))
         theta_1, theta_2 = networks["network"], networks["auxiliary"]
-        terms["ce_primary"].append(gamma_i * cross_entropy(transcribed(theta_1, x_i), y_i))
-        terms["ce_auxiliary"].append(gamma_j * cross_entropy(transcribed(theta_2, x_j), y_j))
+        terms["ce_primary"].append(gamma_i * cross_entropy(transcribed(theta_1, x_i)[0], y_i))
+        terms["ce_auxiliary"].append(gamma_j * cross_entropy(transcribed(theta_2, x_j)[0], y_j))
         x_m = pasted[k] * x_i + (1 - pasted[k]) * x_j
         r = 0.0
         for learner, other in ((theta_1, theta_2), (theta_2, theta_1)):
-            z_i, z_j, z = (transcribed(other, x_i), transcribed(other, x_j),
-                           transcribed(learner, x_m))  # fmt: skip
+            z_i, z_j, z = (transcribed(other, x_i)[0], transcribed(other, x_j)[0],
+                           transcribed(learner, x_m)[0])  # fmt: skip
             if regularization == "ce":
                 mask = pasted[k] * z_i.argmax(0) + (1 - pasted[k]) * z_j.argmax(0)
                 r += cross_entropy(z, mask)
@@ -256,13 +236,13 @@ def test_gradients_of_the_regularization(regularization: str) -> None:
     expected = np.zeros((CLASSES, *SIZE))
     for k in range(4):
         other = networks["auxiliary"]
-        z_i, z_j = transcribed(other, x_i[k]), transcribed(other, x_j[k])
+        z_i, z_j = transcribed(other, x_i[k])[0], transcribed(other, x_j[k])[0]
         if regularization == "ce":
             mixed = np.where(pasted[k], z_i.argmax(0), z_j.argmax(0))
             target = np.eye(CLASSES)[mixed].transpose(2, 0, 1)
         else:
             target = np.exp(np.where(pasted[k], log_softmax(z_i), log_softmax(z_j)))
-        p = np.exp(log_softmax(transcribed(network, np.where(pasted[k], x_i[k], x_j[k]))))
+        p = np.exp(log_softmax(transcribed(network, np.where(pasted[k], x_i[k], x_j[k]))[0]))
         expected += gamma[k] * (p - target) / np.prod(SIZE) / 4
     np.testing.assert_allclose(gradient[0].numpy(), expected, rtol=1e-9, atol=1e-15)
 
