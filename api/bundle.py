@@ -59,7 +59,7 @@ class Bundle:
     Args:
         source: folder of a bundle or of a run, a zip of ``mixseg pack``, or a bundle's name.
         weights: file of weights; None for the bundle's own.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …; None for CUDA where it is there.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …; None for CUDA if available.
 
     Attributes:
         source: as given.

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +19,12 @@ from rich.table import Table
 if TYPE_CHECKING:
     from mixseg.data.datalist import Datalist
 
+
+#: Options of several commands.
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA if available.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 console = Console()
 error_console = Console(stderr=True)

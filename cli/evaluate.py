@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console
+from mixseg.cli.console import Device, clear_errors, console
 
 
 class Split(str, Enum):
@@ -41,9 +41,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="Configuration that the run was trained with; can be repeated."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
-    ] = None,
+    device: Device = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all log messages.")] = False,
 ) -> None:
     """Score a trained run, or a bundle that comes with weights, on the cases of a split.

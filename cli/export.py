@@ -25,7 +25,7 @@ def export(
     ],
     format: Annotated[Format, typer.Option(help="Kind of file.")] = Format.ONNX,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights; default: the bundle's own, fetched if need be.")
+        Path | None, typer.Option(help="Weights; default: the bundle's own, downloaded if needed.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -34,8 +34,8 @@ def export(
 ) -> None:
     """Export the network of a bundle, and compare the file with it on random images.
 
-    Settings of inference.yaml can be added, for example: --branch ensemble --features "[8,16,32]".
-    The file takes any batch, and any sides that the network takes.
+    Settings of inference.yaml are options: --branch ensemble. The file takes any batch size and any
+    image size that the network takes.
     """
     from mixseg.apps.bundle.find import find_trained
     from mixseg.apps.bundle.weights import bundle_weights
@@ -44,16 +44,12 @@ def export(
     from mixseg.configuration.settings import read_settings
 
     if output is None and Path(bundle).is_file():
-        raise fail(f"'{bundle}' is a packed bundle: say with --output where the file goes")
+        raise fail(f"'{bundle}' is a packed bundle: give --output, the file to write")
     with clear_errors():
         folder = find_trained(bundle)
-        known = load(folder / "configs" / "inference.yaml")
-        settings = read_settings(context.args, known)
+        settings = read_settings(context.args, load(folder / "configs" / "inference.yaml"))
         if weights is None:
-            weights, overlays = bundle_weights(folder)
-            given = {name: value for path in overlays for name, value in load(path).items()}
-            # An overlay holds the training's settings too.
-            settings = {name: value for name, value in given.items() if name in known} | settings
+            weights = bundle_weights(folder)
         if not weights.is_file():
             raise ValueError(f"there is no '{weights}': give the weights with --weights")
         output = output or folder / "models" / f"model.{format.value}"

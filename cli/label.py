@@ -44,7 +44,7 @@ def label(
     ] = False,
     scoring: Annotated[
         bool,
-        typer.Option(help="Score scans by entropy in the background, at start and after training."),
+        typer.Option(help="Score scans by entropy in the background."),
     ] = True,
     patient_pattern: Annotated[
         str | None,
@@ -57,7 +57,7 @@ def label(
     r"""Start a MONAI Label server for the scans in STUDIES.
 
     Open its address in 3D Slicer (module MONAILabel), draw a few scribbles, press Train.
-    Settings of its training can be added.
+    Settings of train.yaml are options.
 
     [bold]Examples[/]
 
@@ -103,15 +103,14 @@ def label(
             **load(source / "configs" / "inference.yaml"),
         }
         settings = read_settings(context.args, known, f"the bundle {name}")
-        overlays: list[Path] = []
         if weights is None and not from_scratch:
             try:
-                weights, overlays = bundle_weights(source)
+                weights = bundle_weights(source)
             except ValueError as error:
                 raise ValueError(f"{error}, or begin with random ones: --from-scratch") from error
         work = (work or studies / "mixseg_label").resolve()
         folder = work / "model" / name
-        made = make_model_folder(source, folder, weights, overlays, settings)
+        made = make_model_folder(source, folder, weights, settings)
         main = importlib.util.find_spec("mixseg.apps.label.main")
         if main is None or main.origin is None:
             raise ValueError(

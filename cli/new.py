@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.cli.console import clear_errors, console, error_console
+from mixseg.cli.console import Quiet, clear_errors, console, error_console
 
 if TYPE_CHECKING:
     from mixseg.apps.plan.plan import Plan
@@ -41,19 +41,19 @@ def new(
         Method,
         typer.Option(
             "--from",
-            help="Method: mixed learns from whatever labels there are; confkd is the papers'.",
+            help="Method: mixed learns from every kind of label; confkd is ConfKD.",
         ),
     ] = Method.MIXED,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder that the bundle's folder is made in.")
+        Path, typer.Option("--output", "-o", help="Folder to create the bundle's folder in.")
     ] = Path("."),
     dimensions: Annotated[
         int | None,
-        typer.Option(help="2 for slices and pictures, 3 for volumes; chosen from the data."),
+        typer.Option(help="2 for slices and pictures, 3 for volumes; default: by the data."),
     ] = None,
     num_full: Annotated[
         int | None,
-        typer.Option(min=0, help="Patients that keep their full masks; default: all that can."),
+        typer.Option(min=0, help="Patients that keep their full masks; default: all of them."),
     ] = None,
     num_partial: Annotated[
         int | None,
@@ -62,26 +62,26 @@ def new(
         ),
     ] = None,
     device: Annotated[
-        Device, typer.Option(help="Device to plan for; auto is CUDA where there is one.")
+        Device, typer.Option(help="Device to plan for; auto is CUDA if available.")
     ] = Device.AUTO,
     memory: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Its memory for the training, GB; default: half of the free."),
+        typer.Option(min=0.1, help="Memory for the training in GB; default: half of what is free."),
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(min=1, help="Time to plan for on a CPU; default: an hour and a half."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Overwrite the files of a bundle that is there.")
+        bool, typer.Option("--overwrite", help="Overwrite the files of an existing bundle.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a bundle for your own data, ready to train.
 
     Classes, image channels, sizes, spacing and intensities are measured on the training cases
     (never on validation or test cases, nor on masks of cases that count as unlabeled); sizes,
-    batches and the network are fitted to the memory at hand. Each choice is explained where it
+    batches and the network are fitted to the memory that is free. Each choice is explained where it
     stands, in configs/train.yaml.
 
     Examples:

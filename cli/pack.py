@@ -38,8 +38,8 @@ def pack(
     """Pack a run, or a bundle, into OUTPUT/<name>_v<version>.zip, which runs without mixseg.
 
     The zip holds configuration, weights, the part of mixseg that the configuration reaches,
-    licenses, model card and SHA-256 sums, and is the same to the byte whenever it is made from
-    the same. `python -m monai.bundle download` fetches it, `mixseg verify` checks it.
+    licenses, model card and SHA-256 sums. The same run gives the same bytes. `python -m
+    monai.bundle download` fetches it, `mixseg verify` checks it.
 
     The folder names the bundle. Example: mixseg pack heart_run
     """

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console, datalist_table, refuse_existing
+from mixseg.cli.console import Quiet, clear_errors, console, datalist_table, refuse_existing
 
 
 def phantom(
-    output: Annotated[Path, typer.Argument(help="Folder to write into; made if absent.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write into; created if missing.")],
     patients: Annotated[
         int,
         typer.Option(min=3, help="Patients; an eighth validates, a quarter tests."),
@@ -20,7 +20,7 @@ def phantom(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Overwrite an existing data set.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Generate synthetic short-axis cardiac stacks in ACDC's layout, with their datalist."""
     from mixseg.data.datalist import DATALIST_NAME

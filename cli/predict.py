@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from mixseg.cli.console import clear_errors, console, fail
+from mixseg.cli.console import Device, Quiet, clear_errors, console, fail
 
 if TYPE_CHECKING:
     from mixseg.apps.predict.report import PredictionReport
@@ -28,11 +28,9 @@ def predict(
     ],
     source: Annotated[Path, typer.Option("--input", "-i", help="An image, or a folder of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.")],
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
-    ] = None,
+    device: Device = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights; default: the bundle's own, fetched if need be.")
+        Path | None, typer.Option(help="Weights; default: the bundle's own, downloaded if needed.")
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write the probability of each class, 4D.")
@@ -42,7 +40,7 @@ def predict(
     ] = False,
     preview: Annotated[bool, typer.Option(help="Draw a picture of each case.")] = True,
     preview_cases: Annotated[
-        int, typer.Option(min=0, help="Pictures of so many cases; 0 for all.")
+        int, typer.Option(min=0, help="Number of cases to draw; 0 draws all.")
     ] = 10,
     config: Annotated[
         list[Path] | None,
@@ -51,7 +49,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict finished cases again.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Segment an image or a folder of images; each mask has its image's own grid.
 
@@ -70,7 +68,7 @@ def predict(
 
       mixseg predict folds/fold_1 folds/fold_2 folds/fold_3 -i scans/ -o masks
 
-    Settings of inference.yaml can be added, for example: --branch ensemble --mirror_axes "[0,1]"
+    Settings of inference.yaml are options: --branch ensemble --mirror_axes "[0,1]"
     """
     from mixseg.apps.bundle.find import find_trained
     from mixseg.apps.predict.run import ARGUMENTS, Wanted, open_run

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mixseg.cli.console import (
+    Quiet,
     clear_errors,
     console,
     datalist_table,
@@ -44,7 +45,7 @@ def folder(
         ),
     ],
     labels: Annotated[
-        Path | None, typer.Argument(help="Folder of labels, where IMAGES does not hold them.")
+        Path | None, typer.Argument(help="Folder of labels; default: the one in IMAGES.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -66,25 +67,25 @@ def folder(
         str | None,
         typer.Option(
             help="Value of unlabeled voxels, or several with commas; default: none, or what "
-            "dataset.json names 'ignore'. 0 is taken in --scribbles alone."
+            "dataset.json names 'ignore'. 0 is allowed for --scribbles only."
         ),
     ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="For smoothed or gray masks of one class: voxels of at least this value are it."
+            help="For smoothed or gray masks of one class: its voxels have at least this value."
         ),
     ] = None,
     missing_classes: Annotated[
         Missing,
-        typer.Option(help="A class that a mask lacks is absent there, or was not annotated."),
+        typer.Option(help="What it means that a mask lacks a class."),
     ] = Missing.ABSENT,
     allow_unlabeled: Annotated[
         bool,
-        typer.Option("--allow-unlabeled", help="Take images without a label for training."),
+        typer.Option("--allow-unlabeled", help="Use images without a label for training."),
     ] = False,
     channel: Annotated[
-        int | None, typer.Option(help="The channel to take where cases have several files.")
+        int | None, typer.Option(help="Channel to use if cases have several files.")
     ] = None,
     patient_pattern: Annotated[
         str | None,
@@ -96,9 +97,9 @@ def folder(
     split: Annotated[
         str,
         typer.Option(
-            help="Training/validation/test: percent of the patients with full masks, such as "
-            "70/10/20, which auto is from eleven of them on (ten or fewer all train); or a file "
-            "with lists train, val and test; or splits_final.json:FOLD of nnU-Net."
+            help="Training/validation/test in percent of the patients with full masks; auto is "
+            "70/10/20 for more than ten of them, and trains on all otherwise. Or a file with lists "
+            "train, val and test; or splits_final.json:FOLD of nnU-Net."
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
@@ -106,15 +107,15 @@ def folder(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Overwrite an existing file.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     r"""Find out what your images and labels are, report it, and write their datalist.
 
-    Every file is read. Cases with full masks, scribbles, some classes annotated or no label are
-    told by the labels' values; cases are split by patient, and only those with full masks go to
-    validation and test: where there are ten or fewer, none does. All faults are listed at once,
-    and then nothing is written. Your files are never changed: labels that need other values are
-    copied beside the datalist.
+    Every file is read. The labels' values show which cases have full masks, scribbles, some classes
+    annotated or no label. Cases are split by patient; only full masks validate and test, and with
+    ten or fewer all of them train. All faults are listed together, and nothing is written until
+    they are fixed. Your files are never changed: labels that need other values are copied beside
+    the datalist.
 
     Examples:
 
@@ -187,7 +188,8 @@ def _output_path(images: Path, labels: Path | None, output: Path | None) -> Path
         return images / DATALIST_NAME
     if images.parent != labels.parent:
         raise ValueError(
-            f"'{images}' and '{labels}' lie in two places; say where the datalist goes: --output"
+            f"'{images}' and '{labels}' are in different places: give --output, the datalist to "
+            "write"
         )
     return images.parent / DATALIST_NAME
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console, fail, this_command
+from mixseg.cli.console import Device, Quiet, clear_errors, console, fail, this_command
 
 if TYPE_CHECKING:
     from mixseg.apps.self_train.proposals import Proposals
@@ -30,9 +30,7 @@ def propose(
             "--keep-scribbles", help="Keep stored partial labels: they replace the prediction."
         ),
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
-    ] = None,
+    device: Device = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Weights; default: the run's own, as for predict."),
@@ -40,7 +38,7 @@ def propose(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict finished cases again.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Segment the training cases that have no full mask, and write them as a datalist.
 
@@ -54,12 +52,12 @@ def propose(
     """
     from mixseg.apps.predict.pipeline import OutputError, choose_device
     from mixseg.apps.self_train.cases import read_selection
-    from mixseg.apps.self_train.proposals import propose_masks, trained
+    from mixseg.apps.self_train.proposals import find_teacher, propose_masks
 
     with clear_errors():
-        source = trained(run, weights, branch)
+        source = find_teacher(run, weights, branch)
         chosen = choose_device(device)
-        selection = read_selection(source.files("train.yaml"), data)
+        selection = read_selection(source.config("train.yaml"), data)
         console.print(
             f"{len(selection.proposed)} cases to propose, {len(selection.full)} with full masks; "
             f"{source.folder.name} on {chosen}, weights {source.weights}",

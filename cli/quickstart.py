@@ -44,7 +44,7 @@ def quickstart(
 
     with clear_errors():
         root = find_repository()
-        known, digest = read_configuration(root / "bundles" / BUNDLE / "configs")
+        known, digest = read_configuration(root / "bundles" / BUNDLE)
         given = read_settings(context.args, known, f"the bundle {BUNDLE}")
         check_patients(patients, known, given)
         settings = {"patients": patients, "seed": seed, "given": given, "configuration": digest}

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from filelock import FileLock, Timeout
 
-from mixseg.cli.console import clear_errors, console, fail, show, this_command
-
-if TYPE_CHECKING:
-    from mixseg.apps.self_train.rounds import SelfTraining
-
-#: Settings of the student that have another name here, or that the rounds decide.
-_OWN_OPTIONS = {
-    "bundle_root": "--student",
-    "dataset_dir": "--data",
-    "output_dir": "-o",
-    "ckpt_dir": "-o",
-    "device": "--device",
-    "progress": "--quiet",
-    "resume": "each round",
-    **dict.fromkeys(("datalist", "num_full", "num_partial", "num_unlabeled"), "the teacher"),
-}
+from mixseg.cli.console import Device, Quiet, clear_errors, console, fail, show, this_command
 
 
 def self_train(
@@ -39,11 +22,11 @@ def self_train(
     rounds: Annotated[int, typer.Option(help="Networks to train, one after another.")],
     student: Annotated[
         str | None,
-        typer.Option(help="Bundle trained in each round; default: one branch, for the same data."),
+        typer.Option(help="Bundle trained in each round; default: one with a single branch."),
     ] = None,
     split: Annotated[
         str,
-        typer.Option(help="'test' scores the last round on the test split, too, at the end."),
+        typer.Option(help="'test' also scores the last round on the test split."),
     ] = "validation",
     branch: Annotated[
         str | None, typer.Option(help="The teacher's; default: the one it predicts with.")
@@ -58,13 +41,11 @@ def self_train(
     keep_scribbles: Annotated[
         bool,
         typer.Option(
-            "--keep-scribbles", help="Stored partial labels replace the predictions there."
+            "--keep-scribbles", help="Keep stored partial labels: they replace the prediction."
         ),
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    device: Device = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train a fresh network on a teacher's proposals, the next one on its proposals, and so on.
 
@@ -80,58 +61,30 @@ def self_train(
 
     Settings of the student's train.yaml are options. Its classes are the teacher's.
     """
-    from mixseg.apps.predict.pipeline import OutputError, choose_device
-    from mixseg.apps.self_train.cases import read_selection
-    from mixseg.apps.self_train.proposals import trained
-    from mixseg.apps.self_train.rounds import SelfTraining
-    from mixseg.apps.self_train.student import (
-        decisive_settings,
-        find_student,
-        make_student,
-        refuse_other_classes,
-    )
-    from mixseg.configuration.loading import configurations
-    from mixseg.configuration.settings import read_settings, settings_in, settings_of
-    from mixseg.files.atomic import ensure_writable
+    from mixseg.apps.predict.pipeline import OutputError
+    from mixseg.apps.self_train import rounds as room
+    from mixseg.apps.self_train.table import round_table
 
     with clear_errors():
-        if rounds < 1:
-            raise ValueError(f"--rounds is {rounds}: train one network at least")
-        if split not in ("validation", "test"):
-            raise ValueError(f"--split is '{split}': give validation or test")
-        source = trained(teacher, weights, branch)
-        folder, row = find_student(source.folder, student)
-        overlays = (*row, *configurations(folder, config or ()))
-        chosen = choose_device(device)
-        known = settings_in(settings_of([folder / "configs" / "train.yaml", *overlays]))
-        given = read_settings(context.args, known, f"the student, {folder.name}", _OWN_OPTIONS)
-        selection = read_selection(source.files("train.yaml"), data)
-        learner = make_student(folder, overlays, given, source, selection, device)
-        refuse_other_classes(learner, selection)
-        ensure_writable([output], "-o")
-        work = SelfTraining(
-            output,
-            source,
-            learner,
-            selection,
-            dataset_dir=data,
-            device=chosen,
-            keep_scribbles=keep_scribbles,
-            progress=not quiet,
-            show=show,
-        )
-        lock = FileLock(output / ".lock", timeout=0)
         # As Ctrl-C: the training that runs is ended, too.
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            with lock:
-                settings = decisive_settings(source, learner, selection, keep_scribbles)
-                work.open(settings)
-                _run(work, rounds, split, settings)
-        except Timeout as error:
-            raise ValueError(
-                f"another self-training works in '{output}': wait for it, or choose another -o"
-            ) from error
+            lines = room.self_train(
+                teacher,
+                student,
+                data=data,
+                output=output,
+                rounds=rounds,
+                split=split,
+                branch=branch,
+                weights=weights,
+                config=config or (),
+                arguments=context.args,
+                keep_scribbles=keep_scribbles,
+                device=device,
+                progress=not quiet,
+                show=show,
+            )
         except KeyboardInterrupt:
             console.print(f"\n[yellow]interrupted; to resume:[/] {this_command()}", soft_wrap=True)
             raise typer.Exit(130) from None
@@ -142,20 +95,7 @@ def self_train(
             ) from error
         finally:
             signal.signal(signal.SIGTERM, previous)
-
-
-def _run(work: SelfTraining, rounds: int, split: str, settings: Mapping[str, Any]) -> None:
-    """The rounds, and their table after each."""
-    from mixseg.apps.self_train.table import round_table, write_rounds
-    from mixseg.files.provenance import environment
-
-    lines: list[dict[str, Any]] = []
-    for number in range(1, rounds + 1):
-        lines.append(work.run(number))
-        if split == "test" and number == rounds:
-            lines[-1]["scores"]["test"] = work.score(number, "test")
-        write_rounds(work.output, lines, {"settings": settings, **environment()})
     console.print(round_table(lines))
-    weights = work.folder(rounds) / "models" / "model.pt"
+    weights = room.round_folder(output, rounds) / "models" / "model.pt"
     console.print(f"last weights: {weights}", soft_wrap=True, highlight=False)
-    console.print(f"table: {work.output / 'rounds.md'}", soft_wrap=True, highlight=False)
+    console.print(f"table: {output / 'rounds.md'}", soft_wrap=True, highlight=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console, show, this_command
+from mixseg.cli.console import Device, clear_errors, console, show, this_command
 
 
 def train(
@@ -30,14 +30,12 @@ def train(
         list[Path] | None,
         typer.Option(help="Configuration to pass after train.yaml; can be repeated."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA where it is there.")
-    ] = None,
+    device: Device = None,
     folds: Annotated[
         int | None,
         typer.Option(
             min=2,
-            help="Cross-validate over the full masks: so many trainings, each mask tested once.",
+            help="Number of folds: cross-validate over the full masks, each tested once.",
         ),
     ] = None,
     resume: Annotated[

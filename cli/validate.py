@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.cli.console import clear_errors, console, datalist_table
+from mixseg.cli.console import Quiet, clear_errors, console, datalist_table
 
 
 def validate(
@@ -21,7 +21,7 @@ def validate(
     headers_only: Annotated[
         bool, typer.Option("--headers-only", help="Do not read the voxels.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check a datalist and every file it names; exit status 1 if anything is wrong."""
     from mixseg.data.checks import validate_datalist

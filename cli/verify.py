@@ -23,7 +23,7 @@ def verify(
     ] = None,
     run: Annotated[
         bool,
-        typer.Option("--run", help="Make the checks that run the bundle's code, too."),
+        typer.Option("--run", help="Also make the checks that run the bundle's code."),
     ] = False,
 ) -> None:
     """Check bundles against MONAI's rules and this project's; exit status 1 if any fails.

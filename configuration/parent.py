@@ -21,6 +21,9 @@ def end_with_parent() -> None:
     Nothing is done unless the environment says that a command did, see :data:`PARENT_VARIABLE`.
     The end is that by SIGTERM: a training resumes from its last checkpoint.
     """
+    # Set by this process for those that it starts.
+    if os.environ.get(PARENT_VARIABLE) == str(os.getpid()):
+        return
     # Taken out: what this process starts has another parent.
     parent = os.environ.pop(PARENT_VARIABLE, "")
     if not parent or os.name != "posix":  # on Windows a process keeps the id of a dead parent

@@ -25,8 +25,8 @@ __all__ = ["RECORD_NAME", "is_run", "own_configuration", "read_record", "write_r
 #: File of a run's folder that tells what it learned from and where; it marks the folder as a run.
 RECORD_NAME = "record.json"
 
-#: Handlers of one process or machine, which are no part of a method.
-_TRANSIENT = frozenset({"CheckpointLoader", "MLFlowHandler", "StopWithParent", "TrainingStatus"})
+#: Handlers of one process or machine, which are not part of a method.
+_TRANSIENT = frozenset({"CheckpointLoader", "MLFlowHandler", "TrainingStatus"})
 #: What ``--tracking mlflow`` adds at the top.
 _TRACKING = frozenset(DEFAULT_MLFLOW_SETTINGS["configs"])
 #: Settings of the one who trains, here and now.

@@ -80,8 +80,8 @@ def written_settings() -> dict[str, Any]:
     """The settings of the bundle workflow under way, expressions as written.
 
     Returns:
-        Name → value of each entry at the top of the configuration that is no component, names
-        none, and is no place of the machine; empty outside a workflow.
+        Name → value of each entry at the top of the configuration that is not a component, names
+        none, and is not a place of the machine; empty outside a workflow.
     """
     parser = running_parser()
     if parser is None:
@@ -309,5 +309,5 @@ def settings_of(files: Sequence[Path]) -> dict[str, Any]:
 
 
 def settings_in(*configs: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of configurations: entries at the top that are no part which is wired."""
+    """The settings of configurations: entries at the top that are not a wired part."""
     return {k: v for config in configs for k, v in config.items() if not isinstance(v, dict)}

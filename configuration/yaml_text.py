@@ -28,7 +28,7 @@ def set_values(text: str, values: Mapping[str, Any]) -> str:
         The new text. Read by a YAML parser it is the old content with these values in it.
 
     Raises:
-        ValueError: the text is no mapping, or has no key of some id.
+        ValueError: the text is not a mapping, or has no key of some id.
     """
     root = _root(text)
     places = {key: _find(root, key) for key in values}
@@ -49,7 +49,7 @@ def without_keys(text: str, names: Collection[str]) -> str:
     The comments behind a value go with it; those on lines above a key stay.
 
     Raises:
-        ValueError: the text is no mapping.
+        ValueError: the text is not a mapping.
     """
     for key, value in reversed(_root(text).value):
         if key.value in names:

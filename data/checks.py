@@ -103,7 +103,7 @@ def check_cases(
             empty list is a fault.
         validation: items of :func:`mixseg.data.subset.split_cases`; likewise, but an empty list is
             no fault: the training keeps its last weights.
-        test: items of ``split_cases``; likewise, and an empty list is no fault.
+        test: items of ``split_cases``; likewise, and an empty list is not a fault.
         classes: the datalist's classes, or their number.
         unlabeled: the datalist's unlabeled value; None for the number of classes.
         foreground: classes that count as labeled once a mask is eroded (an eroded mask labels

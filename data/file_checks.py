@@ -306,7 +306,7 @@ def _values_fix(present: Mapping[int, int], outside: Sequence[int]) -> str:
         return "255 seems to be the foreground: 'mixseg prepare folder … --values \"0,255\"'"
     if len(outside) == 1:
         return (
-            f'if {outside[0]} means unlabeled, say "unlabeled": {outside[0]} in the datalist; else '
+            f'if {outside[0]} means unlabeled, set "unlabeled": {outside[0]} in the datalist; else '
             "correct the label or the datalist's 'classes'"
         )
     return "correct the label, or the datalist's 'classes'"
@@ -325,7 +325,7 @@ def _shape_fix(label: Volume, image: Volume) -> str:
 def _examine_values(
     case: Case, path: str, data: np.ndarray, rules: Rules, add: Callable[[Fault], None]
 ) -> dict[int, int] | None:
-    """Voxels per label value, or None where the values are no class indices."""
+    """Voxels per label value, or None where the values are not class indices."""
     present, odd = count_values(data)
     if odd is not None:
         add(

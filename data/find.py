@@ -67,7 +67,7 @@ def search_images(path: str | os.PathLike[str]) -> ListedImages:
     if root.is_file():
         parts = split_suffix(root.name)
         if parts is None and not is_dicom(root):
-            raise FileNotFoundError(f"{root} is no image ({_FORMATS}): set --dataset_dir")
+            raise FileNotFoundError(f"{root} is not an image ({_FORMATS}): set --dataset_dir")
         stem = parts[0] if parts else root.name
         return ListedImages([{"image": str(root), "case_id": stem}], [])
     found = find_images(root)

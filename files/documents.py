@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["read_json"]
 
-#: Larger files are no descriptions of data.
+#: Larger files are not descriptions of data.
 _MOST_BYTES = 256 << 20
 
 

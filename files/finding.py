@@ -52,7 +52,7 @@ class Findings:
 def find_images(folder: str | os.PathLike[str]) -> Findings:
     """Search a folder and all below it; links to folders are followed, each place once.
 
-    Hidden files and folders (whose names begin with a dot, and ``__MACOSX``) are no images. A
+    Hidden files and folders (whose names begin with a dot, and ``__MACOSX``) are not images. A
     folder whose files are DICOM is one image. Of a NIfTI pair the header stands for both.
     """
     root = Path(folder)
@@ -102,7 +102,7 @@ def _hidden(name: str) -> bool:
 
 
 def _unusable(path: Path) -> str:
-    """Why a path is no file that can be read; empty for one that can."""
+    """Why a path is not a file that can be read; empty for one that can."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

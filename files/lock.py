@@ -13,8 +13,10 @@ __all__ = ["LOCK_NAME", "claim"]
 LOCK_NAME = ".lock"
 
 
-def claim(folder: str | os.PathLike[str], purpose: str) -> AcquireReturnProxy:
-    """Claim a folder for one process that writes to it; whoever comes second is refused at once.
+def claim(
+    folder: str | os.PathLike[str], purpose: str, patience: float = 0.0
+) -> AcquireReturnProxy:
+    """Claim a folder for one process that writes to it; whoever comes second is refused.
 
     Use it in a ``with`` statement, or keep what it returns for as long as the folder is written
     to: the claim ends with the block, with that object, and with the process, however it dies. The
@@ -22,8 +24,9 @@ def claim(folder: str | os.PathLike[str], purpose: str) -> AcquireReturnProxy:
     claims.
 
     Args:
-        folder: made if need be.
+        folder: created if missing.
         purpose: what is refused to the second one, e.g. ``"this training"``.
+        patience: seconds that the second one waits first.
 
     Raises:
         ValueError: another process or thread holds the folder.
@@ -34,7 +37,7 @@ def claim(folder: str | os.PathLike[str], purpose: str) -> AcquireReturnProxy:
     # The same object for the same file: a notebook that runs a cell twice does not refuse itself.
     lock = FileLock(folder / LOCK_NAME, timeout=0, is_singleton=True)
     try:
-        return lock.acquire()
+        return lock.acquire(timeout=patience)
     except Timeout as error:
         raise ValueError(
             f"'{folder}' is in use: another process is running and writes to it (lock "

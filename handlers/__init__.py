@@ -10,7 +10,6 @@ from mixseg.handlers.ramps import Ramp, WeightRamps, ramp_factor
 from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.standard import HandlerGroup, evaluation_handlers, standard_handlers
 from mixseg.handlers.start import start_run
-from mixseg.handlers.stop_with_parent import StopWithParent
 from mixseg.handlers.surfaces import SurfaceCollector
 from mixseg.handlers.validation import CaseShare, Validation
 from mixseg.handlers.weights import InitialWeights, LoadWeights, find_weights
@@ -26,7 +25,6 @@ __all__ = [
     "LoadWeights",
     "ProgressBar",
     "Ramp",
-    "StopWithParent",
     "SurfaceCollector",
     "Validation",
     "WeightRamps",

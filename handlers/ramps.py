@@ -76,8 +76,8 @@ class WeightRamps:
         shape: ``"linear"``, ``"gaussian"`` (exp(−5(1−t)²)) or ``"cosine"``.
 
     Raises:
-        ValueError: when a name is no float of the objective, a ramp's arguments are unknown or out
-            of range, or the shape is unknown.
+        ValueError: when a name is not a float of the objective, a ramp's arguments are unknown or
+            out of range, or the shape is unknown.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ def partial_dice(logits: Tensor, label: Tensor, *, include_background: bool = Fa
     value nor any gradient. A class that is neither labeled nor predicted at labeled voxels adds
     0; one that is predicted though not labeled adds up to 1.
 
-    Sums over the batch are no mean of single images, nor, under DDP, of the processes' batches:
+    Sums over the batch are not the mean over images, nor, under DDP, of the processes' batches:
     each process has the Dice of its own.
 
     Args:

@@ -30,8 +30,8 @@ class SingleBranchNetwork(nn.Module):
         branch: ``"main"``, what ``forward`` returns when it is not told otherwise.
 
     Raises:
-        ValueError: on an option out of range, an image of a size that is no multiple, or a network
-            that returns logits of another size or several outputs.
+        ValueError: on an option out of range, an image of a size that is not a multiple, or a
+            network that returns logits of another size or several outputs.
 
     Examples:
         >>> from monai.networks.nets import SegResNet

@@ -105,7 +105,7 @@ def cut_panels(
         probabilities: of the student or the only branch, (classes, *spatial): their entropy is
             shown; or None.
         entropy: the same, known already: (*spatial), in nats.
-        unlabeled: label that is no object, when the cut that shows most is looked for.
+        unlabeled: label that is not an object, when the cut that shows most is looked for.
         affine: of the voxels, (4, 4): an axial, a coronal and a sagittal cut of a volume are
             returned; None for the slice along the last axis, and for pictures (H, W).
         spacing: size of a pixel of that slice, which is then numbered at its left; or None.

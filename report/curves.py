@@ -35,7 +35,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
         history: one mapping per epoch with ``epoch`` or ``iteration`` (the x-axis; epochs where all
             have one), ``loss``, any further loss terms by name, ``lr``, and Dice values in [0, 1]
             under ``val_dice_<branch>``. Missing, None and non-finite values are left out; other
-            ``val_`` entries, ``weight_`` entries and values that are no numbers are not drawn.
+            ``val_`` entries, ``weight_`` entries and values that are not numbers are not drawn.
         path: PNG file to write.
 
     The losses share a logarithmic axis unless one is negative or none is positive.

@@ -72,13 +72,13 @@ def unpack(zip_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
 
     Args:
         zip_path: the file. Where its ``.sha256`` lies beside it, it must have that sum.
-        folder: where the bundle's folder is put; made if need be.
+        folder: where the bundle's folder is put; created if missing.
 
     Returns:
         ``folder/<bundle>``. A folder of that name that already holds the same is left as it is.
 
     Raises:
-        ArchiveError: it is no zip, or has another sum; a name climbs out of the folder, is
+        ArchiveError: it is not a zip, or has another sum; a name climbs out of the folder, is
             absolute, no portable name, a link, or collides with another; there is more than one
             folder at the top; files are missing, changed or not listed in SHA256SUMS.
         FileExistsError: another folder of the bundle's name is there.
@@ -98,7 +98,7 @@ def unpack(zip_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
                     reason = "holds something else: remove it or choose another folder"
                     raise FileExistsError(errno.EEXIST, reason, str(target))
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
-        message = f"'{source}' is no sound zip file ({error}): download it again"
+        message = f"'{source}' is not a sound zip file ({error}): download it again"
         raise ArchiveError(message) from error
     return target
 
@@ -147,7 +147,7 @@ def _fault_of(member: zipfile.ZipInfo) -> str | None:
     if ".." in re.split(r"[/\\]", name):
         return f"{name!r} climbs out of the folder"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR) > member.is_dir():
-        what = "a link" if kind == stat.S_IFLNK else "no file or folder"
+        what = "a link" if kind == stat.S_IFLNK else "not a file or folder"
         return f"{name!r} is {what}"
     if (
         not parts

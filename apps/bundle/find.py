@@ -44,7 +44,7 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     if path.is_file():
         if path.suffix.lower() != ".zip":
             raise ValueError(
-                f"'{path}' is no bundle: give its folder, a zip made by 'mixseg pack', or a name"
+                f"'{path}' is not a bundle: give its folder, a zip made by 'mixseg pack', or a name"
             )
         return _unpacked(path)
     if path.is_dir():
@@ -106,16 +106,16 @@ def refuse_changed(folder: Path) -> None:
     if folder.resolve().parent == ROOT / "bundles" or _record(folder).is_file():
         return
     logger.warning(
-        "'%s' is none of mixseg's own bundles, and a bundle is code: it runs with your rights. Run "
-        "it only if you trust who made it; 'mixseg verify' looks at it without running it. This is "
-        "said once",
+        "'%s' does not come with mixseg, and a bundle is code: it runs with your rights. Run it "
+        "only if you trust its source; 'mixseg verify' checks it without running it. This note is "
+        "shown once",
         folder,
     )
     remember(folder)
 
 
 def remember(folder: Path) -> None:
-    """Say no more of a bundle, as it is now, that it is code from elsewhere."""
+    """Do not note again of a bundle, as it is now, that it comes from elsewhere."""
     record = _record(folder)
     with suppress(OSError):  # of a home folder that cannot be written
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def _named_places() -> list[Path]:
 def _no_bundle(folder: Path) -> str:
     inside = _bundles_in(folder)
     fix = f"name one of {', '.join(inside)} in it" if inside else "give the folder that holds it"
-    return f"'{folder}' is no bundle, it has no configs/metadata.json: {fix}"
+    return f"'{folder}' is not a bundle, it has no configs/metadata.json: {fix}"
 
 
 def _unpacked(file: Path) -> Path:

@@ -64,7 +64,7 @@ def cross_validate(
         output: folder to write to; None for ``folds`` in the bundle's folder, where that is given.
         config: files to pass after ``train.yaml``.
         settings: entries of the configuration with other values.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA where it is there.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA if available.
         verbose: show all that the trainings say.
         show: is told each step, as text and kind (``"heading"``, ``"done"``).
 

@@ -17,7 +17,7 @@ from fire.parser import DefaultParseValue
 
 from mixseg.apps.bundle.children import child
 
-__all__ = ["bundle_command", "run_bundle", "run_logged", "shown", "word_of"]
+__all__ = ["bundle_command", "mixseg_command", "run_bundle", "run_logged", "shown", "word_of"]
 
 #: A line of a log: when, whose, how important, what. The bundles' logging.conf writes it so.
 _RECORD = re.compile(
@@ -40,6 +40,15 @@ def bundle_command(
     for name, value in settings.items():
         command += [f"--{name}", str(value)]
     return command
+
+
+def mixseg_command(verb: str, place: Path, options: Mapping[str, object]) -> str:
+    """A command of mixseg as a line to type; an option of several values is repeated."""
+    words = ["mixseg", verb, str(place)]
+    for name, value in options.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [f"--{name.replace('_', '-')}", str(one)]
+    return shown(words)
 
 
 def word_of(value: object) -> str:
@@ -83,7 +92,7 @@ def run_bundle(
             file.seek(begin)
             reason = _reason(file.read().decode("utf-8", "replace"))
         raise ChildProcessError(
-            f"{reason or f'the process ended with status {status}'}\n  all that it said is in {log}"
+            f"{reason or f'the process ended with status {status}'}\n  its whole output is in {log}"
         )
 
 

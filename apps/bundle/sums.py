@@ -52,7 +52,7 @@ def read_sums(text: str) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), start=1):
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ValueError(f"{SUMS_NAME}, line {number}: {line!r} is no sum and name")
+            raise ValueError(f"{SUMS_NAME}, line {number}: {line!r} is not a sum and a name")
         name = match["name"]
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"{SUMS_NAME}, line {number}: {name!r} lies outside the folder")
@@ -83,7 +83,7 @@ def check_sums(folder: Path, strict: bool = False) -> list[str]:
         return [f"{SUMS_NAME} is missing: 'mixseg pack' did not make the folder, or it is cut"]
     try:
         listed = read_sums(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also what is no UTF-8
+    except ValueError as error:  # also what is not UTF-8
         return [str(error)]
     present = {}
     for name in _names(folder):

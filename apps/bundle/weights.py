@@ -95,52 +95,36 @@ def convert(weights: Mapping[str, Tensor], precision: Precision) -> dict[str, Te
     return converted
 
 
-#: Weights that a bundle may hold, in the order in which they are looked for, and the overlay in
-#: configs/ that describes their network.
-_WEIGHTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(PLACES, ()),
-    "models/compact.pt": ("compact.yaml",),
-}
-
-
 _LARGE_FILES = ("large_files.yml", "large_files.yaml")
 
 
-def bundle_weights(folder: Path) -> tuple[Path, list[Path]]:
-    """The weights of a bundle, and the overlays to pass after ``inference.yaml`` with them.
+def bundle_weights(folder: Path) -> Path:
+    """The weights of a bundle.
 
-    eval/models/model.pt, which a training in the bundle's folder writes, is taken where it is,
-    else models/model.pt, else models/compact.pt with configs/compact.yaml, else what
-    ``large_files.yml`` names is fetched. A file that ``large_files.yml`` names must have the hash
-    that it states there, whether it was fetched or found.
+    eval/models/model.pt, which a training in the bundle's folder writes, is taken if it exists,
+    else models/model.pt, else what ``large_files.yml`` names is fetched. A file that
+    ``large_files.yml`` names must have the hash that it states there, whether it was fetched or
+    found.
 
     Raises:
         ValueError: there are no weights, they cannot be fetched, or have another hash.
     """
     listed = _large_files(folder)
-    for name, overlays in _WEIGHTS.items():
+    for name in PLACES:
         path = folder / name
         if path.is_file():
             if name in listed:
                 _check(path, listed[name])
-            return path, _overlays(folder, overlays)
-    for name, overlays in _WEIGHTS.items():
+            return path
+    for name in PLACES:
         if name in listed:
             _fetch(folder / name, listed[name])
-            return folder / name, _overlays(folder, overlays)
+            return folder / name
     raise ValueError(
-        f"'{folder}' has no weights: there is neither {' nor '.join(_WEIGHTS)}, and no "
+        f"'{folder}' has no weights: there is neither {' nor '.join(PLACES)}, and no "
         f"{_LARGE_FILES[0]} says where to fetch them; train them (python -m monai.bundle run "
         "training), or give a file with --weights"
     )
-
-
-def _overlays(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    paths = [folder / "configs" / name for name in names]
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"there is no '{path}', which describes the network of the weights")
-    return paths
 
 
 def _large_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -100,7 +100,7 @@ def train_bundle(
             and for a run itself.
         config: files to pass after ``train.yaml``.
         settings: entries of the configuration with other values.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA where it is there.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA if available.
         resume: continue the training that ``output`` holds.
         overwrite: start again where it holds one.
         verbose: show all that the training says; it is in ``output/train.log`` anyway.
@@ -164,7 +164,7 @@ def evaluate_run(
         weights: file of weights; None for the run's own.
         config: files to pass after the run's own and before ``evaluate.yaml``.
         settings: entries of the configuration with other values.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA where it is there.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA if available.
         verbose: show all that is said; it is in ``output/evaluate.log`` anyway.
 
     Returns:
@@ -177,12 +177,11 @@ def evaluate_run(
     if split not in SPLITS:
         raise ValueError(f"--split is '{split}': give {' or '.join(SPLITS)}")
     folder = find_trained(run)
-    overlays: list[Path] = []
     if weights is None:
-        weights, overlays = bundle_weights(folder)
+        weights = bundle_weights(folder)
     elif not weights.is_file():
         raise ValueError(f"there is no '{weights}': give a file of weights with --weights")
-    files = evaluation_files(folder, [*overlays, *config])
+    files = evaluation_files(folder, config)
     given = dict(settings or {})
     owner = f"the bundle {bundle_name(folder)}"
     check_settings(given, settings_of(files), owner, EVALUATION_ARGUMENTS)
@@ -223,9 +222,7 @@ def output_folder(
         return output
     if Path(given).is_dir():
         return folder / inside
-    raise ValueError(
-        f"say with --output where to write: '{given}' is installed, and its folder stays as it is"
-    )
+    raise ValueError(f"give --output: '{given}' is installed, and its folder must not change")
 
 
 def _weights_to_start_from(source: str) -> Path:

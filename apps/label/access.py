@@ -97,7 +97,7 @@ class OriginGuard:
         host, origin = headers.get(b"host", "").lower(), headers.get(b"origin", "").lower()
         name = urlsplit(f"//{host}").hostname or ""
         if self.hosts is not None and name not in self.hosts:
-            return f"this server is not '{name}': ask it by the address at which it listens"
+            return f"this server is not '{name}': use the address at which it listens"
         if origin and origin not in self.origins and origin != f"{scope['scheme']}://{host}":
             return (
                 f"pages of {origin} are not answered: name the origin in MONAI_LABEL_CORS_ORIGINS "
@@ -107,7 +107,7 @@ class OriginGuard:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Refuse an id or a tag that is no plain file name.
+    """Refuse an id or a tag that is not a plain file name.
 
     Raises:
         ValueError: it has a slash or another sign that no file's name has everywhere, begins with
@@ -115,7 +115,7 @@ def check_name(kind: str, name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f'{kind} {name!r} is no plain name: up to 200 signs without / \\ : * ? " < > |, not '
+            f'{kind} {name!r} is not a plain name: up to 200 signs without / \\ : * ? " < > |, not '
             "beginning with a dot"
         )
 
@@ -142,7 +142,7 @@ def check_inference(request: Mapping[str, Any], places: Collection[Path]) -> Non
 
     Raises:
         ValueError: an image elsewhere, weights by a path, an answer of another format, a tag that
-            is no plain name, or a device that is none.
+            is not a plain name, or a device that is none.
     """
     image = request.get("image")
     if isinstance(image, str) and ("/" in image or "\\" in image):

@@ -28,13 +28,13 @@ from mixseg.apps.label.datastore import LabelDatastore
 from mixseg.apps.label.inference import StudentInferTask
 from mixseg.apps.label.scoring import EntropyScoring, EntropyStrategy, unscored
 from mixseg.apps.label.training import (
-    SERVER_VARIABLE,
     default_epochs,
     read_status,
     settings_of,
     train_model,
 )
 from mixseg.configuration.loading import load
+from mixseg.configuration.parent import PARENT_VARIABLE
 
 __all__ = ["BundleTraining", "MixedSupervisionApp"]
 
@@ -113,9 +113,9 @@ class MixedSupervisionApp(MONAILabelApp):
         )
 
     def server_mode(self, mode: bool) -> None:
-        """As the parent; processes that this one starts are told who their server is."""
+        """As the parent; a training ends with the server that started it."""
         super().server_mode(mode)
-        os.environ[SERVER_VARIABLE] = str(os.getpid())
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
 
     def init_datastore(self) -> Datastore:
         """The folder of scans."""

@@ -93,7 +93,7 @@ class BrushLabel(Transform):
 
         Raises:
             ValueError: a fractional value, a value without a segment, or a segment of a name that
-                is no class; lists what there is.
+                is not a class; lists what there is.
         """
         source = describe(label)
         array = integral_array(label, source)

@@ -43,7 +43,7 @@ class LabelDatastore(LocalDatastore):
         """As the parent, on what the file holds now; a scan that the server did not write stays.
 
         Raises:
-            HTTPException: an id that is no plain name, a file of another kind than scans, or a
+            HTTPException: an id that is not a plain name, a file of another kind than scans, or a
                 scan of that id that was put there by somebody else.
         """
         if image_id:
@@ -85,7 +85,7 @@ class LabelDatastore(LocalDatastore):
         A label of somebody else that is replaced is kept below ``labels/.replaced``.
 
         Raises:
-            HTTPException: an id or a tag that is no plain name, or a file of another kind.
+            HTTPException: an id or a tag that is not a plain name, or a file of another kind.
         """
         _check("image", image_id)
         _check("tag", label_tag)

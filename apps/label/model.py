@@ -6,16 +6,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 
+from mixseg.apps.bundle.weights import build_network, misfits, read_weights
 from mixseg.configuration.loading import load
 from mixseg.configuration.yaml_text import set_values
-from mixseg.files.weights import read_weights
 
 __all__ = ["make_model_folder", "model_classes"]
 
@@ -28,22 +27,20 @@ def make_model_folder(
     bundle: Path,
     target: Path,
     weights: Path | None,
-    overlays: Sequence[Path] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> bool:
     """Make ``target`` out of a bundle, unless it is there already.
 
-    Both configurations become complete: the settings of the overlays, and then ``settings``, are
-    written into them; labels are the classes that the network predicts, for these are what an
-    annotator draws; all cases of the datalist are trained on. What a server has trained into
-    ``target/models/model.pt`` is kept as long as the same bundle and settings are given.
+    ``settings`` are written into both configurations. Labels are the classes that the network
+    predicts, for these are what an annotator draws; all cases of the datalist are trained on. What
+    a server has trained into ``target/models/model.pt`` is kept as long as the same bundle and
+    settings are given.
 
     Args:
         bundle: the bundle's folder.
         target: the model's folder, named as the bundle.
         weights: state dict to begin with; None begins with random weights.
-        overlays: configuration files of settings, such as ``compact.yaml``.
-        settings: further settings.
+        settings: entries of the configurations with other values.
 
     Returns:
         Whether the folder was made now.
@@ -54,11 +51,8 @@ def make_model_folder(
     """
     configs = {name: bundle / "configs" / name for name in CONFIGS}
     if missing := [str(path) for path in configs.values() if not path.is_file()]:
-        raise ValueError(f"'{bundle}' is no complete bundle, it has no {', '.join(missing)}")
-    values: dict[str, Any] = {}
-    for overlay in overlays:
-        values |= load(overlay)
-    values |= settings or {}
+        raise ValueError(f"'{bundle}' is not a complete bundle, it has no {', '.join(missing)}")
+    values = dict(settings or {})
     texts = {name: path.read_text(encoding="utf-8") for name, path in configs.items()}
     known = {name: load(path) for name, path in configs.items()}
     if unknown := [k for k in values if not any(k in content for content in known.values())]:
@@ -146,22 +140,18 @@ def _check_same(target: Path, texts: Mapping[str, str]) -> None:
 
 def _put_weights(folder: Path, weights: Path | None) -> None:
     """``models/model.pt``, which fits the network of inference.yaml."""
-    parser = ConfigParser(load(folder / "configs" / "inference.yaml"))
-    parser["bundle_root"] = str(folder)
     torch.manual_seed(0)
-    network = parser.get_parsed_content("network_def")
+    config = folder / "configs" / "inference.yaml"
+    network = build_network(config, {"bundle_root": str(folder)})
     path = folder / "models" / "model.pt"
     path.parent.mkdir()
     if weights is None:
         torch.save(network.state_dict(), path)
         return
     state = read_weights(weights)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
+    if faults := misfits(network, state):
         raise ValueError(
-            f"'{weights}' does not fit the network of {folder.name}: {' '.join(lines[:2])} Give "
-            "the folder of the run that trained it with --bundle"
-        ) from error
+            f"'{weights}' does not fit the network of {folder.name}: {'; '.join(faults)}. Give the "
+            "folder of the run that trained it with --bundle"
+        )
     torch.save(state, path)

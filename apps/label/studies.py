@@ -74,7 +74,7 @@ def read_label_store(studies: str | os.PathLike[str], tag: str = "final") -> lis
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"'{path}' is no datastore of MONAI Label ({error}): move it away, and the server "
+            f"'{path}' is not a datastore of MONAI Label ({error}): move it away, and the server "
             "builds it anew out of the files"
         ) from error
     images = folder / content.get("images_dir", ".")

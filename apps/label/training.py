@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from monai.bundle import ConfigWorkflow
 
 from mixseg.apps.label.access import check_device, check_settings
@@ -22,9 +21,9 @@ from mixseg.apps.label.model import model_classes
 from mixseg.apps.label.studies import fingerprint, read_label_store
 from mixseg.configuration.loading import cause_of, load
 from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.lock import claim
 
 __all__ = [
-    "SERVER_VARIABLE",
     "TrainSettings",
     "default_epochs",
     "read_status",
@@ -36,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 STATUS_NAME = "status.json"
 _REQUEST = "request.json"
-#: Environment variable with the process id of the server that a training belongs to.
-SERVER_VARIABLE = "MIXSEG_LABEL_SERVER"
 #: Seconds that a training waits for the one of a killed server to end.
 _PATIENCE = 60.0
 
@@ -119,20 +116,12 @@ def train_model(
         The training's folder.
 
     Raises:
-        ValueError: what was submitted cannot be trained on; names the files.
-        RuntimeError: another training of this model runs.
+        ValueError: what was submitted cannot be trained on, and names the files; or another
+            training of this model runs.
     """
     trainings = folder / "training"
-    trainings.mkdir(exist_ok=True)
-    lock = FileLock(trainings / ".lock", timeout=_PATIENCE)
-    try:
-        with lock:
-            return _train(folder, trainings, studies, settings, patient_pattern)
-    except Timeout as error:
-        raise RuntimeError(
-            f"another training of this model runs (lock '{lock.lock_file}'): wait for it, or stop "
-            "it"
-        ) from error
+    with claim(trainings, "the server (--work)", _PATIENCE):
+        return _train(folder, trainings, studies, settings, patient_pattern)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -148,7 +137,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         status: dict[str, Any] = json.loads((latest / STATUS_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if status["status"] == "running" and not _is_held(folder / "training" / ".lock"):
+    if status["status"] == "running" and not _is_held(folder / "training"):
         status["status"] = "interrupted"
     return status
 
@@ -236,20 +225,14 @@ def training_overrides(
         settings: what was asked for.
         validates: whether there are complete cases to validate on.
         resuming: whether weights come from the training's checkpoint.
+
+    Raises:
+        ValueError: the bundle does not have the standard handlers.
     """
-    handlers, initialize = deepcopy(train["train"]["handlers"]), deepcopy(train["initialize"])
-    evaluator: str | None = "@validate#evaluator"
-    if not validates:
-        # An empty validation set would stop the run, and leave model.pt as it was.
-        evaluator = None
-        handlers = [h for h in handlers if not _is(h, "Validation")]
-        for handler in handlers:
-            handler.update({name: None for name in ("evaluator", "scorer") if name in handler})
-            if _is(handler, "standard_handlers"):
-                handler["validate"] = False
-        for step in initialize:
-            if _is(step, "check_cases") or _is(step, "start_run"):
-                step.pop("validation", None)
+    handlers = deepcopy(train["train"]["handlers"])
+    standard = [handler for handler in handlers if _is(handler, "standard_handlers")]
+    if not standard:
+        raise ValueError("train.yaml has no standard_handlers in train#handlers: add them there")
     if settings.pretrained and not resuming:
         handlers.insert(
             0,
@@ -260,18 +243,14 @@ def training_overrides(
                 "strict": True,
             },
         )
-    # Before the checkpoints, which keep its state.
+    # It is attached before the checkpoints, which keep its state.
     status = {
         "_target_": "mixseg.apps.label.status.TrainingStatus",
         "path": str(run / STATUS_NAME),
-        "evaluator": evaluator,
+        "evaluator": "@validate#evaluator" if validates else None,
         "key": "@validate#key_metric",
     }
-    if standard := [h for h in handlers if _is(h, "standard_handlers")]:
-        standard[0]["extra"] = [*standard[0].get("extra", ()), status]
-    else:
-        place = next(i for i, h in enumerate(handlers) if _is(h, "FullCheckpoint"))
-        handlers.insert(place, status)
+    standard[0]["extra"] = [*standard[0].get("extra", ()), status]
     handlers.append(
         {
             "_target_": "mixseg.apps.label.publish.PublishWeights",
@@ -279,12 +258,6 @@ def training_overrides(
             "model": str(folder),
         }
     )
-    if SERVER_VARIABLE in os.environ:
-        # The server may be gone before the first iteration: it says itself who it is.
-        parent = int(os.environ[SERVER_VARIABLE])
-        handlers.append(
-            {"_target_": "mixseg.handlers.stop_with_parent.StopWithParent", "parent": parent}
-        )
     return {
         **settings.settings,
         "bundle_root": str(folder),
@@ -296,7 +269,6 @@ def training_overrides(
         "max_epochs": settings.max_epochs,
         "resume": resuming,
         "train#handlers": handlers,
-        "initialize": initialize,
     }
 
 
@@ -356,15 +328,12 @@ def _latest(trainings: Path) -> Path | None:
     return runs[-1] if runs else None
 
 
-def _is_held(path: Path) -> bool:
-    """Whether a living process holds the lock."""
-    if not path.is_file():
-        return False
-    lock = FileLock(path, timeout=0)
+def _is_held(folder: Path) -> bool:
+    """Whether a living process writes to the folder."""
     try:
-        with lock:
+        with claim(folder, "the server"):
             return False
-    except Timeout:
+    except ValueError:
         return True
 
 

@@ -11,11 +11,10 @@ from typing import Any
 import monai.bundle
 import torch
 from monai.bundle import ConfigParser
-from torch import nn
 
-from mixseg.configuration.loading import cause_of, load, silence
+from mixseg.apps.bundle.weights import build_network, misfits, read_weights
+from mixseg.configuration.loading import load, silence
 from mixseg.files.atomic import strict_json
-from mixseg.files.weights import read_weights
 from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
 from mixseg.networks.tracing import example_shapes
 
@@ -42,7 +41,14 @@ def export_bundle(
     image = load(metadata)["network_data_format"]["inputs"]["image"]
     parser = ConfigParser(load(config))
     parser.update(settings)
-    network = _load_network(parser, config, checkpoint)
+    network, weights = build_network(config, settings), read_weights(checkpoint)
+    if faults := misfits(network, weights):
+        raise ValueError(
+            f"the weights '{checkpoint}' do not fit the network of {config}: export the run that "
+            f"trained them ({'; '.join(faults)})"
+        )
+    network.load_state_dict(weights)
+    network.eval()
     with torch.no_grad():
         shapes = example_shapes(network, image["num_channels"], len(image["spatial_shape"]))
         logits = network(torch.randn(*shapes[0]))
@@ -80,20 +86,3 @@ def export_bundle(
             )
         os.replace(file, output)
     return found
-
-
-def _load_network(parser: ConfigParser, config: Path, checkpoint: Path) -> nn.Module:
-    """The network with its weights."""
-    try:
-        network: nn.Module = parser.get_parsed_content("network_def")
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(str(cause_of(error))) from error
-    weights = read_weights(checkpoint)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the weights '{checkpoint}' do not fit the network of {config}; give the settings "
-            "that they were trained with, for example --features"
-        ) from error
-    return network.eval()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 from packaging.version import InvalidVersion, Version
@@ -34,13 +32,12 @@ from mixseg.apps.pack.vendor import (
 )
 from mixseg.configuration.loading import load, overlays
 from mixseg.configuration.record import is_run
-from mixseg.configuration.settings import settings_of
 from mixseg.configuration.yaml_text import set_values
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.networks.dual_branch.base import present_names
 
-# Overlays of other networks than the one whose weights are packed.
-_LEFT_OUT = frozenset({"compact.yaml", "quickstart.yaml"})
+# Overlays of the repository alone.
+_LEFT_OUT = frozenset({"quickstart.yaml"})
 _COMPLETE = ("train.yaml", "inference.yaml")
 #: Where the data of the one who packs lie concerns nobody else, as in a bundle of `mixseg new`.
 _PLACES = {"datalist": None, "dataset_dir": "$@bundle_root + '/data'"}
@@ -73,13 +70,13 @@ def pack_bundle(
             names the file.
     """
     _check_source(bundle)
-    source, overlays = bundle, list[Path]()
+    source = bundle
     if weights is None:
         source = find_trained(bundle)
-        weights, overlays = bundle_weights(source)
+        weights = bundle_weights(source)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / bundle.resolve().name
-        number = _build(source, folder, settings_of(overlays), version)
+        number = _build(source, folder, version)
         _add_weights(folder, weights, precision)
         write_sums(folder)
         target = output / f"{folder.name}_v{number}.zip"
@@ -118,7 +115,7 @@ def _check_source(bundle: Path) -> None:
         raise ValueError("; ".join(faults))
 
 
-def _build(bundle: Path, folder: Path, settings: Mapping[str, Any], version: str | None) -> str:
+def _build(bundle: Path, folder: Path, version: str | None) -> str:
     """Everything but weights and sums. Returns the bundle's version."""
     configs = folder / "configs"
     configs.mkdir(parents=True)
@@ -127,15 +124,14 @@ def _build(bundle: Path, folder: Path, settings: Mapping[str, Any], version: str
     for name in sorted(names | {*_COMPLETE}):
         text = (bundle / "configs" / name).read_text(encoding="utf-8")
         known = load(bundle / "configs" / name)
-        values = dict(settings) if name in _COMPLETE else {}
+        values = {}
         if "network_def" in known:  # complete, as those of a run are
-            values |= _PLACES if name == "inference.yaml" else places
+            values = _PLACES if name == "inference.yaml" else places
         _write(configs / name, set_values(text, {k: v for k, v in values.items() if k in known}))
     # monai.bundle.load reads no YAML.
     _write(configs / "inference.json", strict_json(load(configs / "inference.yaml")))
-    for name in ("logging.conf",):
-        if (bundle / "configs" / name).is_file():
-            shutil.copyfile(bundle / "configs" / name, configs / name)
+    if (bundle / "configs" / "logging.conf").is_file():
+        shutil.copyfile(bundle / "configs" / "logging.conf", configs / "logging.conf")
     _write(configs / SCHEMA_NAME, files("mixseg.apps.pack").joinpath(SCHEMA_NAME).read_text())
     shutil.copyfile(bundle / "LICENSE", folder / "LICENSE")
     for path in sorted((bundle / "docs").rglob("*")):
@@ -162,7 +158,7 @@ def _build(bundle: Path, folder: Path, settings: Mapping[str, Any], version: str
     try:
         Version(number)
     except InvalidVersion as error:
-        raise ValueError(f"'{number}' is no version: write it like 0.1.0") from error
+        raise ValueError(f"'{number}' is not a version: write it like 0.1.0") from error
     return number
 
 

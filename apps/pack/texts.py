@@ -66,8 +66,7 @@ def packed_metadata(
     content["version"] = version or content["version"]
     if content["version"] not in content.get("changelog", {}):
         raise ValueError(
-            f"the changelog in configs/metadata.json has no entry for {content['version']}: say "
-            "there what is new"
+            f"the changelog in configs/metadata.json has no entry for {content['version']}: add one"
         )
     key = "required_packages_version"
     stated = {canonicalize_name(name): name for name in content.get(key, {})}

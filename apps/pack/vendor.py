@@ -126,7 +126,7 @@ def needed_requirements(modules: Iterable[str]) -> list[Requirement]:
     """
     chosen = set(modules)
     own, other = set[str](), set[str]()
-    # What commands import beyond the rest is no bundle's need.
+    # A bundle does not need what only commands import.
     rooms = {
         ".".join((PACKAGE, *marker.parent.relative_to(ROOT).parts))
         for room in ("apps", "cli")
@@ -160,7 +160,7 @@ def needed_requirements(modules: Iterable[str]) -> list[Requirement]:
 def _spec(module: str) -> ModuleSpec | None:
     try:
         return find_spec(module)
-    except ModuleNotFoundError:  # a parent is no package
+    except ModuleNotFoundError:  # a parent is not a package
         return None
 
 

@@ -93,7 +93,7 @@ def check_release(bundle: Path) -> list[str]:
         return []
     return [
         f"{name} was released with other content (models/model_info.json): raise the version in "
-        "configs/metadata.json, and say in its changelog what changed"
+        "configs/metadata.json, and describe the change in its changelog"
     ]
 
 
@@ -160,7 +160,7 @@ def folder_of(place: Path) -> Iterator[Path]:
     if place.is_dir():
         if not (place / "configs").is_dir():
             raise ValueError(
-                f"'{place}' is no bundle, it has no configs/: give a bundle's folder or zip"
+                f"'{place}' is not a bundle, it has no configs/: give a bundle's folder or zip"
             )
         yield place
     elif place.suffix.lower() == ".zip" and place.is_file():

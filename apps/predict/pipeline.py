@@ -371,7 +371,7 @@ class BundlePipeline:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; without one CUDA where it is there, else the CPU.
+    """The device of that name; without one CUDA if available, else the CPU.
 
     Raises:
         ValueError: there is no such device here.

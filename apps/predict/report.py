@@ -151,12 +151,13 @@ class PredictionReport:
             return {}
         except ValueError as error:
             raise ValueError(
-                f"'{self.folder / JSON_NAME}' is no report of a prediction ({error}): move it away"
+                f"'{self.folder / JSON_NAME}' is not a report of a prediction ({error}): move it "
+                "away"
             ) from error
         if not isinstance(content, dict) or not {"digest", "cases"} <= set(content):
             raise ValueError(
-                f"'{self.folder / JSON_NAME}' is no report of a prediction: choose another -o, or "
-                "move it away"
+                f"'{self.folder / JSON_NAME}' is not a report of a prediction: choose another -o, "
+                "or move it away"
             )
         return content
 

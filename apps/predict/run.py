@@ -102,8 +102,8 @@ def open_run(
             map of their disagreement is written. Masks are written as the first one says.
         sources: images, and folders of images.
         output: folder for masks and report.
-        weights: file of weights, of one bundle; None for each bundle's own, fetched if need be.
-        device: where the network runs; None for CUDA where it is there.
+        weights: file of weights, of one bundle; None for each bundle's own, downloaded if needed.
+        device: where the network runs; None for CUDA if available.
         config: files to pass after ``inference.yaml``.
         settings: entries of the configuration with other values.
         wanted: what to write beside the masks.
@@ -152,14 +152,12 @@ def _member(
     files = [folder / "configs" / "inference.yaml", *configurations(folder, config)]
     check_settings(settings, settings_of(files), "inference.yaml", ARGUMENTS)
     exported = settings.get("exported")
-    overlays: list[Path] = []
     if weights is None and exported:
         weights = Path(str(exported))
     elif weights is None:
-        weights, overlays = bundle_weights(folder)
+        weights = bundle_weights(folder)
     if not weights.is_file():
         raise ValueError(f"there is no '{weights}': give the weights with --weights")
-    files[1:1] = overlays
     return folder, files, settings, None if exported else weights
 
 

@@ -6,17 +6,15 @@ import hashlib
 import itertools
 import json
 import shutil
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mixseg.apps.bundle.find import ROOT
-from mixseg.apps.bundle.run import bundle_command, run_logged, shown
-from mixseg.apps.quickstart.report import METHODS
+from mixseg.apps.bundle.run import mixseg_command
+from mixseg.apps.bundle.workflow import evaluate_run, train_bundle, training_files
+from mixseg.configuration.settings import settings_of
 from mixseg.data.phantom.dataset import split_sizes, write_phantom
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment
@@ -27,8 +25,7 @@ RUNS: dict[str, dict[str, int]] = {
     "lower_bound": {"num_partial": 0, "batch_full": 16, "batch_partial": 0},
     "mixed": {},
 }
-_TRAINING = ("train.yaml", "quickstart.yaml")
-_EVALUATION = (*_TRAINING, "evaluate.yaml")
+_OVERLAY = Path("quickstart.yaml")
 _STATE_NAME = "state.json"
 FIGURES = {"cases": "test/cases.png", "curves": "curves.png"}
 
@@ -135,12 +132,21 @@ class Quickstart:
         )
 
     def train(self, run: str) -> None:
-        """Train one run, going on from its checkpoint where there is one."""
-        self._bundle(run, *self._training(run), resume=True)
+        """Train one run, or resume its training."""
+        self.show(self._commands(run, _near(self.root), self.output)[0], "command")
+        train_bundle(
+            self.root / "bundles" / BUNDLE,
+            data=self.output / "phantom",
+            output=self.output / run,
+            config=[_OVERLAY],
+            settings=self._settings(run),
+            resume=True,
+        )
 
     def evaluate(self, run: str) -> None:
         """Score one run on the test split."""
-        self._bundle(run, *self._evaluation(run))
+        self.show(self._commands(run, _near(self.root), self.output)[1], "command")
+        evaluate_run(self.output / run)
 
     def results(self) -> dict[str, Any]:
         """Content of results.json."""
@@ -149,12 +155,8 @@ class Quickstart:
             path = self.output / run / "test" / "summary.json"
             summary = json.loads(path.read_text(encoding="utf-8"))
             kept = {name: summary[name] for name in ("scores", "configuration", "data_hash")}
-            steps = (self._training(run), self._evaluation(run))
-            kept["commands"] = [
-                # As typed in the repository: no path of this machine.
-                shown(bundle_command(*step, Path("bundles", BUNDLE, "configs"), "python"))
-                for step in (self._relocated(step) for step in steps)
-            ]
+            # As typed in the repository: no path of this machine.
+            kept["commands"] = self._commands(run, Path(), Path("quickstart"))
             runs[run] = kept
         settings = {name: self.settings[name] for name in ("patients", "seed", "given")}
         return {
@@ -165,57 +167,16 @@ class Quickstart:
             **environment(),
         }
 
-    def _training(self, run: str) -> tuple[str, Sequence[str], dict[str, object]]:
-        return "training", _TRAINING, self._common(run) | {"output_dir": self.output / run}
+    def _settings(self, run: str) -> dict[str, object]:
+        return {"seed": self.settings["seed"], **self.given, **RUNS[run]}
 
-    def _evaluation(self, run: str) -> tuple[str, Sequence[str], dict[str, object]]:
-        places = {"output_dir": self.output / run / "test"}
-        return "evaluating", _EVALUATION, self._common(run) | places
-
-    def _common(self, run: str) -> dict[str, object]:
-        return {
-            "seed": self.settings["seed"],
-            **self.given,
-            **RUNS[run],
-            "dataset_dir": self.output / "phantom",
-            "ckpt_dir": self.output / run / "models",
-        }
-
-    def _relocated(
-        self, step: tuple[str, Sequence[str], dict[str, object]]
-    ) -> tuple[str, Sequence[str], dict[str, object]]:
-        run_id, files, settings = step
-        return (
-            run_id,
-            files,
-            {
-                name: Path("quickstart", value.relative_to(self.output)).as_posix()
-                if isinstance(value, Path)
-                else value
-                for name, value in settings.items()
-            },
-        )
-
-    def _bundle(
-        self,
-        run: str,
-        run_id: str,
-        files: Sequence[str],
-        settings: dict[str, object],
-        **more: object,
-    ) -> None:
-        folder, log = self.output / run, self.output / run / "log.txt"
-        folder.mkdir(exist_ok=True)
-        configs = self.root / "bundles" / BUNDLE / "configs"
-        settings = settings | more
-        near, python = _near(configs), _near(Path(sys.executable)).as_posix()
-        line = shown(bundle_command(run_id, files, settings, near, python))
-        self.show(line, "command")
-        status = run_logged(bundle_command(run_id, files, settings, configs, sys.executable), log)
-        if status:
-            raise ChildProcessError(
-                f"{METHODS[run]}, {run_id}: exit status {status}; the log is {log}"
-            )
+    def _commands(self, run: str, root: Path, output: Path) -> list[str]:
+        """The commands that train and score a run."""
+        options = {"data": output / "phantom", "output": output / run, "config": _OVERLAY}
+        return [
+            mixseg_command("train", root / "bundles" / BUNDLE, options | self._settings(run)),
+            mixseg_command("evaluate", output / run, {}),
+        ]
 
     def _save(self) -> None:
         state = {"settings": self.settings, "seconds": self.seconds, "done": self.done}
@@ -228,15 +189,13 @@ def _near(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def read_configuration(configs: Path) -> tuple[dict[str, Any], str]:
-    """The settings that there are, and a digest of all the files that decide about a run."""
-    settings: dict[str, Any] = {}
+def read_configuration(bundle: Path) -> tuple[dict[str, Any], str]:
+    """The settings of the runs, and a digest of all the files that decide about them."""
+    files = training_files(bundle, [_OVERLAY])
     digest = hashlib.sha256()
-    for name in _EVALUATION:
-        content = (configs / name).read_bytes()
-        digest.update(content)
-        settings |= yaml.safe_load(content)
-    return settings, digest.hexdigest()[:16]
+    for path in (*files, bundle / "configs" / "evaluate.yaml"):
+        digest.update(path.read_bytes())
+    return settings_of(files), digest.hexdigest()[:16]
 
 
 def record_figures(root: Path, output: Path) -> None:

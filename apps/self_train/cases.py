@@ -63,24 +63,24 @@ class Selection:
     classes: Classes
 
 
-def read_selection(files: Sequence[Path], dataset_dir: Path) -> Selection:
+def read_selection(train: Path, dataset_dir: Path) -> Selection:
     """What a run was trained on; no label is opened whose supervision the datalist declares.
 
     Args:
-        files: the run's ``train.yaml``, or a bundle's and the overlays after it.
+        train: ``train.yaml`` of a run or a bundle.
         dataset_dir: the data. Where its datalist lies elsewhere, the run names it.
 
     Raises:
         ValueError: the datalist or the selection cannot be used, no case is left to propose, or
             the classes of data and bundle do not fit together.
     """
-    classes = read_classes(files)
-    parser = _parser(files, {"dataset_dir": str(dataset_dir)})
+    classes = read_classes([train])
+    parser = _parser([train], {"dataset_dir": str(dataset_dir)})
     try:
         items: list[dict[str, Any]] = parser.get_parsed_content("train#dataset#data")
         datalist: Datalist = parser.get_parsed_content("datalist_content")
     except Exception as error:  # whatever a component of a bundle raises
-        raise ValueError(f"{files[0]}: {cause_of(error)}") from error
+        raise ValueError(f"{train}: {cause_of(error)}") from error
     if classes.source != len(datalist.classes):
         raise ValueError(
             f"the datalist has {len(datalist.classes)} classes {datalist.classes}, the bundle "
@@ -97,7 +97,7 @@ def read_selection(files: Sequence[Path], dataset_dir: Path) -> Selection:
     proposed = tuple(e for e in chosen if kinds[e.case_id] in ("partial", "none"))
     if not proposed:
         raise ValueError(
-            f"{files[0]} takes no training case as partially labeled or without a label, so "
+            f"{train} takes no training case as partially labeled or without a label, so "
             "there is nothing to propose: give a run that was trained on some"
         )
     return Selection(

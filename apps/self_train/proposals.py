@@ -23,28 +23,26 @@ from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import environment, sha256_of
 
-__all__ = ["Proposals", "Trained", "proposal_table", "propose_masks", "trained"]
+__all__ = ["Proposals", "Teacher", "find_teacher", "proposal_table", "propose_masks"]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A run, or a bundle with weights.
+class Teacher:
+    """What proposes: a run, or a bundle with weights.
 
     Attributes:
         folder: of its configuration.
         weights: the checkpoint.
-        overlays: configurations that describe the weights of a bundle, after its own.
         settings: entries of inference.yaml that are replaced.
     """
 
     folder: Path
     weights: Path
-    overlays: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def files(self, name: str) -> list[Path]:
-        """A configuration of the folder, and the overlays after it."""
-        return [self.folder / "configs" / name, *self.overlays]
+    def config(self, name: str) -> Path:
+        """A configuration file of the folder."""
+        return self.folder / "configs" / name
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Proposals:
         return [str(c["case_id"]) for c in self.cases if not any(c["voxels"].values())]
 
 
-def trained(run: str, weights: Path | None = None, branch: str | None = None) -> Trained:
+def find_teacher(run: str, weights: Path | None = None, branch: str | None = None) -> Teacher:
     """A run by its folder, or a bundle by its folder, zip or name, with its weights.
 
     Args:
@@ -86,20 +84,19 @@ def trained(run: str, weights: Path | None = None, branch: str | None = None) ->
         ValueError: there is no such run or bundle, it has no weights, or no choice of a branch.
     """
     folder = find_trained(run)
-    overlays: list[Path] = []
     if weights is None:
-        weights, overlays = bundle_weights(folder)
+        weights = bundle_weights(folder)
     if not weights.is_file():
         raise ValueError(f"there is no '{weights}': give the weights with --weights")
     inference = folder / "configs" / "inference.yaml"
     if branch is not None and "branch" not in load(inference):
         raise ValueError(f"'{inference}' has no setting 'branch': leave out --branch")
     settings = {} if branch is None else {"branch": branch}
-    return Trained(folder, weights, tuple(overlays), settings)
+    return Teacher(folder, weights, settings)
 
 
 def propose_masks(
-    source: Trained,
+    source: Teacher,
     selection: Selection,
     output: Path,
     *,
@@ -141,7 +138,7 @@ def propose_masks(
     with claimed(output) as staging:
         pipeline = ProposalPipeline(
             source.folder,
-            source.files("inference.yaml"),
+            [source.config("inference.yaml")],
             source.settings,
             source.weights,
             device,
@@ -206,8 +203,8 @@ def _datalist(selection: Selection, labels: Sequence[Path]) -> Datalist:
     return selection.datalist.model_copy(update={"training": training})
 
 
-def _header(pipeline: ProposalPipeline, source: Trained) -> dict[str, Any]:
-    """What the report says once for all cases; its ``digest`` tells equal masks."""
+def _header(pipeline: ProposalPipeline, source: Teacher) -> dict[str, Any]:
+    """What the report records once for all cases; its ``digest`` tells equal masks."""
     metadata = load(source.folder / "configs" / "metadata.json")
     selection = pipeline.selection
     header = {

@@ -3,50 +3,113 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-
-from mixseg.apps.bundle.run import bundle_command, run_logged, shown
-from mixseg.apps.self_train.cases import Selection
-from mixseg.apps.self_train.proposals import Proposals, Trained, propose_masks
+from mixseg.apps.bundle.run import mixseg_command
+from mixseg.apps.bundle.workflow import evaluate_run, train_bundle
+from mixseg.apps.predict.pipeline import choose_device
+from mixseg.apps.self_train.cases import Selection, read_selection
+from mixseg.apps.self_train.proposals import Proposals, Teacher, find_teacher, propose_masks
+from mixseg.apps.self_train.student import (
+    Student,
+    decisive_settings,
+    find_student,
+    make_student,
+)
+from mixseg.apps.self_train.table import write_rounds
 from mixseg.configuration.loading import load
-from mixseg.files.atomic import strict_json, write_bytes_atomic
-from mixseg.files.provenance import sha256_of
+from mixseg.files.atomic import ensure_writable, strict_json, write_bytes_atomic
+from mixseg.files.lock import claim
+from mixseg.files.provenance import environment, sha256_of
 
-__all__ = ["SelfTraining", "Student"]
+__all__ = ["SelfTraining", "round_folder", "self_train"]
 
 SETTINGS = "settings.json"
 _TRAINED = "trained.json"
-_PARENT = "parent.yaml"
 
 
-@dataclass(frozen=True)
-class Student:
-    """The bundle that is trained anew in every round.
+def self_train(
+    teacher: str,
+    student: str | None,
+    *,
+    data: Path,
+    output: Path,
+    rounds: int,
+    split: str,
+    branch: str | None,
+    weights: Path | None,
+    config: Sequence[Path],
+    arguments: Sequence[str],
+    keep_scribbles: bool,
+    device: str | None,
+    progress: bool,
+    show: Callable[[str, str], None],
+) -> list[dict[str, Any]]:
+    """Train round after round; what an earlier call with the same settings did is kept.
 
-    Attributes:
-        folder: the bundle.
-        overlays: configurations to pass after train.yaml.
-        training: settings of its train.yaml.
-        seed: that the rounds' numbers are added to.
+    Args:
+        teacher: folder of a run, or of a bundle with weights, its zip, or its name.
+        student: bundle that is trained in each round; None for the row of one branch of the same
+            data's.
+        data: the data that the teacher was trained on.
+        output: folder for the rounds, with their table in ``rounds.md``, ``.csv`` and ``.json``.
+        rounds: how many.
+        split: ``test`` scores the last round on it, too; else ``validation``.
+        branch: the teacher's; None for the one that it predicts with.
+        weights: the teacher's; None for its own.
+        config: the student's files of settings, after its train.yaml.
+        arguments: the student's settings as typed, ``--name value``.
+        keep_scribbles: let stored partial labels replace the predictions.
+        device: where networks are trained and predict; None for CUDA if available.
+        progress: show progress bars.
+        show: is given what a user may want to see, and its kind.
+
+    Returns:
+        The rounds, as of :func:`mixseg.apps.self_train.table.round_lines`.
+
+    Raises:
+        ValueError: teacher, student, data, settings or output cannot be used together.
+        ChildProcessError: a training or an evaluation failed, or a case could not be proposed.
+        OutputError: the folder cannot be written any more; what is finished is kept.
     """
+    if rounds < 1:
+        raise ValueError(f"--rounds is {rounds}: train one network at least")
+    if split not in ("validation", "test"):
+        raise ValueError(f"--split is '{split}': give validation or test")
+    source = find_teacher(teacher, weights, branch)
+    folder, rows = find_student(student, source)
+    selection = read_selection(source.config("train.yaml"), data)
+    learner = make_student(folder, [*rows, *config], arguments, source, selection)
+    ensure_writable([output], "-o")
+    with claim(output, "this self-training"):
+        settings = decisive_settings(source, learner, selection, keep_scribbles)
+        work = SelfTraining(
+            output,
+            source,
+            learner,
+            selection,
+            dataset_dir=data,
+            device=device,
+            keep_scribbles=keep_scribbles,
+            progress=progress,
+            show=show,
+        )
+        work.open(settings)
+        lines: list[dict[str, Any]] = []
+        for number in range(1, rounds + 1):
+            lines.append(work.run(number))
+            if split == "test" and number == rounds:
+                lines[-1]["scores"]["test"] = work.score(number, "test")
+            write_rounds(output, lines, {"settings": settings, **environment()})
+    return lines
 
-    folder: Path
-    overlays: tuple[Path, ...]
-    training: Mapping[str, Any]
-    seed: int
 
-    def files(self, name: str) -> list[Path]:
-        """A configuration of the bundle, and the overlays after it."""
-        return [self.folder / "configs" / name, *self.overlays]
+def round_folder(output: Path, number: int) -> Path:
+    """Where a round keeps its files."""
+    return output / f"round_{number:02d}"
 
 
 class SelfTraining:
@@ -62,7 +125,7 @@ class SelfTraining:
         student: is trained in every round.
         selection: the cases.
         dataset_dir: the data.
-        device: where proposals are predicted.
+        device: where networks are trained and predict; None for CUDA if available.
         keep_scribbles: let stored partial labels replace the predictions.
         progress: show progress bars.
         show: is given what a user may want to see, and its kind: ``"heading"``, ``"command"``,
@@ -72,12 +135,12 @@ class SelfTraining:
     def __init__(
         self,
         output: Path,
-        teacher: Trained,
+        teacher: Teacher,
         student: Student,
         selection: Selection,
         *,
         dataset_dir: Path,
-        device: torch.device,
+        device: str | None,
         keep_scribbles: bool,
         progress: bool,
         show: Callable[[str, str], None],
@@ -108,7 +171,7 @@ class SelfTraining:
             other = sorted(k for k in found.keys() | wanted if found.get(k) != wanted.get(k))
         except (ValueError, AttributeError) as error:
             raise ValueError(
-                f"'{path}' is no record of a self-training ({error}): choose another -o"
+                f"'{path}' is not a record of a self-training ({error}): choose another -o"
             ) from error
         if other:
             raise ValueError(
@@ -116,13 +179,12 @@ class SelfTraining:
                 "another -o, or give what was given there"
             )
 
-    def folder(self, number: int) -> Path:
-        """Where a round keeps its files."""
-        return self.output / f"round_{number:02d}"
+    def _folder(self, number: int) -> Path:
+        return round_folder(self.output, number)
 
     def run(self, number: int) -> dict[str, Any]:
         """Do what is left of a round, and return its line of the table."""
-        folder = self.folder(number)
+        folder = self._folder(number)
         record = folder / _TRAINED
         if record.is_file():
             self.show(f"round {number}: trained already", "done")
@@ -136,25 +198,24 @@ class SelfTraining:
 
     def score(self, number: int, split: str) -> dict[str, Any]:
         """Class → summary of a round's network on a split, evaluated unless it was."""
-        folder = self.folder(number)
+        folder = self._folder(number)
         summary = folder / split / "summary.json"
         if not summary.is_file():
             self.show(f"round {number}: {split}", "heading")
-            settings = {"split": split, "output_dir": summary.parent, "progress": self.progress}
-            self._bundle(
-                "evaluating", [folder / "configs" / "evaluate.yaml"], settings, folder / "log.txt"
-            )
+            settings = {"progress": self.progress}
+            self.show(mixseg_command("evaluate", folder, {"split": split, **settings}), "command")
+            evaluate_run(folder, split=split, settings=settings, device=self.device)
         scores: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))["scores"]
         branch = load(folder / "configs" / "inference.yaml").get("branch")
         return dict(scores[branch] if branch in scores else next(iter(scores.values())))
 
     def _propose(self, number: int) -> Proposals:
-        before = self.folder(number - 1)
+        before = self._folder(number - 1)
         proposals = propose_masks(
-            self.teacher if number == 1 else Trained(before, before / "models" / "model.pt"),
+            self.teacher if number == 1 else Teacher(before, before / "models" / "model.pt"),
             self.selection,
-            self.folder(number) / "data",
-            device=self.device,
+            self._folder(number) / "data",
+            device=choose_device(self.device),
             keep_scribbles=self.keep_scribbles,
             progress=self.progress,
         )
@@ -172,27 +233,26 @@ class SelfTraining:
         return proposals
 
     def _train(self, number: int, proposals: Proposals) -> None:
-        folder = self.folder(number)
-        # A training that outlived this command would keep writing to the files of the next one.
-        handler = {
-            "_target_": "mixseg.handlers.stop_with_parent.StopWithParent",
-            "parent": os.getpid(),
-        }
-        parent = folder / _PARENT
-        write_bytes_atomic(parent, yaml.safe_dump({"+train#handlers": [handler]}).encode())
+        folder = self._folder(number)
         settings = {
             **self.student.training,
-            "dataset_dir": self.dataset_dir.resolve(),
             "datalist": (folder / "data" / "datalist.json").resolve(),
             "seed": self.student.seed + number,
             "progress": self.progress,
-            "output_dir": folder,
-            "ckpt_dir": folder / "models",
-            "resume": True,
         }
+        places = {"data": self.dataset_dir, "output": folder, "config": self.student.overlays}
+        command = mixseg_command("train", self.student.folder, {**places, **settings})
+        self.show(command, "command")
         started = time.monotonic()
-        files = [*self.student.files("train.yaml"), parent.resolve()]
-        self._bundle("training", files, settings, folder / "log.txt")
+        train_bundle(
+            self.student.folder,
+            data=self.dataset_dir,
+            output=folder,
+            config=self.student.overlays,
+            settings=settings,
+            device=self.device,
+            resume=True,
+        )
         content = {
             "round": number,
             "seed": settings["seed"],
@@ -202,38 +262,5 @@ class SelfTraining:
             "seconds": round(time.monotonic() - started, 1),
         }
         write_bytes_atomic(folder / _TRAINED, strict_json(content).encode())
-        parent.unlink(missing_ok=True)
         for path in folder.glob("checkpoint*.pt"):
             path.unlink()  # of use only while the round is trained, and large
-
-    def _bundle(
-        self, run_id: str, files: list[Path], settings: Mapping[str, Any], log: Path
-    ) -> None:
-        names = [path.resolve().as_posix() for path in files]
-        command = bundle_command(run_id, names, settings, Path(), "python")
-        self.show(shown(command), "command")
-        command = bundle_command(run_id, names, settings, Path(), sys.executable)
-        if status := run_logged(command, log):
-            raise ChildProcessError(
-                f"{log.parent.name}, {run_id}: exit status {status}; the log is {log}"
-            )
-
-
-_COUNTS_AS = ("full", "partial")
-
-
-def round_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a round's training: its cases have full masks or proposals, all of them.
-
-    Args:
-        given: the student's settings, of which ``noisy_as`` decides: ``"full"``, the default, puts
-            all cases in one stream, ``"partial"`` leaves the proposals to that of partial labels.
-
-    Raises:
-        ValueError: ``noisy_as`` is something else.
-    """
-    noisy_as = given.get("noisy_as", "full")
-    if noisy_as not in _COUNTS_AS:
-        raise ValueError(f"--noisy_as is {noisy_as!r}: give {' or '.join(_COUNTS_AS)}")
-    fixed = {"noisy_as": noisy_as, "num_partial": 0, "num_unlabeled": 0, "batch_unlabeled": 0}
-    return fixed | ({"batch_partial": 0} if noisy_as == "full" else {})

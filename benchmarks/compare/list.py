@@ -18,7 +18,7 @@ Profile = Literal["cpu", "gpu"]
 SetN = int | Literal["all"]
 Score = Literal["dice", "iou", "precision", "recall", "hd95_vox", "assd_vox"]
 
-#: Keys of a row that are no settings of its bundle.
+#: Keys of a row that are not settings of its bundle.
 ROW_KEYS = ("method", "bundle", "overlays", "set", "profile", "seeds", "variant", "same_as",
             "start_from", "rounds")  # fmt: skip
 #: Full masks of "all images" in the papers.
@@ -30,7 +30,7 @@ class _Model(BaseModel):
 
 
 class Row(_Model):
-    """One row of a list; what is no key of its own is a setting of the bundle.
+    """One row of a list; what is not a key of its own is a setting of the bundle.
 
     Attributes:
         method: the papers' name, by which the tables find the row; default: from the settings.
@@ -127,7 +127,7 @@ class ExperimentList(_Model):
                 continue
             if row.start_from not in self.rows:
                 raise ValueError(
-                    f"row '{name}' starts from '{row.start_from}', which is no row of the list"
+                    f"row '{name}' starts from '{row.start_from}', which is not a row of the list"
                 )
             if self.rows[row.start_from].start_from is not None:
                 raise ValueError(
@@ -223,9 +223,9 @@ def read_list(path: str | os.PathLike[str]) -> ExperimentList:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"'{path}' is no YAML: {error}") from error
+        raise ValueError(f"'{path}' is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"'{path}' is no experiment list: it needs at least 'rows'")
+        raise ValueError(f"'{path}' is not an experiment list: it needs at least 'rows'")
     try:
         return ExperimentList.model_validate(content)
     except ValidationError as error:
@@ -407,7 +407,7 @@ def _faults(error: ValidationError) -> list[str]:
         place = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             known = ", ".join(ExperimentList.model_fields)
-            lines.append(f"'{place}' is no key of a list; known: {known}")
+            lines.append(f"'{place}' is not a key of a list; known: {known}")
         else:
             text = item["msg"].removeprefix("Value error, ")
             lines.append(f"{place}: {text}" if place else text)

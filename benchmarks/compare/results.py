@@ -60,7 +60,7 @@ def read_results(results: Path, experiment: Experiment) -> dict[int, Result]:
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"'{path}' is no result file: {error}") from error
+            raise ValueError(f"'{path}' is not a result file: {error}") from error
         settings = experiment.settings
         if experiment.start_from is not None:
             settings = settings | round_settings(settings)

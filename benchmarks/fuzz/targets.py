@@ -45,7 +45,7 @@ class Target:
     Attributes:
         name: of the target.
         run: makes input number ``n`` in an empty folder, and tries it; raises what the product
-            raises, where that is no refusal in words.
+            raises, where that is not a refusal in words.
     """
 
     name: str

@@ -270,7 +270,7 @@ def _odd_values(
         file_fault(
             root,
             f"the labels hold the values {_listed(values)}, which are not 0, 1, 2, … in a row",
-            f'say which value is which class, background first: --values "{_joined(proposed)}"',
+            f'give the value of each class, background first: --values "{_joined(proposed)}"',
         )
     ]
 

@@ -64,7 +64,7 @@ class LabelFacts:
     Attributes:
         path: the file or folder.
         counts: voxels of each value, in rising order.
-        dtype: how it is stored, where that is no integer type; else an empty string.
+        dtype: how it is stored, where that is not an integer type; else an empty string.
         names: where names decide the classes, those of the values 1, 2, … of the file's label map.
         table: code of each value of the file's label map, where names decided it.
         reasons: why a copy must replace the file, apart from values and type.

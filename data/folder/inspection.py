@@ -199,7 +199,9 @@ def _patient_pattern(text: str | None) -> re.Pattern[str] | None:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise ValueError(f"--patient-pattern '{text}' is no regular expression: {error}") from error
+        raise ValueError(
+            f"--patient-pattern '{text}' is not a regular expression: {error}"
+        ) from error
     if not pattern.groups:
         raise ValueError(
             f"--patient-pattern '{text}' has no group: put the patient in parentheses, such as "

@@ -139,7 +139,7 @@ def _structures(folder: Path) -> LabelMap:
             )
         twice += int(np.count_nonzero(data[mask]))
         data[mask] = number
-    assert grid is not None, "a folder without files is no label"
+    assert grid is not None, "a folder without files is not a label"
     remarks: tuple[Remark, ...] = ()
     if twice:
         text = f"its structures overlap in {twice} voxels"

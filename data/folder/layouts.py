@@ -403,7 +403,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DatalistError(str(error)) from error
     if not isinstance(content, dict):
-        raise DatalistError(f"{path} is no dataset.json: an object with 'labels' is expected")
+        raise DatalistError(f"{path} is not a dataset.json: an object with 'labels' is expected")
     return content
 
 
@@ -417,7 +417,7 @@ def _json_labels(path: Path, described: Mapping[str, Any]) -> Stated:
         pairs = [(int(k), str(v)) if by_value else (int(v), str(k)) for k, v in raw.items()]
     except (TypeError, ValueError) as error:
         raise DatalistError(
-            f"{path}: 'labels' has values that are no class numbers ({raw}); regions of several "
+            f"{path}: 'labels' has values that are not class numbers ({raw}); regions of several "
             "classes are not read here: name one value for each class"
         ) from error
     if len({value for value, _ in pairs}) < len(pairs):

@@ -109,7 +109,7 @@ class Layout:
 
 
 def file_fault(path: Path, problem: str, fix: str) -> Fault:
-    """An error about a file that is no case yet."""
+    """An error about a file that is not a case yet."""
     return Fault(str(path), "", "", problem, fix)
 
 
@@ -351,7 +351,7 @@ def _roles(files: Sequence[File]) -> dict[File, str]:
 def name_pairs(pairs: Iterable[Pair]) -> list[Pair]:
     """The pairs with their case ids: the image's stem, with its folders where that is not unique.
 
-    ``_0000`` and ``_image`` at the end of all the names are no part of them.
+    ``_0000`` and ``_image`` at the end of all the names are not part of them.
     """
     pairs = list(pairs)
     names = [pair.name for pair in pairs]

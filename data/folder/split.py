@@ -214,7 +214,7 @@ def _given_by_file(
         for name in listed:
             members = [c.pair.case_id for c in cases if name in (c.pair.case_id, c.patient)]
             if not members:
-                problem = f"'{name}' of its {split} split is no case and no patient here"
+                problem = f"'{name}' of its {split} split is neither a case nor a patient here"
                 faults.append(file_fault(source, problem, "fix the name or add the case"))
             for case_id in members:
                 if found.get(case_id, split) != split:

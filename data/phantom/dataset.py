@@ -70,7 +70,7 @@ def write_phantom(
     The same arguments give the same voxels. Existing files of the same names are overwritten.
 
     Args:
-        output_dir: folder to write into; made if absent.
+        output_dir: folder to write into; created if missing.
         num_patients: patients in all, at least 3; each has two frames.
         seed: seed of everything that is random.
         num_validation: patients of the validation split; see :func:`split_sizes`.

@@ -100,7 +100,7 @@ def _counts(path: Path) -> bool:
 
 
 def _header(path: Path) -> _Slice | None:
-    """The tags of a file; None for objects that are no images."""
+    """The tags of a file; None for objects that are not images."""
     import itk
 
     _check_lengths(path)
@@ -217,7 +217,7 @@ def _ordered(slices: list[_Slice]) -> list[_Slice]:
     """The slices along their normal.
 
     Raises:
-        UnreadableError: they are no even stack.
+        UnreadableError: they are not an even stack.
     """
     if len(slices) == 1:
         return slices

@@ -120,7 +120,7 @@ def _affine(fields: Mapping[str, str], dims: int) -> np.ndarray:
     if len(spacing) < spatial or (spacing <= 0).any():
         listed = " × ".join(f"{s:g}" for s in spacing)
         raise UnreadableError(
-            f"its header says voxels of {listed} mm", "correct its ElementSpacing"
+            f"its header gives voxels of {listed} mm", "correct its ElementSpacing"
         )
     key = next((k for k in ("TransformMatrix", "Rotation", "Orientation") if k in fields), "")
     matrix = np.array(_numbers(fields, key, list(np.eye(dims).ravel())))
@@ -176,7 +176,7 @@ def _inflated(file: Any, size: int) -> np.ndarray:
         waiting = inflater.unconsumed_tail
         if done + len(part) > size:
             raise UnreadableError(
-                "it holds more data than its header says", "correct its header, or write it anew"
+                "it holds more data than its header states", "correct its header, or write it anew"
             )
         out[done : done + len(part)] = np.frombuffer(part, np.uint8)
         done += len(part)

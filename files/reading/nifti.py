@@ -151,7 +151,7 @@ def _affine(header: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, list[Remar
             bad = [s for s in sized[: len(shape)] if not np.isfinite(s) or s == 0]
         if bad:
             listed = " × ".join(f"{s:g}" for s in sized[: len(shape)])
-            raise UnreadableError(f"its header says voxels of {listed} mm", _HEADER_FIX)
+            raise UnreadableError(f"its header gives voxels of {listed} mm", _HEADER_FIX)
         header = header.copy()
         header["pixdim"][1:4] = np.where(np.isfinite(sized) & (sized != 0), np.abs(sized), 1.0)
         affine = np.asarray(header.get_base_affine(), float)

@@ -105,7 +105,7 @@ def _fields(file: Any) -> tuple[dict[str, str], dict[str, str]]:
             continue
         key, separator, value = line.partition(":")
         if not separator:
-            raise UnreadableError(f"its header has a line that is no field: '{line[:40]}'")
+            raise UnreadableError(f"its header has a line that is not a field: '{line[:40]}'")
         if value.startswith("="):
             pairs[key.strip()] = value[1:].strip()
         else:
@@ -128,7 +128,7 @@ def _sizes(fields: Mapping[str, str]) -> list[int]:
         if int(fields["dimension"]) != len(sizes):
             raise ValueError
     except (KeyError, ValueError):
-        raise UnreadableError("its header does not say the sizes of its axes") from None
+        raise UnreadableError("its header lacks the sizes of its axes") from None
     if len(sizes) > 8:
         raise UnreadableError(f"it has {len(sizes)} axes", "store one frame per file")
     return sizes
@@ -185,7 +185,9 @@ def _affine(fields: Mapping[str, str], spatial: list[int], dims: int) -> np.ndar
             steps = [float(part) for part in fields["spacings"].split()]
             directions = directions * np.abs([steps[axis] for axis in spatial])
         except (ValueError, IndexError):
-            raise UnreadableError("its header has spacings that are no numbers", _REWRITE) from None
+            raise UnreadableError(
+                "its header has spacings that are not numbers", _REWRITE
+            ) from None
     signs = np.array(_SPACES.get(fields.get("space", "").lower(), _LPS))
     return lps_to_ras(directions, origin, signs)
 
@@ -205,7 +207,7 @@ def _segments(pairs: Mapping[str, str]) -> tuple[Segment, ...]:
             value = int(pairs.get(key + "LabelValue", 1))
             layer = int(pairs.get(key + "Layer", number))
         except ValueError:
-            raise UnreadableError(f"segment {number} has a value that is no number") from None
+            raise UnreadableError(f"segment {number} has a value that is not a number") from None
         found.append(Segment(pairs.get(key + "Name", f"Segment_{number + 1}"), value, layer))
     return tuple(found)
 
@@ -263,7 +265,7 @@ def _numbers(text: bytes, size: int, dtype: np.dtype) -> np.ndarray:
     try:
         numbers = np.array(text.split(), dtype=dtype)
     except (ValueError, OverflowError):
-        raise UnreadableError("its text has voxels that are no numbers") from None
+        raise UnreadableError("its text has voxels that are not numbers") from None
     if numbers.nbytes != size:
         raise UnreadableError(f"it holds {numbers.size:,} of {size // dtype.itemsize:,} voxels")
     return numbers

@@ -104,7 +104,7 @@ def _open(path: Path, voxels: bool) -> Volume:
     if stat.S_ISDIR(mode):
         return read_dicom(path, voxels)
     if not stat.S_ISREG(mode):
-        raise UnreadableError("it is no regular file", "put the image in its place")
+        raise UnreadableError("it is not a regular file", "put the image in its place")
     name = path.name.lower()
     refuse_pointers(path)
     if name.endswith(_NIFTI):

@@ -75,7 +75,7 @@ def drain(stream: Any, limit: int) -> None:
         left -= len(part)
         if left < 0:
             raise UnreadableError(
-                "it holds far more data than its header says",
+                "it holds far more data than its header states",
                 "correct its header, or write it anew",
             )
 

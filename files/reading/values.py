@@ -21,7 +21,7 @@ def count_values(data: np.ndarray) -> tuple[dict[int, int], float | None]:
         data: a label map of any shape and real type.
 
     Returns:
-        Number of voxels of each whole value, and one value that is no whole number (NaN and
+        Number of voxels of each whole value, and one value that is not a whole number (NaN and
         infinity are none), or None where there is no such value.
     """
     counts: dict[int, int] = {}

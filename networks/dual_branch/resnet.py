@@ -159,10 +159,10 @@ def read_resnet_weights(path: str | PathLike[str], encoder: nn.Module) -> dict[s
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"encoder_weights: {path} is no PyTorch state dict: {error}") from error
+        raise ValueError(f"encoder_weights: {path} is not a PyTorch state dict: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(
-            f"encoder_weights: {path} is no state dict (name → tensor); save a ResNet's "
+            f"encoder_weights: {path} is not a state dict (name → tensor); save a ResNet's "
             "state_dict() in torchvision's naming"
         )
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}

@@ -108,7 +108,7 @@ def _draw_instance(axes: Axes, panel: InstancePanel, num_classes: int) -> None:
     picture = np.clip((picture - low) / max(float(high - low), 1e-12), 0.0, 1.0)
     if len(picture) == 3:
         axes.imshow(picture.transpose(2, 1, 0), interpolation="nearest")
-    else:  # other numbers of channels are no colors: the first one
+    else:  # other numbers of channels are not colors: the first one
         axes.imshow(picture[0].T, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     for c in range(1, num_classes):
         _outline(axes, panel.label == c, _color(c), 1.6)

@@ -99,7 +99,7 @@ def as_run() -> Callable[..., Path]:
     """A bundle's folder as a training with some settings leaves it: (bundle, folder, weights)."""
 
     def make(bundle: Path, folder: Path, weights: Path, **settings: Any) -> Path:
-        left_out = shutil.ignore_patterns("models", "eval", "large_files*", "compact.yaml")
+        left_out = shutil.ignore_patterns("models", "eval", "large_files*")
         shutil.copytree(bundle, folder, ignore=left_out)
         for name in ("train.yaml", "inference.yaml"):
             path = folder / "configs" / name

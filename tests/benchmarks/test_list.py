@@ -63,7 +63,7 @@ def test_a_shared_row_has_the_other_lists_bundle_and_settings(tmp_path: Path) ->
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "key": ({"sedes": [0]}, "'sedes' is no key of a list; known: bundle, overlays, data"),
+    "key": ({"sedes": [0]}, "'sedes' is not a key of a list; known: bundle, overlays, data"),
     "no rows": ({"rows": {}}, "rows: Dictionary should have at least 1 item"),
     "seeds": ({"seeds": []}, "seeds: List should have at least 1 item"),
     "profile": ({"profile": "tpu"}, "profile: Input should be 'cpu' or 'gpu'"),
@@ -74,7 +74,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "start": (
         {"rows": {"a": {"start_from": "b"}}},
-        "row 'a' starts from 'b', which is no row of the list",
+        "row 'a' starts from 'b', which is not a row of the list",
     ),
     "chain": (
         {"rows": {"a": {}, "b": {"start_from": "a"}, "c": {"start_from": "b"}}},
@@ -118,10 +118,10 @@ def test_what_is_no_list_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no experiment list"):
         read_list(path)
     path.write_text("rows: {a: {}\nb: 1")
-    with pytest.raises(ValueError, match=re.escape(f"'{path}' is no YAML: while parsing")):
+    with pytest.raises(ValueError, match=re.escape(f"'{path}' is not YAML: while parsing")):
         read_list(path)
     path.write_text("- a\n")
-    with pytest.raises(ValueError, match="is no experiment list: it needs at least 'rows'"):
+    with pytest.raises(ValueError, match="is not an experiment list: it needs at least 'rows'"):
         read_list(path)
     path.write_text("rows:\n  a: {}\n  a: {lr: 1}\n")
     with pytest.raises(ValueError, match="'a' is given twice"):

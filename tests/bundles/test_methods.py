@@ -254,7 +254,7 @@ def test_a_resumed_run_ends_with_the_same_state(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Networks, averages, heads and optimizer, to the bit, in the middle of a ramp."""
-    # Most of so short a run is drawing, which is no part of the state.
+    # Most of so short a run is drawing, which is not a part of the state.
     for name in ("plot_curves", "plot_cases"):
         monkeypatch.setattr(f"mixseg.handlers.history.{name}", lambda *_: None)
     states = []

@@ -171,8 +171,8 @@ def test_the_folder_is_enough_to_export_and_to_label(trained: Any, tmp_path: Pat
     assert result.exit_code == 0, result.output
     assert "the class in 0 of" in result.output
     model = tmp_path / "model"
-    weights, overlays = bundle_weights(trained.run)
-    assert make_model_folder(trained.run, model, weights, overlays)
+    weights = bundle_weights(trained.run)
+    assert make_model_folder(trained.run, model, weights)
     assert sorted(path.name for path in model.iterdir()) == ["LICENSE", "configs", "docs", "models"]
     train, inference = (load(model / "configs" / f"{name}.yaml") for name in ("train", "inference"))
     network = {k: v for k, v in SMALL.items() if k in inference}

@@ -111,7 +111,7 @@ def test_folders_in_two_places_need_an_output(root: Path, tmp_path: Path) -> Non
     command += ("--unlabeled", "255")
     result = run(*command)
     assert result.exit_code == 1
-    assert "lie in two places; say where the datalist goes: --output" in result.output
+    assert "are in different places: give --output, the datalist to write" in result.output
     assert run(*command, "--output", tmp_path / "lists").exit_code == 0
     entry = Datalist.load(tmp_path / "lists" / "datalist.json").training[0]
     assert Path(entry.image).is_absolute()

@@ -96,9 +96,8 @@ def test_the_processes_of_one_run_are_no_part_of_it(monkeypatch: pytest.MonkeyPa
     assert config_differences(alone, configuration("multi_gpu_train.yaml")) == []
     assert "local_rank" not in configuration("multi_gpu_train.yaml")
     (standard,) = ConfigParser.load_config_file(CONFIGS / "train.yaml")["train"]["handlers"]
-    stop = {"_target_": "mixseg.handlers.stop_with_parent.StopWithParent", "parent": 1}
     status = {"_target_": "mixseg.apps.label.status.TrainingStatus", "path": "/run/status.json"}
-    handlers = [{**standard, "extra": [status]}, stop]
+    handlers = [{**standard, "extra": [status]}]
     assert config_differences(alone, configuration(**{"train#handlers": handlers})) == []
 
 

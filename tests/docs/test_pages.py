@@ -22,7 +22,7 @@ PAGES = [
     ROOT / "benchmarks" / "compare" / "README.md",
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
-#: Names on the command line that are no settings of a bundle.
+#: Names on the command line that are not settings of a bundle.
 OTHERS = {"config_file"}
 #: Collections that a page adds by a package of its reader's.
 ADDED = ["prepare", "toys"]

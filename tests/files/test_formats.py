@@ -113,8 +113,8 @@ _NO_SFORM = ((_SFORM_CODE, "h", 0), (252, "h", 0))
         ([(_SROW_Z + 8, "f", 0.0)], "singular: voxels of 0.8 × 0.8 × 0 mm"),
         ([(_SROW_Z, "f", np.nan)], "NaN or infinity"),
         ([(_SROW_Z + 8, "f", np.inf)], "NaN or infinity"),
-        ([*_NO_SFORM, (_PIXDIM_Z, "f", 0.0)], "its header says voxels of 0.8 × 0.8 × 0 mm"),
-        ([*_NO_SFORM, (_PIXDIM_Z, "f", np.nan)], "its header says voxels of 0.8 × 0.8 × nan mm"),
+        ([*_NO_SFORM, (_PIXDIM_Z, "f", 0.0)], "its header gives voxels of 0.8 × 0.8 × 0 mm"),
+        ([*_NO_SFORM, (_PIXDIM_Z, "f", np.nan)], "its header gives voxels of 0.8 × 0.8 × nan mm"),
         (
             [(_SROW_Z + 8, "f", 0.0), (_SROW_Z, "f", 1.0), (280, "f", 0.0), (284, "f", 0.8)],
             "singul",
@@ -419,15 +419,15 @@ def test_what_would_not_fit_is_refused_before_it_is_read(tmp_path: Path, name: s
 def test_more_data_than_the_header_says(tmp_path: Path) -> None:
     raw = nib.Nifti1Image(scan(), RAS).to_bytes()
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(raw + bytes(50 << 20)))
-    assert "far more data than its header says" in str(refused(tmp_path / "a.nii.gz"))
+    assert "far more data than its header states" in str(refused(tmp_path / "a.nii.gz"))
 
 
-# What is no image file
+# What is not an image file
 
 
 def test_what_stands_in_the_place_of_an_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.nii.gz")
-    assert "it is no regular file" in str(refused(tmp_path / "pipe.nii.gz"))
+    assert "it is not a regular file" in str(refused(tmp_path / "pipe.nii.gz"))
     (tmp_path / "link.nii.gz").symlink_to("gone/annex/object")
     error = refused(tmp_path / "link.nii.gz")
     assert "it is a link to 'gone/annex/object', which does not exist" in str(error)

@@ -135,7 +135,7 @@ def test_equals_per_sample_gradients_of_autograd(
 
 @pytest.mark.parametrize("size", [(5,), (3, 4), (2, 3, 2)])
 def test_resized_logits_in_one_to_three_dimensions(size: tuple[int, ...]) -> None:
-    """float64, sizes that are no multiples, against autograd through the resizing."""
+    """float64, sizes that are not multiples, against autograd through the resizing."""
     generator = torch.Generator().manual_seed(2)
     features = torch.randn(3, 4, *size, generator=generator, dtype=torch.float64)
     weight = torch.randn(CLASSES, 4, dtype=torch.float64, requires_grad=True)

@@ -87,7 +87,7 @@ def test_select_slice() -> None:
     volume[0, 0, 1] = 1
     volume[:2, 0, 3] = 2
     assert select_slice(volume) == 3
-    volume[:, :, 4] = 3  # unlabeled voxels are no object
+    volume[:, :, 4] = 3  # unlabeled voxels are not the object
     assert select_slice(volume, unlabeled=3) == 3
     empty = np.zeros((4, 4, 5), int)
     assert select_slice(empty, volume, unlabeled=3) == 3
@@ -106,7 +106,7 @@ def test_channels_are_colors_in_pictures_alone() -> None:
     rgba = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 1)).astype(np.uint8)
     for picture in (rgba[:3], rgba, rgba[:3, ..., 0], rgba[..., 0]):
         np.testing.assert_array_equal(shown_channels(picture), picture[:3])
-    # One channel is gray; two are no colors; a volume's are contrasts.
+    # One channel is gray; two are not colors; a volume's are contrasts.
     np.testing.assert_array_equal(shown_channels(rgba[:1]), rgba[0])
     np.testing.assert_allclose(shown_channels(rgba[:2]), rgba[:2].astype(float).mean(axis=0))
     volume = np.random.default_rng(1).normal(size=(3, 6, 5, 4))

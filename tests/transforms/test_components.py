@@ -115,7 +115,7 @@ def test_equals_flood_filling(shape: tuple[int, ...], seed: int) -> None:
     probabilities = random_probabilities(seed, shape)
     expected = reference(probabilities)
     np.testing.assert_array_equal(KeepMostProbableComponent()(probabilities)[0], expected)
-    # The sum of two networks' probabilities is no distribution; a factor changes nothing.
+    # The sum of two networks' probabilities is not a distribution; a factor changes nothing.
     np.testing.assert_array_equal(KeepMostProbableComponent()(2 * probabilities)[0], expected)
 
 

@@ -171,7 +171,7 @@ def test_drawn_background_is_left_alone_unless_asked() -> None:
     np.testing.assert_array_equal(free_negatives(label, 3, 2), label)
     expected = reference(label, 3, 2, False, None, "slice")
     assert (expected != label).any()
-    # A stroke of background is no seed.
+    # A stroke of background is not a seed.
     np.testing.assert_array_equal(free_negatives(label, 3, 2, beside_background=True), expected)
 
 

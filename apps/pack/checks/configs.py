@@ -46,8 +46,6 @@ PACKED_FILES = (f"configs/{SCHEMA_NAME}", "models/model.pt", "mixseg/__init__.py
 _WORKFLOW_IDS = frozenset({"imports", "initialize", "run", "finalize"})
 # What train.yaml and inference.yaml may each say in their own way; network_def is compared.
 _OWN_WORDS = _WORKFLOW_IDS | {"handlers", "network", "output_dir"}
-# Transforms that leave the image itself as it is.
-_NEUTRAL = ("CopyItemsd",)
 #: metadata.json's names of the packages that have keys of their own.
 PACKAGE_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 
@@ -150,9 +148,8 @@ def check_style(bundle: Path) -> list[str]:
 def check_shared(bundle: Path) -> list[str]:
     """What train.yaml and inference.yaml both say is the same.
 
-    Settings of both, the network (its ``branch`` apart), the inferer, and what the image goes
-    through before the network: the arguments of ``preparation`` that both have, or, where each
-    lists its transforms, every step in training, validation and inference.
+    Settings of both, the network (its ``branch`` apart), the inferer, and the preprocessing: the
+    arguments of ``preparation`` that both have, and its use in training, validation and inference.
     """
     train, inference = (
         load(bundle / "configs" / name) for name in ("train.yaml", "inference.yaml")
@@ -168,20 +165,7 @@ def check_shared(bundle: Path) -> list[str]:
     networks = [_without(config["network_def"], "branch") for config in (train, inference)]
     faults += _differences("network_def", *networks)
     faults += _differences("inferer", train["validate"]["inferer"], inference["inferer"])
-    if "preparation" in inference:
-        return faults + _preparation_faults(train, inference)
-    wanted = _image_steps(inference["preprocessing"])
-    for part in ("train", "validate"):
-        steps = _image_steps(train[part]["preprocessing"])
-        if len(steps) != len(wanted):
-            names = [[step["_target_"] for step in side] for side in (steps, wanted)]
-            faults.append(
-                f"{part}#preprocessing: the image's steps are {names[0]}, in inference {names[1]}"
-            )
-            continue
-        for one, other in zip(steps, wanted, strict=True):
-            faults += _differences(f"{part}#preprocessing, {one['_target_']}", one, other)
-    return faults
+    return faults + _preparation_faults(train, inference)
 
 
 def _preparation_faults(train: dict[str, Any], inference: dict[str, Any]) -> list[str]:
@@ -247,19 +231,6 @@ def check_overlays(bundle: Path) -> list[str]:
 
 def _without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in keys}
-
-
-def _image_steps(compose: dict[str, Any]) -> list[dict[str, Any]]:
-    """The deterministic transforms that the image goes through, without the labels' share."""
-    steps = []
-    for step in compose["transforms"]:
-        keys = step.get("keys", [])
-        name = step["_target_"].rpartition(".")[2]
-        if "image" in ([keys] if isinstance(keys, str) else keys) and not (
-            name in _NEUTRAL or name.startswith("Rand")
-        ):
-            steps.append(_without(step, "keys", "allow_missing_keys"))
-    return steps
 
 
 def _differences(what: str, one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -45,7 +45,7 @@ def check_version(bundle: Path) -> list[str]:
     try:
         Version(number)
     except InvalidVersion:
-        faults.append(f"'{number}' is no version: write it like 0.1.0")
+        faults.append(f"'{number}' is not a version: write it like 0.1.0")
     if number not in metadata["changelog"]:
         faults.append(f"version {number} has no entry in the changelog")
     return faults
@@ -97,14 +97,14 @@ def check_large_files(bundle: Path) -> list[str]:
 
 def check_sizes(bundle: Path) -> list[str]:
     """Weights that are kept in git are small."""
-    path = bundle / "models" / "compact.pt"
-    if not path.is_file():
-        raise NotChecked("no models/compact.pt: only weights that are kept in git have a limit")
+    path = bundle / "models" / "model.pt"
+    if repository_of(bundle) is None or not path.is_file():
+        raise NotChecked("only weights in models/ of a repository's bundle have a limit")
     size = path.stat().st_size
     if size <= MAX_BYTES:
         return []
     return [
-        f"models/compact.pt has {size / 2**20:.1f} MB, more than {MAX_BYTES // 2**20}: train a "
+        f"models/model.pt has {size / 2**20:.1f} MB, more than {MAX_BYTES // 2**20}: train a "
         "smaller network, or publish the file and name it in large_files.yml"
     ]
 
@@ -137,6 +137,6 @@ def _large_file_faults(bundle: Path, entry: Any) -> Iterator[str]:
         known = kind in SUPPORTED_HASH_TYPES
         yield f"{name}: hash_type must be sha256, not {kind if known else repr(kind)}"
     elif not re.fullmatch(r"[0-9a-f]{64}", value):
-        yield f"{name}: hash_val is no SHA-256 in lower-case hexadecimal"
+        yield f"{name}: hash_val is not a SHA-256 in lower-case hexadecimal"
     elif (bundle / name).is_file() and (found := sha256_of(bundle / name)) != value:
         yield f"{name}: the file has another hash (sha256 {found[:12]}… instead of {value[:12]}…)"

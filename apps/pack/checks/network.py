@@ -44,8 +44,6 @@ _TINY = {
     "device": "cpu",
     "progress": False,
 }
-#: Weights that a bundle may hold, and the overlay that describes their network.
-_WEIGHTS = (("model.pt", None), ("compact.pt", "compact.yaml"))
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Run in a packed bundle's folder, with the names to import as arguments.
 _IMPORT = """
@@ -137,22 +135,15 @@ def check_network(bundle: Path) -> list[str]:
 
 def check_weights(bundle: Path) -> list[str]:
     """The weights load strictly into the network of training and of inference."""
-    present = [(n, o) for n, o in _WEIGHTS if (bundle / "models" / n).is_file()]
-    if not present:
+    path = bundle / "models" / "model.pt"
+    if not path.is_file():
         raise NotChecked("no weights in models/")
-    faults = []
-    for name, overlay in present:
-        try:
-            weights = read_weights(bundle / "models" / name)
-            settings = load(bundle / "configs" / overlay) if overlay else {}
-        except (ValueError, OSError) as error:
-            faults.append(f"models/{name}: {error}")
-            continue
-        for config in ("train.yaml", "inference.yaml"):
-            network = build_network(bundle / "configs" / config, settings)
-            place = f"models/{name} in {config}" + (f" with {overlay}" if overlay else "")
-            faults += [f"{place}: {fault}" for fault in misfits(network, weights)]
-    return faults
+    weights = read_weights(path)
+    return [
+        f"models/model.pt in {config}: {fault}"
+        for config in ("train.yaml", "inference.yaml")
+        for fault in misfits(build_network(bundle / "configs" / config, {}), weights)
+    ]
 
 
 def check_code(bundle: Path) -> list[str]:
@@ -275,6 +266,6 @@ def _computed(node: ast.expr, n: int) -> int:
         if compute is not operator.pow or 0 <= other <= 16:
             return compute(one, other)
     raise ValueError(
-        f"metadata.json: {ast.unparse(node)!r} in a spatial_shape is no size: it may hold numbers, "
-        "one-letter variables and + - * // **"
+        f"metadata.json: {ast.unparse(node)!r} in a spatial_shape is not a size: it may hold "
+        "numbers, one-letter variables and + - * // **"
     )

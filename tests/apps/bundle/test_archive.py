@@ -133,7 +133,7 @@ def pipe(name: str) -> zipfile.ZipInfo:
         ([("C:/evil", b"")], "'C:/evil' is an absolute name"),
         ([("\\\\host\\evil", b"")], r"'\\\\host\\evil' is an absolute name"),
         ([(link("toy/evil"), b"/etc")], "'toy/evil' is a link"),
-        ([(pipe("toy/evil"), b"")], "'toy/evil' is no file or folder"),
+        ([(pipe("toy/evil"), b"")], "'toy/evil' is not a file or folder"),
         ([("toy/license", b"")], "'toy/license' collides with another name"),
         ([("toy/LICENSE", b"x")], "'toy/LICENSE' collides with another name"),
         ([("toy/\u00e9", b""), ("toy/e\u0301", b"")], "'toy/\u00e9' collides with another name"),
@@ -197,7 +197,7 @@ def test_a_zip_with_other_contents_is_refused(
 def test_no_zip_at_all_and_one_that_was_cut(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "toy_v1.zip"
     path.write_bytes(b"<html>Not Found</html>")
-    with pytest.raises(ArchiveError, match=r"is no sound zip file \(File is not a zip file\)"):
+    with pytest.raises(ArchiveError, match=r"is not a sound zip file \(File is not a zip file\)"):
         unpack(path, tmp_path / "place")
     write_zip(folder, path)
     sum_file(path).unlink()

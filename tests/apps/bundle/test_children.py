@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -64,3 +65,10 @@ def test_an_error_in_the_command_ends_the_run() -> None:
     ):
         raise ZeroDivisionError
     assert process.returncode == -signal.SIGTERM
+
+
+def test_a_server_sets_the_variable_for_its_children_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(parent.PARENT_VARIABLE, str(os.getpid()))
+    parent.end_with_parent()
+    assert os.environ[parent.PARENT_VARIABLE] == str(os.getpid())
+    assert "end with parent" not in [thread.name for thread in threading.enumerate()]

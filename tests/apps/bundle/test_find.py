@@ -99,12 +99,14 @@ def test_what_is_no_bundle_is_refused_with_what_there_is(
     with pytest.raises(ValueError, match=r"there is no bundle 'lung'.*acdc_lv_confkd.*la_confkd"):
         find_bundle("lung")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"'empty' is no bundle, it has no configs/metadata.json"):
+    with pytest.raises(
+        ValueError, match=r"'empty' is not a bundle, it has no configs/metadata.json"
+    ):
         find_bundle("empty")
     with pytest.raises(ValueError, match=r"no configs/metadata.json: name one of heart in it"):
         find_bundle(tmp_path)
     image = put(tmp_path / "scan.nii.gz")
-    with pytest.raises(ValueError, match=r"scan.nii.gz' is no bundle: give its folder, a zip"):
+    with pytest.raises(ValueError, match=r"scan.nii.gz' is not a bundle: give its folder, a zip"):
         find_bundle(image)
 
 
@@ -160,16 +162,13 @@ def test_a_bundle_that_was_not_packed_may_change(bundle: Path) -> None:
     refuse_changed(bundle)
 
 
-def test_weights_are_the_trained_ones_then_the_compact_ones(bundle: Path) -> None:
+def test_weights_are_those_trained_there_then_those_that_came_with_it(bundle: Path) -> None:
     with pytest.raises(ValueError, match=r"has no weights: there is neither .*give a file with --"):
         bundle_weights(bundle)
-    compact = put(bundle / "models" / "compact.pt")
-    with pytest.raises(ValueError, match=r"there is no '.*compact.yaml', which describes"):
-        bundle_weights(bundle)
-    overlay = put(bundle / "configs" / "compact.yaml")
-    assert bundle_weights(bundle) == (compact, [overlay])
     model = put(bundle / "models" / "model.pt")
-    assert bundle_weights(bundle) == (model, [])
+    assert bundle_weights(bundle) == model
+    trained = put(bundle / "eval" / "models" / "model.pt")
+    assert bundle_weights(bundle) == trained
 
 
 def test_weights_are_fetched_once_and_compared(bundle: Path, server: tuple[Path, str]) -> None:
@@ -178,10 +177,10 @@ def test_weights_are_fetched_once_and_compared(bundle: Path, server: tuple[Path,
     digest = hashlib.sha256(b"numbers").hexdigest()
     entry = {"path": "models/model.pt", "url": f"{address}/weights.bin", "hash_val": digest}
     list_large(bundle, **entry, hash_type="sha256")
-    assert bundle_weights(bundle) == (bundle / "models" / "model.pt", [])
+    assert bundle_weights(bundle) == bundle / "models" / "model.pt"
     assert (bundle / "models" / "model.pt").read_bytes() == b"numbers"
     (folder / "weights.bin").unlink()
-    assert bundle_weights(bundle)[0].read_bytes() == b"numbers"
+    assert bundle_weights(bundle).read_bytes() == b"numbers"
     put(bundle / "models" / "model.pt", b"others")
     with pytest.raises(ValueError, match=r"is not the file that large_files\.yml names .sha256 "):
         bundle_weights(bundle)
@@ -211,19 +210,17 @@ def test_fetched_weights_of_another_hash_are_not_kept(
 ) -> None:
     folder, address = server
     put(folder / "weights.bin", b"others")
-    put(bundle / "configs" / "compact.yaml")
-    entry = {"path": "models/compact.pt", "url": f"{address}/weights.bin"}
+    entry = {"path": "models/model.pt", "url": f"{address}/weights.bin"}
     list_large(bundle, **entry, hash_val=hashlib.sha256(b"numbers").hexdigest())
     with pytest.raises(ValueError, match=f"what {address}/weights.bin sends is not the file"):
         bundle_weights(bundle)
-    assert not (bundle / "models" / "compact.pt").exists()
+    assert not (bundle / "models").exists() or not list((bundle / "models").iterdir())
     list_large(bundle, **entry)
-    with pytest.raises(ValueError, match=r"states no sha256 for .*compact.pt'"):
+    with pytest.raises(ValueError, match=r"states no sha256 for .*model.pt'"):
         bundle_weights(bundle)
     put(folder / "weights.bin", b"numbers")
     list_large(bundle, **entry, hash_val=hashlib.sha256(b"numbers").hexdigest())
-    found, overlays = bundle_weights(bundle)
-    assert (found.name, [path.name for path in overlays]) == ("compact.pt", ["compact.yaml"])
+    assert bundle_weights(bundle).name == "model.pt"
 
 
 def test_weights_that_cannot_be_fetched_say_where_to_put_them(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mixseg.apps.bundle import run as module
-from mixseg.apps.bundle.run import run_bundle, run_logged, word_of
+from mixseg.apps.bundle.run import mixseg_command, run_bundle, run_logged, word_of
 
 PROGRAM = r"""
 import sys
@@ -55,7 +55,14 @@ def test_a_failure_is_told_by_its_cause(tmp_path: Path, monkeypatch: pytest.Monk
     log = tmp_path / "run" / "log"
     with pytest.raises(ChildProcessError) as failed:
         run_bundle("training", [], {}, log)
-    assert str(failed.value) == f"no mask\n  in a.nii.gz\n  all that it said is in {log}"
+    assert str(failed.value) == f"no mask\n  in a.nii.gz\n  its whole output is in {log}"
+
+
+def test_a_command_is_shown_as_a_shell_reads_it() -> None:
+    options = {"crop_size": [1, 2], "config": (Path("a.yaml"), Path("b c.yaml")), "lr": 1}
+    assert mixseg_command("train", Path("runs/x"), options) == (
+        'mixseg train runs/x --crop-size "[1, 2]" --config a.yaml --config "b c.yaml" --lr 1'
+    )
 
 
 @pytest.mark.parametrize("value", ["12", "a,b", "None", "plain/path.pt", [1, 2], None, 0.5, True])

@@ -80,7 +80,7 @@ def test_what_use_leaves_behind_is_no_fault(folder: Path) -> None:
         ),
         (
             lambda f: (f / "SHA256SUMS").write_bytes(b"abc  LICENSE\n"),
-            "SHA256SUMS, line 1: 'abc  LICENSE' is no sum and name",
+            "SHA256SUMS, line 1: 'abc  LICENSE' is not a sum and a name",
         ),
     ],
     ids=["changed", "missing", "more", "same name elsewhere", "link", "no list", "no sums"],
@@ -105,7 +105,7 @@ def test_a_listed_file_below_a_folder_of_outputs_counts(folder: Path) -> None:
         ("../x", "lies outside the folder"),
         ("a/../../x", "lies outside the folder"),
         ("/etc/passwd", "lies outside the folder"),
-        ("a\\b", "is no sum and name"),
+        ("a\\b", "is not a sum and a name"),
     ],
 )
 def test_names_outside_the_folder_are_refused(name: str, why: str) -> None:

@@ -122,7 +122,7 @@ def test_an_installed_bundle_asks_for_the_output(
     monkeypatch.chdir(tmp_path)
     done = run("train", "b")
     assert done.exit_code == 1
-    assert "say with --output where to write: 'b' is installed" in done.output
+    assert "give --output: 'b' is installed" in done.output
     assert run("train", "b", "-o", "run").exit_code == 0
     assert len(runs) == 1
 

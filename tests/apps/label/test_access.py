@@ -75,7 +75,7 @@ def test_names_that_leave_the_folder_are_refused() -> None:
         access.check_name("tag", name)
     outside = ("../x", "a/b", "/etc/passwd", "..", ".hidden", "a\\b", "a\x00b", "c:x")
     for name in (*outside, "", 201 * "a"):
-        with pytest.raises(ValueError, match=r"tag .* is no plain name"):
+        with pytest.raises(ValueError, match=r"tag .* is not a plain name"):
             access.check_name("tag", name)
 
 

@@ -72,7 +72,7 @@ def test_the_mask_is_the_scan_s_grid_and_the_entropy_a_share(
     bundle: str, settings: dict, tmp_path: Path
 ) -> None:
     folder = tmp_path / bundle
-    make_model_folder(BUNDLES / bundle, folder, None, (), settings)
+    make_model_folder(BUNDLES / bundle, folder, None, settings)
     image = np.random.default_rng(0).normal(size=(20, 24, 12)).astype(np.float32)
     affine = np.diag([-1.5, 1.5, 2.0, 1.0])
     affine[:3, 3] = 4, 5, 6

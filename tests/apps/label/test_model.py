@@ -21,19 +21,17 @@ def weights(tmp_path: Path) -> Path:
     network = DualBranchUNet(
         spatial_dims=2, in_channels=1, out_channels=2, features=TINY["features"], dropout=0.5
     )
-    # As compact weights are shipped.
+    # As weights may be shipped.
     state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     torch.save(state, path)
     return path
 
 
 def test_both_configurations_become_complete(tmp_path: Path, weights: Path) -> None:
-    overlay = tmp_path / "compact.yaml"
-    overlay.write_text("features: [1, 2, 3]\nlambda_w: 1\n")
     target = tmp_path / "model" / "acdc_lv_confkd"
-    assert model_folder.make_model_folder(BUNDLE, target, weights, [overlay], TINY)
+    assert model_folder.make_model_folder(BUNDLE, target, weights, TINY | {"lambda_w": 1})
     train, inference = (load(target / "configs" / f"{n}.yaml") for n in ("train", "inference"))
-    assert train["features"] == inference["features"] == [2, 4, 8]  # the setting wins
+    assert train["features"] == inference["features"] == [2, 4, 8]
     assert train["crop_size"] == inference["crop_size"] == [64, 64]
     assert train["lambda_w"] == 1
     assert "lambda_w" not in inference
@@ -59,7 +57,7 @@ def test_semi_supervised_methods_take_all_scans_without_full_masks(
 ) -> None:
     """Their numbers follow from num_full, which an annotation loop does not know."""
     target = tmp_path / name
-    model_folder.make_model_folder(BUNDLE.parent / name, target, None, (), {})
+    model_folder.make_model_folder(BUNDLE.parent / name, target, None, {})
     train = ConfigParser(load(target / "configs" / "train.yaml"))
     counts = ("num_full", "num_partial", "num_unlabeled")
     assert [train[count] for count in counts] == [None, 0, None]
@@ -71,13 +69,13 @@ def test_semi_supervised_methods_take_all_scans_without_full_masks(
 
 def test_trained_weights_stay_when_the_server_starts_again(tmp_path: Path, weights: Path) -> None:
     target = tmp_path / "model" / "acdc_lv_confkd"
-    assert model_folder.make_model_folder(BUNDLE, target, weights, (), TINY)
+    assert model_folder.make_model_folder(BUNDLE, target, weights, TINY)
     (target / "models" / "model.pt").write_bytes(b"trained")
-    assert not model_folder.make_model_folder(BUNDLE, target, weights, (), TINY)
+    assert not model_folder.make_model_folder(BUNDLE, target, weights, TINY)
     assert (target / "models" / "model.pt").read_bytes() == b"trained"
     other = {**TINY, "slice_size": [128, 128]}
     with pytest.raises(ValueError, match="with other settings: give the same ones, choose another"):
-        model_folder.make_model_folder(BUNDLE, target, weights, (), other)
+        model_folder.make_model_folder(BUNDLE, target, weights, other)
     assert (target / "models" / "model.pt").read_bytes() == b"trained"
 
 
@@ -85,7 +83,7 @@ def test_weights_of_another_network_leave_nothing_behind(tmp_path: Path, weights
     target = tmp_path / "model" / "acdc_lv_confkd"
     with pytest.raises(ValueError, match=r"w\.pt' does not fit the network of acdc_lv_confkd: .*"
                                          "Give the folder of the run that trained it"):  # fmt: skip
-        model_folder.make_model_folder(BUNDLE, target, weights, (), {"features": [4, 8, 16]})
+        model_folder.make_model_folder(BUNDLE, target, weights, {"features": [4, 8, 16]})
     assert list((tmp_path / "model").iterdir()) == []
 
 
@@ -93,14 +91,14 @@ def test_unknown_settings_and_incomplete_bundles_are_refused(tmp_path: Path) -> 
     with pytest.raises(
         ValueError, match=r"lamda: no such setting in train\.yaml or inference\.yaml"
     ):
-        model_folder.make_model_folder(BUNDLE, tmp_path / "t", None, (), {"lamda": 1})
-    with pytest.raises(ValueError, match=r"is no complete bundle, it has no .*train\.yaml"):
+        model_folder.make_model_folder(BUNDLE, tmp_path / "t", None, {"lamda": 1})
+    with pytest.raises(ValueError, match=r"is not a complete bundle, it has no .*train\.yaml"):
         model_folder.make_model_folder(tmp_path, tmp_path / "t", None)
 
 
 def test_random_weights_are_the_same_every_time(tmp_path: Path) -> None:
     states = []
     for name in "ab":
-        model_folder.make_model_folder(BUNDLE, tmp_path / name / "m", None, (), TINY)
+        model_folder.make_model_folder(BUNDLE, tmp_path / name / "m", None, TINY)
         states.append(torch.load(tmp_path / name / "m" / "models" / "model.pt"))
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])

@@ -43,7 +43,7 @@ def test_faults_name_the_file(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"a\.nii\.gz', which is missing: put it back"):
         read_label_store(folder)
     (folder / "datastore_v2.json").write_text('{"objects": {"a')
-    with pytest.raises(StoreError, match=r"is no datastore of MONAI Label .* move it away"):
+    with pytest.raises(StoreError, match=r"is not a datastore of MONAI Label .* move it away"):
         read_label_store(folder)
 
 

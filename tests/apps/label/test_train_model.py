@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,6 @@ import torch
 from mixseg.apps.label import model as model_folder
 from mixseg.apps.label import training
 from mixseg.engines import NetworkSet
-from mixseg.handlers.stop_with_parent import StopWithParent
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "acdc_lv_confkd"
 TINY: dict[str, Any] = {
@@ -75,7 +75,7 @@ def make(tmp_path: Path) -> Make:
     def build(name: str, bundle: Path = BUNDLE) -> tuple[Path, Path]:
         folder, studies = tmp_path / name / "model", tmp_path / name / "studies"
         settings = TINY if bundle == BUNDLE else FLAGSHIP_TINY
-        model_folder.make_model_folder(bundle, folder, None, (), settings)
+        model_folder.make_model_folder(bundle, folder, None, settings)
         submit(studies, {"a": scan(0)[1], "b": scribble(), "c": None})
         return folder, studies
 
@@ -109,17 +109,18 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert trained in "".join(differ(before, weights(whole)))
 
     cut, studies = make("cut", bundle)
-    monkeypatch.setenv(training.SERVER_VARIABLE, "1")
+    steps, update = itertools.count(1), NetworkSet.update_averages
 
-    def gone(self: StopWithParent, engine: Any) -> None:
-        if engine.state.iteration == 5:
+    def gone(self: NetworkSet, epoch: int) -> None:
+        if next(steps) == 5:
             raise SystemExit("gone")
+        update(self, epoch)
 
-    monkeypatch.setattr(StopWithParent, "__call__", gone)
-    with pytest.raises(SystemExit):
-        training.train_model(cut, studies, settings(), "")
+    with monkeypatch.context() as patch:
+        patch.setattr(NetworkSet, "update_averages", gone)
+        with pytest.raises(SystemExit):
+            training.train_model(cut, studies, settings(), "")
     assert training.read_status(cut)["status"] == "interrupted"
-    monkeypatch.setattr(StopWithParent, "__call__", lambda self, engine: None)
     run = training.train_model(cut, studies, settings(), "")
     assert run.name == "0001"
     assert epochs(run) == [1, 2, 3, 4]

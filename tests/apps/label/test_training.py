@@ -104,33 +104,25 @@ def test_weights_of_now_are_loaded_first_and_strictly(bundle: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
-def test_a_training_stops_with_its_server(
-    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order = names(overrides(bundle, tmp_path)["train#handlers"])
-    assert order[-1] == "PublishWeights"
-    assert "StopWithParent" not in order
-    monkeypatch.setenv("MIXSEG_LABEL_SERVER", "77")
-    last = overrides(bundle, tmp_path)["train#handlers"][-1]
-    assert last == {"_target_": "mixseg.handlers.stop_with_parent.StopWithParent", "parent": 77}
-
-
-@pytest.mark.parametrize("bundle", BUNDLES)
-def test_the_block_of_standard_handlers_is_told(bundle: str, tmp_path: Path) -> None:
-    """What the bundles list as one entry takes the status, and leaves validation out."""
-    some, none = (overrides(bundle, tmp_path, validates=v)["train#handlers"] for v in (True, False))
-    for handlers, evaluator in ((some, "@validate#evaluator"), (none, None)):
+def test_the_handlers_of_a_training(bundle: str, tmp_path: Path) -> None:
+    """The status goes into the standard handlers, and knows whether there is a validation."""
+    for validates, evaluator in ((True, "@validate#evaluator"), (False, None)):
+        handlers = overrides(bundle, tmp_path, validates=validates)["train#handlers"]
         assert names(handlers) == ["CheckpointLoader", "standard_handlers", "PublishWeights"]
         (status,) = handlers[1]["extra"]
         assert names([status]) == ["TrainingStatus"]
-        assert status["evaluator"] == handlers[1]["evaluator"] == evaluator
-        assert handlers[1].get("validate", True) == (evaluator is not None)
-    assert "@validate#evaluator" not in json.dumps(none)
-    assert "@validate#scorer" not in json.dumps(none)
-    steps = overrides(bundle, tmp_path, validates=False)["initialize"]
-    assert names(steps) == ["start_command", "start_run"]
-    assert "training" in steps[1]
-    assert "validation" not in steps[1]
+        assert status["evaluator"] == evaluator
+    # The step that watches the process of PARENT_VARIABLE, which the app sets.
+    assert names(train_yaml(bundle)["initialize"])[0] == "start_command"
+
+
+def test_a_bundle_without_the_standard_handlers_is_refused(tmp_path: Path) -> None:
+    train = {"train": {"handlers": [{"_target_": "StatsHandler"}]}}
+    settings = training.TrainSettings(max_epochs=3)
+    with pytest.raises(ValueError, match="has no standard_handlers in train#handlers"):
+        training.training_overrides(
+            train, tmp_path, tmp_path, settings, validates=True, resuming=False
+        )
 
 
 def test_folders_and_settings(tmp_path: Path) -> None:
@@ -208,7 +200,9 @@ def test_a_second_training_waits_and_then_says_who_trains(
     settings = training.TrainSettings(max_epochs=1)
     with (
         FileLock(tmp_path / "training" / ".lock"),
-        pytest.raises(RuntimeError, match=r"another training of this model runs \(lock '.*\.lock"),
+        pytest.raises(
+            ValueError, match=r"training' is in use: .*give the server \(--work\) another"
+        ),
     ):
         training.train_model(tmp_path, tmp_path, settings, "")
     assert os.listdir(tmp_path / "training") == [".lock"]

@@ -25,7 +25,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
@@ -33,6 +32,7 @@ from PIL import Image
 from mixseg.apps.bundle.weights import build_network
 from mixseg.apps.pack.pack import pack_bundle, write_index
 from mixseg.configuration.loading import load
+from mixseg.configuration.yaml_text import set_values
 
 ROOT = Path(__file__).resolve().parents[3]
 #: Keys of metadata.json beside required_packages_version, and their packages.
@@ -109,18 +109,27 @@ class Place:
         return self.python("-m", "monai.bundle", *words, cwd=self.folder)
 
 
+def put_weights(bundle: Path, dtype: torch.dtype = torch.float32, **settings: Any) -> Path:
+    """Write settings into a bundle's configurations, and random weights that fit them."""
+    for name in ("train.yaml", "inference.yaml"):
+        path = bundle / "configs" / name
+        known = load(path)
+        own = {key: value for key, value in settings.items() if key in known}
+        path.write_text(set_values(path.read_text(), own))
+    torch.manual_seed(0)
+    state = build_network(bundle / "configs" / "train.yaml", {}).state_dict()
+    weights = bundle / "models" / "model.pt"
+    weights.parent.mkdir(exist_ok=True)
+    torch.save({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, weights)
+    return weights
+
+
 def packed_zip(bundle: Path, folder: Path) -> Path:
-    """Pack a copy of a bundle, with its compact weights or random ones of their shape."""
+    """Pack a copy of a bundle, with its own weights or random ones of a narrower network."""
     copy = Path(shutil.copytree(bundle, folder / bundle.name))
-    overlay, weights = copy / "configs" / "compact.yaml", copy / "models" / "compact.pt"
-    if not overlay.is_file():
+    if not (copy / "models" / "model.pt").is_file():
         features = load(copy / "configs" / "train.yaml")["features"]
-        overlay.write_text(yaml.safe_dump({"features": [max(1, f // 8) for f in features]}))
-    if not weights.is_file():
-        weights.parent.mkdir(exist_ok=True)
-        state = build_network(copy / "configs" / "train.yaml", load(overlay)).state_dict()
-        halved = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-        torch.save(halved, weights)
+        put_weights(copy, torch.float16, features=[max(1, f // 8) for f in features])
     target, digest = pack_bundle(copy, output=folder / "dist")
     write_index(target.with_name("model_info.json"), target, digest, "owner/mixseg/v1")
     return target

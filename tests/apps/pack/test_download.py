@@ -147,7 +147,7 @@ def test_evaluation_scores_every_branch(place: Place, tmp_path: Path) -> None:
     assert all(0 <= float(row["dice"]) <= 1 for row in rows)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["versions"]["mixseg"] == version("mixseg")
-    assert summary["git_commit"] is None  # the code is no checkout
+    assert summary["git_commit"] is None  # the code is not a checkout
 
 
 def test_one_epoch_of_training_makes_new_weights(place: Place, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_the_snapshot_of_a_hub(
         repo="owner/toy",
         bundle_dir=tmp_path / "bundles",
     )
-    # What the hub adds, its copy of the card above all, is no fault.
+    # What the hub adds, its copy of the card above all, is not a fault.
     folder = tmp_path / "bundles" / name
     assert (folder / "README.md").read_text().startswith("---\ntags:\n- monai\n")
     assert check_sums(folder) == []

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from mixseg.apps.pack import export as module
 from mixseg.cli.export import export
 from mixseg.configuration.settings import read_settings
+from mixseg.configuration.yaml_text import set_values
 from mixseg.networks import DualBranchDynUNet, DualBranchUNet, ExportedNetwork
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "acdc_lv_confkd"
@@ -140,14 +141,15 @@ def test_strides_that_differ_between_axes(tmp_path: Path) -> None:
     assert "in 0 of 11,680 voxels" in text
 
 
-def test_the_bundles_own_weights_bring_their_settings(
+def test_the_bundles_own_weights_are_exported_into_its_folder(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundles" / "small"
     shutil.copytree(BUNDLE / "configs", bundle / "configs")
-    (bundle / "configs" / "compact.yaml").write_text(f"max_epochs: 3\nfeatures: {FEATURES}\n")
+    inference = bundle / "configs" / "inference.yaml"
+    inference.write_text(set_values(inference.read_text(), {"features": FEATURES}))
     (bundle / "models").mkdir()
-    shutil.copy(weights, bundle / "models" / "compact.pt")
+    shutil.copy(weights, bundle / "models" / "model.pt")
     monkeypatch.chdir(tmp_path)
     status, text = invoke("small", "--format", "ts")
     assert status == 0, text
@@ -155,13 +157,13 @@ def test_the_bundles_own_weights_bring_their_settings(
     (tmp_path / "small.zip").touch()
     status, text = invoke("small.zip")
     assert status == 1
-    assert "'small.zip' is a packed bundle: say with --output where the file goes" in text
+    assert "'small.zip' is a packed bundle: give --output, the file to write" in text
 
 
 def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
     status, text = invoke(tmp_path)
     assert status == 1
-    assert f"'{tmp_path}' is no bundle, it has no configs/metadata.json" in text
+    assert f"'{tmp_path}' is not a bundle, it has no configs/metadata.json" in text
 
 
 def test_switches_are_read_in_lower_case_too() -> None:

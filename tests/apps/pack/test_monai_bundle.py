@@ -21,6 +21,8 @@ from mixseg.apps.pack.export import export_bundle
 from mixseg.apps.pack.pack import pack_bundle
 from mixseg.configuration.loading import load
 
+from .packed_place import put_weights
+
 SOURCE = Path(__file__).resolve().parents[3] / "bundles" / "acdc_lv_confkd"
 FEATURES = [2, 4, 8]
 
@@ -30,12 +32,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a packed bundle with a narrow network and random weights."""
     folder = tmp_path_factory.mktemp("packed")
     bundle = Path(shutil.copytree(SOURCE, folder / "source" / "acdc_lv_confkd"))
-    overlay = bundle / "configs" / "compact.yaml"
-    overlay.write_text(f"features: {FEATURES}\n")
-    torch.manual_seed(0)
-    state = build_network(bundle / "configs" / "train.yaml", load(overlay)).state_dict()
-    (bundle / "models").mkdir(exist_ok=True)
-    torch.save(state, bundle / "models" / "compact.pt")
+    put_weights(bundle, features=FEATURES)
     return unpack(pack_bundle(bundle, output=folder / "dist")[0], folder)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import yaml
 from typer.testing import CliRunner
 
 from mixseg.apps.bundle.archive import unpack
@@ -25,15 +24,11 @@ from mixseg.configuration.loading import load
 from mixseg.configuration.yaml_text import without_keys
 from mixseg.files.provenance import sha256_of
 
+from .packed_place import put_weights
+
 BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "acdc_lv_confkd"
 #: An overlay as small as its network.
-OVERLAY = """\
-# A network for a test.
-
-features: [2, 4, 4, 8, 8]   # few
-spatial_size: [32, 32]
-num_full: 1
-"""
+SETTINGS: dict[str, Any] = {"features": [2, 4, 4, 8, 8], "spatial_size": [32, 32], "num_full": 1}
 
 
 @dataclass
@@ -46,24 +41,12 @@ class Packed:
     folder: Path
 
 
-def with_weights(bundle: Path, dtype: torch.dtype = torch.float16) -> Path:
-    """Put compact.yaml into a bundle and random weights that fit it into models/compact.pt."""
-    overlay = bundle / "configs" / "compact.yaml"
-    overlay.write_text(OVERLAY)
-    torch.manual_seed(0)
-    state = build_network(bundle / "configs" / "train.yaml", load(overlay)).state_dict()
-    (bundle / "models").mkdir(exist_ok=True)
-    path = bundle / "models" / "compact.pt"
-    torch.save({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     folder = tmp_path_factory.mktemp("packed")
     source = folder / "acdc_lv_confkd"
     shutil.copytree(BUNDLE, source)
-    with_weights(source)
+    put_weights(source, torch.float16, **SETTINGS)
     target, digest = pack_bundle(source, output=folder / "dist")
     return Packed(source, target, digest, unpack(target, folder / "unpacked"))
 
@@ -117,24 +100,15 @@ def test_packing_again_gives_the_same_bytes(packed: Packed, copy: Path, tmp_path
     assert target.read_bytes() == packed.zip.read_bytes()
 
 
-def test_the_settings_of_the_weights_become_the_configuration(packed: Packed) -> None:
-    settings = yaml.safe_load(OVERLAY)
+def test_the_configurations_stay_to_the_letter(packed: Packed) -> None:
+    """Settings and comments alike."""
     for name in ("train.yaml", "inference.yaml"):
-        before = load(packed.source / "configs" / name)
-        after = load(packed.folder / "configs" / name)
-        assert after == before | {k: v for k, v in settings.items() if k in before}
-        old = (packed.source / "configs" / name).read_text().splitlines()
-        new = (packed.folder / "configs" / name).read_text().splitlines()
-        own = [line for line in old if re.match(r"(features|spatial_size|num_full):", line)]
-        assert len(own) == (3 if name == "train.yaml" else 2)
-        # All other lines, comments above all, are there to the letter.
-        assert [line for line in new if line in old] == [line for line in old if line not in own]
-    train = (packed.folder / "configs" / "train.yaml").read_text()
-    assert re.search(r"^features: \[2, 4, 4, 8, 8\] +# channels of each level$", train, re.M)
+        texts = [(f / "configs" / name).read_text() for f in (packed.source, packed.folder)]
+        assert texts[0] == texts[1]
 
 
 def test_the_weights_keep_their_type_and_fit(packed: Packed) -> None:
-    source = torch.load(packed.source / "models" / "compact.pt", weights_only=True)
+    source = torch.load(packed.source / "models" / "model.pt", weights_only=True)
     weights = torch.load(packed.folder / "models" / "model.pt", weights_only=True)
     assert {k: v.dtype for k, v in weights.items()} == {k: v.dtype for k, v in source.items()}
     assert torch.float16 in {v.dtype for v in weights.values()}
@@ -224,22 +198,22 @@ Spoil = Callable[[Path], object]
     ("spoil", "options", "message"),
     [
         (
-            lambda b: (b / "models" / "compact.pt").unlink(),
+            lambda b: (b / "models" / "model.pt").unlink(),
             [],
             "'{0}' has no weights: there is neither",
         ),
         (
-            lambda b: torch.save({"a": torch.ones(1)}, b / "models" / "compact.pt"),
+            lambda b: torch.save({"a": torch.ones(1)}, b / "models" / "model.pt"),
             [],
             "do not fit the configuration: pack the folder of the run that trained them",
         ),
         (
-            lambda b: (b / "models" / "compact.pt").write_bytes(b"PK\x03\x04 cut"),
+            lambda b: (b / "models" / "model.pt").write_bytes(b"PK\x03\x04 cut"),
             [],
-            "'{0}/models/compact.pt' cannot be read as weights",
+            "'{0}/models/model.pt' cannot be read as weights",
         ),
         (
-            lambda b: torch.save([1, 2], b / "models" / "compact.pt"),
+            lambda b: torch.save([1, 2], b / "models" / "model.pt"),
             [],
             "holds no state dict and is not the full state of a training: give the",
         ),
@@ -350,10 +324,9 @@ def test_a_run_is_packed_with_its_own_settings(
     as_run: Callable[..., Path], packed: Packed, tmp_path: Path
 ) -> None:
     """Whatever the bundle says that it was made from, and with no path of the machine."""
-    settings = yaml.safe_load(OVERLAY)
-    weights = packed.source / "models" / "compact.pt"
+    weights = packed.source / "models" / "model.pt"
     data = {"dataset_dir": "/home/me/data", "datalist": "/home/me/list.json"}
-    run = as_run(BUNDLE, tmp_path / "heart", weights, **settings, **data,
+    run = as_run(BUNDLE, tmp_path / "heart", weights, **SETTINGS, **data,
                  output_dir="$@bundle_root")  # fmt: skip
     (run / "checkpoint.pt").write_bytes(b"of the training")
     evaluate = run / "configs" / "evaluate.yaml"
@@ -363,7 +336,7 @@ def test_a_run_is_packed_with_its_own_settings(
     assert target.name == "heart_v0.1.0.zip"
     folder = unpack(target, tmp_path / "unpacked")
     train = load(folder / "configs" / "train.yaml")
-    assert {name: train[name] for name in settings} == settings
+    assert {name: train[name] for name in SETTINGS} == SETTINGS
     assert train["output_dir"] == "$@bundle_root + '/eval'"
     assert not list(folder.rglob("checkpoint.pt"))
     assert "/home/me" not in "".join(p.read_text() for p in folder.glob("configs/*"))
@@ -375,4 +348,4 @@ def test_a_run_is_packed_with_its_own_settings(
     target, _ = pack_bundle(bundle, output=tmp_path / "dist")
     configs = unpack(target, tmp_path / "again") / "configs"
     assert configs.parent.name == "acdc_heart"
-    assert load(configs / "train.yaml")["features"] == settings["features"]
+    assert load(configs / "train.yaml")["features"] == SETTINGS["features"]

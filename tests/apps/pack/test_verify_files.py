@@ -8,13 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from typer.testing import CliRunner
 
 from mixseg.apps.bundle.find import check_name
-from mixseg.apps.bundle.weights import build_network
-from mixseg.apps.pack.checks import files as bundle_files
 from mixseg.apps.pack.checks.files import (
     NotChecked,
     check_large_files,
@@ -26,9 +23,12 @@ from mixseg.apps.pack.checks.network import check_torchscript, check_weights
 from mixseg.apps.pack.pack import pack_bundle, write_index
 from mixseg.apps.pack.verify import check_release
 from mixseg.cli.main import app
-from mixseg.configuration.loading import load
+from mixseg.configuration.yaml_text import set_values
+
+from .packed_place import put_weights
 
 WITHOUT_WEIGHTS = shutil.ignore_patterns("models")
+FEATURES = [2, 4, 4]
 SOURCE = Path(__file__).resolve().parents[3] / "bundles" / "acdc_lv_confkd"
 # FIPS 180-4, example of SHA-256: the message "abc".
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -50,14 +50,6 @@ def bundle(tmp_path: Path) -> Path:
 def outside(tmp_path: Path) -> Path:
     """The same where no repository is."""
     return Path(shutil.copytree(SOURCE, tmp_path / "acdc_lv_confkd", ignore=WITHOUT_WEIGHTS))
-
-
-def put_weights(bundle: Path, name: str = "compact.pt") -> None:
-    """Random weights that fit configs/compact.yaml, which is narrow here."""
-    (bundle / "configs" / "compact.yaml").write_text("features: [2, 4, 4]\n")
-    (bundle / "models").mkdir(exist_ok=True)
-    network = build_network(bundle / "configs" / "train.yaml", {"features": [2, 4, 4]})
-    torch.save(network.state_dict(), bundle / "models" / name)
 
 
 @pytest.mark.parametrize(
@@ -82,22 +74,25 @@ def test_a_version_that_is_none(bundle: Path) -> None:
     content = json.loads(path.read_text()) | {"version": "first"}
     path.write_text(json.dumps(content))
     assert check_version(bundle) == [
-        "'first' is no version: write it like 0.1.0",
+        "'first' is not a version: write it like 0.1.0",
         "version first has no entry in the changelog",
     ]
 
 
-def test_weights_in_git_are_small(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NotChecked, match=r"no models/compact\.pt"):
+def test_weights_in_git_are_small(bundle: Path, outside: Path) -> None:
+    with pytest.raises(NotChecked, match="only weights in models/ of a repository"):
         check_sizes(bundle)
-    put_weights(bundle)
+    for place in (bundle, outside):
+        put_weights(place, features=FEATURES)
+    with pytest.raises(NotChecked, match="only weights in models/ of a repository"):
+        check_sizes(outside)
     assert check_sizes(bundle) == []
-    with open(bundle / "models" / "compact.pt", "r+b") as file:
+    with open(bundle / "models" / "model.pt", "r+b") as file:
         file.truncate(20 * 2**20)
         assert check_sizes(bundle) == []
         file.truncate(21 * 2**20)
     assert check_sizes(bundle) == [
-        "models/compact.pt has 21.0 MB, more than 20: train a smaller network, or publish the file "
+        "models/model.pt has 21.0 MB, more than 20: train a smaller network, or publish the file "
         "and name it in large_files.yml"
     ]
 
@@ -121,7 +116,7 @@ def test_large_files_have_a_sha256(bundle: Path) -> None:
     assert faults(good) == [f"{place}hash_type must be sha256, not None"]
     assert faults({**hashed, "hash_type": "md5"}) == [f"{place}hash_type must be sha256, not md5"]
     assert faults({**hashed, "hash_val": "12"}) == [
-        f"{place}hash_val is no SHA-256 in lower-case hexadecimal"
+        f"{place}hash_val is not a SHA-256 in lower-case hexadecimal"
     ]
     assert faults({**hashed, "url": "http://x"}) == [f"{place}the url does not begin with https://"]
     assert faults({**hashed, "path": "../x"}) == ["large_files.yml, ../x: lies outside the bundle"]
@@ -155,7 +150,7 @@ def test_a_released_version_stays_what_it_was(bundle: Path, outside: Path, tmp_p
         check_release(bundle)
     with pytest.raises(NotChecked, match=r"no models/model_info\.json of released versions"):
         check_release(outside)
-    put_weights(bundle)
+    put_weights(bundle, features=FEATURES)
     (bundle.parents[1] / "models").mkdir()
     index = bundle.parents[1] / "models" / "model_info.json"
     index.write_text("{}")
@@ -166,31 +161,30 @@ def test_a_released_version_stays_what_it_was(bundle: Path, outside: Path, tmp_p
     (bundle / "docs" / "data_license.txt").write_text("other terms\n")
     assert check_release(bundle) == [
         "acdc_lv_confkd_v0.1.0 was released with other content (models/model_info.json): raise the "
-        "version in configs/metadata.json, and say in its changelog what changed"
+        "version in configs/metadata.json, and describe the change in its changelog"
     ]
 
 
 def test_weights_fit_both_networks(bundle: Path) -> None:
     with pytest.raises(NotChecked, match="no weights in models/"):
         check_weights(bundle)
-    put_weights(bundle)
+    put_weights(bundle, features=FEATURES)
     assert check_weights(bundle) == []
     config = bundle / "configs" / "inference.yaml"
     config.write_text(config.read_text().replace("norm: batch", "norm: instance"))
-    place = "models/compact.pt in inference.yaml with compact.yaml: "
+    place = "models/model.pt in inference.yaml: "
     faults = check_weights(bundle)
     assert faults
     assert all(fault.startswith(f"{place}the network lacks ") for fault in faults)
-    # The weights of train.yaml's own settings are others.
-    put_weights(bundle, "model.pt")
-    features = load(bundle / "configs" / "train.yaml")["features"]
-    (bundle / "models" / "compact.pt").write_bytes(b"cut")
-    faults = check_weights(bundle)
-    assert any(
-        f.startswith("models/model.pt in train.yaml: other shapes ") and f"({features[0]}" in f
-        for f in faults
-    )
-    assert any(f.startswith("models/compact.pt: '") and "cannot be read" in f for f in faults)
+    train = bundle / "configs" / "train.yaml"
+    train.write_text(set_values(train.read_text(), {"features": [6, 8, 10]}))
+    (fault,) = [f for f in check_weights(bundle) if "train.yaml" in f]
+    assert fault.startswith("models/model.pt in train.yaml: other shapes ")
+    assert f"({FEATURES[0]}" in fault
+    assert "instead of (6" in fault
+    (bundle / "models" / "model.pt").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"models/model\.pt' cannot be read as weights"):
+        check_weights(bundle)
 
 
 def test_a_torchscript_that_is_shipped_can_be_loaded(bundle: Path) -> None:
@@ -228,7 +222,3 @@ def test_the_table_says_why_something_was_not_checked(
 
 def cells(row: str) -> list[str]:
     return [cell.strip() for cell in row.strip("│").split("│")][1:]
-
-
-def test_the_limit_is_that_of_the_repository() -> None:
-    assert bundle_files.MAX_BYTES == 20 * 1024 * 1024

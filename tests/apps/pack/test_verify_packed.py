@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from mixseg.apps.bundle.archive import sum_file, unpack
 from mixseg.apps.bundle.find import refuse_changed
 from mixseg.apps.bundle.sums import write_sums
-from mixseg.apps.bundle.weights import build_network
 from mixseg.apps.pack.checks.configs import check_files, check_packages
 from mixseg.apps.pack.checks.files import (
     check_checksums,
@@ -26,7 +25,8 @@ from mixseg.apps.pack.checks.network import check_code, check_network
 from mixseg.apps.pack.pack import pack_bundle
 from mixseg.apps.pack.verify import RUNNING_CHECKS, verify_bundle
 from mixseg.cli.main import app
-from mixseg.configuration.loading import load
+
+from .packed_place import put_weights
 
 SOURCE = Path(__file__).resolve().parents[3] / "bundles" / "acdc_lv_confkd"
 
@@ -36,11 +36,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zip of a bundle with a narrow network."""
     bundle = tmp_path_factory.mktemp("packed") / "acdc_lv_confkd"
     shutil.copytree(SOURCE, bundle)
-    overlay = bundle / "configs" / "compact.yaml"
-    overlay.write_text("features: [8, 16, 16]\nweak_label: drawn\n")
-    (bundle / "models").mkdir(exist_ok=True)
-    state = build_network(bundle / "configs" / "train.yaml", load(overlay)).state_dict()
-    torch.save(state, bundle / "models" / "compact.pt")
+    put_weights(bundle, features=[8, 16, 16], weak_label="drawn")
     return pack_bundle(bundle, output=bundle.parent / "dist")[0]
 
 
@@ -215,7 +211,7 @@ def test_metadata_is_not_evaluated(size: str, folder: Path) -> None:
     content = json.loads(path.read_text())
     content["network_data_format"]["inputs"]["image"]["spatial_shape"] = [size, 16]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"in a spatial_shape is no size"):
+    with pytest.raises(ValueError, match=r"in a spatial_shape is not a size"):
         check_network(folder)
     assert not Path("owned").exists()
 

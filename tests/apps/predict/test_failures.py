@@ -381,7 +381,7 @@ def test_what_is_no_input_or_no_bundle_is_named(
     assert "--dataset_dir" not in empty.output
     predictor.bundle = images
     no_bundle = predictor(images, tmp_path / "masks")
-    assert f"'{images}' is no bundle, it has no configs/metadata.json" in no_bundle.output
+    assert f"'{images}' is not a bundle, it has no configs/metadata.json" in no_bundle.output
     assert {missing.exit_code, empty.exit_code, no_bundle.exit_code} == {1}
 
 
@@ -407,7 +407,7 @@ def test_a_report_of_something_else_is_not_replaced(
     (tmp_path / "masks" / "report.json").write_text('{"mine": 1}')
     result = predictor(images, tmp_path / "masks")
     assert result.exit_code == 1
-    assert "report.json' is no report of a prediction: choose another -o" in result.output
+    assert "report.json' is not a report of a prediction: choose another -o" in result.output
     assert json.loads((tmp_path / "masks" / "report.json").read_text()) == {"mine": 1}
 
 

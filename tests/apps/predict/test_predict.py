@@ -180,39 +180,32 @@ def test_pictures_get_masks_of_their_size(predictor: Any, tmp_path: Path, read_r
     assert (tmp_path / "masks" / "preview" / "one_LV.png").is_file()
 
 
-def test_shipped_weights_come_with_their_overlay(
-    predictor: Any, images: Path, tmp_path: Path, read_report: Any
+def test_stored_halves_predict_as_monai_predicts_with_them(
+    predictor: Any, as_run: Callable[..., Path], images: Path, tmp_path: Path, read_report: Any
 ) -> None:
-    bundle = tmp_path / "small"
-    shutil.copytree(predictor.bundle / "configs", bundle / "configs")
-    lines = "".join(f"{name}: {value}\n" for name, value in predictor.settings.items())
-    (bundle / "configs" / "compact.yaml").write_text(f"max_epochs: 3\n{lines}")
-    (bundle / "models").mkdir()
     state = torch.load(predictor.weights, weights_only=True)
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-    torch.save(half, bundle / "models" / "compact.pt")
+    torch.save(half, tmp_path / "half.pt")
+    bundle = as_run(
+        predictor.bundle, tmp_path / "small", tmp_path / "half.pt", **predictor.settings
+    )
     words = ["predict", bundle, "-i", images, "-o", tmp_path / "masks", "--quiet", "--no-preview"]
     result = CliRunner(env={"COLUMNS": "600"}).invoke(app, list(map(str, words)))
     assert result.exit_code == 0, result.output
-    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "compact.yaml")]
+    weights = str(bundle / "models" / "model.pt")
     monai.bundle.run(
         run_id="inference",
-        config_file=files,
+        config_file=str(bundle / "configs" / "inference.yaml"),
         logging_file=False,
         dataset_dir=str(images),
         output_dir=str(tmp_path / "monai"),
-        checkpoint=str(bundle / "models" / "compact.pt"),
+        checkpoint=weights,
         progress=False,
     )
     for name in "abc":
         mask = voxels(tmp_path / "masks" / f"{name}_LV.nii.gz")
         np.testing.assert_array_equal(mask, voxels(tmp_path / "monai" / f"{name}_LV.nii.gz"))
-    report = read_report(tmp_path / "masks")
-    assert [Path(name).name for name in report["configuration"]] == [
-        "inference.yaml",
-        "compact.yaml",
-    ]
-    assert report["weights"] == str(bundle / "models" / "compact.pt")
+    assert read_report(tmp_path / "masks")["weights"] == weights
 
 
 def test_configurations_and_settings_are_passed_on(

@@ -69,7 +69,7 @@ def read(data: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three training patients of two frames; the masks of the last two are no masks."""
+    """Three training patients of two frames; the masks of the last two are not masks."""
     folder = tmp_path_factory.mktemp("phantom")
     write_phantom(folder, 5, num_validation=1, num_test=1)
     for case in CASES:
@@ -215,7 +215,7 @@ def test_stored_scribbles_replace_the_prediction(
         expected = 3 * mask
         expected[scribbles[case] == 3] = 3
         if case != CASES[-1]:
-            expected[scribbles[case] <= 1] = 0  # the right ventricle is no class of the bundle
+            expected[scribbles[case] <= 1] = 0  # the right ventricle is not a class of the bundle
         np.testing.assert_array_equal(voxels(proposal(tmp_path / "out", case)), expected)
     proposed = read(tmp_path / "out")["training"][2:]
     assert all(not {"scribble", "annotated_classes"} & set(entry) for entry in proposed)

@@ -24,7 +24,7 @@ import yaml
 from monai.utils import set_determinism
 from typer.testing import CliRunner, Result
 
-from mixseg.apps.self_train import rounds as self_train_rounds
+from mixseg.apps.bundle import run as launcher
 from mixseg.apps.self_train.table import HEADER, round_lines, write_rounds
 from mixseg.cli.main import app
 from mixseg.configuration.settings import literal
@@ -83,15 +83,13 @@ class Here:
     interrupt: Callable[[int], bool] = lambda number: False
     runs: list[tuple[str, list[str], dict[str, Any]]] = field(default_factory=list)
 
-    def __call__(self, command: Sequence[str], log: Path) -> int:
+    def __call__(self, command: Sequence[str], log: Path, verbose: bool = False) -> int:
         files, settings = options(command)
         if self.interrupt(len(self.runs)):
             raise KeyboardInterrupt
         self.runs.append((command[4], files, settings))
-        # Its handler would end this very process, which no self-training has started.
-        own = [file for file in files if not file.endswith("parent.yaml")]
         try:
-            monai.bundle.run(run_id=command[4], config_file=own, logging_file=False, **settings)
+            monai.bundle.run(run_id=command[4], config_file=files, logging_file=False, **settings)
         finally:
             set_determinism(None)
         return 0
@@ -100,13 +98,13 @@ class Here:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Here:
     replacement = Here()
-    monkeypatch.setattr(self_train_rounds, "run_logged", replacement)
+    monkeypatch.setattr(launcher, "run_logged", replacement)
     return replacement
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three training patients and one each to validate and test; the masks of two are no masks."""
+    """Three training patients and one each to validate and test; the masks of two are not masks."""
     folder = tmp_path_factory.mktemp("data")
     content: dict[str, Any] = {"classes": ["background", "RV", "myocardium", "LV"]}
     for i, split in enumerate(["training"] * 3 + ["validation", "test"]):
@@ -154,7 +152,7 @@ def finished(data: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory
     output = tmp_path_factory.mktemp("finished") / "rounds"
     replacement = Here()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(self_train_rounds, "run_logged", replacement)
+        patch.setattr(launcher, "run_logged", replacement)
         result = run(*words(data, output, teacher, 2, "--split", "test"))
     assert result.exit_code == 0, result.output
     return Finished(output, result.output, replacement.runs)
@@ -195,7 +193,7 @@ def test_each_round_trains_a_fresh_network_on_the_proposals_of_the_one_before(
         assert not list(folder.glob("checkpoint*"))
     splits = [settings["split"] for kind, _, settings in finished.runs if kind == "evaluating"]
     assert splits == ["validation", "validation", "test"]
-    # Other seeds, other weights from the start: the second is no continuation of the first.
+    # Other seeds, other weights from the start: the second is not a continuation of the first.
     one, two = model(finished.output, 1), model(finished.output, 2)
     name = next(name for name, tensor in one.items() if tensor.ndim == 4)
     assert (one[name] - two[name]).abs().mean() > 0.1
@@ -340,7 +338,7 @@ def test_a_killed_self_training_goes_on_to_the_same_weights(
     text = (tmp_path / "screen.txt").read_text()
     assert done.returncode == 0, text[-3000:]
     assert text.count("round 1: trained already") == 1
-    log = (output / "round_02" / "log.txt").read_text()
+    log = (output / "round_02" / "train.log").read_text()
     assert re.search(r"resuming .*checkpoint\.pt after epoch [1-5]$", log, re.MULTILINE)
     for number in (1, 2):
         assert_same(model(output, number), model(finished.output, number))

@@ -157,7 +157,7 @@ def test_the_folder_itself_can_take_the_datalist(tmp_path: Path) -> None:
     assert datalist.training[0].image.endswith(".bmp")
     with pytest.raises(DatalistError, match=r"datalist\.json' exists; give --overwrite"):
         convert_wbc(source)
-    # Once more: the copies of before are no masks of their own.
+    # Once more: the copies of before are not masks of their own.
     assert ids(converted(source, overwrite=True)) == ids(datalist)
 
 

@@ -149,7 +149,7 @@ def test_a_peer_without_a_file_is_drawn_whole() -> None:
         ({}, {"in_channels": 2}, "in_channels must be 3 or, for gray images, 1, got 2"),
         ({}, {"norm": "group"}, "encoder_weights are of a network with spatial_dims=2 and norm"),
         ({}, {"spatial_dims": 3}, "spatial_dims=3 and norm='batch'"),
-        ({"epoch": 3}, {}, "is no state dict (name → tensor)"),
+        ({"epoch": 3}, {}, "is not a state dict (name → tensor)"),
     ],
 )
 def test_weights_that_do_not_fit(
@@ -165,8 +165,8 @@ def test_a_file_that_is_missing_or_no_state_dict(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^encoder_weights: there is no file .*weights.pth$"):
         deeplab(encoder_weights=path)
     path.write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"^encoder_weights: .*weights.pth is no PyTorch state"):
+    with pytest.raises(ValueError, match=r"^encoder_weights: .*weights.pth is not a PyTorch state"):
         deeplab(encoder_weights=path)
     torch.save(deeplab(), path)  # a whole module, which weights_only refuses
-    with pytest.raises(ValueError, match=r"^encoder_weights: .*weights.pth is no PyTorch state"):
+    with pytest.raises(ValueError, match=r"^encoder_weights: .*weights.pth is not a PyTorch state"):
         deeplab(encoder_weights=path)
