@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = json.loads(arguments.result.read_text(encoding="utf-8"))
     configs = find_bundle(result["bundle"]).resolve() / "configs"
-    files = [str(configs / name) for name in ("train.yaml", "evaluate.yaml")]
+    files = [configs / name for name in ("train.yaml", "evaluate.yaml")]
     with tempfile.TemporaryDirectory() as folder:
         for split in ("validation", "test"):
             place = Path(folder) / split
@@ -41,9 +40,7 @@ def main() -> None:
                 "output_dir": place,
                 "split": split,
             }
-            subprocess.run(
-                bundle_command("evaluating", files, settings, Path(), sys.executable), check=True
-            )
+            subprocess.run(bundle_command("evaluating", files, settings), check=True)
             result[split] = json.loads((place / "summary.json").read_text(encoding="utf-8"))
         result["cases"] = read_cases(Path(folder) / "test")
     write_bytes_atomic(arguments.result, (json.dumps(result, indent=1) + "\n").encode())

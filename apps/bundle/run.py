@@ -27,16 +27,10 @@ _RECORD = re.compile(
 _WARNING = re.compile(rb"^(?P<file>.+?):\d+: \w*Warning: (?P<text>.*)$", re.DOTALL)
 
 
-def bundle_command(
-    run_id: str,
-    files: Sequence[str | Path],
-    settings: Mapping[str, object],
-    configs: Path,
-    python: str,
-) -> list[str]:
+def bundle_command(run_id: str, files: Sequence[Path], settings: Mapping[str, object]) -> list[str]:
     """The ``monai.bundle`` command line that runs ``run_id`` of the configuration ``files``."""
-    paths = ",".join(f"'{(configs / name).as_posix()}'" for name in files)
-    command = [python, "-m", "monai.bundle", "run", run_id, "--config_file", f"[{paths}]"]
+    paths = ",".join(f"'{path.as_posix()}'" for path in files)
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", f"[{paths}]"]
     for name, value in settings.items():
         command += [f"--{name}", str(value)]
     return command
@@ -86,7 +80,7 @@ def run_bundle(
     log.parent.mkdir(parents=True, exist_ok=True)
     begin = log.stat().st_size if log.is_file() else 0
     words = {name: word_of(value) for name, value in settings.items()}
-    command = bundle_command(run_id, files, words, Path(), sys.executable)
+    command = bundle_command(run_id, files, words)
     if status := run_logged(command, log, verbose=verbose):
         with log.open("rb") as file:
             file.seek(begin)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mixseg.apps.bundle.find import find_bundle
 from mixseg.apps.bundle.run import bundle_command
@@ -104,7 +102,7 @@ def training_steps(
     settings |= {"ckpt_dir": run / "models", "progress": False}
     settings |= {"overwrite": True} if anew else {"resume": True}
     files = [configs / name for name in ("train.yaml", *experiment.overlays)]
-    command = _bundle_command("training", files, settings)
+    command = bundle_command("training", files, settings)
     epochs = int(experiment.settings.get("max_epochs", 0))
     return [Step("training", command, outputs(experiment, folder).history, epochs)]
 
@@ -116,7 +114,7 @@ def evaluation_steps(experiment: Experiment, folder: Path) -> list[Step]:
     return [
         Step(
             split,
-            _bundle_command(
+            bundle_command(
                 "evaluating",
                 files,
                 {**late, "split": split, "output_dir": place, "progress": False},
@@ -154,11 +152,6 @@ def self_training_steps(
             command += [f"--{name}", str(value)]
     epochs = int(experiment.settings.get("max_epochs", 0))
     return [Step("self-training", command, outputs(experiment, folder).history, epochs)]
-
-
-def _bundle_command(run_id: str, files: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
-    """The ``monai.bundle`` command line of one step."""
-    return bundle_command(run_id, list(map(str, files)), settings, Path(), sys.executable)
 
 
 def _configs(experiment: Experiment) -> Path:
