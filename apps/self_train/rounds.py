@@ -79,6 +79,7 @@ def self_train(
         raise ValueError(f"--rounds is {rounds}: train one network at least")
     if split not in ("validation", "test"):
         raise ValueError(f"--split is '{split}': give validation or test")
+    choose_device(device)  # a missing one is refused before anything is written
     source = find_teacher(teacher, weights, branch)
     folder, rows = find_student(student, source)
     selection = read_selection(source.config("train.yaml"), data)
@@ -152,6 +153,7 @@ class SelfTraining:
         self.selection = selection
         self.dataset_dir = dataset_dir
         self.device = device
+        self._device = {} if device is None else {"device": device}
         self.keep_scribbles = keep_scribbles
         self.progress = progress
 
@@ -203,7 +205,8 @@ class SelfTraining:
         if not summary.is_file():
             self.show(f"round {number}: {split}", "heading")
             settings = {"progress": self.progress}
-            self.show(mixseg_command("evaluate", folder, {"split": split, **settings}), "command")
+            typed: dict[str, object] = {"split": split, **self._device, **settings}
+            self.show(mixseg_command("evaluate", folder, typed), "command")
             evaluate_run(folder, split=split, settings=settings, device=self.device)
         scores: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))["scores"]
         branch = load(folder / "configs" / "inference.yaml").get("branch")
@@ -240,9 +243,14 @@ class SelfTraining:
             "seed": self.student.seed + number,
             "progress": self.progress,
         }
-        places = {"data": self.dataset_dir, "output": folder, "config": self.student.overlays}
-        command = mixseg_command("train", self.student.folder, {**places, **settings})
-        self.show(command, "command")
+        typed: dict[str, object] = {
+            "data": self.dataset_dir,
+            "output": folder,
+            "config": self.student.overlays,
+            **self._device,
+            **settings,
+        }
+        self.show(mixseg_command("train", self.student.folder, typed), "command")
         started = time.monotonic()
         train_bundle(
             self.student.folder,
