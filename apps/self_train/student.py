@@ -20,6 +20,8 @@ _STUDENTS = {"acdc_lv_": "acdc_lv_confkd", "la_": "la_confkd"}
 _ROW = Path("rows/single.yaml")
 
 _COUNTS_AS = ("full", "partial")
+#: Settings that select the cases: the rounds train on all that the datalist of proposals names.
+SELECTING = ("datalist", "num_full", "num_partial", "num_unlabeled")
 #: Settings of the teacher that its student has, too, unless it is told otherwise.
 _OF_CLASSES = ("source_classes", "target_classes", "class_names", "in_channels", "unlabeled_value")
 
@@ -33,7 +35,7 @@ _OWN_OPTIONS = {
     "device": "--device",
     "progress": "--quiet",
     "resume": "each round",
-    **dict.fromkeys(("datalist", "num_full", "num_partial", "num_unlabeled"), "the teacher"),
+    **dict.fromkeys(SELECTING, "the teacher"),
 }
 
 
@@ -134,16 +136,36 @@ def _training(
     taught: Mapping[str, Any],
     selection: Selection,
 ) -> dict[str, Any]:
-    """Settings of a round's training: its cases have full masks or proposals, all of them.
-
-    ``noisy_as`` decides: ``"full"``, the default, puts all cases in one stream, ``"partial"``
-    leaves the proposals to that of partial labels.
+    """The student's settings that differ from its configuration.
 
     Args:
-        known: the student's configuration.
+        known: its configuration.
         given: its settings with other values.
         taught: the teacher's configuration.
         selection: the teacher's cases.
+
+    Raises:
+        ValueError: ``noisy_as`` cannot be what is given.
+    """
+    # All full masks; MONAI's command line takes no None.
+    fixed = {"num_full": len({entry.patient_id for entry in selection.full})}
+    fixed |= round_settings(given)
+    training = {n: taught[n] for n in _OF_CLASSES if n in taught and n in known}
+    training = {n: v for n, v in training.items() if v != known[n]} | dict(given)
+    if "batch_partial" in fixed:
+        # Cross-entropy on full masks alone, in batches as large as the bundle's.
+        sizes = [given.get(name, known.get(name)) for name in ("batch_full", "batch_partial")]
+        if all(isinstance(size, int) for size in sizes) and "batch_full" not in given:
+            training["batch_full"] = sum(sizes)
+    return training | {name: value for name, value in fixed.items() if name in known}
+
+
+def round_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a round's training: its cases have full masks or proposals, all of them.
+
+    Args:
+        given: the student's settings, of which ``noisy_as`` decides: ``"full"``, the default, puts
+            all cases in one stream, ``"partial"`` leaves the proposals to that of partial labels.
 
     Raises:
         ValueError: ``noisy_as`` is something else.
@@ -151,18 +173,8 @@ def _training(
     noisy_as = given.get("noisy_as", "full")
     if noisy_as not in _COUNTS_AS:
         raise ValueError(f"--noisy_as is {noisy_as!r}: give {' or '.join(_COUNTS_AS)}")
-    # All full masks; MONAI's command line takes no None.
-    fixed = {"num_full": len({entry.patient_id for entry in selection.full}), "noisy_as": noisy_as}
-    fixed |= {"num_partial": 0, "num_unlabeled": 0, "batch_unlabeled": 0}
-    training = {n: taught[n] for n in _OF_CLASSES if n in taught and n in known}
-    training = {n: v for n, v in training.items() if v != known[n]} | dict(given)
-    if noisy_as == "full":
-        fixed["batch_partial"] = 0
-        # Cross-entropy on full masks alone, in batches as large as the bundle's.
-        sizes = [given.get(name, known.get(name)) for name in ("batch_full", "batch_partial")]
-        if all(isinstance(size, int) for size in sizes) and "batch_full" not in given:
-            training["batch_full"] = sum(sizes)
-    return training | {name: value for name, value in fixed.items() if name in known}
+    fixed = {"noisy_as": noisy_as, "num_partial": 0, "num_unlabeled": 0, "batch_unlabeled": 0}
+    return fixed | ({"batch_partial": 0} if noisy_as == "full" else {})
 
 
 def decisive_settings(
