@@ -6,9 +6,12 @@ and Ito's, which color-blind readers can tell apart; a branch has the same one i
 
 from __future__ import annotations
 
+import html
 import io
 import os
+import re
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -41,6 +44,41 @@ def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
     # Figure.savefig would lay it out and draw it once more beforehand.
     FigureCanvasAgg(figure).print_png(buffer)
     write_bytes_atomic(path, buffer.getvalue())
+
+
+#: Ids that Matplotlib gives to the parts of every figure: two figures in a page would share them.
+_PART_ID = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
+_SIZE = re.compile(r' (?:width|height)="[\d.]+pt"')
+
+
+def inline_svg(figure: Figure, description: str) -> str:
+    """The figure as an ``<svg>`` element for a page: transparent, its text selectable.
+
+    What is drawn in the colors of ink, muted text and grid follows the page's ``--ink``,
+    ``--muted`` and ``--grid``. Text is escaped.
+
+    Args:
+        figure: what to draw.
+        description: what readers who do not see it are told.
+    """
+    buffer = io.StringIO()
+    # A fixed salt: the same figure is the same text.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mixseg"}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    head, body = re.split(r"(?<=>)", text[text.index("<svg") :], maxsplit=1)
+    head = _SIZE.sub("", head).replace(
+        "<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1
+    )
+    for color, name in ((INK, "ink"), (MUTED, "muted"), (GRID, "grid")):
+        body = re.sub(rf"(fill|stroke): {color}", rf"\1: var(--{name})", body, flags=re.IGNORECASE)
+    return head + _PART_ID.sub("", body)
+
+
+def literal(text: str) -> str:
+    """Text that Matplotlib shows as it is, dollar signs too, which it takes for formulas."""
+    return text.replace("$", r"\$")
 
 
 def style(axes: Axes, title: str = "", legend_rows: int = 0) -> None:

@@ -17,14 +17,14 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import ArrayLike, NDArray
 
-from mixseg.report.canvas import BRANCH_COLORS, INK, MUTED, new_figure, note, save_png
+from mixseg.report.canvas import BRANCH_COLORS, INK, MUTED, literal, new_figure, note, save_png
 from mixseg.report.planes import select_slice, shown_channels, standard_planes
 
 __all__ = ["CasePanel", "cut_panels", "plot_cases"]
 
 _REFERENCE_COLOR = "#F0E442"
 _UNLABELED_COLOR = "#9E9E9E"
-_CLASS_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#0072B2", "#D55E00")
+CLASS_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#0072B2", "#D55E00")
 _FILL = 0.45
 _SIDE, _GAP = 2.3, 0.3  # inches: width of a cell, height of a title
 _HEADINGS = {
@@ -207,7 +207,7 @@ def plot_cases(
         row = {name: figure.add_subplot(grid[index, c]) for c, name in enumerate(headings)}
         heat = _draw_case(row, panel, len(class_names)) or heat
         if first:
-            row["image"].set_title(panel.case_id, fontsize=9.5, color=MUTED)
+            row["image"].set_title(literal(panel.case_id), fontsize=9.5, color=MUTED)
         if "entropy" in row:
             entropies.append(row["entropy"])
     if heat is not None:
@@ -301,7 +301,7 @@ def _class_colors(num_classes: int, single: str) -> list[str]:
     """Colors of the foreground classes: the branch's own where there is only one class."""
     if num_classes == 2:
         return [single]
-    return [_CLASS_COLORS[index % len(_CLASS_COLORS)] for index in range(num_classes - 1)]
+    return [CLASS_COLORS[index % len(CLASS_COLORS)] for index in range(num_classes - 1)]
 
 
 def _overlay(
@@ -336,13 +336,13 @@ def _legend(
     handles: list[Any] = []
     if count > 2:
         for name, color in zip(class_names[1:], _class_colors(count, ""), strict=True):
-            handles.append(Patch(color=color, label=name))
+            handles.append(Patch(color=color, label=literal(name)))
     else:
         for name in _MASKS:
             if name in headings:
                 color = BRANCH_COLORS.get(name, _REFERENCE_COLOR)
                 label = f"{class_names[1]}, {headings[name].lower()}"
-                handles.append(Patch(color=color, label=label))
+                handles.append(Patch(color=color, label=literal(label)))
     if any(panel.reference is not None and (panel.reference == count).any() for panel in panels):
         handles.append(Patch(color=_UNLABELED_COLOR, label="unlabeled"))
     if "reference" not in headings:

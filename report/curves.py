@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mixseg.report.canvas import (
@@ -15,13 +16,14 @@ from mixseg.report.canvas import (
     INK,
     LEGEND_COLUMNS,
     MUTED,
+    literal,
     new_figure,
     note,
     save_png,
     style,
 )
 
-__all__ = ["plot_curves"]
+__all__ = ["curve_figures", "plot_curves"]
 
 _TERM_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#8C6D31")
 _Series = dict[str, tuple[list[float], list[float]]]
@@ -75,6 +77,28 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     save_png(figure, path)
 
 
+def curve_figures(history: Sequence[Mapping[str, Any]]) -> tuple[Figure, Figure]:
+    """The losses and the validation Dice of :func:`plot_curves`, a figure each.
+
+    Args:
+        history: see there.
+    """
+    unit = "epoch" if all(_number(row.get("epoch")) is not None for row in history) else "iteration"
+    series = _series(history, unit)
+    figures = []
+    for draw, count in (
+        (_draw_losses, len(_loss_names(series))),
+        (_draw_dice, sum(name.startswith("val_") for name in series)),
+    ):
+        figure = new_figure(5.4, 3.9)
+        axes = figure.add_subplot()
+        draw(axes, series, -(-count // LEGEND_COLUMNS))
+        axes.set_xlabel(unit, fontsize=10, color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+        figures.append(figure)
+    return figures[0], figures[1]
+
+
 def _number(value: Any) -> float | None:
     """The value as a finite float, or None if it is none."""
     try:
@@ -113,7 +137,7 @@ def _draw_losses(axes: Axes, series: _Series, legend_rows: int) -> None:
     for index, name in enumerate(names):
         xs, ys = series[name]
         color = INK if name == "loss" else _TERM_COLORS[(index - 1) % len(_TERM_COLORS)]
-        label = name if any(ys) else f"{name} (always 0)"
+        label = literal(name if any(ys) else f"{name} (always 0)")
         marker = "o" if len(xs) == 1 else None
         width = 2.2 if name == "loss" else 1.5
         axes.plot(xs, ys, color=color, linewidth=width, marker=marker, label=label)
@@ -131,7 +155,7 @@ def _draw_dice(axes: Axes, series: _Series, legend_rows: int) -> None:
         xs, ys = series[name]
         best = max(range(len(ys)), key=ys.__getitem__)
         color = BRANCH_COLORS.get(branch) or next(others)
-        label = f"{branch} {ys[best]:.3f}"
+        label = literal(f"{branch} {ys[best]:.3f}")
         size = 3.5 if len(xs) <= 60 else 0.0
         axes.plot(xs, ys, color=color, linewidth=1.8, marker="o", markersize=size, label=label)
         axes.plot(xs[best], ys[best], "o", color=color, markersize=8, markeredgecolor="white")

@@ -12,7 +12,7 @@ from rich.table import Table
 from mixseg.metrics.scores import CaseScore
 from mixseg.metrics.summary import summarize
 
-__all__ = ["markdown_table", "mean_and_sd", "score_table"]
+__all__ = ["markdown_table", "mean_and_sd", "score_cells", "score_table"]
 
 
 _STYLES = {"main": "red", "teacher": "blue", "student": "red", "ensemble": "green"}
@@ -28,7 +28,7 @@ def score_table(rows: Iterable[CaseScore]) -> Table:
         Table with Dice in percent, HD95 and ASSD in voxels (and in mm if known for any case), and
         the number of cases with an empty prediction, reference or both.
     """
-    header, lines = _cells(rows)
+    header, lines = score_cells(rows)
     table = Table(title="Scores, mean ± sd over cases", header_style="bold", title_justify="left")
     for index, name in enumerate(header):
         # Long headings break, figures never do: the table fits narrow terminals.
@@ -48,7 +48,7 @@ def markdown_table(rows: Iterable[CaseScore]) -> str:
     Returns:
         Markdown text that ends with a newline.
     """
-    header, lines = _cells(rows)
+    header, lines = score_cells(rows)
     rule = ["---" if index < 2 else "---:" for index in range(len(header))]
     return "".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n"
@@ -56,8 +56,8 @@ def markdown_table(rows: Iterable[CaseScore]) -> str:
     )
 
 
-def _cells(rows: Iterable[CaseScore]) -> tuple[list[str], list[list[str]]]:
-    """Header and text cells shared by both tables."""
+def score_cells(rows: Iterable[CaseScore]) -> tuple[list[str], list[list[str]]]:
+    """Header and text cells of the tables: branch, class, number of cases, mean ± sd of scores."""
     summary = summarize(rows)
     groups = [item for classes in summary.values() for item in classes.values()]
     columns = [("Dice [%]", "dice", 100.0, 1)]
