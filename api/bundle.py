@@ -38,9 +38,9 @@ class CaseResult:
         affine: voxel indices to mm, 4×4, right–anterior–superior; None for a picture.
         volumes_ml: volume of each class but the background by its name; None where the size of a
             voxel is not known.
-        quality: mean probability, 0 to 1, of the class that was chosen, over the voxels of all
-            classes but the background: it orders the cases of one model by how sure it is. None
-            where nothing was found.
+        quality: expected Dice, 0 to 1: that of the mask if the network's probabilities were right,
+            mean over the classes found. It orders the cases of one model, worst first; None where
+            nothing was found.
         path: the mask's file; None where no output folder was given.
     """
 
@@ -233,7 +233,10 @@ class Bundle:
             wanted=wanted,
         ) as run:
             run.predict_all(overwrite=False, progress=False)
-            run.report.save()
+            if output is None:
+                run.report.save()
+            else:
+                run.report.finish()
             if failures := run.report.failures.values():
                 lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['fix']}" for f in failures)
                 raise ValueError(f"{len(failures)} images could not be predicted:{lines}")

@@ -1,4 +1,4 @@
-"""What a prediction leaves behind beside its masks: ``report.json`` and ``report.csv``."""
+"""What a prediction leaves behind beside its masks: ``report.json``, ``.csv`` and ``.html``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import torch
 
 from mixseg.apps.predict.images import CaseError, InputCase
 from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.report.page import try_to_write_page
 
 __all__ = ["JSON_NAME", "PredictionReport", "peak_memory_mb", "settings_digest", "stamp_of"]
 
 JSON_NAME, CSV_NAME = "report.json", "report.csv"
-_COLUMNS = ("case_id", "status", "input", "mask", "shape", "spacing_mm", "mean_entropy", "seconds")
+_COLUMNS = ("case_id", "status", "input", "mask", "shape", "spacing_mm", "mean_entropy", "quality")
+_COLUMNS += ("seconds",)
 #: The report may take this share of the time: it is written after every case unless it is long.
 _TIME_SHARE = 0.05
 
@@ -140,6 +142,15 @@ class PredictionReport:
         self._written = time.monotonic()
         self._cost = self._written - started
 
+    def finish(self) -> Path | None:
+        """Write all files, and ``report.html`` beside them.
+
+        Returns:
+            The page; None where it could not be made, which is logged.
+        """
+        self.save()
+        return try_to_write_page(self.folder)
+
     def _save_if_cheap(self) -> None:
         if time.monotonic() - self._written >= self._cost / _TIME_SHARE:
             self.save()
@@ -170,6 +181,7 @@ class PredictionReport:
         table.writeheader()
         for entry in self.cases.values():
             row = {name: entry[name] for name in ("case_id", "input", "mean_entropy", "seconds")}
+            row["quality"] = entry.get("quality")
             row |= {"status": "predicted", "mask": entry["outputs"]["mask"]}
             row |= {n: "x".join(map(str, entry[n] or ())) for n in ("shape", "spacing_mm")}
             for name in classes:

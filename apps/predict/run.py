@@ -38,6 +38,7 @@ from mixseg.apps.predict.pipeline import (
     root_cause,
 )
 from mixseg.apps.predict.preview import plot_prediction
+from mixseg.apps.predict.quality import expected_dice
 from mixseg.apps.predict.report import PredictionReport, settings_digest, stamp_of
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.settings import settings_of
@@ -358,11 +359,11 @@ def _facts(
 
 
 def _quality(prediction: Prediction) -> float | None:
-    """Mean probability of the chosen class over all voxels but those of the background."""
-    found = prediction.mask > 0
-    if prediction.probabilities is None or not found.any():
+    """The expected Dice; None without probabilities, and where nothing was found."""
+    if prediction.probabilities is None:
         return None
-    return round(float(prediction.probabilities.max(axis=0)[found].mean()), 6)
+    quality = expected_dice(prediction.probabilities, prediction.mask)
+    return None if quality is None else round(quality, 6)
 
 
 def run_header(pipeline: BundlePipeline) -> dict[str, Any]:
@@ -372,8 +373,16 @@ def run_header(pipeline: BundlePipeline) -> dict[str, Any]:
     identity = ("bundle", "version", "files", "weights_sha256", "settings")
     digests = [{name: member[name] for name in identity} for member in members]
     shown = ("bundle", "version", "configuration", "settings", "weights", "weights_sha256")
+    base = load(pipeline.files[0])
+    measured = load(pipeline.bundle / "configs" / "metadata.json").get("expected_quality")
+    if not isinstance(measured, dict) or measured.get("weights_sha256") != first["weights_sha256"]:
+        measured = None
     return {
         **{name: first[name] for name in shown},
+        "changed_settings": {
+            name: [base.get(name), value] for name, value in pipeline.settings.items()
+        },
+        "expected_quality": measured,
         "averaged_with": [{name: other[name] for name in shown} for other in others],
         "digest": settings_digest({"members": digests}),
         "classes": pipeline.class_names,
