@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Score a trained run, or a bundle that comes with weights, on the cases of a split.
 
-    The output folder gets metrics.csv, summary.json, cases.png and evaluate.log.
+    The output folder gets report.html, metrics.csv, summary.json, pictures and evaluate.log.
 
     Examples:
 

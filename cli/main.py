@@ -53,6 +53,10 @@ class _Commands(LazyGroup):
             "Segment an image or a folder of images; each mask has its image's own grid.",
             takes_settings=True,
         ),
+        "report": LazyCommand(
+            "mixseg.cli.report:report",
+            "Write report.html of a training, an evaluation or a prediction from its files.",
+        ),
         "propose": LazyCommand(
             "mixseg.cli.propose:propose",
             "Segment the training cases that have no full mask, and write them as a datalist.",

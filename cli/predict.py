@@ -53,9 +53,10 @@ def predict(
 ) -> None:
     """Segment an image or a folder of images; each mask has its image's own grid.
 
-    The folder gets a mask for each image, report.json, report.csv and previews. An image that
-    cannot be predicted is named at the end and does not stop the others; the exit status is
-    then 1. Interrupt it at any time: the same command resumes and skips finished cases.
+    The folder gets a mask for each image, previews, and report.html, which lists the masks to look
+    at first on top; report.json and report.csv have its numbers. An image that cannot be predicted
+    is named at the end and does not stop the others; the exit status is then 1. Interrupt it at any
+    time: the same command resumes and skips finished cases.
 
     Several runs, such as the folds of 'mixseg train --folds', are averaged: their probabilities
     make one mask, and the map NAME_disagreement shows where they differ, 0 to 1.
@@ -116,16 +117,16 @@ def _run_to_the_end(run: PredictionRun, overwrite: bool, progress: bool) -> None
             f"what is finished ({report.predicted} cases) is kept, the same command resumes"
         ) from error
     finally:
-        report.save()
+        report.finish()
 
 
 def _finish(report: PredictionReport) -> None:
     """Say what was done, and end with status 1 where an image failed."""
-    from mixseg.apps.predict.report import JSON_NAME
+    from mixseg.report.page import PAGE_NAME
 
     found = f", {report.skipped} were finished already" if report.skipped else ""
     console.print(
-        f"{report.predicted} predicted{found}: masks and {JSON_NAME} are in {report.folder}",
+        f"{report.predicted} predicted{found}: masks and {PAGE_NAME} are in {report.folder}",
         soft_wrap=True,
     )
     failed = list(report.failures.values())

@@ -48,8 +48,8 @@ def train(
 ) -> None:
     """Train a bundle.
 
-    The output folder gets weights, curves, pictures, checkpoints and train.log. Interrupt the
-    training at any time, and continue it with --resume: the result is the same.
+    The output folder gets weights, report.html, curves, pictures, checkpoints and train.log.
+    Interrupt the training at any time, and continue it with --resume: the result is the same.
 
     Examples:
 
@@ -119,11 +119,12 @@ def train(
         console.print(score_table(rows))
         runs = " ".join(str(fold_folder(run, fold)) for fold in range(folds or 0))
         console.print(
-            f"scores of every full mask: {run / 'metrics.csv'}, {run / 'summary.json'}; to average "
+            f"scores of every full mask: {run / 'report.html'}, {run / 'metrics.csv'}; to average "
             f"the folds: mixseg predict {runs} -i IMAGES -o MASKS",
             soft_wrap=True,
         )
         return
     console.print(
-        f"weights: {run / 'models' / 'model.pt'}; curves, pictures and log: {run}", soft_wrap=True
+        f"weights: {run / 'models' / 'model.pt'}; report.html, curves, pictures and log: {run}",
+        soft_wrap=True,
     )

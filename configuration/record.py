@@ -20,7 +20,15 @@ from mixseg.configuration.loading import load
 from mixseg.configuration.yaml_text import set_values, with_keys, without_keys
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 
-__all__ = ["RECORD_NAME", "is_run", "own_configuration", "read_record", "write_record"]
+__all__ = [
+    "RECORD_NAME",
+    "bundle_facts",
+    "changed_settings",
+    "is_run",
+    "own_configuration",
+    "read_record",
+    "write_record",
+]
 
 #: File of a run's folder that tells what it learned from and where; it marks the folder as a run.
 RECORD_NAME = "record.json"
@@ -45,6 +53,8 @@ _PLACES = {
     "ckpt_dir": "$@output_dir + '/models'",
     "resume": False,
 }
+#: Settings that say where data is, and what is imported.
+_PLACES_OF_DATA = ("dataset_dir", "datalist", "imports")
 _COPIED = ("LICENSE", "docs/README.md", "docs/data_license.txt")
 
 
@@ -90,6 +100,73 @@ def own_configuration(config: Mapping[str, Any], configs: Path) -> dict[str, Any
     own |= {name: base[name] for name in _OF_MACHINE if name in own and name in base}
     plain: dict[str, Any] = _plain(own)
     return plain
+
+
+def changed_settings(own: Mapping[str, Any], configs: Path) -> dict[str, list[Any]]:
+    """What a configuration says otherwise than its bundle: id → the bundle's value, and its own.
+
+    Where the bundle is itself a run, the values of the bundle that this one was trained from are
+    compared. Places of files, the device, and what a workflow alone reads are left out.
+
+    Args:
+        own: as of :func:`own_configuration`.
+        configs: folder of the bundle's files.
+    """
+    base, left_out = _base(configs), {*_PLACES, *_OF_MACHINE, *_WORKFLOW, *_PLACES_OF_DATA}
+    wanted = {name: value for name, value in own.items() if name not in left_out}
+    found = {
+        place.replace("#", "::"): [_at(base, place), value]
+        for place, value in _changes(base, wanted).items()
+    }
+    found |= {name: [None, value] for name, value in wanted.items() if name not in base}
+    return _since_the_bundle(found, configs.parent)
+
+
+def bundle_facts(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and version of the bundle that is evaluated, and what differs from it.
+
+    Args:
+        folder: of the bundle, or of a run, whose bundle is named.
+        settings: of the evaluation, see :func:`mixseg.configuration.settings.run_settings`.
+
+    Returns:
+        ``bundle``, ``version``, and ``changed_settings`` as of :func:`changed_settings`.
+    """
+    configs = folder / "configs"
+    base: dict[str, Any] = {}
+    for name in ("train.yaml", "evaluate.yaml"):
+        if (configs / name).is_file():
+            base |= load(configs / name)
+    metadata = load(configs / "metadata.json") if (configs / "metadata.json").is_file() else {}
+    found = {
+        name: [base[name], value]
+        for name, value in settings.items()
+        if name in base and not _is_expression(base[name]) and not _same(base[name], value)
+    }
+    return {
+        "bundle": read_record(folder)["bundle"] if is_run(folder) else folder.resolve().name,
+        "version": str(metadata.get("version", "")),
+        "changed_settings": _since_the_bundle(found, folder),
+    }
+
+
+def _since_the_bundle(found: Mapping[str, list[Any]], folder: Path) -> dict[str, list[Any]]:
+    """Changes after those that the folder of a run records, as changes of its bundle."""
+    earlier: dict[str, Any] = {}
+    if is_run(folder):
+        earlier = read_record(folder).get("changed_settings", {})
+    first = {name: [earlier.get(name, pair)[0], pair[1]] for name, pair in found.items()}
+    return {name: pair for name, pair in (earlier | first).items() if not _same(*pair)}
+
+
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("$", "@"))
+
+
+def _at(config: Any, place: str) -> Any:
+    for part in place.split("#"):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
 
 
 def write_record(

@@ -21,7 +21,13 @@ from monai.bundle import ConfigParser
 from mixseg.configuration.loading import cause_of, load
 from mixseg.configuration.parent import end_with_parent
 from mixseg.configuration.paths import restore_paths
-from mixseg.configuration.record import is_run, own_configuration, read_record, write_record
+from mixseg.configuration.record import (
+    changed_settings,
+    is_run,
+    own_configuration,
+    read_record,
+    write_record,
+)
 from mixseg.configuration.resume import config_differences, data_differences, fingerprint
 from mixseg.configuration.settings import misread_values, one_dash, suggestion, unknown_options
 from mixseg.configuration.threads import share_processors
@@ -37,7 +43,8 @@ CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
 #: What a training and its evaluation leave in their folder, beside the record.
 _LEFT = (
     *CHECKPOINTS, "history.csv", "model_last.pt", "models/model.pt", "curves.png", "cases.png",
-    "surfaces.png", "metrics.csv", "summary.json", "tensorboard",
+    "surfaces.png", "metrics.csv", "summary.json", "tensorboard", "training.json", "report.html",
+    "best_median_worst.png",
 )  # fmt: skip
 #: Files that tell that a folder holds a training which would be lost.
 _HOLDS = (*CHECKPOINTS, "history.csv", "model_last.pt", "models/model.pt")
@@ -151,7 +158,7 @@ def begin_training(anew: bool = True) -> None:
             f"'{folder}' holds a run: resume it with --resume True, replace it with "
             "--overwrite True, or choose another --output_dir"
         )
-    facts = _facts(parser, configs)
+    facts = {**_facts(parser, configs), "changed_settings": changed_settings(own, configs)}
     if _switch(parser, "overwrite") and not _switch(parser, "resume"):
         _remove_run(folder)
     if resuming:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,22 @@ from rich.console import Console
 from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.surfaces import SurfaceCollector
 from mixseg.report.cases import plot_cases
+from mixseg.report.page import try_to_write_page
 from mixseg.report.scores import write_metrics_csv, write_summary
 from mixseg.report.surfaces import INSTALL_SURFACES, pyvista_is_installed
 from mixseg.report.tables import score_table
 
 __all__ = ["EvaluationReport"]
 
+logger = logging.getLogger(__name__)
+
 
 class EvaluationReport:
-    """Write ``metrics.csv``, ``summary.json`` and the pictures, and print the table.
+    """Write ``metrics.csv``, ``summary.json``, pictures and ``report.html``; print the table.
 
-    The pictures are ``cases.png`` and, of volumes, ``surfaces.png``: the predicted surfaces of the
-    same cases, colored by their distance to the reference. A rendering that fails is logged and
-    leaves ``surfaces.png`` out. Attach it after the scorer.
+    The pictures are ``cases.png``, ``best_median_worst.png`` and, of volumes, ``surfaces.png``: the
+    predicted surfaces of the cases of ``cases.png``, colored by their distance to the reference. A
+    rendering or a page that fails is logged and left out. Attach it after the scorer.
 
     Args:
         output_dir: folder of the run.
@@ -35,6 +40,8 @@ class EvaluationReport:
         seed: of the run.
         data_hash: of the datalist, see :func:`mixseg.data.data_hash`.
         surfaces: render ``surfaces.png``; None does where PyVista is installed.
+        facts: what else ``summary.json`` says of the run, under ``run``.
+        groups: groups that cases belong to, kind → group by case, such as a phase or a disease.
 
     Raises:
         ImportError: when the surfaces are asked for and PyVista is not installed.
@@ -51,6 +58,8 @@ class EvaluationReport:
         seed: int,
         data_hash: str,
         surfaces: bool | None = None,
+        facts: Mapping[str, Any] | None = None,
+        groups: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         if surfaces and not pyvista_is_installed():
             raise ImportError(f"surfaces.png needs PyVista: {INSTALL_SURFACES}")
@@ -59,6 +68,9 @@ class EvaluationReport:
         self.configuration = dict(configuration)
         self.seed = seed
         self.data_hash = data_hash
+        self.facts = dict(facts or {})
+        self.groups = dict(groups or {})
+        self._started = time.monotonic()
         self.surfaces = None if surfaces is False else SurfaceCollector(scorer)
 
     def attach(self, engine: Any) -> None:
@@ -76,8 +88,19 @@ class EvaluationReport:
             self.surfaces.attach(engine)
         engine.add_event_handler(Events.COMPLETED, self._report)
 
-    def _report(self) -> None:
+    def _report(self, engine: Any) -> None:
         rows = self.scorer.rows
+        extra: dict[str, Any] = {
+            "run": {
+                **self.facts,
+                "device": str(engine.state.device),
+                "precision": "bfloat16" if engine.amp else "float32",
+                "seconds": round(time.monotonic() - self._started, 1),
+            },
+            "spacing_mm": self.scorer.spacings,
+        }
+        if self.groups:
+            extra["groups"] = self.groups
         write_metrics_csv(rows, self.output_dir / "metrics.csv")
         write_summary(
             self.output_dir / "summary.json",
@@ -85,13 +108,21 @@ class EvaluationReport:
             configuration=self.configuration,
             seed=self.seed,
             data_hash=self.data_hash,
+            extra=extra,
         )
         plot_cases(self.scorer.panels, self.output_dir / "cases.png", self.scorer.class_names)
+        try:
+            path = self.output_dir / "best_median_worst.png"
+            plot_cases(self.scorer.ranked_panels(), path, self.scorer.class_names)
+        except Exception as error:
+            logger.warning("best_median_worst.png is left out: %s", error)
         if self.surfaces is not None:
             self.surfaces.render(self.output_dir / "surfaces.png")
+        page = try_to_write_page(self.output_dir)
         table, console = score_table(rows), Console()
         # In a log file or a narrow window rich would squeeze the columns until nothing is left.
         unbounded = console.options.update(max_width=1000)
         console.width = max(console.width, console.measure(table, options=unbounded).maximum)
         console.print(table)
-        console.print(f"scores, summary and pictures are in {self.output_dir}", soft_wrap=True)
+        first = "scores, summary and pictures are in" if page is None else f"report: {page}; all in"
+        console.print(f"{first} {self.output_dir}", soft_wrap=True)

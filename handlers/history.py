@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import os
 import time
@@ -16,11 +17,12 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import validate
 from mixseg.report.cases import CasePanel, plot_cases
 from mixseg.report.curves import plot_curves
+from mixseg.report.page import try_to_write_page
 
 __all__ = ["History"]
 
@@ -34,9 +36,12 @@ class History:
     ``curves.png`` and ``cases.png`` show the last validation: drawn after the first one, then when
     the last drawing is ``picture_seconds`` old, and always when training ends, also early, by an
     interrupt or by an error. A run that is resumed when all epochs are done draws what the process
-    before did not live to draw. Takes part in checkpoints, so the curves of a resumed run have no
-    gap. Attach it after the validator and, as Ignite gives an error to the first handler that
-    raises it again alone, before any other handler of errors.
+    before did not live to draw. ``training.json`` says how long each process of the run trained, on
+    which device, and how it ended; ``report.html`` shows all of it when training ends.
+
+    Takes part in checkpoints, so the curves of a resumed run have no gap. Attach it after the
+    validator and, as Ignite gives an error to the first handler that raises it again alone, before
+    any other handler of errors.
 
     Args:
         output_dir: folder of the run.
@@ -73,6 +78,8 @@ class History:
         self._drawn: float | None = None
         self._pending: Sequence[CasePanel] | None = None
         self._writer: SummaryWriter | None = None
+        self._sessions: list[dict[str, Any]] = []
+        self._began = 0.0
         self._sums: dict[str, Tensor] = {}
         self._lr = 0.0
 
@@ -81,11 +88,12 @@ class History:
         engine.register_state("history", self)
         if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
             return
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
         engine.add_event_handler(Events.COMPLETED, self._close)
-        engine.add_event_handler(Events.INTERRUPT, self._draw)
+        engine.add_event_handler(Events.INTERRUPT, self._interrupt)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._raise)
         engine.when_done.append(self._catch_up)
 
@@ -96,6 +104,22 @@ class History:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo of :meth:`state_dict`."""
         self.rows = list(state["rows"])
+
+    def _begin(self, engine: Any) -> None:
+        self._began = self.clock()
+        path = self.output_dir / "training.json"
+        # A training that starts again has removed the file.
+        earlier = json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.is_file() else []
+        session = {"device": str(engine.state.device), "precision": engine.precision}
+        self._sessions = [*earlier, {**session, "seconds": 0.0, "ended": "under way"}]
+
+    def _note(self, ended: str) -> None:
+        """Write how long this process has trained, and whether and how it ended."""
+        if self._sessions:
+            seconds = round(self.clock() - self._began, 1)
+            self._sessions[-1] |= {"seconds": seconds, "ended": ended}
+            content = strict_json({"sessions": self._sessions}).encode()
+            write_bytes_atomic(self.output_dir / "training.json", content)
 
     def _start(self, engine: Any) -> None:
         self._sums = {}
@@ -118,6 +142,7 @@ class History:
             validated = True
             row |= {k: v for k, v in self.evaluator.state.metrics.items() if isinstance(v, float)}
         self.rows.append(row)
+        self._note("under way")
         self._write(validated)
 
     def _write(self, validated: bool) -> None:
@@ -171,15 +196,29 @@ class History:
             validate(self.evaluator, engine)
         self._pending = [] if self.scorer is None else self.scorer.panels
         self._draw()
+        try_to_write_page(self.output_dir)
+
+    def _interrupt(self) -> None:
+        self._draw()
+        self._end("interrupted")
+
+    def _end(self, how: str) -> None:
+        self._note(how)
+        if self.rows:
+            try_to_write_page(self.output_dir)
 
     def _raise(self, error: BaseException) -> None:
         try:
             self._draw()
+            stopped = isinstance(error, KeyboardInterrupt)
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            self._end("interrupted" if stopped else f"ended by {reason}")
         except Exception as problem:
-            logger.warning("curves.png and cases.png are not up to date: %s", problem)
+            logger.warning("curves.png, cases.png and report.html are not up to date: %s", problem)
         raise error
 
     def _close(self) -> None:
         self._draw()
+        self._end("completed")
         if self._writer is not None:
             self._writer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ __all__ = ["CaseScorer", "shown_branch"]
 _NAMES = [name for names in BRANCH_NAMES.values() for name in names]
 
 
+#: Cases whose pictures are kept until the best, the median and the worst are known.
+_KEPT = 24
+
+
 def shown_branch(branches: Collection[str]) -> str:
     """Of the branches that predict, the one that pictures are about: a student, or the only one."""
     return next(name for name in ("student", *_NAMES) if name in branches)
@@ -36,7 +41,9 @@ class CaseScorer:
     student are both there, their mean is the ensemble.
 
     After an epoch ``engine.state.metrics`` holds ``val_dice_<branch>`` and, with distances,
-    ``val_hd95_<branch>`` (voxels), means over cases and foreground classes; ``rows`` all scores.
+    ``val_hd95_<branch>`` (voxels), means over cases and foreground classes; ``rows`` all scores;
+    with distances also ``spacings``, the size of a voxel in mm by case or None where a file does
+    not know it.
 
     Args:
         class_names: names of all classes, background first.
@@ -88,6 +95,8 @@ class CaseScorer:
         self.rows: list[CaseScore] = []
         self._dice: dict[str, list[float]] = {}
         self.panels: list[CasePanel] = []
+        self.spacings: dict[str, list[float] | None] = {}
+        self._ranked: list[tuple[float, list[CasePanel]]] = []
 
     def attach(self, engine: Engine) -> None:
         """Collect while the evaluator runs."""
@@ -97,6 +106,7 @@ class CaseScorer:
 
     def _start(self, engine: Any) -> None:
         self.rows, self.panels, self._dice = [], [], {}
+        self.spacings, self._ranked = {}, []
         count = len(engine.data_loader)
         wanted = np.linspace(0, count - 1, min(self.max_panels, count)).round()
         self._pictured = set(wanted.astype(int).tolist())
@@ -111,8 +121,53 @@ class CaseScorer:
                 dice = self._score_branch(case_id, name, prediction, reference, batch["label"].meta)
                 self._dice.setdefault(name, []).extend(dice)
                 scores[name] = float(np.mean(dice))
-            if self.is_pictured(engine):
-                self.panels += self._panels(batch, output, predictions, scores)
+            pictured = self.is_pictured(engine)
+            panels = (
+                self._panels(batch, output, predictions, scores)
+                if pictured or self.distances
+                else []
+            )
+            if pictured:
+                self.panels += panels
+            if self.distances:
+                spacing = spacing_mm(batch["label"].meta, reference.ndim)
+                self.spacings[case_id] = None if spacing is None else list(map(float, spacing))
+                self._keep(scores[shown_branch(scores)], panels)
+
+    def ranked_panels(self) -> list[CasePanel]:
+        """The rows that picture the best, the median and the worst case by mean Dice.
+
+        Of more than 24 cases the median is the nearest of those whose pictures were kept. Empty
+        without distances.
+        """
+        count = len(self._ranked)
+        found: list[CasePanel] = []
+        # By position: one case or two are named once.
+        for place in dict.fromkeys((count - 1, self._median(), 0) if count else ()):
+            names = [n for n, at in (("best", count - 1), ("worst", 0)) if at == place]
+            title = " and ".join(names) or "median"
+            found += [
+                replace(panel, case_id=f"{title}: {panel.case_id}")
+                for panel in self._ranked[place][1]
+            ]
+        return found
+
+    def _median(self) -> int:
+        """Position of the kept case whose Dice is nearest to the median of all cases."""
+        branch = shown_branch({row.branch for row in self.rows})
+        dice: dict[str, list[float]] = {}
+        for row in self.rows:
+            if row.branch == branch:
+                dice.setdefault(row.case_id, []).append(row.dice)
+        median = float(np.median([np.mean(values) for values in dice.values()]))
+        return min(range(len(self._ranked)), key=lambda i: abs(self._ranked[i][0] - median))
+
+    def _keep(self, dice: float, panels: list[CasePanel]) -> None:
+        """Keep a case's pictures; of too many, every second one between the extremes goes."""
+        self._ranked.append((dice, [_small(panel) for panel in panels]))
+        self._ranked.sort(key=lambda item: item[0])
+        if len(self._ranked) > _KEPT:
+            self._ranked = [*self._ranked[:-1:2], self._ranked[-1]]
 
     def is_pictured(self, engine: Any) -> bool:
         """Whether the case that the evaluator is at is one of those to keep pictures of."""
@@ -189,15 +244,32 @@ class CaseScorer:
     def _finish(self, engine: Any) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parts: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, (self.rows, self._dice))
-            self.rows = [row for rows, _ in parts for row in rows]
+            torch.distributed.all_gather_object(
+                parts, (self.rows, self._dice, self.spacings, self._ranked)
+            )
+            self.rows = [row for rows, *_ in parts for row in rows]
+            self.spacings = {k: v for _, _, spacings, _ in parts for k, v in spacings.items()}
+            self._ranked = sorted(
+                (item for *_, ranked in parts for item in ranked), key=lambda item: item[0]
+            )
             # A rank without a case of its own still needs the scores that select and stop.
-            names = dict.fromkeys(name for _, dice in parts for name in dice)
+            names = dict.fromkeys(name for _, dice, *_ in parts for name in dice)
             self._dice = {
-                name: [d for _, dice in parts for d in dice.get(name, [])] for name in names
+                name: [d for _, dice, *_ in parts for d in dice.get(name, [])] for name in names
             }
         for name, dice in self._dice.items():
             engine.state.metrics[f"val_dice_{name}"] = float(np.mean(dice))
         for name in dict.fromkeys(row.branch for row in self.rows):
             hd95 = [row.hd95_vox for row in self.rows if row.branch == name]
             engine.state.metrics[f"val_hd95_{name}"] = float(np.mean(hd95))
+
+
+def _small(panel: CasePanel) -> CasePanel:
+    """The panel with arrays of as few bytes as show the same."""
+    masks = {
+        name: labels.astype(np.int16)
+        for name in ("reference", *_NAMES)
+        if (labels := getattr(panel, name, None)) is not None
+    }
+    entropy = None if panel.entropy is None else panel.entropy.astype(np.float16)
+    return replace(panel, image=panel.image.astype(np.float32), entropy=entropy, **masks)

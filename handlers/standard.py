@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from mixseg.configuration.record import bundle_facts
 from mixseg.configuration.settings import run_settings
 from mixseg.data import Datalist, data_hash
 from mixseg.handlers.checkpoint import FullCheckpoint
@@ -155,6 +156,7 @@ def evaluation_handlers(
     if ckpt_dir is not None and Path(ckpt_dir) == output / "models":
         places = [output / "models", output.resolve().parent / "models"]
         ckpt_dir = next((place for place in places if (place / "model.pt").is_file()), None)
+    settings = run_settings()
     handlers = [
         LoadWeights(network, bundle_root, checkpoint, ckpt_dir),
         ProgressBar(enabled=progress),
@@ -162,10 +164,11 @@ def evaluation_handlers(
         EvaluationReport(
             output_dir,
             scorer,
-            configuration=run_settings(),
+            configuration=settings,
             seed=seed,
             data_hash=data_hash(datalist, dataset_dir),
             surfaces=surfaces,
+            facts=bundle_facts(Path(bundle_root), settings),
         ),
     ]
     return HandlerGroup(handlers)

@@ -23,6 +23,7 @@ from mixseg.data.folds import fold_datalist, full_patients
 from mixseg.files.atomic import ensure_writable, strict_json, write_bytes_atomic
 from mixseg.files.provenance import sha256_of
 from mixseg.metrics.scores import CaseScore
+from mixseg.report.page import try_to_write_page
 from mixseg.report.scores import read_metrics_csv, write_metrics_csv, write_summary
 
 __all__ = ["cross_validate", "fold_folder"]
@@ -55,7 +56,7 @@ def cross_validate(
     and a training that had begun continues from its checkpoint.
 
     The output folder then holds a run a fold, ``fold_1`` and so on, with the scores of its part in
-    ``test``; ``metrics.csv`` and ``summary.json`` are of all folds together.
+    ``test``; ``metrics.csv``, ``summary.json`` and ``report.html`` are of all folds together.
 
     Args:
         bundle: its folder, a zip of ``mixseg pack``, or its name.
@@ -81,7 +82,8 @@ def cross_validate(
     given = dict(settings or {})
     files = training_files(folder, config)
     owner = f"the bundle {bundle_name(folder)}"
-    check_settings(given, settings_of(files), owner, TRAINING_ARGUMENTS)
+    known = settings_of(files)
+    check_settings(given, known, owner, TRAINING_ARGUMENTS)
     places = {"bundle_root": str(folder.resolve())}
     places |= {} if data is None else {"dataset_dir": str(data.resolve())}
     datalist, dataset_dir, numbers = _cases(files, {**given, **places})
@@ -100,6 +102,7 @@ def cross_validate(
     }
     _refuse_another(output, request)
     rows: list[CaseScore] = []
+    spacings: dict[str, Any] = {}
     for fold, part in enumerate(parts):
         run, name = fold_folder(output, fold), f"fold {fold + 1} of {folds}"
         scores = run / "test"
@@ -126,6 +129,8 @@ def cross_validate(
             show(f"{name}: test", "heading")
             evaluate_run(run, output=scores, device=device, verbose=verbose)
         rows += read_metrics_csv(scores / "metrics.csv")
+        tested = json.loads((scores / "summary.json").read_text(encoding="utf-8"))
+        spacings |= tested.get("spacing_mm", {})
     write_metrics_csv(rows, output / "metrics.csv")
     write_summary(
         output / "summary.json",
@@ -133,8 +138,16 @@ def cross_validate(
         configuration=given,
         seed=None,
         data_hash=request["data"],
-        extra={"folds": folds},
+        extra={
+            "folds": folds,
+            "run": {
+                "bundle": bundle_name(folder),
+                "changed_settings": {n: [known.get(n), value] for n, value in given.items()},
+            },
+            "spacing_mm": spacings,
+        },
     )
+    try_to_write_page(output)
     return output, rows
 
 

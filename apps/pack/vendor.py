@@ -86,7 +86,7 @@ def copy_modules(modules: Iterable[str], folder: Path) -> None:
         _copy(source, target)
         if is_package:
             for data in sorted(source.parent.iterdir()):
-                if data.name == "py.typed" or data.suffix == ".json":
+                if data.name == "py.typed" or data.suffix in (".json", ".html"):
                     _copy(data, place / data.name)
     (top / "__init__.py").write_text(_INIT.format(version=metadata.version(PACKAGE)))
     (top / "LICENSE").write_text(_license(), encoding="utf-8")

@@ -11,7 +11,12 @@ import yaml
 from monai.bundle import ConfigParser
 
 from mixseg.apps.bundle.weights import build_network
-from mixseg.configuration.record import own_configuration, write_record
+from mixseg.configuration.record import (
+    bundle_facts,
+    changed_settings,
+    own_configuration,
+    write_record,
+)
 from mixseg.configuration.start import _inference_branch
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -103,3 +108,35 @@ def test_data_inside_the_run_move_with_it(tmp_path: Path) -> None:
     train = yaml.safe_load((tmp_path / "configs" / "train.yaml").read_text())
     assert train["dataset_dir"] == "$@bundle_root"
     assert train["datalist"] == "$@bundle_root + '/data/datalist.json'"
+
+
+def test_changed_settings_are_those_that_differ(tmp_path: Path) -> None:
+    configs = BUNDLES / "acdc_mixed" / "configs"
+    parser = ConfigParser(ConfigParser.load_config_files([str(configs / "train.yaml")]))
+    plain = own_configuration(parser.get(), configs)
+    assert changed_settings(plain, configs) == {}
+    changed = {"lr": 0.125, "train#trainer#clip_grad_norm": 3.5, "device": "cpu", "seed": 0}
+    parser.update({**changed, "output_dir": "elsewhere", "dataset_dir": "/data"})
+    own = own_configuration(parser.get(), configs)
+    found = changed_settings(own, configs)
+    assert found == {
+        "lr": [0.002, 0.125],
+        "train::trainer::clip_grad_norm": ["@clip_grad_norm", 3.5],
+    }
+
+    # A training of the run that this makes is compared with the bundle, not with the run.
+    facts = {"bundle": "acdc_mixed", "changed_settings": found}
+    write_record(tmp_path, configs, own, "/data", None, None, facts)
+    again = dict(own, lr=0.002, weight_decay=0.5)
+    assert changed_settings(again, tmp_path / "configs") == {
+        "train::trainer::clip_grad_norm": ["@clip_grad_norm", 3.5],
+        "weight_decay": [0.001, 0.5],
+    }
+
+
+def test_an_evaluation_names_its_bundle_and_what_differs(tmp_path: Path) -> None:
+    facts = bundle_facts(BUNDLES / "acdc_mixed", {"mirror_axes": [], "split": "test", "lr": 0.002})
+    assert facts["bundle"] == "acdc_mixed"
+    version = json.loads((BUNDLES / "acdc_mixed" / "configs" / "metadata.json").read_text())
+    assert facts["version"] == version["version"]
+    assert facts["changed_settings"] == {"mirror_axes": [[0, 1], []]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,3 +304,45 @@ def test_pictures_that_a_kill_left_out_are_drawn_on_resume(
     trainer, evaluator = build(True)
     trainer.run()
     assert (len(cases), evaluator.epochs) == (2, [])
+
+
+def test_how_long_each_process_trained_and_how_it_ended(
+    make_trainer: Factory, tmp_path: Path
+) -> None:
+    seconds = [100.0]
+
+    def build(resume: bool) -> Any:
+        history = History(tmp_path, tensorboard=False, clock=lambda: seconds[0])
+        checkpoint = FullCheckpoint(tmp_path, tmp_path, resume=resume)
+        trainer = make_trainer([history, checkpoint], max_epochs=2)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, tick)
+        return trainer
+
+    def tick(engine: Any) -> None:
+        seconds[0] += 5.0
+        if seconds[0] == 115.0:  # in the first iteration of the second epoch
+            raise ValueError("the loss is not finite\nat all")
+
+    with pytest.raises(ValueError, match="not finite"):
+        build(False).run()
+    build(True).run()
+    sessions = json.loads((tmp_path / "training.json").read_text())["sessions"]
+    assert [(s["seconds"], s["ended"]) for s in sessions] == [
+        (15.0, "ended by ValueError: the loss is not finite"),
+        (10.0, "completed"),
+    ]
+    assert {s["device"] for s in sessions} == {"cpu"}
+    page = (tmp_path / "report.html").read_text()
+    assert "25 s, resumed 1 ×" in page
+
+
+def test_a_page_that_cannot_be_made_costs_no_training(
+    make_trainer: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr("mixseg.report.page.write_page", broken)
+    make_trainer([History(tmp_path, tensorboard=False)]).run()
+    assert len(read(tmp_path / "history.csv")) == 3
+    assert not (tmp_path / "report.html").exists()

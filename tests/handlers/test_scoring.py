@@ -18,6 +18,8 @@ from monai.transforms import LoadImage
 
 from mixseg.files.geometry import spacing_mm
 from mixseg.handlers import CaseScorer
+from mixseg.metrics.scores import CaseScore
+from mixseg.report.cases import CasePanel
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,30 @@ def test_scores_of_two_cases(evaluate: Any) -> None:
         mean_hd95 = (HD95["a", branch] + HD95["b", branch]) / 2
         assert engine.state.metrics[f"val_dice_{branch}"] == pytest.approx(mean_dice, rel=1e-6)
         assert engine.state.metrics[f"val_hd95_{branch}"] == pytest.approx(mean_hd95, rel=1e-6)
+
+
+def test_spacings_and_the_cases_to_look_at(evaluate: Any) -> None:
+    """Of the student: a scores 0.5 and b 0."""
+    scorer = CaseScorer(["background", "LV"], panels=1)
+    evaluate(scorer)
+    assert scorer.spacings == {"a": [2.0, 2.0, 2.0], "b": None}
+    names = [panel.case_id for panel in scorer.ranked_panels()]
+    assert names == ["best: a", "worst: b"]
+
+
+def test_of_many_cases_the_extremes_and_the_median_are_kept() -> None:
+    scorer = CaseScorer(["background", "LV"])
+    order = np.random.default_rng(0).permutation(101)
+    for i in order.tolist():
+        panel = CasePanel(f"case{i}", np.zeros((2, 2)), main=np.zeros((2, 2), np.uint8))
+        scorer.rows.append(
+            CaseScore(f"case{i}", "main", "LV", i / 100, 0.0, 0.0, None, None, "", 1, 1)
+        )
+        scorer._keep(i / 100, [panel])
+    kinds = dict(panel.case_id.split(": case") for panel in scorer.ranked_panels())
+    assert (kinds["best"], kinds["worst"]) == ("100", "0")
+    # Kept cases are thinned out evenly, so one lies near the median of 0.50.
+    assert abs(int(kinds["median"]) - 50) <= 10
 
 
 def test_dice_alone(evaluate: Any) -> None:
