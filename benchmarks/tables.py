@@ -5,10 +5,10 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``augmentation``, ``free_negatives``, ``nnunet``, ``flagship``, ``settings`` and
-``shipped_weights`` (on a model card), ``compared_settings``, ``table_1`` and so on for the
-journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in their order;
-with ``_frames`` behind it, by frame of the heart's cycle.
+``noise``, ``augmentation``, ``free_negatives``, ``quality``, ``nnunet``, ``flagship``,
+``settings`` and ``shipped_weights`` (on a model card), ``compared_settings``, ``table_1`` and so
+on for the journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in
+their order; with ``_frames`` behind it, by frame of the heart's cycle.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from measured import (
     measured_block,
     nnunet_block,
     noise_block,
+    quality_block,
     training_cost_block,
     tutorial_block,
 )
@@ -236,6 +237,8 @@ def render(page: Path) -> str:
             text = noise_block(ROOT)
         elif name == "free_negatives":
             text = free_negatives_block(ROOT)
+        elif name == "quality":
+            text = quality_block(ROOT)
         elif name == "nnunet":
             text = nnunet_block(ROOT)
         elif name == "batch_statistics":
