@@ -55,6 +55,8 @@ class Entry(BaseModel):
         complete: of a partial label or a scribble: every slice that holds a class bears a seed of
             it, so that slices without one are background
             (:func:`~mixseg.transforms.free_negatives.free_negatives`); absent means not known.
+        groups: groups that the case belongs to, kind → group, such as a phase or a disease; the
+            report of an evaluation scores each of them.
     """
 
     model_config = ConfigDict(extra="forbid", str_min_length=1)
@@ -68,6 +70,7 @@ class Entry(BaseModel):
     patient_id: str = ""
     annotated_classes: list[int] | None = None
     complete: bool | None = None
+    groups: dict[str, str] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -99,8 +99,9 @@ class EvaluationReport:
             },
             "spacing_mm": self.scorer.spacings,
         }
-        if self.groups:
-            extra["groups"] = self.groups
+        scored = {row.case_id for row in rows}
+        if groups := {case: kinds for case, kinds in self.groups.items() if case in scored}:
+            extra["groups"] = groups
         write_metrics_csv(rows, self.output_dir / "metrics.csv")
         write_summary(
             self.output_dir / "summary.json",

@@ -210,11 +210,14 @@ class History:
     def _raise(self, error: BaseException) -> None:
         try:
             self._draw()
-            stopped = isinstance(error, KeyboardInterrupt)
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        except Exception as problem:
+            logger.warning("curves.png and cases.png are not up to date: %s", problem)
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        stopped = isinstance(error, KeyboardInterrupt)
+        try:
             self._end("interrupted" if stopped else f"ended by {reason}")
         except Exception as problem:
-            logger.warning("curves.png, cases.png and report.html are not up to date: %s", problem)
+            logger.warning("training.json is not up to date: %s", problem)
         raise error
 
     def _close(self) -> None:

@@ -169,6 +169,11 @@ def evaluation_handlers(
             data_hash=data_hash(datalist, dataset_dir),
             surfaces=surfaces,
             facts=bundle_facts(Path(bundle_root), settings),
+            groups={
+                entry.case_id: entry.groups
+                for entry in (*datalist.validation, *datalist.test)
+                if entry.groups
+            },
         ),
     ]
     return HandlerGroup(handlers)

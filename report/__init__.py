@@ -2,6 +2,7 @@
 
 from mixseg.report.cases import CasePanel, cut_panels, plot_cases
 from mixseg.report.curves import plot_curves
+from mixseg.report.page import write_page
 from mixseg.report.planes import select_slice, shown_channels, standard_planes
 from mixseg.report.scores import read_metrics_csv, write_metrics_csv, write_summary
 from mixseg.report.surfaces import CaseSurface, extract_surface, plot_surfaces
@@ -23,5 +24,6 @@ __all__ = [
     "shown_channels",
     "standard_planes",
     "write_metrics_csv",
+    "write_page",
     "write_summary",
 ]

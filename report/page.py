@@ -400,8 +400,7 @@ def _prediction(folder: Path) -> Page:
     tiles = [("masks", str(len(cases))), ("failed", str(len(failures)))]
     if images.get("found_finished"):
         tiles.append(("finished before", str(images["found_finished"])))
-    changed = report.get("changed_settings")
-    parts = [_changed(changed), _ordered(folder, report)]
+    parts = [_changed(report.get("changed_settings")), _ordered(folder, report)]
     faults = [str(text) for text in report.get("left_out", [])]
     part = _faults(faults)
     if failures:
@@ -411,7 +410,8 @@ def _prediction(folder: Path) -> Page:
         ]
         part.text = [t for t in part.text if faults]
         part.tables.append(Table(["failed", "why", "fix"], lines[:_ROWS], 3))
-    parts.append(part)
+    # Pictures are long: failures stand before them.
+    parts.insert(0 if failures else len(parts), part)
     title = f"Masks of {report.get('bundle', folder.resolve().name)}"
     return Page(title, "", facts, tiles, parts)
 
@@ -424,6 +424,10 @@ def _ordered(folder: Path, report: Mapping[str, Any]) -> Part:
     in_ml = all(case.get("ml") for case in cases)
     unit = "ml" if in_ml else "voxels"
     apart = any("mean_disagreement" in case for case in cases)
+    notes_of = [[str(text) for text in case.get("warnings", [])] for case in cases]
+    common = [
+        text for text in (notes_of[0] if cases[1:] else []) if all(text in n for n in notes_of)
+    ]
     lines = []
     for case in cases[:_ROWS]:
         quality, sizes = case.get("quality"), case["ml" if in_ml else "voxels"]
@@ -431,13 +435,14 @@ def _ordered(folder: Path, report: Mapping[str, Any]) -> Part:
         if apart:
             cells.append(f"{case.get('mean_disagreement', float('nan')):.4f}")
         number = "–" if quality is None else f"{100 * quality:.1f}"
-        notes = "; ".join(str(text) for text in case.get("warnings", []))
-        lines.append([str(case["case_id"]), number, *cells, notes])
+        own = [str(text) for text in case.get("warnings", []) if text not in common]
+        lines.append([str(case["case_id"]), number, *cells, "; ".join(own)])
     part.text += [
         "Look at the first ones first. Expected quality is the Dice [%] that the mask would have "
         "if the network's probabilities were right, mean over the classes found. Where mirrored "
         "passes, branches or folds differ, their averaged probabilities are lower, and so is it.",
         _trust(report.get("expected_quality"), report),
+        *(f"All cases: {text}." for text in common),
     ]
     header = ["case", "expected quality", *(f"{name} [{unit}]" for name in names)]
     header += ["disagreement"] if apart else []
@@ -448,7 +453,9 @@ def _ordered(folder: Path, report: Mapping[str, Any]) -> Part:
         # The report is a file like any other: nothing outside the folder is opened.
         path = (folder / str(name)).resolve()
         if path.is_relative_to(folder.resolve()):
-            part.pictures += _pictures(folder, {str(name): str(case["case_id"])})
+            quality = case.get("quality")
+            known = "" if quality is None else f", expected quality {100 * quality:.1f}"
+            part.pictures += _pictures(folder, {str(name): f"{case['case_id']}{known}"})
     return part
 
 

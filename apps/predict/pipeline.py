@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mixseg.apps.predict.images import CaseError
 from mixseg.configuration.loading import cause_of, load
 from mixseg.configuration.paths import literal_path
+from mixseg.engines.precision import autocast_dtype
 from mixseg.files.geometry import spacing_mm
 from mixseg.files.reading import subject_name
 from mixseg.files.weights import read_weights
@@ -180,6 +181,8 @@ class BundlePipeline:
     network_dims: int = field(init=False)
     #: Channels that an image must have.
     channels: int = field(init=False)
+    #: Type of the forward pass, such as ``bfloat16``.
+    precision: str = field(init=False)
 
     def __post_init__(self) -> None:
         image = load(self.bundle / "configs" / "metadata.json")["network_data_format"]["inputs"]
@@ -229,6 +232,9 @@ class BundlePipeline:
         # Else Ignite would resume the run of a case that failed in place of the next one's.
         self._evaluator.interrupt_resume_enabled = False
         self._loader: Any = self._evaluator.data_loader
+        amp = parser.get_parsed_content("amp") if "amp" in parser else False
+        computed = autocast_dtype(amp, self.device) or torch.float32
+        self.precision = str(computed).removeprefix("torch.")
         self.class_names = [str(name) for name in parser.get_parsed_content("class_names")]
         inferer = parser.get_parsed_content("inferer")
         self.axes = {self.network_dims + isinstance(inferer, SliceInferer)}

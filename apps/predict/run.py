@@ -387,6 +387,7 @@ def run_header(pipeline: BundlePipeline) -> dict[str, Any]:
         "digest": settings_digest({"members": digests}),
         "classes": pipeline.class_names,
         "device": str(pipeline.device),
+        "precision": pipeline.precision,
         **environment(),
     }
 

@@ -179,10 +179,14 @@ def _read_official(source: Path, seed: int) -> tuple[list[Entry], list[Entry], l
                 faults.append(f"{image}: its mask {match['case']}_gt.nii.gz is missing")
                 continue
             scribble = find_nifti(folder, match["case"] + "_scribble")
-            entries.append(_entry(source, match, image, label, scribble))
+            entry = _entry(source, match, image, label, scribble)
+            entry.groups = _groups(folder, image) or None
+            entries.append(entry)
         below = folder.relative_to(source).parts[:-1]
         testing = any(part.lower() == "testing" for part in below)
-        patients[folder.name] = _Patient(folder.name, _group(folder), entries, testing)
+        patients[folder.name] = _Patient(
+            folder.name, _info(folder).get("Group", ""), entries, testing
+        )
     if faults:
         raise DatalistError(listed_faults(f"the ACDC folder '{source}'", faults))
 
@@ -270,12 +274,18 @@ def _entry(
     )
 
 
-def _group(folder: Path) -> str:
-    """The patient's pathology group from Info.cfg, or an empty string."""
+def _info(folder: Path) -> dict[str, str]:
+    """What Info.cfg says of the patient, without what is empty."""
     info = folder / "Info.cfg"
     text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "Group" and value.strip():
-            return value.strip()
-    return ""
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
+
+
+def _groups(folder: Path, image: Path) -> dict[str, str]:
+    """The frame's phase and the patient's disease, where Info.cfg names them."""
+    info = _info(folder)
+    frame = int(image.name.partition("_frame")[2].partition(".")[0])
+    phases = [phase for phase in ("ED", "ES") if info.get(phase, "").lstrip("0") == str(frame)]
+    groups = {"phase": phases[0]} if phases else {}
+    return groups | ({"disease": info["Group"]} if "Group" in info else {})

@@ -298,6 +298,16 @@ def test_masks_are_ordered_worst_first(tmp_path: Path) -> None:
     assert "was not measured for these weights" in page.text
 
 
+def test_what_is_odd_about_all_cases_is_said_once(tmp_path: Path) -> None:
+    report = json.loads((prediction(tmp_path) / "report.json").read_text())
+    for case in report["cases"]:
+        case["warnings"].append("no voxel size")
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    page = Seen(write_page(tmp_path))
+    assert [row[-1] for row in page.rows if row[0] in ("good", "none", "poor")] == ["odd", "", ""]
+    assert page.text.count("no voxel size") == 1
+
+
 def test_the_measured_correlation_stands_beside_the_order(tmp_path: Path) -> None:
     measured = {"spearman": 0.713, "n": 30, "interval_95": [0.4, 0.87], "data": "ACDC test"}
     page = Seen(write_page(prediction(tmp_path, expected_quality=measured)))
@@ -358,23 +368,41 @@ def test_a_page_that_fails_costs_nothing(tmp_path: Path, caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("make", [evaluation, training, prediction])
 def test_a_browser_opens_it_from_disk_in_silence(make: Any, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
     folder = tmp_path / "pages of <one> & 'two'"
     folder.mkdir()
     page = write_page(make(folder, NAMES) if make is evaluation else make(folder))
-    log = tmp_path / "net.json"
+    shown, said, asked = browse(page, tmp_path)
+    assert "Made by mixseg" in shown
+    assert (said, asked) == ([], [])
+
+
+def test_the_browser_would_tell(tmp_path: Path) -> None:
+    """The page's policy blocks what would be fetched or run, and the console says so."""
+    text = write_page(training(tmp_path)).read_text(encoding="utf-8")
+    injected = '<img src="http://127.0.0.1:9/x.png"><script>document.title = "run"</script></main>'
+    (tmp_path / "report.html").write_text(text.replace("</main>", injected))
+    shown, said, _ = browse(tmp_path / "report.html", tmp_path)
+    assert len(said) == 2
+    assert all("Content Security Policy" in line for line in said)
+    assert "<title>run" not in shown
+
+
+def browse(page: Path, folder: Path) -> tuple[str, list[str], list[str]]:
+    """What Chromium makes of a page: its elements, its console's lines, the hosts it asked."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    log = folder / "net.json"
     done = subprocess.run(
         [
             browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
+            f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr",
             f"--log-net-log={log}", "--dump-dom", page.as_uri(),
         ],
         capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
-    assert "CONSOLE" not in done.stderr
-    assert "Made by mixseg" in done.stdout
-    asked = re.findall(r'"url":"(https?:[^"]*)"', log.read_text(encoding="utf-8"))
-    assert asked == []
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    hosts = set(re.findall(r'"url":"https?://([^/"]*)', log.read_text(encoding="utf-8")))
+    # The browser's own: its clock and its accounts.
+    return done.stdout, said, [host for host in hosts if not host.endswith(".google.com")]

@@ -109,6 +109,18 @@ def test_all_missing_masks_are_named(tmp_path: Path) -> None:
         assert f"{case}.nii.gz: its mask {case}_gt.nii.gz is missing" in message
 
 
+def test_phase_and_disease_are_those_of_info_cfg(tmp_path: Path) -> None:
+    place = write_patient(tmp_path, 1, "DCM")
+    for number in (2, 3, 4):
+        write_patient(tmp_path, number, "NOR")
+    (place / "Info.cfg").write_text("ED: 01\nES: 9\nGroup: DCM\n")  # frame 12 is neither
+    datalist = prepare_acdc(tmp_path)
+    groups = {entry.case_id: entry.groups for split in SPLITS for entry in getattr(datalist, split)}
+    assert groups["patient001_frame01"] == {"phase": "ED", "disease": "DCM"}
+    assert groups["patient001_frame12"] == {"disease": "DCM"}
+    assert groups["patient002_frame12"] == {"phase": "ES", "disease": "NOR"}
+
+
 def test_missing_info_is_one_warning_and_one_group(tmp_path: Path) -> None:
     for number in range(1, 11):
         write_patient(tmp_path, number, None)
