@@ -185,7 +185,11 @@ def quality_block(root: Path) -> str:
         "| of the worst fifth, found in the report's first fifth |",
         "|---|---:|---:|---:|",
     ]
-    for bundle, found in result["test"].items():
+    for bundle in result["chosen_on"]:
+        found = result["test"].get(bundle)
+        if found is None:
+            lines.append(f"| `{bundle}` | {NOT_RUN} | | |")
+            continue
         low, high = found["interval_95"]
         worst = found["worst_fifth"]
         lines.append(

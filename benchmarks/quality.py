@@ -18,6 +18,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,6 @@ class Measured:
     """A bundle that predicts cases with its mirrored passes apart."""
 
     def __init__(self, bundle: str, staging: Path) -> None:
-        self.name = bundle
         folder = find_bundle(bundle)
         files = [folder / "configs" / "inference.yaml"]
         weights, overlays = bundle_weights(folder)
@@ -161,6 +161,9 @@ def main() -> None:
     parser.add_argument("--la", type=Path, required=True, help="folder of the left-atrium scans")
     parser.add_argument("--scribbled", type=int, default=5, help="training patients to choose on")
     parser.add_argument("--rows", type=Path, help="JSON of measured cases, to resume from")
+    parser.add_argument(
+        "--test", nargs="*", choices=BUNDLES, default=list(BUNDLES), help="bundles to test"
+    )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     folders = {"acdc": arguments.acdc, "la": arguments.la}
@@ -170,22 +173,23 @@ def main() -> None:
     chosen_on: dict[str, dict[str, list[dict[str, Any]]]] = {}
     tested: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as staging:
-        networks = {bundle: Measured(bundle, Path(staging)) for bundle in BUNDLES}
+        network_of = cache(lambda bundle: Measured(bundle, Path(staging)))
         datalists = {data: find_datalist(folder) for data, folder in folders.items()}
         try:
             for bundle, data in BUNDLES.items():
-                network, folder, datalist = networks[bundle], folders[data], datalists[data]
+                folder, datalist = folders[data], datalists[data]
                 patients = list(dict.fromkeys(entry.patient_id for entry in datalist.training))
                 scribbled = set(patients[FULL : FULL + arguments.scribbled])
                 drawn = [entry for entry in datalist.training if entry.patient_id in scribbled]
                 chosen_on[bundle] = {
-                    "validation": _rows(network, folder, datalist.validation, kept),
-                    "scribbled": _rows(network, folder, drawn, kept),
+                    "validation": _rows(bundle, network_of, folder, datalist.validation, kept),
+                    "scribbled": _rows(bundle, network_of, folder, drawn, kept),
                 }
             found = choice(chosen_on)
-            for bundle, data in BUNDLES.items():
-                test, names = datalists[data].test, [found["chosen"]]
-                tested[bundle] = _rows(networks[bundle], folders[data], test, kept, names)
+            for bundle in arguments.test:
+                folder, test = folders[BUNDLES[bundle]], datalists[BUNDLES[bundle]].test
+                names = [found["chosen"]]
+                tested[bundle] = _rows(bundle, network_of, folder, test, kept, names)
         finally:
             if arguments.rows is not None:
                 write_bytes_atomic(arguments.rows, strict_json(kept).encode())
@@ -216,7 +220,8 @@ def _describe(bundle: str, measured: Mapping[str, Any]) -> None:
 
 
 def _rows(
-    network: Measured,
+    bundle: str,
+    network_of: Callable[[str], Measured],
     folder: Path,
     entries: Sequence[Entry],
     kept: dict[str, Any],
@@ -226,9 +231,10 @@ def _rows(
     rows = []
     for entry in entries:
         assert entry.label is not None
-        key = f"{network.name}/{entry.case_id}"
+        key = f"{bundle}/{entry.case_id}"
         if key not in kept:
-            kept[key] = network.case(folder / entry.image, folder / entry.label, names)
+            image, label = folder / entry.image, folder / entry.label
+            kept[key] = network_of(bundle).case(image, label, names)
             print(key, kept[key], flush=True)
         rows.append({"case_id": entry.case_id, **kept[key]})
     return rows

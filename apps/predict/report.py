@@ -21,8 +21,10 @@ from mixseg.report.page import try_to_write_page
 __all__ = ["JSON_NAME", "PredictionReport", "peak_memory_mb", "settings_digest", "stamp_of"]
 
 JSON_NAME, CSV_NAME = "report.json", "report.csv"
-_COLUMNS = ("case_id", "status", "input", "mask", "shape", "spacing_mm", "mean_entropy", "quality")
-_COLUMNS += ("seconds",)
+_COLUMNS = (
+    "case_id", "status", "input", "mask", "shape", "spacing_mm", "mean_entropy", "quality",
+    "seconds",
+)  # fmt: skip
 #: The report may take this share of the time: it is written after every case unless it is long.
 _TIME_SHARE = 0.05
 
