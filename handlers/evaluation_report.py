@@ -93,8 +93,7 @@ class EvaluationReport:
         extra: dict[str, Any] = {
             "run": {
                 **self.facts,
-                "device": str(engine.state.device),
-                "precision": "bfloat16" if engine.amp else "float32",
+                **_computed(engine),
                 "seconds": round(time.monotonic() - self._started, 1),
             },
             "spacing_mm": self.scorer.spacings,
@@ -127,3 +126,11 @@ class EvaluationReport:
         console.print(table)
         first = "scores, summary and pictures are in" if page is None else f"report: {page}; all in"
         console.print(f"{first} {self.output_dir}", soft_wrap=True)
+
+
+def _computed(engine: Any) -> dict[str, str]:
+    """Device and precision of the forward passes, where the evaluator says them."""
+    if not hasattr(engine.state, "device"):
+        return {}
+    precision = "bfloat16" if getattr(engine, "amp", False) else "float32"
+    return {"device": str(engine.state.device), "precision": precision}

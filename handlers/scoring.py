@@ -121,18 +121,13 @@ class CaseScorer:
                 dice = self._score_branch(case_id, name, prediction, reference, batch["label"].meta)
                 self._dice.setdefault(name, []).extend(dice)
                 scores[name] = float(np.mean(dice))
-            pictured = self.is_pictured(engine)
-            panels = (
-                self._panels(batch, output, predictions, scores)
-                if pictured or self.distances
-                else []
-            )
-            if pictured:
-                self.panels += panels
+            if self.is_pictured(engine):
+                self.panels += self._panels(batch, output, predictions, scores)
             if self.distances:
                 spacing = spacing_mm(batch["label"].meta, reference.ndim)
                 self.spacings[case_id] = None if spacing is None else list(map(float, spacing))
-                self._keep(scores[shown_branch(scores)], panels)
+                dice = scores[shown_branch(scores)]
+                self._keep(dice, self._panels(batch, output, predictions, scores))
 
     def ranked_panels(self) -> list[CasePanel]:
         """The rows that picture the best, the median and the worst case by mean Dice.
