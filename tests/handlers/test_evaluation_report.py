@@ -50,6 +50,8 @@ def test_files_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
             CasePanel("a", mask.astype(float), mask, mask, mask, mask * 0.5, {"student": 0.75})
         ],
         class_names=["background", "LV"],
+        spacings={"a": [1.0, 1.0, 2.0], "b": None},
+        ranked_panels=lambda: scorer.panels,
     )
     report = EvaluationReport(
         tmp_path / "out",
@@ -58,6 +60,7 @@ def test_files_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         seed=3,
         data_hash="abc",
         surfaces=False,
+        groups={"a": {"phase": "ED"}, "of another split": {"phase": "ES"}},
     )
     engine = Engine(lambda engine, batch: None)
     report.attach(engine)
@@ -73,7 +76,11 @@ def test_files_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     student = summary["scores"]["student"]["LV"]
     assert student["dice"]["mean"] == 0.4375  # of 0.75 and 0.125
     assert student["worst"] == {"case_id": "b", "dice": 0.125}
-    assert (tmp_path / "out" / "cases.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert summary["spacing_mm"] == {"a": [1.0, 1.0, 2.0], "b": None}
+    assert summary["groups"] == {"a": {"phase": "ED"}}
+    for name in ("cases.png", "best_median_worst.png"):
+        assert (tmp_path / "out" / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "Best, median and worst case" in (tmp_path / "out" / "report.html").read_text()
     printed = capsys.readouterr().out
     for cell in ("teacher", "student", "37.5", "43.8"):
         assert cell in printed.lower()
@@ -101,7 +108,7 @@ def test_surfaces_are_rendered_where_they_can_be(tmp_path: Path, surfaces: bool 
     if not pyvista_is_installed() or rendering_problem():
         pytest.skip("nothing can be rendered here")
     evaluate(tmp_path, surfaces)
-    files = ["cases.png", "metrics.csv", "summary.json"]
+    files = ["best_median_worst.png", "cases.png", "metrics.csv", "report.html", "summary.json"]
     if surfaces is not False:
         files.append("surfaces.png")
         assert (tmp_path / "surfaces.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

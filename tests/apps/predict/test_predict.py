@@ -36,11 +36,11 @@ def test_masks_are_those_of_the_bundle(
     output, other = tmp_path / "masks", tmp_path / "monai"
     result = predictor(images, output)
     assert result.exit_code == 0, result.output
-    assert f"3 predicted: masks and report.json are in {output}" in result.output
+    assert f"3 predicted: masks and report.html are in {output}" in result.output
     predictor.by_monai(images, other)
     names = [f"{name}_LV.nii.gz" for name in "abc"]
     # The empty lock stays, hidden.
-    written = [".lock", *names, "report.csv", "report.json"]
+    written = [".lock", *names, "report.csv", "report.html", "report.json"]
     assert sorted(path.name for path in output.iterdir()) == written
     for name in names:
         mask, image = nib.load(output / name), nib.load(images / name.replace("_LV", ""))
