@@ -53,7 +53,7 @@ def test_broken_files_are_named_and_do_not_stop_the_others(
     result = predictor(images, output)
     assert result.exit_code == 1
     assert sorted(stamps(output)) == ["a_LV.nii.gz", "b_LV.nii.gz", "c_LV.nii.gz"]
-    assert f"3 predicted: masks and report.json are in {output}" in result.output
+    assert f"3 predicted: masks and report.html are in {output}" in result.output
     assert "error: 4 of 7 images could not be predicted:" in result.output
     reasons = {
         "cut": r"is not a readable NIfTI file \(.*\); it may be truncated: copy or download it",

@@ -49,7 +49,7 @@ def test_twenty_volumes_of_which_two_are_broken(
 
     done = predict(predictor, many, tmp_path / "masks")
     assert done.returncode == 1, done.stderr
-    assert "18 predicted: masks and report.json are in" in done.stdout
+    assert "18 predicted: masks and report.html are in" in done.stdout
     assert "error: 2 of 20 images could not be predicted:" in done.stderr
     assert f"{cut}: the image is not a readable NIfTI file (" in done.stderr
     sizes = "×".join(map(str, data.shape[:3]))

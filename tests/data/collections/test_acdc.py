@@ -66,6 +66,7 @@ def test_entries_are_relative_and_leave_the_cine_series_out(tmp_path: Path) -> N
         "supervision": "full",
         "case_id": f"{name}_frame01",
         "patient_id": name,
+        "groups": {"phase": "ED", "disease": group_of(tmp_path, name)},
     }
     assert datalist.classes == ["background", "RV", "myocardium", "LV"]
     assert (datalist.unlabeled, datalist.base_dir) == (4, tmp_path)
