@@ -98,8 +98,9 @@ def folder(
         str,
         typer.Option(
             help="Training/validation/test in percent of the patients with full masks; auto is "
-            "70/10/20 for more than ten of them, and trains on all otherwise. Or a file with lists "
-            "train, val and test; or splits_final.json:FOLD of nnU-Net."
+            "70/10/20 for ten or more of them, at least seven of which train, and trains on all "
+            "otherwise. Or a file with lists train, val and test; or splits_final.json:FOLD of "
+            "nnU-Net."
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
@@ -113,7 +114,7 @@ def folder(
 
     Every file is read. The labels' values show which cases have full masks, scribbles, some classes
     annotated or no label. Cases are split by patient; only full masks validate and test, and with
-    ten or fewer all of them train. All faults are listed together, and nothing is written until
+    fewer than ten all of them train. All faults are listed together, and nothing is written until
     they are fixed. Your files are never changed: labels that need other values are copied beside
     the datalist.
 

@@ -118,6 +118,13 @@ class MixedSupervisionTrainer(Trainer):
         self.optimizer = optimizer
         self.objective = objective.to(device)
         _check_stepped(self.networks, optimizer)
+        if augmentation is not None and not hasattr(augmentation, "state_dict"):
+            raise ValueError(
+                f"augmentation is a {type(augmentation).__name__}, which has no state to resume "
+                "with and may not transform whole batches: give a BatchAugmentation, null for "
+                "none, or transforms of one item as train#dataset#slice_transform (in 3D "
+                "train#dataset#random_transform)"
+            )
         self.lr_scheduler = lr_scheduler
         self.augmentation = augmentation
         self.amp_dtype = autocast_dtype(amp, device, amp_dtype)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class History:
-    """Keep the mean of every loss term an epoch, and what the validator found.
+    """Keep the mean of every loss term an epoch, its highest rate, and what the validator found.
 
     Writes ``history.csv`` and TensorBoard events below ``tensorboard/`` after each epoch.
     ``curves.png`` and ``cases.png`` show the last validation: drawn after the first one, then when
@@ -90,6 +90,7 @@ class History:
             return
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._see_rate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
         engine.add_event_handler(Events.COMPLETED, self._close)
@@ -122,8 +123,10 @@ class History:
             write_bytes_atomic(self.output_dir / "training.json", content)
 
     def _start(self, engine: Any) -> None:
-        self._sums = {}
-        self._lr = float(engine.optimizer.param_groups[0]["lr"])
+        self._sums, self._lr = {}, 0.0
+
+    def _see_rate(self, engine: Any) -> None:
+        self._lr = max(self._lr, float(engine.optimizer.param_groups[0]["lr"]))
 
     def _add(self, engine: Any) -> None:
         # Summed on the device: reading a value here would wait for CUDA at every iteration.

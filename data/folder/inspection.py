@@ -110,6 +110,11 @@ class FolderReport:
                 f"{masks}: too few to set any aside for validation. A training keeps its last "
                 f"weights. {score}"
             )
+        elif self.splits and len({case.patient for case in self.splits["test"]}) == 1:
+            sentences.append(
+                "one patient tests, and its score alone says little. To test each of the training "
+                "masks once, too: mixseg train BUNDLE --folds 5"
+            )
         if without := sum(case.kind == "none" for case in self.cases):
             sentences.append(
                 f"{_count(without, 'case')} without a label: in the datalist for methods that "

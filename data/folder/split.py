@@ -24,9 +24,11 @@ __all__ = ["DEFAULT_SPLIT", "ENOUGH_MASKS", "SplitRule", "parse_split", "split_b
 DEFAULT_SPLIT = "auto"
 _SHARES_OF_MANY = "70/10/20"
 #: Patients with full masks from which on some of them can be kept for validation and test.
-ENOUGH_MASKS = 11
+ENOUGH_MASKS = 10
 #: Patients of a split: weights or scores of a single one are chance.
 _LEAST = 2
+#: Patients that an automatic split leaves to train on; at ten masks one is left to test.
+_LEAST_TRAINING = 7
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _SHARES = re.compile(rf"^{_NUMBER}/{_NUMBER}/{_NUMBER}$")
@@ -61,8 +63,8 @@ class SplitRule:
 def parse_split(text: str) -> SplitRule:
     """Read ``auto``, ``70/10/20`` (percent for training, validation and test), or a file's name.
 
-    ``auto`` is 70/10/20 from :data:`ENOUGH_MASKS` patients with full masks on. Of fewer all train:
-    cross-validation scores them better than one or two that are set aside.
+    ``auto`` is 70/10/20 from :data:`ENOUGH_MASKS` patients with full masks on, seven at least to
+    train. Of fewer all train: cross-validation scores them better than one or two set aside.
 
     A file is an object with the lists ``train``, ``val`` and ``test``, or nnU-Net's
     ``splits_final.json``, a list of folds, whose number follows a colon: ``splits_final.json:2``.
@@ -93,7 +95,8 @@ def split_by_patient(
     Validation and test take patients whose cases all have full masks: of these the shares are
     counted, at least two for each share above 0, and two are kept to train on. Where the layout
     itself names the cases of one, no others are drawn for it. An automatic rule leaves all to
-    training where there are fewer than :data:`ENOUGH_MASKS`.
+    training where there are fewer than :data:`ENOUGH_MASKS`, and never fewer than seven: of ten
+    patients two validate, since one alone would choose the weights, and one tests.
 
     Args:
         cases: all cases.
@@ -166,6 +169,9 @@ def _draw(
         for split, share in shares.items()
         if share and split not in given.values()
     }
+    if rule.automatic and "test" in numbers:
+        spare = len(free) - _LEAST_TRAINING - numbers.get("validation", 0)
+        numbers["test"] = max(1, min(numbers["test"], spare))
     needed = sum(numbers.values()) + _LEAST
     if len(free) < needed:
         faults.append(

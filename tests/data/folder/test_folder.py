@@ -214,12 +214,15 @@ def test_the_split_is_by_patient_seeded_and_in_proportion(tmp_path: Path) -> Non
     [
         # 0.1 · 11 is one, and a single case is never a split.
         (11, "auto", (7, 2, 2)),
-        (10, "auto", (10, 0, 0)),
+        # Two of ten validate and seven train, so that one is left to test.
+        (10, "auto", (7, 2, 1)),
+        (9, "auto", (9, 0, 0)),
+        (10, "70/10/20", (6, 2, 2)),
         (6, "60/20/20", (2, 2, 2)),
         (30, "auto", (21, 3, 6)),
     ],
 )
-def test_few_masks_all_train_and_no_split_is_a_single_patient(
+def test_few_masks_all_train_and_no_single_patient_validates(
     tmp_path: Path, masks: int, split: str, expected: tuple[int, ...]
 ) -> None:
     fill(tmp_path, {f"f{i:02d}": full(1) for i in range(masks)} | {"s": scribble(2, 1)})
@@ -228,6 +231,8 @@ def test_few_masks_all_train_and_no_split_is_a_single_patient(
     numbers = {split: len(cases) for split, cases in report.splits.items()}
     training, validation, test = expected
     assert numbers == {"training": training + 1, "validation": validation, "test": test}
+    said = [sentence for sentence in report.uses if sentence.startswith("one patient tests")]
+    assert len(said) == (test == 1)
 
 
 def test_scribbles_alone_train_and_nothing_scores_them(tmp_path: Path) -> None:
