@@ -38,6 +38,13 @@ def predict(
     entropy: Annotated[
         bool, typer.Option("--entropy", help="Write how uncertain each voxel is, 0 to 1.")
     ] = False,
+    dicom_seg: Annotated[
+        bool,
+        typer.Option(
+            "--dicom-seg",
+            help="Of DICOM series: write a DICOM segmentation, too; needs mixseg[dicom].",
+        ),
+    ] = False,
     preview: Annotated[bool, typer.Option(help="Draw a picture of each case.")] = True,
     preview_cases: Annotated[
         int, typer.Option(min=0, help="Number of cases to draw; 0 draws all.")
@@ -69,6 +76,8 @@ def predict(
 
       mixseg predict folds/fold_1 folds/fold_2 folds/fold_3 -i scans/ -o masks
 
+      mixseg predict la_mixed -i dicom_folder -o masks --dicom-seg
+
     Settings of inference.yaml are options: --branch ensemble --mirror_axes "[0,1]"
     """
     from mixseg.apps.bundle.find import find_trained
@@ -90,7 +99,7 @@ def predict(
             device=device,
             config=config or (),
             settings=settings,
-            wanted=Wanted(probabilities, entropy, previews),
+            wanted=Wanted(probabilities, entropy, previews, dicom_seg=dicom_seg),
         ) as run:
             _announce(run.report)
             _run_to_the_end(run, overwrite, not quiet)

@@ -9,7 +9,7 @@ from mixseg.data.samplers import MixedBatchSampler, MixedDataLoader
 from mixseg.data.slices import SliceDataset
 from mixseg.data.subset import select_cases, split_cases
 from mixseg.data.volumes import VolumeDataset
-from mixseg.files.writing import NativeNiftiWriter
+from mixseg.files.writing import NativeItkWriter, NativeNiftiWriter
 
 __all__ = [
     "Datalist",
@@ -20,6 +20,7 @@ __all__ = [
     "FolderReport",
     "MixedBatchSampler",
     "MixedDataLoader",
+    "NativeItkWriter",
     "NativeNiftiWriter",
     "SliceDataset",
     "VolumeDataset",

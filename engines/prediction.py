@@ -29,6 +29,13 @@ from mixseg.transforms import KeepMostProbableComponentd
 
 __all__ = ["MirroredSliceInferer", "Predictor", "mask_postprocessing"]
 
+#: Suffix of a mask → what writes it.
+_WRITERS = {
+    **dict.fromkeys((".nii.gz", ".nii"), "mixseg.data.NativeNiftiWriter"),
+    **dict.fromkeys((".nrrd", ".mha"), "mixseg.data.NativeItkWriter"),
+    ".png": "PILWriter",
+}
+
 
 class MirroredSliceInferer(SliceInferer):
     """MONAI's ``SliceInferer`` that averages the predictions of mirrored slices.
@@ -102,14 +109,15 @@ def mask_postprocessing(
         preprocessing: transforms that the image went through, which are undone.
         output_dir: folder of the masks.
         output_postfix: of the masks' names, ``<image>_<postfix><ext>``.
-        output_ext: of the masks' files; ``".png"`` for pictures.
+        output_ext: of the masks' files: ``".nii.gz"``, ``".nii"``, ``".nrrd"``, ``".mha"``, or
+            ``".png"`` for pictures.
         keep_component: ``"most_probable"`` keeps of each class one component, see
             :class:`mixseg.transforms.KeepMostProbableComponent`, ``"largest"`` the largest by
             voxels; None keeps all.
         largest_component: the same as ``keep_component="largest"``.
 
     Raises:
-        ValueError: another ``keep_component``.
+        ValueError: another ``keep_component`` or ``output_ext``.
     """
     keep_component = "largest" if largest_component else keep_component
     if keep_component not in (None, "largest", "most_probable"):
@@ -117,7 +125,8 @@ def mask_postprocessing(
             f"keep_component must be most_probable, largest or null, got {keep_component!r}"
         )
     most_probable = KeepMostProbableComponentd("pred", output="probabilities")
-    writer = "PILWriter" if output_ext == ".png" else "mixseg.data.NativeNiftiWriter"
+    if output_ext not in _WRITERS:
+        raise ValueError(f"output_ext must be one of {', '.join(_WRITERS)}, got {output_ext!r}")
     return Compose(
         [
             Activationsd("pred", softmax=True),
@@ -133,7 +142,7 @@ def mask_postprocessing(
                 output_dtype="uint8",
                 resample=False,
                 separate_folder=False,
-                writer=writer,
+                writer=_WRITERS[output_ext],
             ),
         ]
     )

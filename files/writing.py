@@ -1,4 +1,4 @@
-"""Images and masks written as NIfTI, in the geometry that they have."""
+"""Images and masks written as NIfTI, NRRD or MHA, in the geometry that they have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
-from monai.data.image_writer import ImageWriter, NibabelWriter
+from monai.data.image_writer import ImageWriter, ITKWriter, NibabelWriter
 from monai.data.utils import to_affine_nd
 from monai.utils.type_conversion import convert_data_type
 
@@ -18,18 +18,14 @@ from mixseg.files.atomic import write_atomically
 from mixseg.files.geometry import AFFINE_TOLERANCE
 from mixseg.files.reading import Volume, voxels
 
-__all__ = ["NativeNiftiWriter", "stored_dtype", "write_nifti"]
+__all__ = ["NativeItkWriter", "NativeNiftiWriter", "stored_dtype", "write_nifti"]
 
 _MILLIMETERS = 2  # NIfTI-1 code; formats without a units field mean millimeters
 _SCANNER = 1  # NIfTI-1 code
 
 
-class NativeNiftiWriter(NibabelWriter):
-    """NIfTI writer that keeps what the image's header says of space: units, codes, both affines.
-
-    MONAI's writer keeps shape and affine, but leaves the units of space and time unset, declares
-    sform and qform as scanner coordinates, and writes the one affine into both.
-    """
+class _OwnAxes(ImageWriter):
+    """Keeps the axes of the image: a single slice stays one, and a flat image is flat."""
 
     def set_data_array(
         self,
@@ -43,11 +39,12 @@ class NativeNiftiWriter(NibabelWriter):
         array = cast(Any, self).data_obj
         if squeeze_end_dims and channel_dim is not None and array.shape[-1] == 1:
             self.data_obj = array[..., 0]
+            self.channel_dim = None
 
     def set_metadata(
         self, meta_dict: Mapping | None = None, resample: bool = True, **options: Any
     ) -> None:
-        """Take the affine as MONAI does, and the header's units and codes where it has them."""
+        """Take the affine as MONAI does."""
         super().set_metadata(meta_dict, resample=resample, **options)
         self._meta = dict(meta_dict or {})
         shape = self._meta.get("spatial_shape")
@@ -55,6 +52,22 @@ class NativeNiftiWriter(NibabelWriter):
         if shape is not None and len(shape) == 2 and array.ndim == 3 and array.shape[2] == 1:
             # The network saw one slice; the image is flat, and so is its mask.
             self.data_obj = array[..., 0]
+
+
+class NativeItkWriter(_OwnAxes, ITKWriter):
+    """NRRD and MHA, compressed, in the grid of the image."""
+
+    def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
+        """Write the mask; ``kwargs`` as for MONAI's writer."""
+        super().write(filename, verbose=verbose, **{"compression": True, **kwargs})
+
+
+class NativeNiftiWriter(_OwnAxes, NibabelWriter):
+    """NIfTI writer that keeps what the image's header says of space: units, codes, both affines.
+
+    MONAI's writer keeps shape and affine, but leaves the units of space and time unset, declares
+    sform and qform as scanner coordinates, and writes the one affine into both.
+    """
 
     def write(self, filename: Any, verbose: bool = False, **obj_kwargs: Any) -> None:
         """Write the mask; ``obj_kwargs`` as for MONAI's writer."""

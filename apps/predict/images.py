@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mixseg.data.file_checks import find_outlier
 from mixseg.data.find import search_images
-from mixseg.files.reading import UnreadableError, open_volume, voxels
+from mixseg.files.reading import UnreadableError, is_dicom, open_volume, voxels
 
 __all__ = [
     "CaseError",
@@ -18,6 +18,7 @@ __all__ = [
     "check_axes",
     "join_channels",
     "place_cases",
+    "refuse_other_than_dicom",
     "refuse_same_outputs",
     "remarks_of",
     "search_cases",
@@ -149,6 +150,22 @@ def refuse_same_outputs(cases: Sequence[InputCase], outputs: Sequence[Path]) -> 
         raise ValueError(
             "images of one name would overwrite each other's masks; rename them, or predict their "
             "folders into different ones:\n" + "\n".join(lines)
+        )
+
+
+def refuse_other_than_dicom(cases: Sequence[InputCase]) -> None:
+    """Refuse images that a DICOM SEG cannot refer to.
+
+    Raises:
+        ValueError: naming the first ones.
+    """
+    others = [c.image for c in cases if not (c.image.is_dir() or is_dicom(c.image))]
+    if others:
+        named = ", ".join(f"'{path}'" for path in others[:3])
+        raise ValueError(
+            f"--dicom-seg refers to DICOM scans, and {len(others)} of {len(cases)} images are none "
+            f"({named}{', …' if len(others) > 3 else ''}): give folders of DICOM series alone, or "
+            "leave out --dicom-seg"
         )
 
 

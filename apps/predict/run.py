@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -25,6 +26,7 @@ from mixseg.apps.predict.images import (
     check_axes,
     join_channels,
     place_cases,
+    refuse_other_than_dicom,
     refuse_same_outputs,
     remarks_of,
     search_cases,
@@ -45,9 +47,11 @@ from mixseg.configuration.settings import settings_of
 from mixseg.configuration.threads import share_processors
 from mixseg.data import NativeNiftiWriter
 from mixseg.files.atomic import ensure_writable
+from mixseg.files.dicom_seg import require_highdicom, write_dicom_seg
+from mixseg.files.geometry import AFFINE_TOLERANCE
 from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, sha256_of
-from mixseg.files.reading import split_suffix
+from mixseg.files.reading import UnreadableError, open_volume, split_suffix
 
 __all__ = ["PredictionRun", "Wanted", "claimed", "open_run", "output_names"]
 
@@ -74,12 +78,13 @@ class Wanted:
     entropy: bool
     previews: int
     disagreement: bool = False
+    dicom_seg: bool = False
 
     @property
     def kinds(self) -> list[str]:
         """The files of a finished case."""
         names = {"mask": True, "probabilities": self.probabilities, "entropy": self.entropy}
-        names["disagreement"] = self.disagreement
+        names |= {"disagreement": self.disagreement, "dicom_seg": self.dicom_seg}
         return [name for name, wanted in names.items() if wanted]
 
 
@@ -114,8 +119,11 @@ def open_run(
 
     Raises:
         ValueError: there is no such bundle, image, file, setting, device or weights, the weights
-            do not fit, two masks would have one name, or another prediction writes to ``output``.
+            do not fit, two masks would have one name, another prediction writes to ``output``, or
+            DICOM SEG is wanted without highdicom or of an image that is no DICOM.
     """
+    if wanted.dicom_seg:
+        require_highdicom()
     settings = dict(settings or {})
     bundles = [bundle] if isinstance(bundle, str | Path) else list(bundle)
     if len(bundles) > 1 and (weights is not None or settings.get("exported")):
@@ -123,6 +131,8 @@ def open_run(
     members = [_member(one, weights, config, settings) for one in bundles]
     found = [search_cases(source, output) for source in sources]
     cases = place_cases([case for listed, _ in found for case in listed])
+    if wanted.dicom_seg:
+        refuse_other_than_dicom(cases)
     ensure_writable([output], "-o")
     chosen = choose_device(device)
     share_processors()
@@ -234,6 +244,8 @@ class PredictionRun:
         entropy, apart = prediction.entropy(), prediction.disagreement
         outputs = {"mask": mask}
         try:
+            if self.wanted.dicom_seg:
+                outputs["dicom_seg"] = self._write_dicom_seg(case, mask, prediction)
             for kind, data in (
                 ("probabilities", prediction.probabilities),
                 ("entropy", None if entropy is None else entropy[None]),
@@ -295,6 +307,29 @@ class PredictionRun:
         (self.pipeline.staging / path).parent.mkdir(parents=True, exist_ok=True)
         writer.write(self.pipeline.staging / path)
         return case.folder / path
+
+    def _write_dicom_seg(self, case: InputCase, mask: Path, prediction: Prediction) -> Path:
+        """A DICOM SEG beside the mask, with its name."""
+        scan, header = open_volume(case.source, voxels=False), self.report.header
+        affine = np.asarray(prediction.meta["affine"])
+        same = prediction.mask.size == math.prod(scan.shape)
+        if not (same and np.allclose(affine, scan.affine, atol=AFFINE_TOLERANCE)):
+            raise CaseError(
+                "failed", "the mask is not in the grid of the scan", "leave out --dicom-seg"
+            )
+        target = mask.with_name(f"{_stem(mask)}.dcm").relative_to(case.folder)
+        try:
+            write_dicom_seg(
+                self.pipeline.staging / target,
+                case.image,
+                prediction.mask.reshape(scan.shape),
+                scan.affine,
+                self.pipeline.class_names,
+                (header["bundle"], header["version"]),
+            )
+        except UnreadableError as error:
+            raise CaseError("failed", str(error), error.fix) from error
+        return case.folder / target
 
     def _publish(self, case: InputCase) -> None:
         """Move the files of a finished case to where they belong."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mixseg.files.reading.dicom import dicom_files
 from mixseg.files.reading.monai_reader import VolumeReader
 from mixseg.files.reading.opening import open_volume
 from mixseg.files.reading.suffixes import (
@@ -25,6 +26,7 @@ __all__ = [
     "Volume",
     "VolumeReader",
     "count_values",
+    "dicom_files",
     "is_dicom",
     "is_picture",
     "open_volume",

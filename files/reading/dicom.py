@@ -22,7 +22,7 @@ from mixseg.files.reading.volume import (
     lps_to_ras,
 )
 
-__all__ = ["read_dicom"]
+__all__ = ["dicom_files", "read_dicom"]
 
 #: Objects that lie beside images and are none.
 _NO_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG")
@@ -68,16 +68,7 @@ def read_dicom(path: Path, voxels: bool) -> Volume:
     Raises:
         UnreadableError: no series, several (all are listed), missing or doubled slices.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if _counts(p))
-    if not files:
-        raise UnreadableError(
-            "the folder holds no DICOM file", "give the folder that holds the slices themselves"
-        )
-    slices = [found for file in files if (found := _header(file)) is not None]
-    if not slices:
-        raise UnreadableError("its DICOM files hold no images", "give the folder of the scan")
-    _refuse_several(slices)
-    slices = _ordered(slices)
+    slices = _series(path)
     first = slices[0]
     if first.components > 1:
         raise UnreadableError("its slices are in color", "give the scan, not its screenshots")
@@ -93,6 +84,30 @@ def read_dicom(path: Path, voxels: bool) -> Volume:
     affine = checked_affine(lps_to_ras(vectors, first.origin), 3)
     data = _pixels(slices, shape) if voxels else None
     return Volume(shape, affine, data)
+
+
+@_same_locale()
+def dicom_files(path: Path) -> list[Path]:
+    """The files of the one series of a folder, in the order of the slices, or the file itself.
+
+    Raises:
+        UnreadableError: as :func:`read_dicom`.
+    """
+    return [Path(one.path) for one in _series(path)]
+
+
+def _series(path: Path) -> list[_Slice]:
+    """The slices of the one series of a folder, or of a file, in their order."""
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if _counts(p))
+    if not files:
+        raise UnreadableError(
+            "the folder holds no DICOM file", "give the folder that holds the slices themselves"
+        )
+    slices = [found for file in files if (found := _header(file)) is not None]
+    if not slices:
+        raise UnreadableError("its DICOM files hold no images", "give the folder of the scan")
+    _refuse_several(slices)
+    return _ordered(slices)
 
 
 def _counts(path: Path) -> bool:

@@ -50,7 +50,7 @@ OF_DIMENSION = (
     "network_def#spatial_dims",
     "preparation",
     "train#dataset",
-    "train#augmentation#spatial_dims",
+    "augmentation#spatial_dims",
     "validate#inferer",
     "validate#scorer#planes",
 )

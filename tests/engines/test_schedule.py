@@ -46,8 +46,21 @@ def test_the_rate_of_every_step(total: int, warmup: float) -> None:
     assert found[-1] == pytest.approx(2e-7)
 
 
-def test_a_training_of_one_step() -> None:
-    assert 0 < rates(*make(1), 1)[0] <= 2e-3
+@pytest.mark.parametrize("power", [0.9, 2.0, 0.0])
+def test_a_polynomial_fall(power: float) -> None:
+    optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters(), lr=2e-3)
+    found = rates(optimizer, OneCycleLR(optimizer, 40, 0.1, power), 42)
+    assert found[:5] == pytest.approx([2e-3 * (k + 1) / 5 for k in range(5)])
+    # 36 steps of fall after 4 of rise; nothing is left at its end, unless the power is 0.
+    expected = [2e-3 * (1 - min(k, 36) / 36) ** power for k in range(38)]
+    assert found[4:] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("total", [1, 2, 19])
+def test_a_rise_of_less_than_a_step_is_none(total: int) -> None:
+    found = rates(*make(total), total)
+    assert found == pytest.approx([one_cycle(k, total, 0, 2e-3) for k in range(total)])
+    assert found[0] == 2e-3
 
 
 def test_a_longer_training_resumes_on_its_own_cycle() -> None:
@@ -78,6 +91,12 @@ def test_a_longer_training_resumes_on_its_own_cycle() -> None:
 def test_refused(total: int, warmup: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(total, warmup)
+
+
+def test_a_negative_power_is_refused() -> None:
+    optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters(), lr=2e-3)
+    with pytest.raises(ValueError, match=r"power must not be negative, got -0\.9"):
+        OneCycleLR(optimizer, 10, power=-0.9)
 
 
 def polynomial(epochs: int) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.handlers import StatsHandler, from_engine
+from monai.transforms import RandFlipd
 from torch import Tensor, nn
 
 from mixseg.engines import MixedSupervisionTrainer
@@ -301,6 +302,12 @@ def test_channels_last_changes_the_layout_alone(make_setup: Factory) -> None:
         (
             {"amp_dtype": "float32"},
             "amp_dtype must be one of ['bfloat16', 'float16'], got 'float32'",
+        ),
+        (
+            {"augmentation": RandFlipd("image")},
+            "augmentation is a RandFlipd, which has no state to resume with and may not transform "
+            "whole batches: give a BatchAugmentation, null for none, or transforms of one item as "
+            "train#dataset#slice_transform (in 3D train#dataset#random_transform)",
         ),
         ({"clip_grad_norm": -1.0}, "clip_grad_norm must not be negative, got -1.0"),
         ({"accumulation_steps": 0}, "accumulation_steps must be at least 1, got 0"),

@@ -77,6 +77,20 @@ def test_rate_is_the_one_that_the_epoch_trained_with(make_trainer: Factory, tmp_
     assert [float(row["lr"]) for row in read(tmp_path / "history.csv")] == [0.1, 0.05, 0.025]
 
 
+def test_rate_is_the_highest_of_an_epoch_whose_steps_differ(
+    make_trainer: Factory, tmp_path: Path
+) -> None:
+    trainer = make_trainer([History(tmp_path, tensorboard=False)])
+    rates = iter([0.2, 0.4, 0.3, 0.1, 0.1, 0.05])  # after each of two steps in three epochs
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda e: e.optimizer.param_groups[0].update(lr=next(rates)),
+    )
+    trainer.run()
+    # 0.1 and 0.2; 0.4 and 0.3; 0.1 and 0.1.
+    assert [float(row["lr"]) for row in read(tmp_path / "history.csv")] == [0.2, 0.4, 0.1]
+
+
 @pytest.mark.usefixtures("drawn")
 def test_no_gap_after_a_resume(make_trainer: Factory, fake_evaluator: type, tmp_path: Path) -> None:
     def build(folder: Path, scores: list[float], resume: bool) -> Any:

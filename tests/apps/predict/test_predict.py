@@ -252,3 +252,68 @@ def test_files_named_as_channels_are_one_case_where_the_bundle_takes_as_many() -
     assert joined[1].source == ["in/b_0000.nii.gz", "in/b_0001.nii.gz"]
     assert join_channels(cases, 1) == cases
     assert join_channels(cases[:3], 2) == cases[:3]
+
+
+def test_masks_of_nrrd_as_nrrd_lie_on_their_images(
+    predictor: Any, images: Path, tmp_path: Path
+) -> None:
+    """An oblique scan, read and written, against ITK's own reading of both headers."""
+    turn = np.deg2rad(25)
+    direction = np.array(
+        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, -1.0]]
+    )
+    values = np.asarray(nib.load(images / "b.nii.gz").dataobj)
+    scan = itk.image_from_array(np.ascontiguousarray(values.T.astype(np.int16)))
+    scan.SetSpacing((1.5, 1.25, 8.0))
+    scan.SetOrigin((12.0, -7.0, 30.0))
+    scan.SetDirection(itk.matrix_from_array(direction))
+    (tmp_path / "in").mkdir()
+    itk.imwrite(scan, str(tmp_path / "in" / "s.nrrd"))
+    for ext in (".nrrd", ".mha", ".nii.gz"):
+        result = predictor(tmp_path / "in", tmp_path / ext[1:], "--output_ext", ext)
+        assert result.exit_code == 0, result.output
+    same = np.asarray(nib.load(tmp_path / "nii.gz" / "s_LV.nii.gz").dataobj)
+    assert 0 < same.mean() < 1
+    for ext in (".nrrd", ".mha"):
+        mask = itk.imread(str(tmp_path / ext[1:] / f"s_LV{ext}"))
+        np.testing.assert_array_equal(itk.array_from_image(mask).T, same)
+        assert itk.array_from_image(mask).dtype == np.uint8
+        for name in ("GetSpacing", "GetOrigin"):
+            np.testing.assert_allclose(getattr(mask, name)(), getattr(scan, name)(), atol=1e-4)
+        np.testing.assert_allclose(itk.array_from_matrix(mask.GetDirection()), direction, atol=1e-6)
+    refused = predictor(tmp_path / "in", tmp_path / "no", "--output_ext", ".xyz")
+    assert "output_ext must be one of .nii.gz, .nii, .nrrd, .mha, .png, got '.xyz'" in " ".join(
+        refused.output.split()
+    )
+
+
+def test_dicom_seg_beside_the_mask(
+    predictor: Any, tmp_path: Path, write_series: Callable[..., Path]
+) -> None:
+    highdicom = pytest.importorskip("highdicom", reason="needs mixseg[dicom]")
+    values = np.random.default_rng(0).integers(0, 500, (24, 20, 4)).astype(np.int16)
+    tags = {"0010|0010": "Doe^Jane", "0010|0020": "P7", "0010|0030": "", "0010|0040": "F"} | {
+        "0008|0020": "20240102", "0008|0030": "101112", "0008|0050": "", "0020|0010": "S1",
+        "0008|0090": "",
+    }  # fmt: skip
+    series = write_series(tmp_path / "scan", values, spacing=(1.5, 1.25, 8.0), tags=tags)
+    result = predictor(series, tmp_path / "out", "--dicom-seg")
+    assert result.exit_code == 0, result.output
+    mask = np.asarray(nib.load(tmp_path / "out" / "scan_LV.nii.gz").dataobj)
+    seg = highdicom.seg.segread(tmp_path / "out" / "scan_LV.dcm")
+    assert seg.get_segment_description(1).segment_label == "LV"
+    frames = seg.get_volume(combine_segments=True).array
+    assert int((frames == 1).sum()) == int(mask.sum()) > 0
+    again = predictor(series, tmp_path / "out", "--dicom-seg")
+    assert "0 predicted, 1 were finished already" in again.output
+
+
+def test_dicom_seg_is_refused_where_it_cannot_be(
+    predictor: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixseg.apps.predict.run.require_highdicom", lambda: None)
+    refused = predictor(images, tmp_path / "out", "--dicom-seg")
+    assert refused.exit_code == 1
+    said = " ".join(refused.output.split())
+    assert "--dicom-seg refers to DICOM scans, and 3 of 3 images are none" in said
+    assert not (tmp_path / "out").exists()
