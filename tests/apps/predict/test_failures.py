@@ -453,6 +453,59 @@ def test_without_memory_on_the_device_the_cpu_takes_over(
     np.testing.assert_array_equal(written.get_fdata(), alone.get_fdata())
 
 
+class _Small(_Exhausted):
+    """A pipeline on a device that has no memory for some of the cases."""
+
+    def __init__(self, real: BundlePipeline, spare: BundlePipeline) -> None:
+        super().__init__(real)
+        self.spare = spare
+
+    def predict(self, batch: Any) -> Any:
+        return self.real.predict(batch)
+
+    def on(self, device: torch.device) -> BundlePipeline:
+        assert device.type == "cpu"
+        return self.spare
+
+
+def test_a_case_too_large_for_the_device_leaves_the_next_one_alone(
+    predictor: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory ends inside the engine's run, in the network's pass over the second of three."""
+    output = tmp_path / "masks"
+    output.mkdir()
+    files = [predictor.bundle / "configs" / "inference.yaml"]
+    staging, cpu = output / ".unfinished", torch.device("cpu")
+    on_device, spare = (
+        BundlePipeline(predictor.bundle, files, predictor.settings, predictor.weights, cpu, staging)
+        for _ in range(2)
+    )
+    network = on_device._evaluator.network
+    passed, whole = [], network.forward
+
+    def forward(image: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        passed.append(len(image))
+        if len(image) == 5:  # slices, of 'b' alone
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(image, *arguments, **options)
+
+    monkeypatch.setattr(network, "forward", forward)
+    report = PredictionReport(output, {"settings": "x", "classes": spare.class_names}, 3)
+    cases = [InputCase(images / f"{name}.nii.gz", name) for name in "abc"]
+    small: Any = _Small(on_device, spare)
+    PredictionRun(small, cases, output, report, Wanted(False, False, 0)).predict_all(False, False)
+    assert 5 in passed
+    assert passed[-1] != 5  # the device's own network took the third case again
+    warned = [case["warnings"] for case in report.cases.values()]
+    assert warned == [[], ["out of memory on cuda, predicted on the CPU"], []]
+    predictor(images, tmp_path / "alone")
+    for name in "abc":
+        written, alone = (
+            nib.load(folder / f"{name}_LV.nii.gz") for folder in (output, tmp_path / "alone")
+        )
+        np.testing.assert_array_equal(written.get_fdata(), alone.get_fdata())
+
+
 def test_without_memory_on_the_cpu_the_case_fails(
     predictor: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
