@@ -211,18 +211,17 @@ def value_of(text: str, present: Any = None) -> Any:
 
     Args:
         text: a Python literal (``[8,16]``, ``None``, ``1e-3``), YAML's ``true``, ``null``,
-            ``[a, b]`` or ``{a: 1}``, or any other text.
-        present: the value that it replaces. ``none`` is null where that is not a text.
+            ``[a, b]`` or ``{a: 1}``, or any other text. ``none`` is null.
+        present: the value that it replaces; ``none`` stays a text where that is this very text.
 
     Returns:
         The value; the text itself where it is neither.
     """
-    is_text = isinstance(present, str) and not present.startswith(("$", "@", "%"))
     value = literal(text)
     if value != text or not isinstance(value, str):
         return value
     if not text or text.lower() == "none":
-        return text if is_text or not text else None
+        return text if not text or present == text else None
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

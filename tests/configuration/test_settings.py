@@ -56,9 +56,10 @@ def test_values_are_what_python_or_yaml_understands(text: str, value: Any) -> No
 
 
 @pytest.mark.parametrize(
-    ("present", "value"), [(3, None), (None, None), ("$@lr", None), ("batch", "none")]
+    ("present", "value"),
+    [(3, None), (None, None), ("$@lr", None), ("auto", None), ("none", "none")],
 )
-def test_none_is_null_unless_the_setting_is_a_text(present: Any, value: Any) -> None:
+def test_none_is_null_unless_the_setting_says_so(present: Any, value: Any) -> None:
     assert value_of("none", present) == value
 
 
@@ -78,7 +79,7 @@ def test_names_are_written_with_hyphens_or_underscores() -> None:
     [
         ("amp", "false", False), ("amp", "true", True), ("epoch_length", "null", None),
         ("num_partial", "none", None), ("noisy_as", "None", "taken"), ("lr", "1e-3", "taken"),
-        ("norm", "none", "taken"), ("noisy_as", "full", "taken"), ("sizes", "[1,null]", [1, None]),
+        ("norm", "none", None), ("noisy_as", "full", "taken"), ("sizes", "[1,null]", [1, None]),
         ("sizes", "[background, LA]", "taken"), ("sizes", "{a: 1e-3}", "taken"),
         ("optimizer#nesterov", "true", True), ("workflow_type", "train", "taken"),
     ],
