@@ -203,6 +203,8 @@ def volume_sizes(facts: DataFacts, machine: Machine, method: str) -> Sizes:
     spacing = [float(f"{size:.4g}") for size in spacing]
     shown = min(1.0, math.prod(min(c / s, 1) for c, s in zip(crop, shape, strict=True)))
     choices = [
+        # The template's scans are cut to a box around the heart; others are seen whole.
+        *([Choice("center_size", None, "scans are seen whole")] if method == "mixed" else []),
         Choice("spacing", spacing, f"mm, {why}"),
         Choice("crop_size", crop, f"{100 * shown:.0f} % of the median scan of {numbers(shape)}"),
         Choice("features", ladder.features(width), _width_reason(width, ladder.width, machine)),
