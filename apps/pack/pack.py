@@ -30,6 +30,7 @@ from mixseg.apps.pack.vendor import (
     reached_modules,
     write_version,
 )
+from mixseg.apps.plan.card import FILL_IN
 from mixseg.configuration.loading import load, overlays
 from mixseg.configuration.record import is_run
 from mixseg.configuration.yaml_text import set_values
@@ -113,6 +114,17 @@ def _check_source(bundle: Path) -> None:
         raise ValueError(f"'{bundle}' is packed already: pack the folder that it was made from")
     if faults := check_name(bundle):
         raise ValueError("; ".join(faults))
+    forms = [
+        str(bundle / name)
+        for name in ("docs/data_license.txt", "docs/README.md", "configs/metadata.json")
+        if (bundle / name).is_file()
+        and FILL_IN.lower() in (bundle / name).read_text(encoding="utf-8").lower()
+    ]
+    if forms:
+        raise ValueError(
+            f"these files say '{FILL_IN}': {', '.join(forms)}; write there whose data and weights "
+            "these are and on what terms others may use them, then pack again"
+        )
 
 
 def _build(bundle: Path, folder: Path, version: str | None) -> str:

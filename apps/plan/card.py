@@ -70,7 +70,8 @@ def model_card(plan: Plan, settings: Sequence[tuple[str, str, str]]) -> str:
     kinds = f"{facts.full_cases} with full masks"
     kinds += f" and {facts.partial_cases} with partial labels" if facts.partial else ""
     rows = [(n, v, c) for n, v, c in settings if n in chosen]
-    others = [(n, v, c) for n, v, c in settings if n not in chosen]
+    # Where the data lie on this machine concerns nobody else.
+    others = [(n, v, c) for n, v, c in settings if n not in chosen and n != "datalist"]
     sections = [
         f"# {plan.name}",
         f"Segments {names}. Written by `mixseg new` for data of its user; {FILL_IN}: what it is "

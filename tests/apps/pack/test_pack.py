@@ -349,3 +349,17 @@ def test_a_run_is_packed_with_its_own_settings(
     configs = unpack(target, tmp_path / "again") / "configs"
     assert configs.parent.name == "acdc_heart"
     assert load(configs / "train.yaml")["features"] == SETTINGS["features"]
+
+
+@pytest.mark.parametrize(
+    "name", ["docs/data_license.txt", "docs/README.md", "configs/metadata.json"]
+)
+def test_a_form_that_is_not_filled_in_is_refused(copy: Path, tmp_path: Path, name: str) -> None:
+    path = copy / name
+    text = path.read_text()
+    # As `mixseg new` writes it.
+    path.write_text(text.replace("ACDC", "To be filled in by the author of this bundle", 1))
+    assert path.read_text() != text
+    with pytest.raises(ValueError, match=rf"say 'to be filled in by .*{name}; write there"):
+        pack_bundle(copy, output=tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
