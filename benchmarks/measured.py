@@ -366,3 +366,85 @@ def tutorial_block(root: Path) -> str:
         + (", beside other work." if result["load_before"] > 0.5 else "."),
     ]
     return "\n".join(lines) + "\n"
+
+
+def many_scans_block(root: Path) -> str:
+    """Time to list many scans, and memory of predictions of few and of many."""
+    path = root / "benchmarks" / "results" / "many_scans.json"
+    if not path.is_file():
+        return f"Many scans: {NOT_RUN}.\n"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    memory = ", ".join(
+        f"{row['scans']:,} scans at most {row['peak_memory_mb']:.0f} MB"
+        for row in result["predictions"]
+    )
+    return (
+        f"{result['listed']:,} small volumes are listed in "
+        f"{result['listing_processor_seconds']:.1f} s of processor time; with a tiny network, "
+        f"{memory} (`benchmarks/many_scans.py`).\n"
+    )
+
+
+#: What the table of journeys calls them.
+WALKS = {
+    "volumes": "Own 3D scans",
+    "pictures": "Own RGB pictures",
+    "cardiac": "Three classes of the heart",
+    "fine_tuning": "Fine-tuning",
+    "dicom": "DICOM",
+    "python": "Python",
+}
+
+
+def _reached(name: str, walk: dict[str, Any]) -> str:
+    """What a journey ended with."""
+    if name == "fine_tuning":
+        tuned, other = (100 * walk[kind]["mean_dice"] for kind in ("tuned", "from_random"))
+        return (
+            f"test Dice {tuned:.1f} % from shipped weights, {other:.1f} % from random ones, "
+            f"{walk['steps']} steps each"
+        )
+    if name == "dicom":
+        same = f"{walk['different_voxels']} of {walk['voxels']:,} voxels differ from NIfTI's mask"
+        return f"Dice {100 * walk['dice']:.1f} %; {same}"
+    if name == "python":
+        equal = "equals" if walk["array_equals_file"] else "differs from"
+        return (
+            f"Dice of the LV {100 * walk['LV_dice']:.1f} %; the mask of an array {equal} the file's"
+        )
+    scored = walk.get("cross_validation") or walk["test"]
+    how = "cross-validated" if "cross_validation" in walk else "test"
+    classes = ", ".join(f"{name} {100 * dice:.1f}" for name, dice in scored["dice"].items())
+    wanted = walk.get("target", {}).get("mean_dice")
+    goal = f"; at least {100 * wanted:.0f} wanted" if wanted else ""
+    return f"{how} Dice [%] {classes} ({scored['cases']} cases{goal})"
+
+
+def journeys_block(root: Path) -> str:
+    """What each journey of a user ends with, and what it takes."""
+    path = root / "benchmarks" / "results" / "journeys.json"
+    walks: dict[str, Any] = {}
+    if path.is_file():
+        walks = json.loads(path.read_text(encoding="utf-8"))["journeys"]
+    lines = [
+        "| Journey | Data | Reached | Minutes | of processor time | Peak memory, GB |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for name, title in WALKS.items():
+        if (walk := walks.get(name)) is None:
+            lines.append(f"| {title} | | {NOT_RUN} | | | |")
+            continue
+        lines.append(
+            f"| {title} | {walk['cases']} | {_reached(name, walk)} | {walk['minutes']:.0f} "
+            f"| {walk['processor_minutes']:.0f} | {walk['peak_memory_mb'] / 1000:.1f} |"
+        )
+    if walks:
+        one = next(iter(walks.values()))
+        threads = sorted({walk["threads"] for walk in walks.values()})
+        busy = any(walk["load_before"] > 0.5 for walk in walks.values())
+        lines += [
+            "",
+            f"{one['hardware']['cpu']}, {', '.join(map(str, threads))} thread"
+            f"{'s' * (threads != [1])}" + (", beside other work." if busy else "."),
+        ]
+    return "\n".join(lines) + "\n"

@@ -5,10 +5,11 @@
 
 A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
 ``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``augmentation``, ``free_negatives``, ``quality``, ``nnunet``, ``flagship``,
-``settings`` and ``shipped_weights`` (on a model card), ``compared_settings``, ``table_1`` and so
-on for the journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in
-their order; with ``_frames`` behind it, by frame of the heart's cycle.
+``noise``, ``augmentation``, ``free_negatives``, ``quality``, ``nnunet``, ``journeys``,
+``many_scans``, ``flagship``, ``settings`` and ``shipped_weights`` (on a model card),
+``compared_settings``, ``table_1`` and so on for the journal's tables, or that of a list in
+benchmarks/experiments/, whose rows it shows in their order; with ``_frames`` behind it, by frame
+of the heart's cycle.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from measured import (
     batch_statistics_block,
     free_negatives_block,
     inference_block,
+    journeys_block,
+    many_scans_block,
     measured_block,
     nnunet_block,
     noise_block,
@@ -241,6 +244,10 @@ def render(page: Path) -> str:
             text = quality_block(ROOT)
         elif name == "nnunet":
             text = nnunet_block(ROOT)
+        elif name == "journeys":
+            text = journeys_block(ROOT)
+        elif name == "many_scans":
+            text = many_scans_block(ROOT)
         elif name == "batch_statistics":
             text = batch_statistics_block(ROOT, page)
         elif name == "flagship":

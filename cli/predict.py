@@ -78,13 +78,19 @@ def predict(
 
       mixseg predict la_mixed -i dicom_folder -o masks --dicom-seg
 
+    Several processes share the images, on several GPUs or machines with one file system:
+
+      torchrun --nproc_per_node=2 -m mixseg predict la_mixed -i scans/ -o masks
+
     Settings of inference.yaml are options: --branch ensemble --mirror_axes "[0,1]"
     """
     from mixseg.apps.bundle.find import find_trained
+    from mixseg.apps.bundle.processes import Processes
     from mixseg.apps.predict.run import ARGUMENTS, Wanted, open_run
     from mixseg.configuration.loading import load
     from mixseg.configuration.settings import read_settings
 
+    processes = Processes.started()
     with clear_errors():
         known = load(find_trained(bundle) / "configs" / "inference.yaml")
         # Typer would take the values of settings for bundles, too.
@@ -100,10 +106,13 @@ def predict(
             config=config or (),
             settings=settings,
             wanted=Wanted(probabilities, entropy, previews, dicom_seg=dicom_seg),
+            processes=processes,
         ) as run:
-            _announce(run.report)
-            _run_to_the_end(run, overwrite, not quiet)
-    _finish(run.report)
+            if processes.first:
+                _announce(run.report, processes.count)
+            _run_to_the_end(run, overwrite, processes.first and not quiet)
+    if processes.first:
+        _finish(run.report)
 
 
 def _run_to_the_end(run: PredictionRun, overwrite: bool, progress: bool) -> None:
@@ -144,8 +153,10 @@ def _finish(report: PredictionReport) -> None:
         raise fail(f"{len(failed)} of {report.inputs} images could not be predicted:{lines}")
 
 
-def _announce(report: PredictionReport) -> None:
+def _announce(report: PredictionReport, processes: int) -> None:
     header = report.header
+    if processes > 1:
+        console.print(f"{processes} processes share the images; progress is that of the first one")
     console.print(
         f"{header['bundle']} {header['version']} on {header['device']}, weights "
         f"{header['weights']} (sha256 {header['weights_sha256'][:12]}…)",

@@ -62,15 +62,21 @@ def train(
     With few full masks, --folds 5 tells how good the model is: it trains five runs, each tested on
     masks that it has not seen, and pools the scores. Interrupted, the same command resumes.
 
+    Several processes train one network, on several GPUs or machines with one file system:
+
+      torchrun --nproc_per_node=2 -m mixseg train acdc_mixed --data ACDC --output run
+
     Settings of train.yaml are options: --num-full 5 or --num_full 5, --amp false, --noisy_as null.
     It runs `python -m monai.bundle run training`.
     """
     from mixseg.apps.bundle.find import find_bundle
     from mixseg.apps.bundle.folds import cross_validate, fold_folder
+    from mixseg.apps.bundle.processes import Processes
     from mixseg.apps.bundle.workflow import TRAINING_ARGUMENTS, train_bundle, training_files
     from mixseg.configuration.settings import read_settings, settings_of
     from mixseg.report.tables import score_table
 
+    processes = Processes.started()
     with clear_errors():
         folder = find_bundle(bundle)
         known = settings_of(training_files(folder, config or ()))
@@ -81,6 +87,10 @@ def train(
         rows = None
         try:
             if folds is not None:
+                if processes.count > 1:
+                    raise ValueError(
+                        "--folds trains one run after the other, in one process: leave out torchrun"
+                    )
                 if resume or overwrite:
                     raise ValueError(
                         "--folds takes neither --resume nor --overwrite: the same command resumes, "
@@ -108,6 +118,7 @@ def train(
                     resume=resume,
                     overwrite=overwrite,
                     verbose=verbose,
+                    processes=processes,
                 )
         except KeyboardInterrupt:
             again = this_command("--overwrite", plus="" if folds else "--resume")
@@ -123,6 +134,8 @@ def train(
             f"the folds: mixseg predict {runs} -i IMAGES -o MASKS",
             soft_wrap=True,
         )
+        return
+    if not processes.first:
         return
     console.print(
         f"weights: {run / 'models' / 'model.pt'}; report.html, curves, pictures and log: {run}",

@@ -64,6 +64,7 @@ def run_bundle(
     log: Path,
     *,
     verbose: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Run a bundle to its end.
 
@@ -73,6 +74,7 @@ def run_bundle(
         settings: values that override the files'.
         log: file that all it prints is added to.
         verbose: show all of it, too.
+        quiet: show nothing.
 
     Raises:
         ChildProcessError: it failed; says why, and where the log is.
@@ -81,7 +83,7 @@ def run_bundle(
     begin = log.stat().st_size if log.is_file() else 0
     words = {name: word_of(value) for name, value in settings.items()}
     command = bundle_command(run_id, files, words)
-    if status := run_logged(command, log, verbose=verbose):
+    if status := run_logged(command, log, verbose=verbose, quiet=quiet):
         with log.open("rb") as file:
             file.seek(begin)
             reason = _reason(file.read().decode("utf-8", "replace"))
@@ -98,7 +100,9 @@ def _reason(text: str) -> str:
     return "\n".join(own).strip() if found else (text.strip().splitlines() or [""])[-1]
 
 
-def run_logged(command: Sequence[str], log: Path, *, verbose: bool = False) -> int:
+def run_logged(
+    command: Sequence[str], log: Path, *, verbose: bool = False, quiet: bool = False
+) -> int:
     """Run a command, show its progress as it comes and add all that it prints to ``log``.
 
     Args:
@@ -106,6 +110,7 @@ def run_logged(command: Sequence[str], log: Path, *, verbose: bool = False) -> i
         log: the file; of a progress bar it keeps the last state.
         verbose: show all that is printed. By default that is what is printed beside a log, the
             progress bars, what this package logs, and warnings, each once.
+        quiet: show nothing.
 
     Returns:
         Its exit status.
@@ -127,9 +132,10 @@ def run_logged(command: Sequence[str], log: Path, *, verbose: bool = False) -> i
         assert process.stdout is not None
         assert process.stderr is not None
         lock, said = Lock(), set[bytes]()
+        out, err = (None, None) if quiet else (sys.stdout, sys.stderr)
         streams = [
-            _Stream(process.stdout, sys.stdout, file, lock, said, everything=verbose),
-            _Stream(process.stderr, sys.stderr, file, lock, said, everything=verbose, error=True),
+            _Stream(process.stdout, out, file, lock, said, everything=verbose),
+            _Stream(process.stderr, err, file, lock, said, everything=verbose, error=True),
         ]
         for stream in streams:
             stream.start()
@@ -203,6 +209,8 @@ class _Stream(Thread):
         self._drawn = len(line)
 
     def _show(self, text: bytes) -> None:
+        if self._screen is None:
+            return
         with self._lock:
             if (screen := getattr(self._screen, "buffer", None)) is not None:
                 screen.write(text)

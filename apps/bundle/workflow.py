@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed, remember
+from mixseg.apps.bundle.processes import Processes
 from mixseg.apps.bundle.run import run_bundle
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.configuration.loading import configurations, load
@@ -40,6 +41,8 @@ EVALUATION_ARGUMENTS = {
     "split": "--split",
 }
 SPLITS = ("test", "validation")
+#: What a training in several processes passes after train.yaml.
+_SHARED = Path("multi_gpu_train.yaml")
 #: What a training leaves in its folder.
 _TRAINED = ("checkpoint.pt", "history.csv", "models/model.pt")
 
@@ -90,6 +93,7 @@ def train_bundle(
     resume: bool = False,
     overwrite: bool = False,
     verbose: bool = False,
+    processes: Processes | None = None,
 ) -> Path:
     """Train a bundle in a process of its own.
 
@@ -104,6 +108,9 @@ def train_bundle(
         resume: continue the training that ``output`` holds.
         overwrite: start again where it holds one.
         verbose: show all that the training says; it is in ``output/train.log`` anyway.
+        processes: that train together, each calling this; None for this one alone. With several,
+            ``multi_gpu_train.yaml`` comes after ``train.yaml``, and the further ones show nothing
+            and log to ``train_1.log`` and so on.
 
     Returns:
         The folder of the run.
@@ -113,8 +120,11 @@ def train_bundle(
             training and it is not said what to do with it.
         ChildProcessError: the training failed; says why.
     """
+    processes = processes or Processes()
     folder = find_bundle(bundle)
     refuse_changed(folder)
+    if processes.count > 1:
+        config = [_SHARED, *(path for path in config if path.name != _SHARED.name)]
     files = training_files(folder, config)
     known = settings_of(files)
     given = dict(settings or {})
@@ -137,7 +147,9 @@ def train_bundle(
     given |= {
         name: True for name, wanted in (("resume", resume), ("overwrite", overwrite)) if wanted
     }
-    run_bundle("training", files, given, output / "train.log", verbose=verbose)
+    log = output / ("train.log" if processes.first else f"train_{processes.rank}.log")
+    quiet = not processes.first
+    run_bundle("training", files, given, log, verbose=verbose and not quiet, quiet=quiet)
     remember(output)  # what was trained here does not come from elsewhere
     return output
 

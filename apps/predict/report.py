@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,14 @@ from mixseg.apps.predict.images import CaseError, InputCase
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.report.page import try_to_write_page
 
-__all__ = ["JSON_NAME", "PredictionReport", "peak_memory_mb", "settings_digest", "stamp_of"]
+__all__ = [
+    "JSON_NAME",
+    "PredictionReport",
+    "peak_memory_mb",
+    "rank_folder",
+    "settings_digest",
+    "stamp_of",
+]
 
 JSON_NAME, CSV_NAME = "report.json", "report.csv"
 _COLUMNS = (
@@ -27,6 +35,13 @@ _COLUMNS = (
 )  # fmt: skip
 #: The report may take this share of the time: it is written after every case unless it is long.
 _TIME_SHARE = 0.05
+#: Where the further ones of several processes keep their reports until the end, by their numbers.
+_RANKS = ".ranks"
+
+
+def rank_folder(folder: Path, rank: int) -> Path:
+    """Folder of a process's report and unfinished files: the first one's is the output folder."""
+    return folder / _RANKS / str(rank) if rank else folder
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
@@ -43,6 +58,7 @@ class PredictionReport:
         header: what all cases share; ``digest`` (see :func:`settings_digest`) and ``classes``
             among it.
         inputs: number of images of this run.
+        rank: number of this process, where several share the images.
 
     Attributes:
         replaces: name that the report of other settings was given; empty where there is none.
@@ -51,8 +67,9 @@ class PredictionReport:
         left_out: what the input folder holds beside the images, a sentence each.
     """
 
-    def __init__(self, folder: Path, header: Mapping[str, Any], inputs: int) -> None:
+    def __init__(self, folder: Path, header: Mapping[str, Any], inputs: int, rank: int = 0) -> None:
         self.folder = folder
+        self._place = rank_folder(folder, rank)
         self.header = dict(header)
         self.inputs = inputs
         self.skipped = self.predicted = 0
@@ -62,10 +79,13 @@ class PredictionReport:
         self.replaces = ""
         self._started = time.monotonic()
         self._written, self._cost = 0.0, 0.0
-        earlier = self._read()
-        if earlier.get("digest") == self.header["digest"]:
-            self.cases = {entry["outputs"]["mask"]: entry for entry in earlier["cases"]}
-        elif earlier:
+        self._shared: set[str] = set()
+        earlier = _read(folder)
+        # What processes of an interrupted run have left, however many there are now.
+        for content in (earlier, *map(_read, sorted((folder / _RANKS).glob("*")))):
+            if content.get("digest") == self.header["digest"]:
+                self.cases |= {entry["outputs"]["mask"]: entry for entry in content["cases"]}
+        if rank == 0 and earlier and earlier.get("digest") != self.header["digest"]:
             self.replaces = f"report_{earlier.get('digest', 'earlier')}.json"
             (folder / JSON_NAME).replace(folder / self.replaces)
 
@@ -81,9 +101,12 @@ class PredictionReport:
         if entry is None:
             return False
         outputs, stamp = entry["outputs"], stamp_of(case.image)
-        return all(
+        same = all(
             stamp.get(key, -1) == entry.get(key) for key in ("input_bytes", "input_mtime_ns")
         ) and all(kind in outputs and (self.folder / outputs[kind]).is_file() for kind in wanted)
+        if same:
+            self._shared.add(mask.as_posix())
+        return same
 
     def add(
         self,
@@ -109,6 +132,7 @@ class PredictionReport:
             **facts,
         }
         self.predicted += 1
+        self._shared.add(mask)
         self._save_if_cheap()
 
     def fail(self, case: InputCase, mask: Path, error: CaseError) -> None:
@@ -122,8 +146,26 @@ class PredictionReport:
         }
         self._save_if_cheap()
 
+    def collect(self, processes: int) -> None:
+        """Take in what the other processes report, once they have ended, and remove their folders.
+
+        Args:
+            processes: their number, this one included.
+        """
+        for rank in range(1, processes):
+            content = _read(rank_folder(self.folder, rank))
+            if content.get("digest") != self.header["digest"]:
+                continue  # it was not there
+            shared = set(content["shared"])
+            entries = {entry["outputs"]["mask"]: entry for entry in content["cases"]}
+            self.cases |= {mask: entry for mask, entry in entries.items() if mask in shared}
+            self.failures |= {entry["input"]: entry for entry in content["failures"]}
+            self.predicted += content["images"]["predicted"]
+            self.skipped += content["images"]["found_finished"]
+        shutil.rmtree(self.folder / _RANKS, ignore_errors=True)
+
     def save(self) -> None:
-        """Write both files."""
+        """Write both files; of a further process only the one that :meth:`collect` reads."""
         started = time.monotonic()
         content = {
             **self.header,
@@ -139,8 +181,12 @@ class PredictionReport:
             "failures": list(self.failures.values()),
             "left_out": self.left_out,
         }
-        write_bytes_atomic(self.folder / JSON_NAME, strict_json(content).encode())
-        write_bytes_atomic(self.folder / CSV_NAME, self._csv().encode())
+        first = self._place == self.folder
+        if not first:
+            content["shared"] = sorted(self._shared)
+        write_bytes_atomic(self._place / JSON_NAME, strict_json(content).encode())
+        if first:
+            write_bytes_atomic(self.folder / CSV_NAME, self._csv().encode())
         self._written = time.monotonic()
         self._cost = self._written - started
 
@@ -156,23 +202,6 @@ class PredictionReport:
     def _save_if_cheap(self) -> None:
         if time.monotonic() - self._written >= self._cost / _TIME_SHARE:
             self.save()
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads((self.folder / JSON_NAME).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise ValueError(
-                f"'{self.folder / JSON_NAME}' is not a report of a prediction ({error}): move it "
-                "away"
-            ) from error
-        if not isinstance(content, dict) or not {"digest", "cases"} <= set(content):
-            raise ValueError(
-                f"'{self.folder / JSON_NAME}' is not a report of a prediction: choose another -o, "
-                "or move it away"
-            )
-        return content
 
     def _csv(self) -> str:
         """A row for each case, in the order of the report, failures last."""
@@ -194,6 +223,23 @@ class PredictionReport:
             row = {"case_id": entry["case_id"], "status": "failed", "input": entry["input"]}
             table.writerow(row | {"notes": f"{entry['problem']}; {entry['fix']}"})
         return text.getvalue()
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(
+            f"'{folder / JSON_NAME}' is not a report of a prediction ({error}): move it away"
+        ) from error
+    if not isinstance(content, dict) or not {"digest", "cases"} <= set(content):
+        raise ValueError(
+            f"'{folder / JSON_NAME}' is not a report of a prediction: choose another -o, or "
+            "move it away"
+        )
+    return content
 
 
 def stamp_of(image: Path) -> dict[str, int]:

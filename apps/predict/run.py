@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from mixseg.apps.bundle.find import bundle_name, find_trained
+from mixseg.apps.bundle.processes import Processes
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.apps.bundle.workflow import check_settings
 from mixseg.apps.predict.images import (
@@ -41,7 +42,12 @@ from mixseg.apps.predict.pipeline import (
 )
 from mixseg.apps.predict.preview import plot_prediction
 from mixseg.apps.predict.quality import expected_dice
-from mixseg.apps.predict.report import PredictionReport, settings_digest, stamp_of
+from mixseg.apps.predict.report import (
+    PredictionReport,
+    rank_folder,
+    settings_digest,
+    stamp_of,
+)
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.settings import settings_of
 from mixseg.configuration.threads import share_processors
@@ -99,8 +105,12 @@ def open_run(
     config: Sequence[Path] = (),
     settings: Mapping[str, Any] | None = None,
     wanted: Wanted,
+    processes: Processes | None = None,
 ) -> Iterator[PredictionRun]:
     """A bundle with its weights, and the images that it is to segment.
+
+    Of several processes, each predicts its share of the images. The first one waits for the others
+    when the block ends, and writes one report for all.
 
     Args:
         bundle: folder of a run or of a bundle, a zip of ``mixseg pack``, or a bundle's name; of
@@ -113,6 +123,7 @@ def open_run(
         config: files to pass after ``inference.yaml``.
         settings: entries of the configuration with other values.
         wanted: what to write beside the masks.
+        processes: that share the images; None for this one alone.
 
     Yields:
         The run, to be begun by :meth:`PredictionRun.predict_all`.
@@ -122,6 +133,7 @@ def open_run(
             do not fit, two masks would have one name, another prediction writes to ``output``, or
             DICOM SEG is wanted without highdicom or of an image that is no DICOM.
     """
+    processes = processes or Processes()
     if wanted.dicom_seg:
         require_highdicom()
     settings = dict(settings or {})
@@ -134,9 +146,9 @@ def open_run(
     if wanted.dicom_seg:
         refuse_other_than_dicom(cases)
     ensure_writable([output], "-o")
-    chosen = choose_device(device)
+    chosen = choose_device(processes.device(device))
     share_processors()
-    with claimed(output) as staging:
+    with claimed(rank_folder(output, processes.rank)) as staging:
         others = [BundlePipeline(*member, chosen, staging) for member in members[1:]]
         pipeline = BundlePipeline(*members[0], chosen, staging, others=others)
         wanted = replace(wanted, disagreement=bool(others))
@@ -147,9 +159,15 @@ def open_run(
             )
         cases = join_channels(cases, pipeline.channels)
         refuse_same_outputs(cases, output_names(pipeline, cases))
-        report = PredictionReport(output, run_header(pipeline), len(cases))
+        report = PredictionReport(output, run_header(pipeline), len(cases), processes.rank)
         report.left_out = [sentence for _, left_out in found for sentence in left_out]
-        yield PredictionRun(pipeline, cases, output, report, wanted)
+        yield PredictionRun(pipeline, cases, output, report, wanted, processes)
+        if processes.count > 1 and processes.first:
+            processes.meet()
+            report.collect(processes.count)
+            report.save()
+    if not processes.first:
+        processes.meet()
 
 
 def _member(
@@ -205,23 +223,29 @@ class PredictionRun:
         output: Path,
         report: PredictionReport,
         wanted: Wanted,
+        processes: Processes = Processes(),  # noqa: B008  # frozen
     ) -> None:
         self.pipeline = pipeline
         self.cases = cases
         self.output = output
         self.report = report
         self.wanted = wanted
+        self.processes = processes
         self._on_cpu: BundlePipeline | None = None
 
     def predict_all(self, overwrite: bool, progress: bool) -> None:
-        """Predict what is not finished; a case that fails is entered in the report.
+        """Predict what is not finished of this process's share.
+
+        A case that fails is entered in the report.
 
         Raises:
             OutputError: the output folder cannot be written any more.
         """
         masks = output_names(self.pipeline, self.cases)
-        with tqdm(total=len(masks), desc="predicting", unit="case", disable=not progress) as bar:
-            for number, (case, mask) in enumerate(zip(self.cases, masks, strict=True)):
+        numbered = enumerate(zip(self.cases, masks, strict=True))
+        share = [one for one in numbered if self.processes.takes(one[0])]
+        with tqdm(total=len(share), desc="predicting", unit="case", disable=not progress) as bar:
+            for number, (case, mask) in share:
                 bar.set_postfix_str(case.case_id)
                 if not overwrite and self.report.finished(case, mask, self.wanted.kinds):
                     self.report.skipped += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,36 @@ def test_a_run_is_trained_resumed_and_scored_without_a_setting_again(tmp_path: P
     assert "error: " in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "norm must be" in failed.stderr.splitlines()[-2]
+
+
+@pytest.mark.nightly
+def test_two_processes_of_torchrun_train_one_run(tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_phantom(data, num_patients=4, progress=False)
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mixseg"]
+    words += ["train", BUNDLE, "--data", data, "-o", run, *SHORT]
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # The first process alone speaks.
+    assert done.stdout.count("weights: ") == 1, done.stdout
+    assert (run / "train_1.log").is_file()
+    with (run / "history.csv").open(newline="") as file:
+        assert [row["iteration"] for row in csv.DictReader(file)] == ["2"]
+    # The run is a bundle that knows nothing of the other process.
+    scored = mixseg("evaluate", run, "--device", "cpu", "--split", "validation")
+    assert scored.returncode == 0, scored.stderr
+    refused = subprocess.run(
+        [sys.executable, "-m", "mixseg", "train", BUNDLE, "--data", data, "-o", tmp_path / "x",
+         "--folds", "2"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "leave out torchrun" in refused.stderr
