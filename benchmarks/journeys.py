@@ -18,6 +18,7 @@ Writes benchmarks/results/journeys.json after each journey.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -74,20 +75,24 @@ class Walk:
             unfinished.rename(target)
         return target
 
-    def type(self, command: str, status: int = 0) -> str:
+    def type(self, command: str, resume: str = "") -> str:
         """Run a command where that has not been done; seconds of interrupted attempts add up.
 
+        Args:
+            command: as it is typed.
+            resume: what is added to it where it was interrupted.
+
         Returns:
-            What it printed.
+            What it printed, its end.
 
         Raises:
-            RuntimeError: it ended with another status.
+            RuntimeError: it failed.
         """
         step = self.steps.setdefault(command, {"command": command, "seconds": 0.0, "attempts": 0})
         if "output" in step:
             return str(step["output"])
         print(f"$ {command}", flush=True)
-        words = shlex.split(command)
+        words = shlex.split(f"{command} {resume}" if step["attempts"] else command)
         words[0] = str(self._programs / words[0])
         log = self.folder / "output.txt"
         started = time.monotonic()
@@ -108,11 +113,11 @@ class Walk:
         step["processor_seconds"] = round(usage.ru_utime + usage.ru_stime, 1)
         step["peak_memory_mb"] = round(usage.ru_maxrss * 1024 / 1e6)
         output = log.read_text(encoding="utf-8", errors="replace")
-        if os.waitstatus_to_exitcode(ended) != status:
+        if os.waitstatus_to_exitcode(ended):
             raise RuntimeError(f"'{command}' in {self.folder} failed:\n{output[-4000:]}")
         step["output"] = output[-4000:]
         self._save()
-        return output
+        return str(step["output"])
 
     def _save(self) -> None:
         write_bytes_atomic(self._journal, strict_json(self.steps).encode())
@@ -222,25 +227,29 @@ def volumes(walk: Walk, data: Path) -> dict[str, Any]:
 
 
 def pictures(walk: Walk, data: Path) -> dict[str, Any]:
-    """Own RGB pictures of three classes: 12 masks and 60 scribbled ones train."""
+    """Own RGB pictures of three classes: 12 with masks and 60 with scribbles train."""
+    source = data / "wbc"
 
     def lay_out(folder: Path) -> None:
-        shutil.copytree(data / "wbc" / "image", folder / "pictures")
+        (folder / "pictures").mkdir()
         (folder / "masks").mkdir()
-        scribbled = set(cases(data / "wbc", "train")[12:72])
-        for path in sorted((data / "wbc" / "label").iterdir()):
-            mask = np.asarray(Image.open(path))
-            if path.stem in scribbled:
+        split = {name: cases(source, name) for name in ("train", "val", "test")}
+        split["train"] = split["train"][:72]
+        for name in itertools.chain(*split.values()):
+            shutil.copyfile(source / "image" / f"{name}.png", folder / "pictures" / f"{name}.png")
+            mask = np.asarray(Image.open(source / "label" / f"{name}.png"))
+            if name in split["train"][12:]:
                 mask = strokes(mask[..., None], every=1)[..., 0]
-            Image.fromarray(mask).save(folder / "masks" / path.name)
+            Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+        (folder / "split.json").write_text(json.dumps(split), encoding="utf-8")
 
     walk.once("data", lay_out)
     walk.type(
         "mixseg prepare folder data/pictures data/masks --classes background,cytoplasm,nucleus "
-        f"--unlabeled {UNLABELED}"
+        f"--unlabeled {UNLABELED} --split data/split.json"
     )
-    walk.type("mixseg new cells --datalist data/datalist.json --num-full 12 --device cpu")
-    walk.type(f"mixseg train cells --output run {steps()}")
+    walk.type("mixseg new cells --datalist data/datalist.json --device cpu")
+    walk.type(f"mixseg train cells --output run {steps()}", "--resume")
     walk.type("mixseg evaluate run")
     return {
         "cases": "12 full masks, 60 scribbled",
@@ -268,7 +277,7 @@ def cardiac(walk: Walk, data: Path) -> dict[str, Any]:
         r"--classes 'background,RV,myocardium,LV' --patient-pattern '(patient\d+)'"
     )
     walk.type("mixseg new heart --datalist data/datalist.json --device cpu")
-    walk.type(f"mixseg train heart --output run {steps()}")
+    walk.type(f"mixseg train heart --output run {steps()}", "--resume")
     walk.type("mixseg evaluate run")
     return {
         "cases": "15 patients with full masks (10 of them train), 15 with scribbles drawn by hand",
@@ -299,7 +308,7 @@ def fine_tuning(walk: Walk, data: Path) -> dict[str, Any]:
     walk.type("mixseg new ventricle --datalist data/datalist.json --num-full 3 --device cpu")
     result: dict[str, Any] = {"cases": "3 patients with full masks train, 4 are tested"}
     for name, extra in (("tuned", " --init-weights acdc_mixed"), ("from_random", "")):
-        walk.type(f"mixseg train ventricle --output {name} {steps(100)}{extra}")
+        walk.type(f"mixseg train ventricle --output {name} {steps(100)}{extra}", "--resume")
         walk.type(f"mixseg evaluate {name}")
         result[name] = scores_of(walk.folder / name / "test")
     result["steps"] = 100
@@ -496,6 +505,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work, data = given.work.resolve(), given.data.resolve()
     if work.is_relative_to(ROOT):
         parser.error("--work lies outside the repository")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = make_environment(work, given.borrow)
     for name in given.only:
         before = {**environment(), "load_before": round(os.getloadavg()[0], 1)}
