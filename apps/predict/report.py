@@ -70,6 +70,7 @@ class PredictionReport:
     def __init__(self, folder: Path, header: Mapping[str, Any], inputs: int, rank: int = 0) -> None:
         self.folder = folder
         self._place = rank_folder(folder, rank)
+        self._is_first = rank == 0
         self.header = dict(header)
         self.inputs = inputs
         self.skipped = self.predicted = 0
@@ -181,23 +182,22 @@ class PredictionReport:
             "failures": list(self.failures.values()),
             "left_out": self.left_out,
         }
-        first = self._place == self.folder
-        if not first:
+        if not self._is_first:
             content["shared"] = sorted(self._shared)
         write_bytes_atomic(self._place / JSON_NAME, strict_json(content).encode())
-        if first:
+        if self._is_first:
             write_bytes_atomic(self.folder / CSV_NAME, self._csv().encode())
         self._written = time.monotonic()
         self._cost = self._written - started
 
     def finish(self) -> Path | None:
-        """Write all files, and ``report.html`` beside them.
+        """Write all files, and ``report.html`` beside them, which is the first process's matter.
 
         Returns:
-            The page; None where it could not be made, which is logged.
+            The page; None where it is not made: what went wrong is logged.
         """
         self.save()
-        return try_to_write_page(self.folder)
+        return try_to_write_page(self.folder) if self._is_first else None
 
     def _save_if_cheap(self) -> None:
         if time.monotonic() - self._written >= self._cost / _TIME_SHARE:

@@ -165,7 +165,7 @@ def open_run(
         if processes.count > 1 and processes.first:
             processes.meet()
             report.collect(processes.count)
-            report.save()
+            report.finish()
     if not processes.first:
         processes.meet()
 
