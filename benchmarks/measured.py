@@ -302,6 +302,7 @@ COSTS = {
     "fewer": "supervised, the masks alone",
     "entmin": "entropy minimization",
     "uamt": "UA-MT",
+    "adversarial": "Hung et al.",
 }
 
 

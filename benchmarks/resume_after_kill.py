@@ -3,13 +3,13 @@
     python benchmarks/resume_after_kill.py
     python benchmarks/resume_after_kill.py --bundle acdc_lv_uamt
 
-A tiny run of each 2D bundle (synthetic volumes or pictures made here, every kind of state:
-dropout, moving averages, peers, projection heads, learned weights of instances, rate schedule,
-ramps, random flips) is trained once without interruption and once killed with SIGKILL ten times,
-each time resumed with ``--resume true``. The moments are drawn with a seed: the run is killed
-within one epoch's time after it has written 0, 1 or 2 checkpoints of its own, so kills fall into
-start-up, iterations, validations, drawings and writes. The command fails unless every tensor of
-the final weights and of the final checkpoint is equal. A bundle's entry of the result file is
+A tiny run of each 2D bundle (synthetic volumes or pictures made here, every kind of state: dropout,
+moving averages, peers, projection heads, discriminators, learned weights of instances, rate
+schedule, ramps, random flips) is trained once without interruption and once killed with SIGKILL ten
+times, each time resumed with ``--resume true``. The moments are drawn with a seed: the run is
+killed within one epoch's time after it has written 0, 1 or 2 checkpoints of its own, so kills fall
+into start-up, iterations, validations, drawings and writes. The command fails unless every tensor
+of the final weights and of the final checkpoint is equal. A bundle's entry of the result file is
 replaced; the others stay.
 """
 
@@ -60,6 +60,12 @@ MIXED: dict[str, Any] = {
 }
 SCRIBBLED: dict[str, Any] = {**MIXED, "num_partial": 2, "batch_partial": 4}
 UNLABELED: dict[str, Any] = {**MIXED, "num_unlabeled": 2, "batch_unlabeled": 4}
+# The discriminator halves pictures of 32 three times, and trains from the start.
+ADVERSARIAL: dict[str, Any] = {
+    **UNLABELED,
+    "discriminator_features": [4, 8],
+    "ramps": {"lambda_semi": {"begin": 24, "length": 0}},
+}
 WRONG: dict[str, Any] = {**MIXED, "num_noisy": 2, "noise_missing": 0}
 SEPARATE: dict[str, Any] = {**WRONG, "batch_noisy": 2}
 # The weights of the wrong masks move in each epoch, and with them what is drawn.
@@ -93,11 +99,13 @@ METHODS: dict[str, dict[str, Any]] = {
             "gamma": {"begin": 4, "length": 40, "start": 0.2},
         },
     },
+    "acdc_lv_adversarial": ADVERSARIAL,
     "acdc_lv_entropy_minimization": {**UNLABELED, "ramps": {"lambda_unsup": 40}},
     "acdc_lv_dcr": INDICATORS,
     "wbc_single": WRONG,
     "wbc_decoupled": {**WRONG, "batch_partial": 2},
     "wbc_uamt": {**UNLABELED, "ramps": {"lambda_con": 40, "certainty": 80}},
+    "wbc_adversarial": ADVERSARIAL,
     "wbc_entropy_minimization": {**UNLABELED, "ramps": {"lambda_unsup": 40}},
     "wbc_dcr": INDICATORS,
     "wbc_selfcorrecting": {

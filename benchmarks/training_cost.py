@@ -37,6 +37,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "fewer": ("wbc_single", {"batch_full": 4}),
     "entmin": ("wbc_entropy_minimization", {"batch_full": 4, "batch_unlabeled": 4}),
     "uamt": ("wbc_uamt", {"batch_full": 4, "batch_unlabeled": 4}),
+    "adversarial": ("wbc_adversarial", {"batch_full": 4, "batch_unlabeled": 4}),
 }
 #: Setting → kind of supervision.
 KINDS = {"batch_full": "full", "batch_unlabeled": "none"}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mixseg.objectives.base import NetworkSpec, Objective
+from mixseg.objectives.base import NetworkSpec, Objective, TurnSpec
 
 __all__ = ["MAIN", "NetworkSet", "fresh_copy"]
 
@@ -48,9 +48,10 @@ class NetworkSet(nn.ModuleDict):
     """The networks that an objective asks for, built from one.
 
     ``"network"`` is the given one. Peers are drawn anew from it (:func:`fresh_copy`), averages
-    start as copies of what they follow and are never trained. The set is a module: it is moved,
-    wrapped by DistributedDataParallel and checkpointed as one; ``state_dict`` also counts the
-    updates, so that a resumed average decays as it would have.
+    start as copies of what they follow and are never trained. Networks that train in turn are the
+    objective's own; they are frozen but for their turns (:class:`mixseg.engines.turn.Turn`). The
+    set is a module: it is moved, wrapped by DistributedDataParallel and checkpointed as one;
+    ``state_dict`` also counts the updates, so that a resumed average decays as it would have.
 
     Args:
         network: of the method, initialized, on its device.
@@ -77,6 +78,8 @@ class NetworkSet(nn.ModuleDict):
         # A plain tuple hides it from the modules: the engine stores and moves it by itself.
         self._objective = (objective,)
         self._averages: dict[str, NetworkSpec] = {}
+        #: Name → network that trains in turn with the others.
+        self.in_turn: dict[str, TurnSpec] = {}
         self._updates = 0
         for name, spec in objective.networks.items():
             self.add(name, spec)
@@ -86,7 +89,7 @@ class NetworkSet(nn.ModuleDict):
         """``network`` itself where it is a set already, otherwise the set built from it."""
         return network if isinstance(network, cls) else cls(network, objective)
 
-    def add(self, name: str, spec: NetworkSpec) -> None:
+    def add(self, name: str, spec: NetworkSpec | TurnSpec) -> None:
         """Build one more network.
 
         Raises:
@@ -94,6 +97,11 @@ class NetworkSet(nn.ModuleDict):
         """
         if name in self:
             raise ValueError(f"there is a network named {name!r} already")
+        if isinstance(spec, TurnSpec):
+            device = next(self[MAIN].parameters()).device
+            self[name] = spec.network.requires_grad_(False).to(device)
+            self.in_turn[name] = spec
+            return
         if spec.average_of is None:
             self[name] = fresh_copy(self[MAIN])
             return
@@ -105,7 +113,7 @@ class NetworkSet(nn.ModuleDict):
         self._averages[name] = spec
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What the optimizer steps: the network, its peers and the objective's heads."""
+        """What the main optimizer steps: the network, its peers and the objective's heads."""
         networks = [p for p in self.parameters() if p.requires_grad]
         return networks + [p for p in self._objective[0].parameters() if p.requires_grad]
 

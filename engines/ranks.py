@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["join_ranks"]
+__all__ = ["averaging_ranks", "join_ranks"]
 
 
 def join_ranks(backend: str, minutes: float = 10.0) -> None:
@@ -25,3 +27,20 @@ def join_ranks(backend: str, minutes: float = 10.0) -> None:
     if minutes <= 0:
         raise ValueError(f"rank_timeout must be positive, got {minutes}")
     torch.distributed.init_process_group(backend, timeout=timedelta(minutes=minutes))
+
+
+def averaging_ranks(step: nn.Module, device: torch.device, find_unused: bool) -> nn.Module:
+    """A step whose gradients are averaged over the processes; the step itself in one process.
+
+    Args:
+        step: its trainable parameters, those that require a gradient now, are averaged.
+        device: where it computes.
+        find_unused: whether a pass may leave some of them without a gradient.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return step
+    return DistributedDataParallel(
+        step,
+        device_ids=[device] if device.type == "cuda" else None,
+        find_unused_parameters=find_unused,
+    )

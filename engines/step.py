@@ -35,6 +35,8 @@ class ForwardStep(nn.Module):
         self.networks = NetworkSet.of(network, objective)
         self.objective = objective
         self.separate_forward = separate_forward
+        #: What the last pass returned, detached, where a network trains in turn on it.
+        self.seen: dict[str, Tensor | tuple[Tensor, ...]] = {}
 
     def outputs(self, groups: Groups) -> dict[str, Tensor | tuple[Tensor, ...]]:
         """Kind → what the network returns for it; kinds that no term needs are skipped."""
@@ -63,5 +65,13 @@ class ForwardStep(nn.Module):
 
     def forward(self, groups: Groups) -> dict[str, Tensor]:
         """Loss terms by name, unweighted."""
-        terms: dict[str, Tensor] = self.objective(self.outputs(groups), groups, self.networks)
+        outputs = self.outputs(groups)
+        if self.networks.in_turn:
+            self.seen = {
+                kind: output.detach()
+                if isinstance(output, Tensor)
+                else tuple(part.detach() for part in output)
+                for kind, output in outputs.items()
+            }
+        terms: dict[str, Tensor] = self.objective(outputs, groups, self.networks)
         return terms

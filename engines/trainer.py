@@ -12,12 +12,14 @@ import torch
 from ignite.engine import Events
 from monai.engines import Trainer
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 
 from mixseg.engines.network_set import MAIN, NetworkSet
 from mixseg.engines.precision import autocast_dtype
+from mixseg.engines.ranks import averaging_ranks
 from mixseg.engines.schedule import load_schedule
 from mixseg.engines.step import ForwardStep
+from mixseg.engines.turn import Turn
 from mixseg.objectives.base import NetworkSpec, Objective
 
 __all__ = ["MixedSupervisionTrainer", "NonFiniteLossError"]
@@ -41,7 +43,8 @@ class MixedSupervisionTrainer(Trainer):
     A batch is a dictionary with ``image`` (B, channels, *spatial), ``label`` (B, 1, *spatial),
     ``supervision`` and ``case_id`` (B strings each), as
     :class:`mixseg.data.MixedDataLoader` makes it. The trainer splits it by supervision kind,
-    forwards each kind, sums ``weight × term`` over the objective's terms and steps.
+    forwards each kind, sums ``weight × term`` over the objective's terms and steps. Networks that
+    an objective lets train in turn (:class:`mixseg.objectives.TurnSpec`) then have theirs.
 
     ``engine.state.output`` is ``[{"loss": …, term: …}]``, detached scalars on the device: one item,
     as MONAI's trainers leave one for each image, so that ``from_engine(["loss"], first=True)`` and
@@ -144,14 +147,14 @@ class MixedSupervisionTrainer(Trainer):
             # Buffers are averaged too: batch statistics must fit the averaged weights.
             spec = NetworkSpec(average_of=MAIN, decay=ema_decay, buffers=True)
             self.networks.add(self._inferred, spec)
-        step: nn.Module = ForwardStep(self.networks, objective, separate_forward)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            step = DistributedDataParallel(
-                step,
-                device_ids=[device] if device.type == "cuda" else None,
-                find_unused_parameters=len(objective.trained_branches) < 2,
-            )
-        self.step_module = step
+        self.step_module = averaging_ranks(
+            ForwardStep(self.networks, objective, separate_forward),
+            device,
+            find_unused=len(objective.trained_branches) < 2,
+        )
+        self.turns = [
+            Turn(name, self.networks, objective, device) for name in self.networks.in_turn
+        ]
         self._stateful: dict[str, Any] = {}
         #: Called with the trainer when it is run, before anything else: a resume happens here.
         self.before_run: list[Callable[[MixedSupervisionTrainer], None]] = []
@@ -180,6 +183,9 @@ class MixedSupervisionTrainer(Trainer):
             per_iteration = lr_step == "iteration"
             event = Events.ITERATION_COMPLETED if per_iteration else Events.EPOCH_COMPLETED
             self.add_event_handler(event, lambda: lr_scheduler.step())
+        for turn in self.turns:
+            if turn.lr_scheduler is not None:
+                self.add_event_handler(Events.ITERATION_COMPLETED, _step(turn.lr_scheduler))
         if augmentation is not None:
             self.register_state("augmentation", augmentation)
         if train_handlers is not None:
@@ -261,7 +267,8 @@ class MixedSupervisionTrainer(Trainer):
             size = self.state.epoch_length % accumulate
         self.step_module.train()
         if (position - 1) % accumulate == 0:
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer, _ in self._optimized():
+                optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.state.device.type, self.amp_dtype, enabled=self.amp):
             terms = self.step_module(groups)
         if not terms:
@@ -274,14 +281,43 @@ class MixedSupervisionTrainer(Trainer):
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self._explain(terms, groups, batchdata))
         self.scaler.scale(loss / size).backward()
+        values = {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+        for turn in self.turns:
+            values |= self._take(turn, groups, batchdata, size)
         if last:
-            if self.clip_grad_norm:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.networks.trained_parameters(), self.clip_grad_norm)
-            self.scaler.step(self.optimizer)
+            for optimizer, parameters in self._optimized():
+                if self.clip_grad_norm:
+                    self.scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
+                self.scaler.step(optimizer)
             self.scaler.update()
             self.networks.update_averages(self.state.epoch)
-        return [{"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}]
+        return [values]
+
+    def _take(
+        self, turn: Turn, groups: dict[str, dict[str, Tensor]], batch: Mapping[str, Any], size: int
+    ) -> dict[str, Tensor]:
+        """Gradients of one network's turn; its terms, detached."""
+        with turn.alone():
+            with torch.autocast(self.state.device.type, self.amp_dtype, enabled=self.amp):
+                terms = turn.step_module(self._forward_step.seen, groups)
+            if terms:
+                loss = torch.stack(list(terms.values())).sum()
+                if not torch.isfinite(loss):
+                    raise NonFiniteLossError(self._explain(terms, groups, batch))
+                self.scaler.scale(loss / size).backward()
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _optimized(self) -> list[tuple[torch.optim.Optimizer, list[nn.Parameter]]]:
+        """Every optimizer that has gradients to step by, with its parameters."""
+        return [
+            (self.optimizer, self.networks.trained_parameters()),
+            *((turn.optimizer, turn.parameters) for turn in self.turns if turn.has_gradient()),
+        ]
+
+    @property
+    def _forward_step(self) -> ForwardStep:
+        return cast(ForwardStep, getattr(self.step_module, "module", self.step_module))
 
     @torch.no_grad()
     def _explain(
@@ -292,9 +328,8 @@ class MixedSupervisionTrainer(Trainer):
     ) -> str:
         """Which terms are not finite, and in which cases the images or logits are not."""
         bad_terms = [name for name, term in terms.items() if not torch.isfinite(term)]
-        step = cast(ForwardStep, getattr(self.step_module, "module", self.step_module))
         suspects: list[str] = []
-        for kind, output in step.outputs(groups).items():
+        for kind, output in self._forward_step.outputs(groups).items():
             logits = (output,) if isinstance(output, Tensor) else output
             finite = torch.isfinite(groups[kind]["image"]).flatten(1).all(1)
             # With batch statistics one bad image spoils all logits, so images are asked first.
@@ -338,6 +373,7 @@ class MixedSupervisionTrainer(Trainer):
         }
         if self.lr_scheduler is not None:
             state["lr_scheduler"] = self.lr_scheduler.state_dict()
+        state["turns"] = {turn.name: turn.state_dict() for turn in self.turns}
         state["handlers"] = {name: owner.state_dict() for name, owner in self._stateful.items()}
         return state
 
@@ -387,15 +423,27 @@ class MixedSupervisionTrainer(Trainer):
         self.objective.load_state_dict(state["objective"])
         if self.lr_scheduler is not None:
             load_schedule(self.lr_scheduler, state["lr_scheduler"])
+        for turn in self.turns:
+            turn.load_state_dict(state["turns"][turn.name])
         for name, owner in self._stateful.items():
             owner.load_state_dict(state["handlers"][name])
         self.state.epoch, self.state.iteration = state["epoch"], state["iteration"]
         _set_random_state(state["random"])
 
 
+def _step(lr_scheduler: LRScheduler) -> Callable[[], None]:
+    return lambda: lr_scheduler.step()
+
+
 def _check_stepped(networks: NetworkSet, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse weights that would be given gradients and never be stepped."""
+    """Refuse weights that no optimizer steps, or two optimizers do."""
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name in networks.in_turn:
+        if any(id(p) in stepped for p in networks[name].parameters()):
+            raise ValueError(
+                f"the optimizer holds parameters of {name}, which has an optimizer of its own: "
+                "build it over NetworkSet.trained_parameters()"
+            )
     left = sum(id(p) not in stepped for p in networks.trained_parameters())
     if left:
         raise ValueError(

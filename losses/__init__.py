@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mixseg.losses.adversarial import feature_matching, labeled_maps, real_or_fake
 from mixseg.losses.co_training import CoTrainingLoss, generalized_jensen_shannon
 from mixseg.losses.consistency import (
     GatedConsistencyLoss,
@@ -88,6 +89,7 @@ __all__ = [
     "entropy_map",
     "entropy_threshold",
     "feature_gradient_regularization",
+    "feature_matching",
     "gated_consistency",
     "generalized_jensen_shannon",
     "gradient_map",
@@ -96,6 +98,7 @@ __all__ = [
     "image_dice_cross_entropy",
     "joint_distribution",
     "kl_divergence",
+    "labeled_maps",
     "last_layer_gradients",
     "linear_refinement",
     "low_confidence_consistency",
@@ -106,6 +109,7 @@ __all__ = [
     "partial_dice",
     "predictive_entropy",
     "pseudo_label_cross_entropy",
+    "real_or_fake",
     "sample_logits",
     "self_paced_weights",
     "shannon_entropy",

@@ -1,6 +1,7 @@
 """Networks with a shared encoder and one decoder a supervision kind, and heads for features."""
 
 from mixseg.networks.branches import BRANCH_NAMES, BRANCHES, check_branch, ensemble_logits
+from mixseg.networks.discriminators import ImageDiscriminator, VoxelDiscriminator
 from mixseg.networks.dual_branch.base import DualBranchNetwork
 from mixseg.networks.dual_branch.deeplab import DualBranchDeepLab
 from mixseg.networks.dual_branch.dynunet import DualBranchDynUNet
@@ -21,9 +22,11 @@ __all__ = [
     "DualBranchVNet",
     "ExportedNetwork",
     "GlobalProjectionHead",
+    "ImageDiscriminator",
     "LocalProjectionHead",
     "MeanVarianceNetwork",
     "SingleBranchNetwork",
+    "VoxelDiscriminator",
     "check_branch",
     "ensemble_logits",
 ]

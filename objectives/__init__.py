@@ -1,5 +1,6 @@
 """Methods: each one names its loss terms, their weights and the branches that they see."""
 
+from mixseg.objectives.adversarial import AdversarialSemiSupervised
 from mixseg.objectives.base import (
     Batch,
     Networks,
@@ -7,6 +8,7 @@ from mixseg.objectives.base import (
     Objective,
     Outputs,
     SingleBranchObjective,
+    TurnSpec,
     supervised_term,
 )
 from mixseg.objectives.confkd import ConfKD
@@ -25,6 +27,7 @@ __all__ = [
     "GLMI",
     "SSCO",
     "UAMT",
+    "AdversarialSemiSupervised",
     "Batch",
     "ConfKD",
     "DynamicCoRegularization",
@@ -39,5 +42,6 @@ __all__ = [
     "Outputs",
     "SelfCorrecting",
     "SingleBranchObjective",
+    "TurnSpec",
     "supervised_term",
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from mixseg.losses import (
     dice_cross_entropy,
@@ -23,6 +25,7 @@ __all__ = [
     "Objective",
     "Outputs",
     "SingleBranchObjective",
+    "TurnSpec",
     "active",
     "refuse_negative",
     "supervised_term",
@@ -65,6 +68,26 @@ class NetworkSpec:
             raise ValueError(f"per must be iteration or epoch, got {self.per!r}")
 
 
+@dataclass(frozen=True, eq=False)
+class TurnSpec:
+    """A network of its own architecture, which trains in turn with the one that predicts.
+
+    In each iteration the engine first computes the gradient of :meth:`Objective.forward` with this
+    network frozen, then that of :meth:`Objective.turn` with every other network frozen, and then
+    both optimizers step. Precision, gradient scaling, clipping and accumulation are the training's.
+
+    Attributes:
+        network: initialized; the engine moves it to the device of the method's network.
+        optimizer: takes its parameters; a bundle gives torch's class with ``_mode_: callable``.
+        lr_scheduler: takes that optimizer and is stepped after every iteration; None keeps the
+            rate.
+    """
+
+    network: nn.Module
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None
+
+
 class Objective(nn.Module, ABC):
     """A method: which branch sees which supervision kind, the loss terms and their weights.
 
@@ -97,13 +120,27 @@ class Objective(nn.Module, ABC):
         """Name of each active term → its weight now."""
 
     @property
-    def networks(self) -> dict[str, NetworkSpec]:
+    def networks(self) -> Mapping[str, NetworkSpec | TurnSpec]:
         """Name → network that the method needs beside its own; averages after what they follow.
 
         :class:`mixseg.engines.NetworkSet` builds, updates and stores them. Heads that need no
         network are plain submodules of the objective.
         """
         return {}
+
+    def turn(
+        self, name: str, outputs: Outputs, batch: Batch, networks: Networks
+    ) -> dict[str, Tensor]:
+        """Name of each term → its value, a scalar; their sum is what the network learns from.
+
+        Args:
+            name: of the network whose turn it is, one of :attr:`networks` with a
+                :class:`TurnSpec`.
+            outputs: those that :meth:`forward` was given, detached.
+            batch: as there.
+            networks: as there; only ``networks[name]`` takes a gradient.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no network {name!r} to train")
 
     @abstractmethod
     def forward(self, outputs: Outputs, batch: Batch, networks: Networks) -> dict[str, Tensor]:

@@ -8,18 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from svg import BLUE, GRAY, GREEN, INK, ORANGE, arrow, box, document, text
+from torch.optim import Adam
 
-from mixseg.networks import DualBranchUNet
+from mixseg.networks import DualBranchUNet, VoxelDiscriminator
 from mixseg.objectives import (
     GLMI,
     SSCO,
     UAMT,
+    AdversarialSemiSupervised,
     DynamicCoRegularization,
     EntropyMinimization,
     FickleNet,
     MacroMicro,
     Objective,
     SelfCorrecting,
+    TurnSpec,
 )
 
 COLORS = {"full": BLUE, "none": GRAY, "noisy": ORANGE} | {
@@ -119,6 +122,29 @@ SEMI: dict[str, tuple[str, Objective, dict[str, tuple[str, str]], dict[str, Term
             ),
         },
     ),
+    "adversarial": (
+        "Adversarial learning",
+        AdversarialSemiSupervised(VoxelDiscriminator(), Adam),
+        {"network": ("Network", "full none"), "turns": ("Discriminator", "full")},
+        {
+            "ce_full": Term("L_{ce}", "cross-entropy with the mask", (("network", "full"),)),
+            "adversarial_full": Term(
+                "λ_{adv} · L_{adv}",
+                "taken for a mask, where labeled",
+                (("network", "full"), ("turns", "full")),
+            ),
+            "adversarial_none": Term(
+                "λ_{adv} · L_{adv}",
+                "taken for a mask",
+                (("network", "none"), ("turns", "none")),
+            ),
+            "self_training": Term(
+                "λ_{semi} · L_{semi}",
+                "own classes, where trusted",
+                (("network", "none"), ("turns", "none")),
+            ),
+        },
+    ),
     "dcr": (
         "DCR",
         DynamicCoRegularization(["full", "noisy"]),
@@ -195,9 +221,10 @@ SEMI: dict[str, tuple[str, Objective, dict[str, tuple[str, str]], dict[str, Term
 
 def _members(objective: Objective, row: str) -> list[str]:
     """Networks that a row stands for."""
-    averaged = {name: spec.average_of is not None for name, spec in objective.networks.items()}
     if row == "network":
         return ["network"]
+    further = {n: s for n, s in objective.networks.items() if not isinstance(s, TurnSpec)}
+    averaged = {name: spec.average_of is not None for name, spec in further.items()}
     return [name for name, is_average in averaged.items() if is_average == (row == "averages")]
 
 
@@ -210,6 +237,8 @@ def _lines(objective: Objective, row: str, name: str) -> list[str]:
     if row == "image":
         refines = isinstance(objective, EntropyMinimization)
         return [name, "may refine the pixels'" if refines else "random maps of them"]
+    if row == "turns":
+        return [name, "trains in turn"]
     if row == "ancillary":
         return [name, "sees the weak mask, too"]
     count = len(_members(objective, row))
@@ -238,6 +267,10 @@ def semi(page: str) -> str:
         for i, kind in enumerate(seen.split()):
             shift = (i - (len(seen.split()) - 1) / 2) * 20
             shapes.append(arrow((162, IMAGES[kind][0]), (288, y + shift), color=COLORS[kind]))
+    if "turns" in rows:  # what it judges
+        pair = (375, middles["network"] + 32), (375, middles["turns"] - 32)
+        shapes.append(arrow(*pair))
+        shapes.append(text(383, 159, "predictions", size=11, anchor="start"))
     if "averages" in rows:  # what they follow
         above = middles[list(rows)[-2]]
         shapes.append(arrow((375, above + 32), (375, middles["averages"] - 32), dashed=True))

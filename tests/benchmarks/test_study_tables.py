@@ -149,6 +149,7 @@ def test_the_cost_of_a_step_is_a_ratio_within_each_round(
         "fewer": [9.0, 0.5, 1.0, 2.0],
         "entmin": [9.0, 1.1, 2.4, 4.4],
         "uamt": [9.0, 3.0, 6.0, 12.0],
+        "adversarial": [9.0, 2.0, 4.0, 8.0],
     }
     order: list[str] = []
     left = {name: iter(values) for name, values in seconds.items()}
@@ -176,7 +177,7 @@ def test_the_cost_of_a_step_is_a_ratio_within_each_round(
     settings = {"device": "cpu", "slice_size": [32, 32], "features": [2, 2, 2, 2, 2]}
     found = cost.measure(settings, iterations=2, rounds=3)
     # Turn by turn, in one direction and the other.
-    assert order[:8] == [*reversed(seconds), *seconds]
+    assert order[:10] == [*reversed(seconds), *seconds]
     methods = found["methods"]
     assert methods["supervised"]["time_over_reference"] == 1
     assert methods["fewer"]["time_over_reference"] == 0.5
@@ -190,6 +191,9 @@ def test_the_cost_of_a_step_is_a_ratio_within_each_round(
     assert counts["entmin"]["predicting"] == counts["entmin"]["training"]
     assert counts["uamt"]["training"] == 2 * counts["supervised"]["training"]
     assert counts["uamt"]["predicting"] == counts["supervised"]["predicting"]
+    # A discriminator of three classes, of the published size but for the first layer.
+    more = counts["adversarial"]["training"] - counts["supervised"]["training"]
+    assert more == 2_783_169 - 16 * 64 * (21 - 3)
     # The trainers do train: a step of each moves its network.
     for trainer in kept:
         before = [p.detach().clone() for p in trainer.network.parameters()]

@@ -22,6 +22,8 @@ PARAMETERS = {
     "acdc_lv_ssco": 248_339_472,
     # Two more outputs of the 1x1 head, each of 64 channels and a bias; 4 numbers of 1024 channels.
     "acdc_lv_entropy_minimization": 31_042_434 + 2 * 65 + 4 * 1025,
+    # Convolutions of 4x4: 2, 64, 128, 256, 512 and 1 channels, and a bias for each output.
+    "acdc_lv_adversarial": 31_042_434 + 2_763_713,
     "acdc_lv_dcr": 2 * 31_042_434,
     "la_confkd/rows/single.yaml": 9_448_866,
     "la_confkd": 11_520_836,
@@ -33,6 +35,7 @@ PARAMETERS = {
     "wbc_decoupled": 41_137_220 + 2 * 64 * 9 + 2 * 65,
     "wbc_uamt": 2 * 31_043_651,
     "wbc_entropy_minimization": 31_043_651 + 3 * 65 + 6 * 1025,
+    "wbc_adversarial": 31_043_651 + 2_763_713 + 64 * 16,
     "wbc_dcr": 2 * 31_043_651,
     "wbc_selfcorrecting": 31_043_651,
     "wbc_macromicro": 3 * 31_043_651,

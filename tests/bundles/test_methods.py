@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from mixseg.cli.main import app
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entropy_minimization")
+SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entropy_minimization", "adversarial")
 #: Methods that learn from wrong masks as a kind of their own.
 WRONG_MASKS = ("selfcorrecting", "macromicro", "ficklenet")
 #: Terms of each method and their weights, as its train.yaml has them.
@@ -34,6 +34,8 @@ TERMS: dict[str, dict[str, float]] = {
     "ssco": {"ce_full": 1, "co_training": 0.5, "self_consistency": 4},
     "entropy_minimization": {"ce_segmentation": 1, "ce_class": 1}
     | {"gradient": 0.1, "sharpening": 0.1, "class_consistency": 0.1},
+    "adversarial": {"ce_full": 1, "adversarial_full": 0.01, "adversarial_none": 0.001}
+    | {"self_training": 0.1},
     "dcr": {"ce_primary": 1, "ce_auxiliary": 1, "regularization": 4},
     "selfcorrecting": {"ce_full": 1, "ce_ancillary": 1, "ce_refined": 1},
     "macromicro": {"ce_micro": 1, "ce_macro": 1, "guidance": 1, "feeding": 1},
@@ -46,6 +48,7 @@ TERMS: dict[str, dict[str, float]] = {
 NETWORKS = {
     "uamt": {"network", "ema"},
     "ssco": {"network", "peer_2", "ema_1", "ema_2"},
+    "adversarial": {"network", "discriminator"},
     "dcr": {"network", "auxiliary"},
     "macromicro": {"network", "macro", "macro_mean"},
 }
@@ -63,6 +66,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "glmi": {"clusters": 3, "heads": 2, "ramps": {"lambda_con": 3}},
     "ssco": {"students": 2, "ramps": {"lambda_co": 3, "gamma": {"length": 3, "start": 0.2}}},
     "entropy_minimization": {"ramps": {"lambda_unsup": 3}},
+    # Runs of other lengths would have other rates of the discriminator.
+    "adversarial": {
+        "discriminator_features": [4, 8],
+        "discriminator_power": 0,
+        "ramps": {"lambda_semi": {"begin": 2, "length": 0}},
+    },
     "dcr": {
         "batch_size": 2,
         "batch_strong": 2,
@@ -161,11 +170,13 @@ def training_settings(method: str, dataset: str) -> dict[str, Any]:
         "la_glmi",
         "la_ssco",
         "acdc_lv_entropy_minimization",
+        "acdc_lv_adversarial",
         "acdc_lv_dcr",
         "wbc_single",
         "wbc_decoupled",
         "wbc_uamt",
         "wbc_entropy_minimization",
+        "wbc_adversarial",
         "wbc_dcr",
         "wbc_selfcorrecting",
         "wbc_macromicro",
@@ -269,7 +280,7 @@ def test_a_resumed_run_ends_with_the_same_state(
         states.append(torch.load(folder / "checkpoint.pt", weights_only=True))
     once, twice = states
     assert once["iteration"] == twice["iteration"] == 4
-    for part in ("networks", "objective", "optimizer"):
+    for part in ("networks", "objective", "optimizer", "turns"):
         assert_same(once[part], twice[part], part)
 
 

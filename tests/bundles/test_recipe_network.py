@@ -57,6 +57,7 @@ OVERLAYS: dict[str, dict[str, Any]] = {
         "encoder_layers": [f"encoder.blocks.{i}" for i in range(5)],
         "class_layer": "encoder.blocks.4",
     },
+    "acdc_lv_adversarial": {"network_def": dynunet(1)},
     "acdc_lv_dcr": {"network_def": dynunet(1), "feature_layer": "main.head.conv.conv"},
 }
 

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Events
 from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import PolynomialLR
 
 from mixseg.engines import MixedSupervisionTrainer, NetworkSet
 from mixseg.engines.network_set import fresh_copy
 from mixseg.handlers import WeightRamps
-from mixseg.networks import DualBranchUNet
-from mixseg.objectives import GLMI, SSCO, UAMT, ConfKD, NetworkSpec, Objective
+from mixseg.networks import DualBranchUNet, VoxelDiscriminator
+from mixseg.objectives import (
+    GLMI,
+    SSCO,
+    UAMT,
+    AdversarialSemiSupervised,
+    ConfKD,
+    NetworkSpec,
+    Objective,
+)
 
 Factory = Callable[..., Any]
 
@@ -214,6 +225,14 @@ def mixed_cases(size: int = 8) -> list[dict[str, Any]]:
     return cases
 
 
+def adversarial() -> AdversarialSemiSupervised:
+    return AdversarialSemiSupervised(
+        VoxelDiscriminator(features=(2,)),
+        partial(Adam, lr=0.01),
+        partial(PolynomialLR, total_iters=9, power=0.9),
+    )
+
+
 METHODS: dict[str, tuple[Callable[[], Objective], dict[str, Any]]] = {
     "uamt": (
         lambda: UAMT(1.0, passes=2),
@@ -229,6 +248,7 @@ METHODS: dict[str, tuple[Callable[[], Objective], dict[str, Any]]] = {
         ),
         {},
     ),
+    "adversarial": (adversarial, {"lambda_semi": {"begin": 5, "length": 0}}),
     "ssco": (
         lambda: SSCO(students=2, unconfident_weight=1),
         {"gamma": {"length": 12, "start": 0.2}, "lambda_co": {"begin": 2, "length": 5}},
