@@ -303,6 +303,7 @@ COSTS = {
     "entmin": "entropy minimization",
     "uamt": "UA-MT",
     "adversarial": "Hung et al.",
+    "s4gan": "s4GAN",
 }
 
 

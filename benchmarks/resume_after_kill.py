@@ -66,6 +66,7 @@ ADVERSARIAL: dict[str, Any] = {
     "discriminator_features": [4, 8],
     "ramps": {"lambda_semi": {"begin": 24, "length": 0}},
 }
+S4GAN: dict[str, Any] = {**ADVERSARIAL, "ramps": {"lambda_st": {"begin": 24, "length": 0}}}
 WRONG: dict[str, Any] = {**MIXED, "num_noisy": 2, "noise_missing": 0}
 SEPARATE: dict[str, Any] = {**WRONG, "batch_noisy": 2}
 # The weights of the wrong masks move in each epoch, and with them what is drawn.
@@ -100,12 +101,14 @@ METHODS: dict[str, dict[str, Any]] = {
         },
     },
     "acdc_lv_adversarial": ADVERSARIAL,
+    "acdc_lv_s4gan": S4GAN,
     "acdc_lv_entropy_minimization": {**UNLABELED, "ramps": {"lambda_unsup": 40}},
     "acdc_lv_dcr": INDICATORS,
     "wbc_single": WRONG,
     "wbc_decoupled": {**WRONG, "batch_partial": 2},
     "wbc_uamt": {**UNLABELED, "ramps": {"lambda_con": 40, "certainty": 80}},
     "wbc_adversarial": ADVERSARIAL,
+    "wbc_s4gan": S4GAN,
     "wbc_entropy_minimization": {**UNLABELED, "ramps": {"lambda_unsup": 40}},
     "wbc_dcr": INDICATORS,
     "wbc_selfcorrecting": {

@@ -19,12 +19,14 @@ from mixseg.objectives.ficklenet import FickleNet
 from mixseg.objectives.glmi import GLMI
 from mixseg.objectives.macro_micro import MacroMicro
 from mixseg.objectives.mixed_supervision import MixedSupervision
+from mixseg.objectives.s4gan import S4GAN
 from mixseg.objectives.self_correcting import SelfCorrecting
 from mixseg.objectives.ssco import SSCO
 from mixseg.objectives.uamt import UAMT
 
 __all__ = [
     "GLMI",
+    "S4GAN",
     "SSCO",
     "UAMT",
     "AdversarialSemiSupervised",

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from svg import BLUE, GRAY, GREEN, INK, ORANGE, arrow, box, document, text
 from torch.optim import Adam
 
-from mixseg.networks import DualBranchUNet, VoxelDiscriminator
+from mixseg.networks import DualBranchUNet, ImageDiscriminator, VoxelDiscriminator
 from mixseg.objectives import (
     GLMI,
+    S4GAN,
     SSCO,
     UAMT,
     AdversarialSemiSupervised,
@@ -141,6 +142,24 @@ SEMI: dict[str, tuple[str, Objective, dict[str, tuple[str, str]], dict[str, Term
             "self_training": Term(
                 "λ_{semi} · L_{semi}",
                 "own classes, where trusted",
+                (("network", "none"), ("turns", "none")),
+            ),
+        },
+    ),
+    "s4gan": (
+        "s4GAN",
+        S4GAN(ImageDiscriminator(), Adam),
+        {"network": ("Network", "full none"), "turns": ("Discriminator", "full none")},
+        {
+            "ce_full": Term("L_{ce}", "cross-entropy with the mask", (("network", "full"),)),
+            "feature_matching": Term(
+                "λ_{fm} · L_{fm}",
+                "features of masks and predictions",
+                (("network", "none"), ("turns", "full"), ("turns", "none")),
+            ),
+            "self_training": Term(
+                "λ_{st} · L_{st}",
+                "own classes, images taken for real",
                 (("network", "none"), ("turns", "none")),
             ),
         },

@@ -150,6 +150,7 @@ def test_the_cost_of_a_step_is_a_ratio_within_each_round(
         "entmin": [9.0, 1.1, 2.4, 4.4],
         "uamt": [9.0, 3.0, 6.0, 12.0],
         "adversarial": [9.0, 2.0, 4.0, 8.0],
+        "s4gan": [9.0, 1.5, 3.0, 6.0],
     }
     order: list[str] = []
     left = {name: iter(values) for name, values in seconds.items()}
@@ -177,7 +178,7 @@ def test_the_cost_of_a_step_is_a_ratio_within_each_round(
     settings = {"device": "cpu", "slice_size": [32, 32], "features": [2, 2, 2, 2, 2]}
     found = cost.measure(settings, iterations=2, rounds=3)
     # Turn by turn, in one direction and the other.
-    assert order[:10] == [*reversed(seconds), *seconds]
+    assert order[:12] == [*reversed(seconds), *seconds]
     methods = found["methods"]
     assert methods["supervised"]["time_over_reference"] == 1
     assert methods["fewer"]["time_over_reference"] == 0.5
@@ -191,9 +192,12 @@ def test_the_cost_of_a_step_is_a_ratio_within_each_round(
     assert counts["entmin"]["predicting"] == counts["entmin"]["training"]
     assert counts["uamt"]["training"] == 2 * counts["supervised"]["training"]
     assert counts["uamt"]["predicting"] == counts["supervised"]["predicting"]
-    # A discriminator of three classes, of the published size but for the first layer.
-    more = counts["adversarial"]["training"] - counts["supervised"]["training"]
-    assert more == 2_783_169 - 16 * 64 * (21 - 3)
+    # Discriminators of three classes, and of these and three colors: the published sizes but for
+    # the first layer, 4·4·64 weights for each of 21 or 24 channels there.
+    for name, published, channels in (("adversarial", 2_783_169, 21), ("s4gan", 2_778_561, 24)):
+        given = 3 if name == "adversarial" else 6
+        more = counts[name]["training"] - counts["supervised"]["training"]
+        assert more == published - 16 * 64 * (channels - given)
     # The trainers do train: a step of each moves its network.
     for trainer in kept:
         before = [p.detach().clone() for p in trainer.network.parameters()]

@@ -24,6 +24,8 @@ PARAMETERS = {
     "acdc_lv_entropy_minimization": 31_042_434 + 2 * 65 + 4 * 1025,
     # Convolutions of 4x4: 2, 64, 128, 256, 512 and 1 channels, and a bias for each output.
     "acdc_lv_adversarial": 31_042_434 + 2_763_713,
+    # That of s4GAN sees the image, too, and ends in one unit of 512 features.
+    "acdc_lv_s4gan": 31_042_434 + 2_757_057,
     "acdc_lv_dcr": 2 * 31_042_434,
     "la_confkd/rows/single.yaml": 9_448_866,
     "la_confkd": 11_520_836,
@@ -36,6 +38,7 @@ PARAMETERS = {
     "wbc_uamt": 2 * 31_043_651,
     "wbc_entropy_minimization": 31_043_651 + 3 * 65 + 6 * 1025,
     "wbc_adversarial": 31_043_651 + 2_763_713 + 64 * 16,
+    "wbc_s4gan": 31_043_651 + 2_757_057 + 3 * 64 * 16,
     "wbc_dcr": 2 * 31_043_651,
     "wbc_selfcorrecting": 31_043_651,
     "wbc_macromicro": 3 * 31_043_651,

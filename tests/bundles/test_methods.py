@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from mixseg.cli.main import app
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entropy_minimization", "adversarial")
+SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entropy_minimization", "adversarial", "s4gan")
 #: Methods that learn from wrong masks as a kind of their own.
 WRONG_MASKS = ("selfcorrecting", "macromicro", "ficklenet")
 #: Terms of each method and their weights, as its train.yaml has them.
@@ -36,6 +36,7 @@ TERMS: dict[str, dict[str, float]] = {
     | {"gradient": 0.1, "sharpening": 0.1, "class_consistency": 0.1},
     "adversarial": {"ce_full": 1, "adversarial_full": 0.01, "adversarial_none": 0.001}
     | {"self_training": 0.1},
+    "s4gan": {"ce_full": 1, "feature_matching": 0.1, "self_training": 1},
     "dcr": {"ce_primary": 1, "ce_auxiliary": 1, "regularization": 4},
     "selfcorrecting": {"ce_full": 1, "ce_ancillary": 1, "ce_refined": 1},
     "macromicro": {"ce_micro": 1, "ce_macro": 1, "guidance": 1, "feeding": 1},
@@ -49,6 +50,7 @@ NETWORKS = {
     "uamt": {"network", "ema"},
     "ssco": {"network", "peer_2", "ema_1", "ema_2"},
     "adversarial": {"network", "discriminator"},
+    "s4gan": {"network", "discriminator"},
     "dcr": {"network", "auxiliary"},
     "macromicro": {"network", "macro", "macro_mean"},
 }
@@ -72,6 +74,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "discriminator_power": 0,
         "ramps": {"lambda_semi": {"begin": 2, "length": 0}},
     },
+    "s4gan": {"discriminator_features": [4, 8], "discriminator_power": 0},
     "dcr": {
         "batch_size": 2,
         "batch_strong": 2,
@@ -171,12 +174,14 @@ def training_settings(method: str, dataset: str) -> dict[str, Any]:
         "la_ssco",
         "acdc_lv_entropy_minimization",
         "acdc_lv_adversarial",
+        "acdc_lv_s4gan",
         "acdc_lv_dcr",
         "wbc_single",
         "wbc_decoupled",
         "wbc_uamt",
         "wbc_entropy_minimization",
         "wbc_adversarial",
+        "wbc_s4gan",
         "wbc_dcr",
         "wbc_selfcorrecting",
         "wbc_macromicro",

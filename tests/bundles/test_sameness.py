@@ -16,10 +16,12 @@ BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 WRONG_MASKS = ("selfcorrecting", "macromicro", "ficklenet")
 #: Data set → its bundles, the one that the others are compared with first.
 FAMILIES = {
-    "acdc_lv": ["confkd", "uamt", "glmi", "ssco", "entropy_minimization", "dcr", "adversarial"],
+    "acdc_lv": [
+        *("confkd", "uamt", "glmi", "ssco", "entropy_minimization", "dcr", "adversarial", "s4gan"),
+    ],
     "la": ["confkd", "uamt", "glmi", "ssco"],
     "wbc": [
-        *("single", "decoupled", "uamt", "entropy_minimization", "dcr", "adversarial"),
+        *("single", "decoupled", "uamt", "entropy_minimization", "dcr", "adversarial", "s4gan"),
         *WRONG_MASKS,
     ],
 }
@@ -37,7 +39,7 @@ OF_THE_METHOD = COUNTS | {"ramps", "ramp_shape", "alpha", "inference_branch"}
 #: Of white blood cells the recipes are two papers', and wrong masks count as what a method takes.
 TWO_PAPERS = {"lr", "weight_decay", "lr_power", "noisy_as", "num_noisy", "batch_noisy"}
 TWO_PAPERS |= {"lambda_w", "lambda_ent", "lambda_class"}
-SEMI_SUPERVISED = {"uamt", "glmi", "ssco", "entropy_minimization", "adversarial"}
+SEMI_SUPERVISED = {"uamt", "glmi", "ssco", "entropy_minimization", "adversarial", "s4gan"}
 #: Components in which methods differ. Cases, streams and branches are DCR's own; a network of means
 #: and variances is entropy minimization's.
 OWN_PARTS = ("objective", "network_def", "ancillary", "train#dataset#data", "train#handlers")

@@ -17,9 +17,10 @@ from torch.optim.lr_scheduler import PolynomialLR
 from mixseg.engines import MixedSupervisionTrainer, NetworkSet
 from mixseg.engines.network_set import fresh_copy
 from mixseg.handlers import WeightRamps
-from mixseg.networks import DualBranchUNet, VoxelDiscriminator
+from mixseg.networks import DualBranchUNet, ImageDiscriminator, VoxelDiscriminator
 from mixseg.objectives import (
     GLMI,
+    S4GAN,
     SSCO,
     UAMT,
     AdversarialSemiSupervised,
@@ -233,6 +234,10 @@ def adversarial() -> AdversarialSemiSupervised:
     )
 
 
+def s4gan() -> S4GAN:
+    return S4GAN(ImageDiscriminator(in_channels=3, features=(2, 4)), partial(Adam, lr=0.01))
+
+
 METHODS: dict[str, tuple[Callable[[], Objective], dict[str, Any]]] = {
     "uamt": (
         lambda: UAMT(1.0, passes=2),
@@ -249,6 +254,7 @@ METHODS: dict[str, tuple[Callable[[], Objective], dict[str, Any]]] = {
         {},
     ),
     "adversarial": (adversarial, {"lambda_semi": {"begin": 5, "length": 0}}),
+    "s4gan": (s4gan, {"lambda_st": {"begin": 2, "length": 0}}),
     "ssco": (
         lambda: SSCO(students=2, unconfident_weight=1),
         {"gamma": {"length": 12, "start": 0.2}, "lambda_co": {"begin": 2, "length": 5}},
