@@ -303,6 +303,7 @@ COSTS = {
     "entmin": "entropy minimization",
     "uamt": "UA-MT",
     "adversarial": "Hung et al.",
+    "multitask": "multi-task attention",
     "s4gan": "s4GAN",
 }
 

@@ -38,6 +38,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "entmin": ("wbc_entropy_minimization", {"batch_full": 4, "batch_unlabeled": 4}),
     "uamt": ("wbc_uamt", {"batch_full": 4, "batch_unlabeled": 4}),
     "adversarial": ("wbc_adversarial", {"batch_full": 4, "batch_unlabeled": 4}),
+    "multitask": ("wbc_multitask", {"batch_full": 4, "batch_unlabeled": 4}),
     "s4gan": ("wbc_s4gan", {"batch_full": 4, "batch_unlabeled": 4}),
 }
 #: Setting → kind of supervision.

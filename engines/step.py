@@ -42,7 +42,7 @@ class ForwardStep(nn.Module):
         """Kind → what the network returns for it; kinds that no term needs are skipped."""
         network = self.networks[MAIN]
         branches = {k: b for k, b in self.objective.branches.items() if k in groups}
-        if self.separate_forward or len(branches) == 1:
+        if self.separate_forward or len(branches) < 2:
             return {k: network(groups[k]["image"], branch=b) for k, b in branches.items()}
         images = [groups[kind]["image"] for kind in branches]
         sizes = [len(image) for image in images]

@@ -51,6 +51,7 @@ from mixseg.losses.mutual_information import (
 )
 from mixseg.losses.partial import PartialCrossEntropyLoss, partial_cross_entropy
 from mixseg.losses.pseudo_label import PseudoLabelCrossEntropyLoss, pseudo_label_cross_entropy
+from mixseg.losses.reconstruction import attention_reconstruction
 from mixseg.losses.sampling import sample_logits
 from mixseg.losses.self_paced import self_paced_weights
 from mixseg.losses.sharpening import (
@@ -81,6 +82,7 @@ __all__ = [
     "SoftmaxMSELoss",
     "TransformationConsistencyLoss",
     "adaptive_temperature",
+    "attention_reconstruction",
     "bhattacharyya_distance",
     "certainty_weighted_kl",
     "classes_present",

@@ -19,6 +19,7 @@ from mixseg.objectives.ficklenet import FickleNet
 from mixseg.objectives.glmi import GLMI
 from mixseg.objectives.macro_micro import MacroMicro
 from mixseg.objectives.mixed_supervision import MixedSupervision
+from mixseg.objectives.multitask import MultiTaskAttention
 from mixseg.objectives.s4gan import S4GAN
 from mixseg.objectives.self_correcting import SelfCorrecting
 from mixseg.objectives.ssco import SSCO
@@ -38,6 +39,7 @@ __all__ = [
     "InstanceWeights",
     "MacroMicro",
     "MixedSupervision",
+    "MultiTaskAttention",
     "NetworkSpec",
     "Networks",
     "Objective",

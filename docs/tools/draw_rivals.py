@@ -21,6 +21,7 @@ from mixseg.objectives import (
     EntropyMinimization,
     FickleNet,
     MacroMicro,
+    MultiTaskAttention,
     Objective,
     SelfCorrecting,
     TurnSpec,
@@ -143,6 +144,19 @@ SEMI: dict[str, tuple[str, Objective, dict[str, tuple[str, str]], dict[str, Term
                 "λ_{semi} · L_{semi}",
                 "own classes, where trusted",
                 (("network", "none"), ("turns", "none")),
+            ),
+        },
+    ),
+    "multitask": (
+        "Multi-task attention",
+        MultiTaskAttention(DualBranchUNet(features=(4, 8), branches=1)),
+        {"network": ("Network", "full none"), "heads": ("Second decoder", "")},
+        {
+            "ce_full": Term("L_{ce}", "cross-entropy with the mask", (("network", "full"),)),
+            "reconstruction": Term(
+                "λ · L_{rec}",
+                "each class's part of the image",
+                (("network", "full"), ("network", "none"), ("heads", "full"), ("heads", "none")),
             ),
         },
     ),

@@ -200,6 +200,17 @@ class DualBranchNetwork(nn.Module):
         student = self._decode(self.student, x, skips, image)
         return (teacher, student) if branch == "both" else ensemble_logits(teacher, student)
 
+    def decode(self, branch: str, x: Tensor, skips: list[Tensor], image: Tensor) -> Tensor:
+        """Output of one branch's decoder, of the features of another network's encoder, too.
+
+        Args:
+            branch: one of :attr:`branch_names`.
+            x: deepest features of an encoder like this network's.
+            skips: its other features, as it returns them.
+            image: (B, channels, H, W[, D]), whose size the output has.
+        """
+        return self._decode(getattr(self, branch), x, skips, image)
+
     def __prepare_scriptable__(self) -> Traced:
         return traced(self, self.in_channels, self.spatial_dims)
 

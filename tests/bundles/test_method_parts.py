@@ -25,6 +25,7 @@ PARAMETERS = {
     # Convolutions of 4x4: 2, 64, 128, 256, 512 and 1 channels, and a bias for each output.
     "acdc_lv_adversarial": 31_042_434 + 2_763_713,
     # That of s4GAN sees the image, too, and ends in one unit of 512 features.
+    "acdc_lv_multitask": 31_042_434,
     "acdc_lv_s4gan": 31_042_434 + 2_757_057,
     "acdc_lv_dcr": 2 * 31_042_434,
     "la_confkd/rows/single.yaml": 9_448_866,
@@ -38,6 +39,7 @@ PARAMETERS = {
     "wbc_uamt": 2 * 31_043_651,
     "wbc_entropy_minimization": 31_043_651 + 3 * 65 + 6 * 1025,
     "wbc_adversarial": 31_043_651 + 2_763_713 + 64 * 16,
+    "wbc_multitask": 31_043_651,
     "wbc_s4gan": 31_043_651 + 2_757_057 + 3 * 64 * 16,
     "wbc_dcr": 2 * 31_043_651,
     "wbc_selfcorrecting": 31_043_651,
@@ -47,6 +49,9 @@ PARAMETERS = {
 #: Of the heads and networks that belong to an objective: a U-Net with three more input channels,
 #: and a score of 1024 channels and a bias for each foreground class.
 OF_THE_OBJECTIVE = {"wbc_selfcorrecting": 31_043_651 + 3 * 64 * 9, "wbc_ficklenet": 2 * 1025}
+#: A second decoder, as ConfKD's, of as many outputs as classes and channels make.
+OF_THE_OBJECTIVE["acdc_lv_multitask"] = 41_137_220 - 31_042_434
+OF_THE_OBJECTIVE["wbc_multitask"] = 41_137_220 - 31_042_434 + (3 * 3 - 2) * 65
 SMALL_NETWORK = {"features": [4, 8, 16], "slice_size": [32, 32]}
 COMMON = {"device": "cpu", "progress": False}
 WBC = sorted(path.parents[1].name for path in BUNDLES.glob("wbc_*/configs/deeplab.yaml"))

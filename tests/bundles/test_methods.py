@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from mixseg.cli.main import app
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entropy_minimization", "adversarial", "s4gan")
+SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entropy_minimization", "adversarial")
+SEMI_SUPERVISED += ("s4gan", "multitask")
 #: Methods that learn from wrong masks as a kind of their own.
 WRONG_MASKS = ("selfcorrecting", "macromicro", "ficklenet")
 #: Terms of each method and their weights, as its train.yaml has them.
@@ -36,6 +37,7 @@ TERMS: dict[str, dict[str, float]] = {
     | {"gradient": 0.1, "sharpening": 0.1, "class_consistency": 0.1},
     "adversarial": {"ce_full": 1, "adversarial_full": 0.01, "adversarial_none": 0.001}
     | {"self_training": 0.1},
+    "multitask": {"ce_full": 1, "reconstruction": 1},
     "s4gan": {"ce_full": 1, "feature_matching": 0.1, "self_training": 1},
     "dcr": {"ce_primary": 1, "ce_auxiliary": 1, "regularization": 4},
     "selfcorrecting": {"ce_full": 1, "ce_ancillary": 1, "ce_refined": 1},
@@ -175,6 +177,7 @@ def training_settings(method: str, dataset: str) -> dict[str, Any]:
         "acdc_lv_entropy_minimization",
         "acdc_lv_adversarial",
         "acdc_lv_s4gan",
+        "acdc_lv_multitask",
         "acdc_lv_dcr",
         "wbc_single",
         "wbc_decoupled",
@@ -182,6 +185,7 @@ def training_settings(method: str, dataset: str) -> dict[str, Any]:
         "wbc_entropy_minimization",
         "wbc_adversarial",
         "wbc_s4gan",
+        "wbc_multitask",
         "wbc_dcr",
         "wbc_selfcorrecting",
         "wbc_macromicro",

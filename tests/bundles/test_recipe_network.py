@@ -58,6 +58,11 @@ OVERLAYS: dict[str, dict[str, Any]] = {
         "class_layer": "encoder.blocks.4",
     },
     "acdc_lv_adversarial": {"network_def": dynunet(1)},
+    "acdc_lv_multitask": {
+        "network_def": dynunet(1),
+        "reconstructor": dynunet(1, "$@num_classes * @in_channels"),
+        "training_mode": "joint",
+    },
     "acdc_lv_s4gan": {"network_def": dynunet(1), "threshold": 0.0},
     "acdc_lv_dcr": {"network_def": dynunet(1), "feature_layer": "main.head.conv.conv"},
 }

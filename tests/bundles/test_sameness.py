@@ -18,10 +18,12 @@ WRONG_MASKS = ("selfcorrecting", "macromicro", "ficklenet")
 FAMILIES = {
     "acdc_lv": [
         *("confkd", "uamt", "glmi", "ssco", "entropy_minimization", "dcr", "adversarial", "s4gan"),
+        "multitask",
     ],
     "la": ["confkd", "uamt", "glmi", "ssco"],
     "wbc": [
         *("single", "decoupled", "uamt", "entropy_minimization", "dcr", "adversarial", "s4gan"),
+        "multitask",
         *WRONG_MASKS,
     ],
 }
@@ -40,9 +42,17 @@ OF_THE_METHOD = COUNTS | {"ramps", "ramp_shape", "alpha", "inference_branch"}
 TWO_PAPERS = {"lr", "weight_decay", "lr_power", "noisy_as", "num_noisy", "batch_noisy"}
 TWO_PAPERS |= {"lambda_w", "lambda_ent", "lambda_class"}
 SEMI_SUPERVISED = {"uamt", "glmi", "ssco", "entropy_minimization", "adversarial", "s4gan"}
+SEMI_SUPERVISED |= {"multitask"}
 #: Components in which methods differ. Cases, streams and branches are DCR's own; a network of means
 #: and variances is entropy minimization's.
-OWN_PARTS = ("objective", "network_def", "ancillary", "train#dataset#data", "train#handlers")
+OWN_PARTS = (
+    "objective",
+    "network_def",
+    "ancillary",
+    "reconstructor",
+    "train#dataset#data",
+    "train#handlers",
+)
 OWN_PARTS += ("train#dataset#label_keys", "train#dataloader", "train#trainer#separate_forward")
 OWN_PARTS += ("validate#key_metric", "validate#evaluator#branches")
 OWN_PARTS += tuple(f"preparation#{name}" for name in ("weak_label", "reference", "erosion_rule"))
@@ -180,7 +190,7 @@ def test_the_larger_network_is_the_same_for_all(name: str) -> None:
     """deeplab.yaml changes the network and what belongs to it, nothing of data or recipe."""
     overlay = read(f"wbc_{name}", "deeplab.yaml")
     own = {"seed_layer", "seed_channels", "ancillary_features"}
-    own |= {"encoder_layers", "class_layer", "class_channels"}
+    own |= {"encoder_layers", "class_layer", "class_channels", "reconstructor"}
     assert set(overlay) - own <= {"features", "dropout", "network_def", "branch"}
     network = overlay["network_def"].get("backbone", overlay["network_def"])
     first = read("wbc_single", "deeplab.yaml")["network_def"]
