@@ -57,7 +57,7 @@ def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
     """Mean absolute difference of the mean features of two sets of images.
 
     Mittal et al., 'Semi-supervised semantic segmentation with high- and low-level consistency',
-    TPAMI 2019, eq. 4: 1/F Σ_f |mean_b real_bf - mean_b fake_bf|.
+    TPAMI 2019, its feature-matching loss: 1/F Σ_f |mean_b real_bf - mean_b fake_bf|.
 
     Args:
         real: (B, F), floating point, features of real pairs.
