@@ -435,7 +435,6 @@ def journeys_block(root: Path) -> str:
     ]
     for name, title in WALKS.items():
         if (walk := walks.get(name)) is None:
-            lines.append(f"| {title} | | {NOT_RUN} | | | |")
             continue
         lines.append(
             f"| {title} | {walk['cases']} | {_reached(name, walk)} | {walk['minutes']:.0f} "
