@@ -134,6 +134,7 @@ def _write_patient(folder: Path, index: int, seed: int) -> list[Entry]:
                 supervision="full",
                 case_id=case,
                 patient_id=name,
+                groups={"phase": "ED" if number == FRAMES[0][0] else "ES", "disease": group},
             )
         )
     (folder / name / "Info.cfg").write_text(

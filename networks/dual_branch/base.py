@@ -19,18 +19,18 @@ __all__ = ["NORMS", "DualBranchNetwork", "dropout_layer", "norm_name", "present_
 NORMS = ("batch", "instance", "group", "none")
 
 
-def norm_name(norm: str, features: Sequence[int]) -> str | tuple[str, dict[str, object]]:
+def norm_name(norm: str | None, features: Sequence[int]) -> str | tuple[str, dict[str, object]]:
     """MONAI's name and arguments of a normalization, always with scale and shift.
 
     Args:
         norm: one of :data:`NORMS`. ``"group"`` makes 16 groups (UA-MT's number), or the most
-            below 16 that divide the channels of every level.
+            below 16 that divide the channels of every level; None is ``"none"``.
         features: channels of each level.
 
     Returns:
         What ``monai.networks.layers.utils.get_norm_layer`` and MONAI's blocks take.
     """
-    if norm == "none":
+    if norm in (None, "none"):
         return ""
     if norm == "group":
         return ("group", {"num_groups": math.gcd(16, *features)})
@@ -83,7 +83,7 @@ class DualBranchNetwork(nn.Module):
         out_channels: int,
         features: Sequence[int],
         dropout: float,
-        norm: str,
+        norm: str | None,
         norms: Sequence[str] = NORMS,
         levels: int = 2,
         branches: int,
@@ -105,6 +105,7 @@ class DualBranchNetwork(nn.Module):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        norm = norm or "none"  # a command line's none is null
         if norm not in norms:
             *most, last = map(repr, norms)
             raise ValueError(f"norm must be {', '.join(most)} or {last}, got {norm!r}")

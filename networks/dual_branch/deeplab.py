@@ -173,7 +173,7 @@ class DualBranchDeepLab(DualBranchNetwork):
         features: Sequence[int] = (64, 128, 256, 512),
         output_stride: int = 16,
         dropout: float = 0.1,
-        norm: str = "batch",
+        norm: str | None = "batch",
         branches: int = 2,
         branch: str = "both",
         encoder_weights: str | PathLike[str] | None = None,

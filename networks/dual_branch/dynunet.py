@@ -106,7 +106,7 @@ class DualBranchDynUNet(DualBranchNetwork):
         out_channels: int = 2,
         features: Sequence[int] = (32, 64, 128, 256, 320),
         dropout: float = 0.0,
-        norm: str = "instance",
+        norm: str | None = "instance",
         kernel_size: int | _Sizes = 3,
         strides: _Sizes | None = None,
         res_block: bool = True,

@@ -152,7 +152,7 @@ class DualBranchVNet(DualBranchNetwork):
         out_channels: int = 2,
         features: Sequence[int] = (16, 32, 64, 128, 256),
         dropout: float = 0.5,
-        norm: str = "batch",
+        norm: str | None = "batch",
         branches: int = 2,
         branch: str = "both",
     ) -> None:

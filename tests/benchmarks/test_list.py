@@ -201,7 +201,7 @@ BUDGET = ("epoch_length", "max_epochs", "features", "val_interval")
     ("name", "methods", "batches"),
     [
         # A rate of its own for each list; the indicators' network sees what a single one sees.
-        ("wbc_entmin_cpu", 8, {"batch_full", "batch_unlabeled"}),
+        ("wbc_entmin_cpu", 11, {"batch_full", "batch_unlabeled"}),
         ("wbc_dcr_cpu", 12, {"batch_full", "batch_partial", "batch_noisy", "batch_size"}),
     ],
 )

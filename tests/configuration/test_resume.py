@@ -77,8 +77,7 @@ def test_what_cannot_change_the_result_may_change(id: str, value: Any) -> None:
         ("optimizer#_target_", "torch.optim.SGD", "optimizer#_target_: recorded "
          "torch.optim.AdamW, now torch.optim.SGD"),
         ("network_def#res_block", True, "network_def#res_block: recorded False, now True"),
-        ("train#augmentation#mirror", False, "train#augmentation#mirror: recorded nothing, now "
-         "False"),
+        ("augmentation#mirror", False, "augmentation#mirror: recorded nothing, now False"),
     ],
 )  # fmt: skip
 def test_what_can_change_the_result_is_named(id: str, value: Any, line: str) -> None:

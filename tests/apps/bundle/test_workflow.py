@@ -144,7 +144,7 @@ def test_folds_take_the_same_options(
     assert given == (str(bundle), 3)
     assert (arguments["data"], arguments["device"]) == (tmp_path, "cpu")
     assert arguments["settings"] == {"lr": 0.001}
-    for place in ("metrics.csv", "summary.json", "fold_1", "fold_3"):
+    for place in ("report.html", "metrics.csv", "fold_1", "fold_3"):
         assert str(bundle / "folds" / place) in done.output
     refused = run("train", bundle, "--folds", "3", "--resume")
     assert refused.exit_code == 1

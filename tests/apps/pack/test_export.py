@@ -169,4 +169,4 @@ def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
 def test_switches_are_read_in_lower_case_too() -> None:
     known: dict[str, Any] = {"padded": True, "norm": "batch"}
     arguments = ["--padded", "false", "--norm", "none"]
-    assert read_settings(arguments, known) == {"padded": False, "norm": "none"}
+    assert read_settings(arguments, known) == {"padded": False, "norm": None}

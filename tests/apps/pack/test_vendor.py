@@ -26,7 +26,7 @@ BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/tra
 IMPORT = """
 import importlib, json, sys
 loaded = {}
-for bundle, names in json.loads(sys.argv[1]).items():
+for bundle, names in json.load(sys.stdin).items():
     for name in [name for name in sys.modules if name.partition(".")[0] == "mixseg"]:
         del sys.modules[name]
     for name in names:
@@ -76,7 +76,8 @@ def test_every_module_that_python_loads_is_there() -> None:
         for bundle in BUNDLES
     }
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT, json.dumps(found)],
+        [sys.executable, "-c", IMPORT],
+        input=json.dumps(found),  # longer than an argument may be
         capture_output=True,
         text=True,
         check=True,

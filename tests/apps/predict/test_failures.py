@@ -490,7 +490,7 @@ def test_a_case_too_large_for_the_device_leaves_the_next_one_alone(
         return whole(image, *arguments, **options)
 
     monkeypatch.setattr(network, "forward", forward)
-    report = PredictionReport(output, {"settings": "x", "classes": spare.class_names}, 3)
+    report = PredictionReport(output, {"digest": "x", "classes": spare.class_names}, 3)
     cases = [InputCase(images / f"{name}.nii.gz", name) for name in "abc"]
     small: Any = _Small(on_device, spare)
     PredictionRun(small, cases, output, report, Wanted(False, False, 0)).predict_all(False, False)

@@ -83,7 +83,9 @@ class Here:
     interrupt: Callable[[int], bool] = lambda number: False
     runs: list[tuple[str, list[str], dict[str, Any]]] = field(default_factory=list)
 
-    def __call__(self, command: Sequence[str], log: Path, verbose: bool = False) -> int:
+    def __call__(
+        self, command: Sequence[str], log: Path, verbose: bool = False, quiet: bool = False
+    ) -> int:
         files, settings = options(command)
         if self.interrupt(len(self.runs)):
             raise KeyboardInterrupt
