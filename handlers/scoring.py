@@ -126,8 +126,8 @@ class CaseScorer:
             if self.distances:
                 spacing = spacing_mm(batch["label"].meta, reference.ndim)
                 self.spacings[case_id] = None if spacing is None else list(map(float, spacing))
-                dice = scores[shown_branch(scores)]
-                self._keep(dice, self._panels(batch, output, predictions, scores))
+                shown = scores[shown_branch(scores)]
+                self._keep(shown, self._panels(batch, output, predictions, scores))
 
     def ranked_panels(self) -> list[CasePanel]:
         """The rows that picture the best, the median and the worst case by mean Dice.
