@@ -135,7 +135,9 @@ def _files(folder: Path) -> dict[str, bytes]:
     # Each process adds when and where it ran.
     record = json.loads(files["record.json"])
     del record["environments"]
-    return {**files, "record.json": json.dumps(record).encode()}
+    # These tell the time, so that they have to be there, and no more.
+    timed = {name: b"" for name in ("report.html", "training.json") if name in files}
+    return {**files, **timed, "record.json": json.dumps(record).encode()}
 
 
 def main() -> None:

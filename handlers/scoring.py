@@ -47,7 +47,7 @@ class CaseScorer:
 
     Args:
         class_names: names of all classes, background first.
-        panels: cases to keep pictures of, spread over the list.
+        panels: cases to keep pictures of, spread over the list; 0 for no pictures at all.
         distances: score surface distances too. Selection while training needs Dice alone, and
             the surfaces of an untrained network's predictions are large.
         planes: ``"last"`` pictures the slice along the last array axis that shows most of the
@@ -126,8 +126,9 @@ class CaseScorer:
             if self.distances:
                 spacing = spacing_mm(batch["label"].meta, reference.ndim)
                 self.spacings[case_id] = None if spacing is None else list(map(float, spacing))
-                shown = scores[shown_branch(scores)]
-                self._keep(shown, self._panels(batch, output, predictions, scores))
+                if self.max_panels:
+                    shown = scores[shown_branch(scores)]
+                    self._keep(shown, self._panels(batch, output, predictions, scores))
 
     def ranked_panels(self) -> list[CasePanel]:
         """The rows that picture the best, the median and the worst case by mean Dice.

@@ -251,7 +251,7 @@ def test_the_table_gives_mean_and_standard_deviation() -> None:
     ]
 
 
-def test_an_interrupted_self_training_goes_on_to_the_same_weights(
+def test_an_interrupted_self_training_resumes_to_the_same_weights(
     finished: Finished,
     data: Path,
     teacher: Path,
@@ -322,7 +322,7 @@ def test_proposals_can_be_the_labels_of_the_weak_branch(
 
 
 @pytest.mark.slow
-def test_a_killed_self_training_goes_on_to_the_same_weights(
+def test_a_killed_self_training_resumes_to_the_same_weights(
     finished: Finished, data: Path, teacher: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "rounds"
@@ -341,7 +341,8 @@ def test_a_killed_self_training_goes_on_to_the_same_weights(
     assert done.returncode == 0, text[-3000:]
     assert text.count("round 1: trained already") == 1
     log = (output / "round_02" / "train.log").read_text()
-    assert re.search(r"resuming .*checkpoint\.pt after epoch [1-5]$", log, re.MULTILINE)
+    # The training looks twice a second whether its parent lives, and may be done before.
+    assert re.search(r"resuming .*checkpoint\.pt after epoch [1-6]$", log, re.MULTILINE)
     for number in (1, 2):
         assert_same(model(output, number), model(finished.output, number))
 
