@@ -170,7 +170,7 @@ def test_checkpoints_can_be_kept(tmp_path: Path) -> None:
     assert (tmp_path / "work" / "toy" / "low_seed0" / "training" / "checkpoint.pt").is_file()
 
 
-def test_a_failed_row_leaves_the_others_to_run_and_goes_on_later(toy: Toy) -> None:
+def test_a_failed_row_leaves_the_others_to_run_and_resumes_later(toy: Toy) -> None:
     failing = FakeRunner(lambda settings: 9 * settings["output_dir"].endswith("best_seed0/test"))
     assert toy.run(failing, "best").failed == ["best_seed0"]
     assert toy.notes.lines[1] == "best, seed 0: failed with exit code 9 in test"

@@ -229,7 +229,7 @@ def test_state_of_a_done_run_returns_at_once(make_setup: Factory) -> None:
     assert_equal(final(again), final(done))
 
 
-def test_a_longer_run_goes_on_from_a_done_one(make_setup: Factory) -> None:
+def test_a_longer_run_continues_a_done_one(make_setup: Factory) -> None:
     whole = make_setup(max_epochs=4)
     torch.manual_seed(0)
     whole.trainer.run()

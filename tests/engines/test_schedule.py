@@ -120,6 +120,6 @@ def test_a_torch_schedule_keeps_the_length_it_was_made_with() -> None:
     assert found == pytest.approx([0.1 * (1 - 2 / 4) ** 0.9, 0.1 * (1 - 3 / 4) ** 0.9])
 
 
-def test_an_interrupted_schedule_goes_on_to_the_bit() -> None:
+def test_an_interrupted_schedule_resumes_to_the_bit() -> None:
     whole = rates(*polynomial(5), 5)
     assert rates(*resumed(5, 2, 5), 3) == whole[2:]

@@ -96,7 +96,7 @@ def differ(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list
 
 
 @pytest.mark.parametrize("bundle", [BUNDLE, FLAGSHIP], ids=lambda path: path.name)
-def test_a_killed_training_goes_on_to_the_same_weights(
+def test_a_killed_training_resumes_to_the_same_weights(
     make: Make, monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
     whole, studies = make("whole", bundle)

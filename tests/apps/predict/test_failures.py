@@ -143,7 +143,7 @@ def test_another_setting_or_other_weights_start_over_and_keep_the_report(
     assert "1 predicted:" in predictor(images / "a.nii.gz", output, branch="teacher").output
 
 
-def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
+def test_an_interrupted_run_keeps_what_is_finished_and_resumes(
     predictor: Any, images: Path, tmp_path: Path, read_report: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, calls = tmp_path / "masks", []

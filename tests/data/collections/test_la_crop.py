@@ -214,7 +214,7 @@ def test_identical_cases_are_noted(tmp_path: Path) -> None:
 # --- interruption
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, output = official(tmp_path / "in", 5), tmp_path / "out"
     crop_la(source, tmp_path / "whole", size=5.0)
     genuine, seen = la_crop._crop_case, []

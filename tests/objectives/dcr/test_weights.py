@@ -77,7 +77,7 @@ def test_weights_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize("done", [0, 1, 4])
-def test_state_goes_on_to_the_bit(done: int) -> None:
+def test_state_resumes_to_the_bit(done: int) -> None:
     steps = agreements(6)
     whole = InstanceWeights(LEARNED)
     kept = None
