@@ -121,14 +121,17 @@ class CaseScorer:
                 dice = self._score_branch(case_id, name, prediction, reference, batch["label"].meta)
                 self._dice.setdefault(name, []).extend(dice)
                 scores[name] = float(np.mean(dice))
-            if self.is_pictured(engine):
-                self.panels += self._panels(batch, output, predictions, scores)
+            pictured, ranked = self.is_pictured(engine), self.distances and self.max_panels > 0
+            panels: list[CasePanel] = []
+            if pictured or ranked:
+                panels = self._panels(batch, output, predictions, scores)
+            if pictured:
+                self.panels += panels
+            if ranked:
+                self._keep(scores[shown_branch(scores)], panels)
             if self.distances:
                 spacing = spacing_mm(batch["label"].meta, reference.ndim)
                 self.spacings[case_id] = None if spacing is None else list(map(float, spacing))
-                if self.max_panels:
-                    shown = scores[shown_branch(scores)]
-                    self._keep(shown, self._panels(batch, output, predictions, scores))
 
     def ranked_panels(self) -> list[CasePanel]:
         """The rows that picture the best, the median and the worst case by mean Dice.

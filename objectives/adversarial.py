@@ -11,23 +11,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mixseg.losses import labeled_maps, pseudo_label_cross_entropy, real_or_fake
-from mixseg.objectives.base import (
-    Batch,
-    Networks,
-    Outputs,
-    SingleBranchObjective,
-    TurnSpec,
-    active,
-    refuse_negative,
-    supervised_term,
-)
+from mixseg.objectives.base import Batch, Networks, Outputs, active, refuse_negative
+from mixseg.objectives.discriminator import DiscriminatorObjective
 
 __all__ = ["AdversarialSemiSupervised"]
 
 _OF_UNLABELED = {"adversarial_none", "self_training"}
 
 
-class AdversarialSemiSupervised(SingleBranchObjective):
+class AdversarialSemiSupervised(DiscriminatorObjective):
     """Adversarial semi-supervised learning, L = L_ce + λ_adv L_adv + λ_semi L_semi.
 
     Hung et al., 'Adversarial learning for semi-supervised semantic segmentation', BMVC 2018, and
@@ -92,26 +84,19 @@ class AdversarialSemiSupervised(SingleBranchObjective):
         threshold: float = 0.2,
         supervised_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
+        super().__init__(
+            discriminator,
+            discriminator_optimizer,
+            discriminator_schedule,
+            threshold,
+            supervised_loss,
+        )
         refuse_negative(
             lambda_adv=lambda_adv, lambda_adv_none=lambda_adv_none, lambda_semi=lambda_semi
         )
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
         self.lambda_adv = float(lambda_adv)
         self.lambda_adv_none = float(lambda_adv_none)
         self.lambda_semi = float(lambda_semi)
-        self.threshold = float(threshold)
-        self.supervised_loss = supervised_loss
-        self._supervised = supervised_term(supervised_loss)
-        self._discriminator = TurnSpec(
-            discriminator, discriminator_optimizer, discriminator_schedule
-        )
-
-    @property
-    def branches(self) -> dict[str, str]:
-        """The single branch; the discriminator learns from unlabeled images from the start."""
-        return {"full": "main", "none": "main"}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -122,11 +107,6 @@ class AdversarialSemiSupervised(SingleBranchObjective):
             adversarial_none=self.lambda_adv_none,
             self_training=self.lambda_semi,
         )
-
-    @property
-    def networks(self) -> dict[str, TurnSpec]:
-        """The discriminator."""
-        return {"discriminator": self._discriminator}
 
     def forward(self, outputs: Outputs, batch: Batch, networks: Networks) -> dict[str, Tensor]:
         """Unweighted terms of the network, see :class:`mixseg.objectives.Objective`."""

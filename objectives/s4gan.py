@@ -16,21 +16,13 @@ from mixseg.losses import (
     pseudo_label_cross_entropy,
     real_or_fake,
 )
-from mixseg.objectives.base import (
-    Batch,
-    Networks,
-    Outputs,
-    SingleBranchObjective,
-    TurnSpec,
-    active,
-    refuse_negative,
-    supervised_term,
-)
+from mixseg.objectives.base import Batch, Networks, Outputs, active, refuse_negative
+from mixseg.objectives.discriminator import DiscriminatorObjective
 
 __all__ = ["S4GAN"]
 
 
-class S4GAN(SingleBranchObjective):
+class S4GAN(DiscriminatorObjective):
     """s4GAN, L = L_ce + λ_fm L_fm + λ_st L_st.
 
     Mittal et al., 'Semi-supervised semantic segmentation with high- and low-level consistency',
@@ -92,33 +84,21 @@ class S4GAN(SingleBranchObjective):
         threshold: float = 0.6,
         supervised_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
+        super().__init__(
+            discriminator,
+            discriminator_optimizer,
+            discriminator_schedule,
+            threshold,
+            supervised_loss,
+        )
         refuse_negative(lambda_fm=lambda_fm, lambda_st=lambda_st)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
         self.lambda_fm = float(lambda_fm)
         self.lambda_st = float(lambda_st)
-        self.threshold = float(threshold)
-        self.supervised_loss = supervised_loss
-        self._supervised = supervised_term(supervised_loss)
-        self._discriminator = TurnSpec(
-            discriminator, discriminator_optimizer, discriminator_schedule
-        )
-
-    @property
-    def branches(self) -> dict[str, str]:
-        """The single branch; the discriminator learns from unlabeled images from the start."""
-        return {"full": "main", "none": "main"}
 
     @property
     def weights(self) -> dict[str, float]:
         """Weights of the active terms of the network."""
         return active(ce_full=1.0, feature_matching=self.lambda_fm, self_training=self.lambda_st)
-
-    @property
-    def networks(self) -> dict[str, TurnSpec]:
-        """The discriminator."""
-        return {"discriminator": self._discriminator}
 
     def forward(self, outputs: Outputs, batch: Batch, networks: Networks) -> dict[str, Tensor]:
         """Unweighted terms of the network, see :class:`mixseg.objectives.Objective`."""

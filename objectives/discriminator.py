@@ -1,0 +1,57 @@
+"""What methods share whose discriminator trains in turn with the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mixseg.objectives.base import SingleBranchObjective, TurnSpec, supervised_term
+
+__all__ = ["DiscriminatorObjective"]
+
+
+class DiscriminatorObjective(SingleBranchObjective):
+    """A method with full masks, images without labels and a discriminator of predictions.
+
+    Args:
+        discriminator: trains in turn with the network.
+        discriminator_optimizer: takes its parameters.
+        discriminator_schedule: takes that optimizer, stepped after every iteration; None keeps the
+            rate.
+        threshold: score of the discriminator, in [0, 1], from which a prediction is trusted.
+        supervised_loss: see :func:`mixseg.objectives.supervised_term`.
+
+    Raises:
+        ValueError: on an option out of range.
+    """
+
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        discriminator_optimizer: Callable[..., Optimizer],
+        discriminator_schedule: Callable[..., LRScheduler] | None,
+        threshold: float,
+        supervised_loss: str,
+    ) -> None:
+        super().__init__()
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+        self.threshold = float(threshold)
+        self.supervised_loss = supervised_loss
+        self._supervised = supervised_term(supervised_loss)
+        self._discriminator = TurnSpec(
+            discriminator, discriminator_optimizer, discriminator_schedule
+        )
+
+    @property
+    def branches(self) -> dict[str, str]:
+        """The single branch; the discriminator learns from unlabeled images from the start."""
+        return {"full": "main", "none": "main"}
+
+    @property
+    def networks(self) -> dict[str, TurnSpec]:
+        """The discriminator."""
+        return {"discriminator": self._discriminator}
