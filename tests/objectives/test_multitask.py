@@ -67,7 +67,7 @@ def test_alternating_takes_one_task_a_step_the_segmentation_first() -> None:
         terms = method({}, batch, networks)
         assert list(terms) == [name]
         torch.testing.assert_close(terms[name], both[name])
-    # A resumed run goes on in turn; evaluation takes no turn.
+    # A resumed run continues in turn; evaluation takes no turn.
     method({}, batch, networks)
     again, _, _ = build()
     again.load_state_dict(method.state_dict())
