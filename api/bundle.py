@@ -1,4 +1,4 @@
-"""A bundle in Python: trained, evaluated, and asked for masks."""
+"""Bundles in Python: predict, train and evaluate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _Path = str | PathLike[str]
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What a bundle made of one image.
+    """Prediction of a bundle for one image.
 
     Attributes:
         case_id: name of the case.
@@ -42,6 +42,7 @@ class CaseResult:
             mean over the classes found. It orders the cases of one model, worst first; None where
             nothing was found.
         path: the mask's file; None where no output folder was given.
+        dicom_seg: the mask as DICOM SEG; None where none was asked for.
     """
 
     case_id: str
@@ -51,6 +52,7 @@ class CaseResult:
     volumes_ml: dict[str, float] | None
     quality: float | None
     path: Path | None
+    dicom_seg: Path | None = None
 
 
 class Bundle:
@@ -102,7 +104,12 @@ class Bundle:
 
     @overload
     def predict(
-        self, images: _Path | Sequence[_Path], output: _Path | None = None, **settings: Any
+        self,
+        images: _Path | Sequence[_Path],
+        output: _Path | None = None,
+        *,
+        dicom_seg: bool = False,
+        **settings: Any,
     ) -> list[CaseResult]: ...
 
     def predict(
@@ -111,6 +118,7 @@ class Bundle:
         output: _Path | None = None,
         *,
         affine: NDArray[Any] | None = None,
+        dicom_seg: bool = False,
         **settings: Any,
     ) -> CaseResult | list[CaseResult]:
         """Segment images.
@@ -121,20 +129,27 @@ class Bundle:
             output: folder for masks, report and previews, as of ``mixseg predict``; a case that
                 is finished there is not predicted again. None keeps nothing.
             affine: of an array: voxel indices to mm, 4×4, right–anterior–superior.
+            dicom_seg: of DICOM series: write a DICOM segmentation beside each mask in ``output``,
+                which needs ``mixseg[dicom]``.
             settings: entries of ``inference.yaml`` with other values, such as ``branch="teacher"``.
 
         Returns:
             A list with one :class:`CaseResult` a case; for an array that result itself.
 
         Raises:
-            ValueError: no image is found, a setting is unknown, there are no weights; or images
-                cannot be predicted, all named once the others are done.
+            ValueError: no image is found, a setting is unknown, there are no weights, or DICOM SEG
+                is wanted without an output folder, of images that are no DICOM, or without
+                highdicom; or images cannot be predicted, all named once the others are done.
         """
+        if dicom_seg and (output is None or isinstance(images, np.ndarray)):
+            raise ValueError("DICOM SEG refers to files of a series: give these, and an output")
         with tempfile.TemporaryDirectory(prefix="mixseg") as temporary:
             folder = Path(temporary) / "masks" if output is None else Path(output)
             if not isinstance(images, np.ndarray):
                 paths = [images] if isinstance(images, (str, PathLike)) else list(images)
-                return self._predict([Path(path) for path in paths], folder, output, settings)
+                return self._predict(
+                    [Path(path) for path in paths], folder, output, settings, dicom_seg
+                )
             channels = int(self.metadata["network_data_format"]["inputs"]["image"]["num_channels"])
             file = _write(images, affine, Path(temporary) / "image", channels)
             (result,) = self._predict([file], folder, output, settings)
@@ -220,9 +235,15 @@ class Bundle:
         return summary
 
     def _predict(
-        self, paths: list[Path], folder: Path, output: _Path | None, settings: Mapping[str, Any]
+        self,
+        paths: list[Path],
+        folder: Path,
+        output: _Path | None,
+        settings: Mapping[str, Any],
+        dicom_seg: bool = False,
     ) -> list[CaseResult]:
-        wanted = Wanted(probabilities=False, entropy=False, previews=10 * (output is not None))
+        previews = 10 * (output is not None)
+        wanted = Wanted(probabilities=False, entropy=False, previews=previews, dicom_seg=dicom_seg)
         with open_run(
             self.source,
             paths,
@@ -252,6 +273,7 @@ def _results(run: PredictionRun, keep: bool) -> list[CaseResult]:
         assert volume.data is not None
         picture = is_picture(file)
         mask = volume.data.reshape(volume.shape).astype(np.uint8)
+        seg = facts["outputs"].get("dicom_seg")
         results.append(
             CaseResult(
                 case_id=case.case_id,
@@ -261,6 +283,7 @@ def _results(run: PredictionRun, keep: bool) -> list[CaseResult]:
                 volumes_ml=facts["ml"],
                 quality=facts.get("quality"),
                 path=file if keep else None,
+                dicom_seg=None if seg is None else run.output / seg,
             )
         )
     return results

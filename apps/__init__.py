@@ -1,1 +1,1 @@
-"""What the commands, MONAI Label and Python users call; a room a purpose."""
+"""Applications that commands, MONAI Label and Python users call, one folder per purpose."""

@@ -71,7 +71,7 @@ def run(dataset_dir: Path, separate: bool, steps: int, every: int) -> dict[str, 
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """Foreground probability of the two kinds over the iterations, one panel a run."""
+    """Foreground probability of the two kinds over the iterations, one panel per run."""
     figure = Figure(figsize=(8, 3), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(runs), sharey=True)

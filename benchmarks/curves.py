@@ -3,7 +3,7 @@
     python benchmarks/curves.py acdc_cpu acdc_cpu_study
 
 Writes benchmarks/studies/figures/LIST_curves.png: the Dice of teacher and student on the
-validation split after each validation, one panel a branch, one line a row of the list; the mean
+validation split after each validation, one panel per branch, one line per row of the list; the mean
 over its seeds, and the range over them as a band. Networks of one branch, main, are in the first
 panel. Rows that nobody ran are left out.
 """

@@ -4,8 +4,7 @@
 
 Every volume's scribbles are compared bit for bit with the loop's, for both rules and the three
 foreground classes; the command fails at the first difference, and if the Kervadec rule is not at
-least five times as fast as its loop. `--page docs/weak_labels.md` renders the result file as the
-table in that page; without `--data` it does so from the last result.
+least five times as fast as its loop. Writes benchmarks/results/erosion.json.
 """
 
 from __future__ import annotations
@@ -34,8 +33,6 @@ from mixseg.transforms import scribble_by_erosion
 NUM_CLASSES = 4
 LEFT_VENTRICLE = 3
 REQUIRED_RATIO = 5.0
-BEGIN = "<!-- begin: python benchmarks/erosion.py --page docs/weak_labels.md -->\n"
-END = "<!-- end -->"
 ROOT = Path(__file__).resolve().parents[1]
 
 Rule = Callable[[np.ndarray], np.ndarray]
@@ -177,68 +174,23 @@ def run(folder: Path) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table."""
-    lines = [
-        "| | " + " | ".join(f"`{rule}`" for rule in result["rules"]) + " |",
-        "|---" * (len(result["rules"]) + 1) + "|",
-    ]
-    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("SciPy loop, s", lambda r: f"{r['loop_seconds']:.1f}"),
-        ("`scribble_by_erosion`, s", lambda r: f"{r['mixseg_seconds']:.1f}"),
-        ("times as fast", lambda r: f"{r['ratio']:.1f}"),
-        ("LV pixels per slice", lambda r: f"{r['left_ventricle']['mean_pixels']:.0f}"),
-        ("of these labeled, mean", lambda r: f"{r['left_ventricle']['mean_scribble_pixels']:.0f}"),
-        ("median", lambda r: f"{r['left_ventricle']['median_scribble_pixels']:.0f}"),
-        ("share labeled", lambda r: f"{r['left_ventricle']['scribble_share']:.1%}"),
-        (
-            "slices whose mask is kept whole",
-            lambda r: f"{r['left_ventricle']['share_of_slices_kept_whole']:.1%}",
-        ),
-    ]
-    for name, cell in rows:
-        lines.append(f"| {name} | " + " | ".join(map(cell, result["rules"].values())) + " |")
-    deep = result["rules"]["kervadec"]["left_ventricle"]["share_of_slices_with_ten_iterations"]
-    data = result["data"]
-    lines += [
-        "",
-        f"{data['volumes']} volumes, {data['slices']} slices, {data['classes']} classes; "
-        f"{result['hardware']['cpu']}, one thread; both rules bit-equal to the loop on every "
-        f"slice. {deep:.0%} of the slices with LV survive ten iterations of the 3×3 element.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def write_table(page: Path, text: str) -> None:
-    """Replace what stands between the page's two markers."""
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    page.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="ACDC folder that holds label/*.nii.gz")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="ACDC folder that holds label/*.nii.gz"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         default=ROOT / "benchmarks" / "results" / "erosion.json",
         help="result file (default: benchmarks/results/erosion.json)",
     )
-    parser.add_argument("--page", type=Path, help="Markdown page whose table is to be rewritten")
     arguments = parser.parse_args()
-    if arguments.data is None and arguments.page is None:
-        parser.error("give --data to run, --page to write the last result into a page, or both")
-    if arguments.data is not None:
-        result = run(arguments.data)
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-        print(table(result), end="")
-    else:
-        result = json.loads(arguments.output.read_text())
-    if arguments.page is not None:
-        write_table(arguments.page, table(result))
+    result = run(arguments.data)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     ratio = result["rules"]["kervadec"]["ratio"]
     if ratio < REQUIRED_RATIO:
         sys.exit(f"kervadec is {ratio} times as fast as the loop, less than {REQUIRED_RATIO}")

@@ -328,23 +328,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table."""
-    lines = [
-        "| | s a scan | times as fast | by process time | windows | megavoxels "
-        "| peak memory, MB | Dice | difference |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, row in result["variants"].items():
-        lines.append(
-            f"| {name} | {row['seconds']:.2f} | {row['times_as_fast']:.1f} "
-            f"| {row['times_as_fast_by_process_time']:.1f} | {row['passes']:g} "
-            f"| {row['megavoxels']:.2f} | {row['peak_memory_mb']} | {row['dice']:.2f} "
-            f"| {row['dice_difference']:+.2f} |"
-        )
-    return "\n".join(lines)
-
-
 def shortfalls(result: dict[str, Any]) -> list[str]:
     """Requirements that the default misses."""
     row = result["variants"][DEFAULT]
@@ -387,7 +370,7 @@ def main() -> None:
         **environment(),
     }
     write_bytes_atomic(output, strict_json(result).encode())
-    print(f"{table(result)}\nwrote {output}")
+    print(f"wrote {output}")
     if missed := shortfalls(result):
         sys.exit(f"the default is {'; '.join(missed)}")
 

@@ -55,7 +55,7 @@ def qualities(noise: NoisyLabel, masks: dict[str, np.ndarray]) -> list[float]:
 
 
 def measure(masks: dict[str, np.ndarray], num_classes: int) -> list[dict[str, Any]]:
-    """Mean, standard deviation and range of the Dice, a row a kind and distortion."""
+    """Mean, standard deviation and range of the Dice, a row per kind and distortion."""
     rows = []
     for kind in (*KINDS, "mixed"):
         for distortion in DISTORTIONS:

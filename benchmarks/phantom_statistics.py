@@ -2,10 +2,9 @@
 
     python benchmarks/phantom_statistics.py --acdc <ACDC folder>
 
-writes benchmarks/results/phantom_statistics.json (aggregates only, no voxel of a patient),
-docs/figures/phantom_vs_acdc.png (slices of the phantom, distributions of both) and the table in
-docs/phantom.md. Without `--acdc` figure and table are made again from the result file. The ACDC
-cases are those of the training split.
+writes benchmarks/results/phantom_statistics.json (aggregates only, no voxel of a patient) and
+docs/figures/phantom_vs_acdc.png (slices of the phantom, distributions of both). Without `--acdc`
+the figure is made again from the result file. The ACDC cases are those of the training split.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import Any
 import matplotlib
 import nibabel as nib
 import numpy as np
+from measured import PHANTOM
 
 from mixseg.data.datalist import data_hash
 from mixseg.data.find import find_datalist
@@ -35,9 +35,6 @@ import matplotlib.pyplot as plt
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "phantom_statistics.json"
 FIGURE = ROOT / "docs" / "figures" / "phantom_vs_acdc.png"
-PAGE = ROOT / "docs" / "phantom.md"
-BEGIN = "<!-- begin: python benchmarks/phantom_statistics.py -->\n"
-END = "<!-- end -->"
 
 PATIENTS, SEED = 32, 0
 WINDOW = 96  # pixels around the LV's center: what is left after cropping the heart
@@ -45,22 +42,6 @@ PERCENTILES = (5, 25, 50, 75, 95)
 BINS = np.linspace(0.0, 1.0, 41)
 TISSUES = {"LV": 3, "myocardium": 2, "RV": 1, "background": 0}
 Volume = tuple[np.ndarray, np.ndarray]
-
-#: Key → what the table says.
-ROWS = {
-    **{f"median {name}": f"median intensity, {name}" for name in TISSUES},
-    **{f"spread {name}": f"standard deviation within a volume, {name}" for name in TISSUES},
-    "contrast": "contrast to noise, LV to myocardium",
-    "auc": "share of background voxels darker than an LV voxel",
-    "alike": "share of background voxels as bright as the LV (its 10th to 90th percentile)",
-    "diameter": "LV's equivalent diameter per slice (pixels)",
-    "fraction": "LV's share of the 96-pixel window, per slice",
-    "eccentricity": "LV's eccentricity per slice",
-    "ratio": "LV's volume, end-systole to end-diastole",
-    "offset": "distance of the LV from the image's center (pixels)",
-    "empty": "share of slices without LV, per volume",
-    "slices": "slices per volume",
-}
 
 
 def acdc_volumes(folder: Path) -> Iterator[Volume]:
@@ -80,7 +61,7 @@ def describe(volumes: Iterable[Volume]) -> dict[str, Any]:
     Volumes come in pairs, end-diastole and end-systole of a patient. Intensities are min–max scaled
     per volume; "background" is that of the window.
     """
-    values: dict[str, list[float]] = {key: [] for key in ROWS}
+    values: dict[str, list[float]] = {key: [] for key in PHANTOM}
     histograms = {name: np.zeros(len(BINS) - 1) for name in TISSUES}
     sizes: list[int] = []
     for image, label in volumes:
@@ -130,22 +111,6 @@ def describe_slices(mask: np.ndarray, values: dict[str, list[float]]) -> None:
             values["eccentricity"].append(float(np.sqrt(1 - minor / major)))
 
 
-def table(result: dict[str, Any]) -> str:
-    real, phantom = (result[name]["percentiles"] for name in ("acdc", "phantom"))
-    lines = [
-        f"ACDC: {result['acdc']['volumes']} volumes of the training split; phantom: "
-        f"{result['phantom']['volumes']} volumes ({PATIENTS} patients, seed {SEED}). "
-        "Median over volumes or slices (5th to 95th percentile).",
-        "",
-        "| statistic | ACDC | phantom |",
-        "|---|---|---|",
-    ]
-    for key, title in ROWS.items():
-        cells = (f"{v[2]:.3g} ({v[0]:.3g} to {v[4]:.3g})" for v in (real[key], phantom[key]))
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def draw(result: dict[str, Any]) -> None:
     """Six slices of the phantom above, distributions of both data sets below."""
     figure = plt.figure(figsize=(12, 7.4), layout="constrained")
@@ -168,19 +133,12 @@ def draw(result: dict[str, Any]) -> None:
     for axis, key in zip(axes[4:], shapes, strict=True):
         for source, style in (("acdc", "o-"), ("phantom", "s--")):
             axis.plot(result[source]["percentiles"][key], PERCENTILES, style, label=source)
-        axis.set(title=ROWS[key], ylabel="percentile")
+        axis.set(title=PHANTOM[key], ylabel="percentile")
         axis.title.set_fontsize(8)
         axis.legend(fontsize=8)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=100, metadata={"Software": None})
     plt.close(figure)
-
-
-def write_page(result: dict[str, Any]) -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END, 1)[1]
-    PAGE.write_text(head + BEGIN + table(result) + END + tail, encoding="utf-8")
 
 
 def main() -> None:
@@ -209,8 +167,6 @@ def main() -> None:
         RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     draw(result)
-    write_page(result)
-    print(table(result))
 
 
 if __name__ == "__main__":

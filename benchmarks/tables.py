@@ -3,23 +3,20 @@
     python benchmarks/tables.py           # rewrite what is out of date
     python benchmarks/tables.py --check   # exit status 1 if anything is
 
-A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is ``quickstart``,
-``measured``, ``inference_la``, ``batch_statistics``, ``tutorial_wbc``, ``training_cost``,
-``noise``, ``augmentation``, ``free_negatives``, ``quality``, ``nnunet``, ``journeys``,
-``many_scans``, ``flagship``, ``settings`` and ``shipped_weights`` (on a model card),
-``compared_settings``, ``table_1`` and so on for the journal's tables, or that of a list in
-benchmarks/experiments/, whose rows it shows in their order; with ``_frames`` behind it, by frame
-of the heart's cycle.
+A table stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->``. NAME is one of ``BLOCKS``
+or ``BLOCKS_OF_PAGE``, ``settings`` (on a model card), ``compared_settings``, ``table_1`` and so on
+for the journal's tables, or that of a list in benchmarks/experiments/, whose rows it shows in their
+order; with ``_frames`` behind it, by frame of the heart's cycle.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from measured import (
     NOT_RUN,
     augmentation_block,
     batch_statistics_block,
+    erosion_block,
     free_negatives_block,
     inference_block,
     journeys_block,
@@ -36,7 +34,10 @@ from measured import (
     measured_block,
     nnunet_block,
     noise_block,
+    phantom_block,
     quality_block,
+    result_of,
+    table,
     training_cost_block,
     tutorial_block,
 )
@@ -121,32 +122,36 @@ def experiment_block(name: str) -> str:
         settings = load_published().settings[wanted]
         heads += [first.capitalize(), "Student", f"*{settings}:* teacher", "student"]
     else:
-        heads += [f"{split.capitalize()}: {first} | student" for split in splits]
-    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---:|---:|---:|---:|---:|"]
+        heads += [head for s in splits for head in (f"{s.capitalize()}: {first}", "student")]
+    lines = []
     hardware: set[str] = set()
+    missing = sum(not results for _, results in rows)
+    if missing == len(rows):
+        return (
+            f"None of the {len(rows)} rows of `benchmarks/experiments/{name}.yaml` has been run.\n"
+        )
     for row, results in rows:
+        if not results:
+            continue
         for result in results:
             machine = result["test"]["hardware"]
             hardware.add(machine["gpu"] or machine["cpu"])
         labels = labels_of(row.settings, row.method)
         cells = [f"`{row.row}`", row.method, labels, str(len(results))]
         for split in splits:
-            names = ("teacher", "student")
-            cells += (
-                [branch_cell(results, branch, split) for branch in names]
-                if results
-                else [NOT_RUN, ""]
-            )
+            cells += [branch_cell(results, branch, split) for branch in ("teacher", "student")]
         if wanted:
             cells += published_of(branch_pairs(wanted), row.method, row.settings, row.set)
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
+        lines.append(cells)
+    return table(
+        heads,
+        lines,
         "Dice in % / pooled HD95 in voxels: mean over the test cases, then mean ± sd over the "
         f"seeds. Settings: `benchmarks/experiments/{name}.yaml`"
-        + (f"; machine: {', '.join(sorted(hardware))}." if hardware else "."),
-    ]
-    return "\n".join(lines) + "\n"
+        f"; machine: {', '.join(sorted(hardware))}."
+        + (f" Rows of the list that have not been run: {missing}." if missing else ""),
+        texts=3,
+    )
 
 
 def frames_block(name: str) -> str:
@@ -154,11 +159,8 @@ def frames_block(name: str) -> str:
 
     Of the branch that each row is for.
     """
-    lines = [
-        "| Row | Branch | Seeds | Dice, validation | Test | End-diastole | End-systole "
-        "| Predicted / reference |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    heads = ["Row", "Branch", "Seeds", "Dice, validation", "Test", "End-diastole", "End-systole"]
+    lines = []
     for row, results in rows_of(name):
         if not results:
             continue
@@ -182,26 +184,50 @@ def frames_block(name: str) -> str:
                 ]
             )
         shown = [mean_sd([c[i] for c in cells], 1) for i in range(5)]
-        lines.append(f"| `{row.row}` | {branch} | {len(results)} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"`{row.row}`", branch, str(len(results)), *shown])
+    return table([*heads, "Predicted / reference"], lines, texts=2)
 
 
-def quickstart_block(page: Path) -> str:
+def quickstart_block(root: Path, page: Path) -> str:
     """The quickstart's table and pictures."""
-    path = ROOT / "benchmarks" / "results" / "quickstart.json"
-    if not path.is_file():
+    result = result_of(root, "quickstart")
+    if result is None:
         return f"Quickstart: {NOT_RUN}.\n"
-    text = markdown_report(json.loads(path.read_text(encoding="utf-8")))
+    text = markdown_report(result)
     captions = {
         "cases": "Test cases: image, reference, prediction and its entropy",
         "curves": "Loss terms and validation scores of the run with masks and scribbles",
     }
     for name, caption in captions.items():
-        figure = ROOT / "docs" / "figures" / f"quickstart_{name}.png"
+        figure = root / "docs" / "figures" / f"quickstart_{name}.png"
         if figure.is_file():
             place = Path(os.path.relpath(figure, page.parent)).as_posix()
             text += f"\n![{caption}]({place})\n"
     return text
+
+
+#: Name of a block → what writes it, of the results alone, or of the page, too.
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "augmentation": augmentation_block,
+    "erosion": erosion_block,
+    "flagship": flagship_block,
+    "free_negatives": free_negatives_block,
+    "inference_la": inference_block,
+    "journeys": journeys_block,
+    "many_scans": many_scans_block,
+    "measured": measured_block,
+    "nnunet": nnunet_block,
+    "noise": noise_block,
+    "phantom_statistics": phantom_block,
+    "quality": quality_block,
+    "training_cost": training_cost_block,
+    "tutorial_wbc": tutorial_block,
+}
+BLOCKS_OF_PAGE: dict[str, Callable[[Path, Path], str]] = {
+    "batch_statistics": batch_statistics_block,
+    "quickstart": quickstart_block,
+    "shipped_weights": shipped_weights_block,
+}
 
 
 @cache
@@ -220,40 +246,14 @@ def render(page: Path) -> str:
 
     def replace(match: re.Match[str]) -> str:
         name = match["name"]
-        if name == "quickstart":
-            text = quickstart_block(page)
-        elif name == "measured":
-            text = measured_block(ROOT)
+        if name in BLOCKS:
+            text = BLOCKS[name](ROOT)
+        elif name in BLOCKS_OF_PAGE:
+            text = BLOCKS_OF_PAGE[name](ROOT, page)
         elif name.endswith("_frames"):
             text = frames_block(name.removesuffix("_frames"))
         elif name == "compared_settings":
             text = settings_block(rows_of("compare_acdc_cpu"))
-        elif name == "inference_la":
-            text = inference_block(ROOT)
-        elif name == "tutorial_wbc":
-            text = tutorial_block(ROOT)
-        elif name == "training_cost":
-            text = training_cost_block(ROOT)
-        elif name == "augmentation":
-            text = augmentation_block(ROOT)
-        elif name == "noise":
-            text = noise_block(ROOT)
-        elif name == "free_negatives":
-            text = free_negatives_block(ROOT)
-        elif name == "quality":
-            text = quality_block(ROOT)
-        elif name == "nnunet":
-            text = nnunet_block(ROOT)
-        elif name == "journeys":
-            text = journeys_block(ROOT)
-        elif name == "many_scans":
-            text = many_scans_block(ROOT)
-        elif name == "batch_statistics":
-            text = batch_statistics_block(ROOT, page)
-        elif name == "flagship":
-            text = flagship_block(ROOT)
-        elif name == "shipped_weights":
-            text = shipped_weights_block(ROOT, page)
         elif name == "settings":
             text = card_settings_block(page)
         elif name in COMPARED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ class _Notes(logging.Handler):
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Keep what MONAI, Ignite and PyTorch say of their own work off the screen."""
+    """Hide the log messages and warnings of MONAI, Ignite and PyTorch."""
     loggers = [logging.getLogger(name) for name in ("monai", "ignite", "torch")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -75,7 +76,7 @@ def fail(message: str) -> typer.Exit:
 
 
 def show(text: str, kind: str = "") -> None:
-    """Print what a long work says of itself; ``kind`` is heading, command, done or nothing."""
+    """Print a message of a long task; ``kind`` is ``heading``, ``command``, ``done`` or empty."""
     if kind == "heading":
         console.print(Rule(f"[bold]{escape(text)}", align="left"))
     elif kind == "command":
@@ -101,6 +102,19 @@ def clear_errors() -> Iterator[None]:
         raise fail(str(error)) from error
 
 
+@contextmanager
+def interruptible(again: str) -> Iterator[None]:
+    """End the command at Ctrl-C, and at SIGTERM in the same way, with the command that resumes."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"\n[yellow]interrupted; to resume:[/] {again}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """End the command where ``path`` exists and ``--overwrite`` is not given."""
     if path.exists() and not overwrite:
@@ -113,7 +127,7 @@ def datalist_table(datalist: Datalist, title: str) -> Table:
 
     table = Table(title=title, title_justify="left")
     table.add_column("split")
-    for name in ("patients", "cases", "with scribble"):
+    for name in ("patients", "cases", "scribble files"):
         table.add_column(name, justify="right")
     for split in SPLITS:
         entries = getattr(datalist, split)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import Device, clear_errors, console
+from mixseg.cli.console import Device, clear_errors, console, this_command
 
 
 class Split(str, Enum):
@@ -79,5 +79,8 @@ def evaluate(
                 verbose=verbose,
             )
         except KeyboardInterrupt:
+            console.print(
+                f"\n[yellow]interrupted; to start again:[/] {this_command()}", soft_wrap=True
+            )
             raise typer.Exit(130) from None
     console.print(f"log: {scores / 'evaluate.log'}", soft_wrap=True)

@@ -36,6 +36,12 @@ def export(
 
     Settings of inference.yaml are options: --branch ensemble. The file takes any batch size and any
     image size that the network takes.
+
+    Examples:
+
+      mixseg export run
+
+      mixseg export la_mixed --format ts -o la_mixed.ts
     """
     from mixseg.apps.bundle.find import find_trained
     from mixseg.apps.bundle.weights import bundle_weights

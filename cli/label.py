@@ -23,13 +23,13 @@ def label(
     ],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 8000,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
+        str, typer.Option(help="Address to listen at; 0.0.0.0 is reachable from other machines.")
     ] = "127.0.0.1",
     allow_remote: Annotated[
         bool,
         typer.Option(
             "--allow-remote",
-            help="Let other machines in at --host; the server has no password.",
+            help="Accept connections from other machines at --host; the server has no password.",
         ),
     ] = False,
     work: Annotated[
@@ -37,10 +37,10 @@ def label(
         typer.Option(help="Folder of the model, its trainings and logs [STUDIES/mixseg_label]."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights to begin with instead of the bundle's own.")
+        Path | None, typer.Option(help="Weights to start from instead of the bundle's own.")
     ] = None,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Begin with random weights.")
+        bool, typer.Option("--from-scratch", help="Start from random weights.")
     ] = False,
     scoring: Annotated[
         bool,
@@ -49,17 +49,17 @@ def label(
     patient_pattern: Annotated[
         str | None,
         typer.Option(
-            help="Regular expression: its first group in a scan's name is the patient; default: "
+            help="Regular expression whose first group, in a scan's name, is the patient; default: "
             r"'^(.+?)_frame\d+$'."
         ),
     ] = None,
 ) -> None:
     r"""Start a MONAI Label server for the scans in STUDIES.
 
-    Open its address in 3D Slicer (module MONAILabel), draw a few scribbles, press Train.
+    Enter its address in 3D Slicer (module MONAILabel), draw a few scribbles, and press Train.
     Settings of train.yaml are options.
 
-    [bold]Examples[/]
+    Examples:
 
       mixseg label SCANS --bundle la_confkd
 
@@ -82,14 +82,14 @@ def label(
         patient_pattern = server.PATIENT_PATTERN if patient_pattern is None else patient_pattern
         if not is_local(host) and not allow_remote:
             raise ValueError(
-                f"--host {host} lets other machines in, and the server has no password: whoever "
-                "reaches it can read, replace and train. Add --allow-remote in a network that you "
-                "trust"
+                f"--host {host} is open to other machines, and the server has no password: whoever "
+                "reaches it can read and replace labels and train. Add --allow-remote in a network "
+                "that you trust"
             )
         if not studies.is_dir():
             raise ValueError(f"'{studies}' is not a folder of scans")
         if weights is not None and from_scratch:
-            raise ValueError("--weights and --from-scratch exclude each other")
+            raise ValueError("--weights and --from-scratch cannot be combined")
         try:
             groups = re.compile(patient_pattern).groups
         except re.error as error:

@@ -63,7 +63,7 @@ class _Commands(LazyGroup):
         ),
         "self-train": LazyCommand(
             "mixseg.cli.self_train:self_train",
-            "Train a fresh network on a teacher's proposals, the next one on its proposals, "
+            "Train a new network on a teacher's proposals, the next one on its proposals, "
             "and so on.",
             takes_settings=True,
         ),
@@ -88,6 +88,16 @@ class _Commands(LazyGroup):
     }
 
 
+_HELP = """Segmentation with mixed supervision: a few full masks, many scribbles.
+
+To try it without data: mixseg quickstart
+
+To segment with weights that ship: mixseg predict acdc_mixed -i scans -o masks
+
+From your own files to masks: prepare folder, new, train, evaluate, predict, one after another.
+'mixseg COMMAND --help' has examples of each.
+"""
+
 app = typer.Typer(
     name="mixseg",
     cls=_Commands,
@@ -95,7 +105,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
     context_settings=HELP,
-    help="Segmentation with mixed supervision: a few full masks, many scribbles.",
+    help=_HELP,
 )
 
 

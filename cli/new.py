@@ -79,21 +79,22 @@ def new(
 ) -> None:
     """Write a bundle for your own data, ready to train.
 
-    Classes, image channels, sizes, spacing and intensities are measured on the training cases
-    (never on validation or test cases, nor on masks of cases that count as unlabeled); sizes,
-    batches and the network are fitted to the memory that is free. Each choice is explained where it
-    stands, in configs/train.yaml.
+    Classes, image channels, sizes, spacing and intensities are measured on the training cases,
+    never on validation or test cases, nor on masks of cases that count as unlabeled. Sizes, batches
+    and the network are fitted to the free memory. The comments in configs/train.yaml explain each
+    choice.
 
     Examples:
 
-    mixseg new cells --datalist cells.json
+      mixseg new cells --datalist cells.json
 
-    mixseg new heart --datalist heart.json --dimensions 3 --device cuda --memory 24
+      mixseg new heart --datalist heart.json --dimensions 3 --device cuda --memory 24
 
-    mixseg new cells --datalist cells.json --num-full 10 --num-partial 50 --minutes 10
+      mixseg new cells --datalist cells.json --num-full 10 --num-partial 50 --minutes 10
 
-    mixseg new cells --datalist cells.json --from confkd
+      mixseg new cells --datalist cells.json --from confkd
     """
+    from mixseg.apps.bundle.find import remember
     from mixseg.apps.plan.choices import choose_dimensions
     from mixseg.apps.plan.machine import this_machine
     from mixseg.apps.plan.plan import (
@@ -121,6 +122,7 @@ def new(
         for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             write_bytes_atomic(folder / path, text.encode())
+        remember(folder)  # what was written here does not come from elsewhere
     kind = "pictures" if facts.pictures else {2: "slices (2D)", 3: "volumes (3D)"}[dims]
     console.print(f"{method.value} on {kind}: {why}; for a {machine}", soft_wrap=True)
     console.print(_table(plan))

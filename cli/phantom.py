@@ -22,7 +22,10 @@ def phantom(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Generate synthetic short-axis cardiac stacks in ACDC's layout, with their datalist."""
+    """Generate synthetic short-axis cardiac stacks in ACDC's layout, with their datalist.
+
+    Example: mixseg phantom PHANTOM --patients 12
+    """
     from mixseg.data.datalist import DATALIST_NAME
     from mixseg.data.phantom.dataset import write_phantom
 

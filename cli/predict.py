@@ -42,7 +42,7 @@ def predict(
         bool,
         typer.Option(
             "--dicom-seg",
-            help="Of DICOM series: write a DICOM segmentation, too; needs mixseg[dicom].",
+            help=r"Also write a DICOM segmentation for DICOM series; needs mixseg\[dicom].",
         ),
     ] = False,
     preview: Annotated[bool, typer.Option(help="Draw a picture of each case.")] = True,
@@ -60,13 +60,13 @@ def predict(
 ) -> None:
     """Segment an image or a folder of images; each mask has its image's own grid.
 
-    The folder gets a mask for each image, previews, and report.html, which lists the masks to look
-    at first on top; report.json and report.csv have its numbers. An image that cannot be predicted
-    is named at the end and does not stop the others; the exit status is then 1. Interrupt it at any
-    time: the same command resumes and skips finished cases.
+    The output folder gets a mask for each image, previews, and report.html, which lists the masks
+    to check first; report.json and report.csv have its numbers. An image that cannot be predicted
+    does not stop the others; it is named at the end, and the exit status is 1. After an
+    interruption, the same command resumes and skips finished cases.
 
-    Several runs, such as the folds of 'mixseg train --folds', are averaged: their probabilities
-    make one mask, and the map NAME_disagreement shows where they differ, 0 to 1.
+    Several runs, such as the folds of 'mixseg train --folds', are averaged: their mean
+    probabilities give one mask, and the map NAME_disagreement shows where they differ, 0 to 1.
 
     Examples:
 
@@ -78,16 +78,16 @@ def predict(
 
       mixseg predict la_mixed -i dicom_folder -o masks --dicom-seg
 
-    Several processes share the images, on several GPUs or machines with one file system:
+    With torchrun, several processes share the images, on several GPUs or machines:
 
       torchrun --nproc_per_node=2 -m mixseg predict la_mixed -i scans/ -o masks
 
     Settings of inference.yaml are options: --branch ensemble --mirror_axes "[0,1]"
     """
     from mixseg.apps.bundle.find import find_trained
-    from mixseg.apps.bundle.processes import Processes
     from mixseg.apps.predict.run import ARGUMENTS, Wanted, open_run
     from mixseg.configuration.loading import load
+    from mixseg.configuration.processes import Processes
     from mixseg.configuration.settings import read_settings
 
     processes = Processes.started()

@@ -61,7 +61,7 @@ def folder(
     ] = None,
     values: Annotated[
         str | None,
-        typer.Option(help="Values of the classes in the files, in their order: 0,128,255."),
+        typer.Option(help="Value of each class in the files, in the classes' order: 0,128,255."),
     ] = None,
     unlabeled: Annotated[
         str | None,
@@ -78,7 +78,7 @@ def folder(
     ] = None,
     missing_classes: Annotated[
         Missing,
-        typer.Option(help="What it means that a mask lacks a class."),
+        typer.Option(help="Why a mask may lack a class: it is absent, or nobody looked for it."),
     ] = Missing.ABSENT,
     allow_unlabeled: Annotated[
         bool,
@@ -128,6 +128,7 @@ def folder(
 
       mixseg prepare folder scans masks --scribbles drawn --allow-unlabeled --split 60/20/20
     """
+    from mixseg.apps.bundle.run import shown
     from mixseg.data.folder.inspection import FolderOptions, inspect_folder
     from mixseg.data.folder.writing import write_folder
 
@@ -164,7 +165,9 @@ def folder(
         copies = sum(len(case.conversions) for part in report.splits.values() for case in part)
         if copies:
             console.print(f"wrote {copies} converted labels in {path.parent}", soft_wrap=True)
-        console.print(f"wrote {path}", soft_wrap=True)
+        console.print(f"wrote {path}; to write a bundle for it:", soft_wrap=True)
+        command = shown(["mixseg", "new", "my_bundle", "--datalist", str(path)])
+        console.print(f"  {command}", soft_wrap=True, highlight=False)
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -270,7 +273,7 @@ def _case_table(report: FolderReport) -> Table:
     from mixseg.data.datalist import SPLITS
     from mixseg.data.folder.cases import KINDS
 
-    table = _table("cases", "recognized as", "cases", "patients", "with scribble", *SPLITS)
+    table = _table("cases", "recognized as", "cases", "patients", "scribble files", *SPLITS)
     for kind, text in KINDS.items():
         cases = [case for case in report.cases if case.kind == kind]
         if not cases:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixseg.cli.console import Device, Quiet, clear_errors, console, fail, this_command
+from mixseg.cli.console import (
+    Device,
+    Quiet,
+    clear_errors,
+    console,
+    fail,
+    interruptible,
+    this_command,
+)
 
 if TYPE_CHECKING:
     from mixseg.apps.self_train.proposals import Proposals
@@ -54,7 +62,7 @@ def propose(
     from mixseg.apps.self_train.cases import read_selection
     from mixseg.apps.self_train.proposals import find_teacher, propose_masks
 
-    with clear_errors():
+    with clear_errors(), interruptible(this_command()):
         source = find_teacher(run, weights, branch)
         chosen = choose_device(device)
         selection = read_selection(source.config("train.yaml"), data)
@@ -74,9 +82,6 @@ def propose(
                 overwrite=overwrite,
                 progress=not quiet,
             )
-        except KeyboardInterrupt:
-            console.print(f"\n[yellow]interrupted; to resume:[/] {this_command()}", soft_wrap=True)
-            raise typer.Exit(130) from None
         except OutputError as error:
             raise fail(
                 f"'{output}' cannot be written ({error}): make room, or choose another -o; what "
@@ -96,7 +101,7 @@ def summarize(proposals: Proposals) -> None:
     if proposals.empty:
         console.print(
             f"[yellow]note:[/] {len(proposals.empty)} of {report.inputs} proposals are empty: a "
-            "network that is trained on them learns that there is nothing",
+            "network trained on them learns to predict background",
             soft_wrap=True,
         )
     failed = list(report.failures.values())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console, show
+from mixseg.cli.console import clear_errors, console, interruptible, show, this_command
 
 
 def quickstart(
@@ -26,8 +26,14 @@ def quickstart(
 ) -> None:
     """Make synthetic data, train on masks alone and on masks and scribbles, and compare both.
 
-    Every command that it runs is shown. Interrupt it at any time: the same command resumes.
-    Settings of the bundle are options, too: --max-epochs 3 --num-full 5
+    It prints every command that it runs. After an interruption, the same command resumes.
+    Settings of the bundle are also options.
+
+    Examples:
+
+      mixseg quickstart
+
+      mixseg quickstart -o trial --max-epochs 3 --num-full 5
     """
     from mixseg.apps.quickstart.report import METHODS, markdown_report, screen_table
     from mixseg.apps.quickstart.run import (
@@ -50,14 +56,11 @@ def quickstart(
         settings = {"patients": patients, "seed": seed, "given": given, "configuration": digest}
         work = Quickstart(root, output, settings, given, show)
         work.open(overwrite)
-        try:
+        with interruptible(this_command("--overwrite")):
             work.step("phantom", work.phantom)
             for run, title in METHODS.items():
                 work.step(f"{title}: training", partial(work.train, run))
                 work.step(f"{title}: test", partial(work.evaluate, run))
-        except KeyboardInterrupt:
-            console.print("\n[yellow]interrupted; the same command resumes[/]")
-            raise typer.Exit(130) from None
         results = work.results()
         write_bytes_atomic(output / "results.json", strict_json(results).encode())
         write_bytes_atomic(output / "results.md", markdown_report(results).encode())

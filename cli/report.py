@@ -17,8 +17,8 @@ def report(
 ) -> None:
     """Write report.html of a training, an evaluation or a prediction from its files.
 
-    These write it themselves when they end. Make it again for a folder of an earlier version, or
-    for a training that is under way.
+    Each of them writes the page when it ends. Use this command for a folder of an earlier version,
+    or during a training.
 
     Example: mixseg report run run/test masks
     """

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import Device, Quiet, clear_errors, console, fail, show, this_command
+from mixseg.cli.console import (
+    Device,
+    Quiet,
+    clear_errors,
+    console,
+    fail,
+    interruptible,
+    show,
+    this_command,
+)
 
 
 def self_train(
@@ -47,7 +55,7 @@ def self_train(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a fresh network on a teacher's proposals, the next one on its proposals, and so on.
+    """Train a new network on a teacher's proposals, the next one on its proposals, and so on.
 
     Each round has a folder with its proposals, weights, curves and validation scores; rounds.md
     compares them. Interrupt it at any time: the same command resumes. More rounds can be added.
@@ -56,8 +64,7 @@ def self_train(
 
       mixseg self-train run --data ACDC -o rounds --rounds 3
 
-      mixseg self-train run --data ACDC -o rounds --rounds 1 --student acdc_lv_confkd
-      --config rows/decoupled.yaml --noisy-as partial --inference-branch teacher --lambda-w 1
+      mixseg self-train run --data ACDC -o rounds --rounds 1 --split test --max-epochs 50
 
     Settings of the student's train.yaml are options. Its classes are the teacher's.
     """
@@ -65,9 +72,7 @@ def self_train(
     from mixseg.apps.self_train import rounds as room
     from mixseg.apps.self_train.table import round_table
 
-    with clear_errors():
-        # As Ctrl-C: the training that runs is ended, too.
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with clear_errors(), interruptible(this_command()):
         try:
             lines = room.self_train(
                 teacher,
@@ -85,16 +90,11 @@ def self_train(
                 progress=not quiet,
                 show=show,
             )
-        except KeyboardInterrupt:
-            console.print(f"\n[yellow]interrupted; to resume:[/] {this_command()}", soft_wrap=True)
-            raise typer.Exit(130) from None
         except OutputError as error:
             raise fail(
                 f"'{output}' cannot be written ({error}): make room; what is finished is kept, "
                 "the same command resumes"
             ) from error
-        finally:
-            signal.signal(signal.SIGTERM, previous)
     console.print(round_table(lines))
     weights = room.round_folder(output, rounds) / "models" / "model.pt"
     console.print(f"last weights: {weights}", soft_wrap=True, highlight=False)

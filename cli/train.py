@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import Device, clear_errors, console, show, this_command
+from mixseg.cli.console import Device, clear_errors, console, interruptible, show, this_command
 
 
 def train(
@@ -39,17 +38,17 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the training in the output folder.")
+        bool, typer.Option("--resume", help="Resume the training in the output folder.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start again where the folder holds a training.")
+        bool, typer.Option("--overwrite", help="Replace a training in the output folder.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all log messages.")] = False,
 ) -> None:
     """Train a bundle.
 
     The output folder gets weights, report.html, curves, pictures, checkpoints and train.log.
-    Interrupt the training at any time, and continue it with --resume: the result is the same.
+    To resume an interrupted training, add --resume; on a CPU the result is bit-identical.
 
     Examples:
 
@@ -59,10 +58,10 @@ def train(
 
       mixseg train my_bundle --folds 3
 
-    With few full masks, --folds 5 tells how good the model is: it trains five runs, each tested on
+    With few full masks, --folds 5 estimates the scores: it trains five runs, each tested on
     masks that it has not seen, and pools the scores. Interrupted, the same command resumes.
 
-    Several processes train one network, on several GPUs or machines with one file system:
+    With torchrun, several processes train one network, on several GPUs or machines:
 
       torchrun --nproc_per_node=2 -m mixseg train acdc_mixed --data ACDC --output run
 
@@ -71,8 +70,9 @@ def train(
     """
     from mixseg.apps.bundle.find import find_bundle
     from mixseg.apps.bundle.folds import cross_validate, fold_folder
-    from mixseg.apps.bundle.processes import Processes
+    from mixseg.apps.bundle.run import shown
     from mixseg.apps.bundle.workflow import TRAINING_ARGUMENTS, train_bundle, training_files
+    from mixseg.configuration.processes import Processes
     from mixseg.configuration.settings import read_settings, settings_of
     from mixseg.report.tables import score_table
 
@@ -82,10 +82,9 @@ def train(
         known = settings_of(training_files(folder, config or ()))
         name = f"the bundle {folder.resolve().name}"
         settings = read_settings(context.args, known, name, TRAINING_ARGUMENTS)
-        # As Ctrl-C: the training that runs is ended, too.
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        again = this_command("--overwrite", plus="" if folds else "--resume")
         rows = None
-        try:
+        with interruptible(again):
             if folds is not None:
                 if processes.count > 1:
                     raise ValueError(
@@ -120,12 +119,6 @@ def train(
                     verbose=verbose,
                     processes=processes,
                 )
-        except KeyboardInterrupt:
-            again = this_command("--overwrite", plus="" if folds else "--resume")
-            console.print(f"\n[yellow]interrupted; to resume:[/] {again}", soft_wrap=True)
-            raise typer.Exit(130) from None
-        finally:
-            signal.signal(signal.SIGTERM, previous)
     if rows is not None:
         console.print(score_table(rows))
         runs = " ".join(str(fold_folder(run, fold)) for fold in range(folds or 0))
@@ -140,4 +133,9 @@ def train(
     console.print(
         f"weights: {run / 'models' / 'model.pt'}; report.html, curves, pictures and log: {run}",
         soft_wrap=True,
+    )
+    console.print(
+        f"to segment images with it: {shown(['mixseg', 'predict', str(run)])} -i IMAGES -o MASKS",
+        soft_wrap=True,
+        highlight=False,
     )

@@ -23,7 +23,10 @@ def validate(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check a datalist and every file it names; exit status 1 if anything is wrong."""
+    """Check a datalist and every file it names; exit status 1 if anything is wrong.
+
+    Example: mixseg validate datalist.json
+    """
     from mixseg.data.checks import validate_datalist
     from mixseg.data.datalist import Datalist
     from mixseg.data.file_checks import group_faults

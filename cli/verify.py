@@ -32,11 +32,13 @@ def verify(
     configuration evaluated. The checks that run it (does it import, build its network, export)
     need --run: add it for bundles whose author you trust.
 
-    Examples: mixseg verify
+    Examples:
 
-    mixseg verify bundles/la_mixed --run
+      mixseg verify
 
-    mixseg verify dist/acdc_lv_confkd_v0.1.0.zip
+      mixseg verify bundles/la_mixed --run
+
+      mixseg verify dist/acdc_lv_confkd_v0.1.0.zip
     """
     from mixseg.apps.bundle.find import remember
     from mixseg.apps.pack.verify import folder_of, verify_bundle

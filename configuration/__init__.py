@@ -1,4 +1,4 @@
-"""What a run is told: configuration files, settings, and what is said before it begins."""
+"""Configuration of a run: files, settings, and checks before it starts."""
 
 from mixseg.configuration.loading import (
     cause_of,

@@ -12,7 +12,16 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-__all__ = ["cause_of", "configurations", "load", "overlays", "read_parser", "silence", "strings"]
+__all__ = [
+    "as_parsed",
+    "cause_of",
+    "configurations",
+    "load",
+    "overlays",
+    "read_parser",
+    "silence",
+    "strings",
+]
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -56,6 +65,17 @@ def configurations(folder: Path, given: Sequence[Path], option: str = "--config"
             raise ValueError(f"{option}: there is neither '{path}' nor '{inside}'")
         paths.append(path if path.is_file() else inside)
     return paths
+
+
+def as_parsed(value: Any) -> Any:
+    """A value as MONAI's parser keeps it, which writes ``::`` for ``#``."""
+    if isinstance(value, str):
+        return value.replace("#", "::")
+    if isinstance(value, dict):
+        return {key: as_parsed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_parsed(item) for item in value]
+    return value
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from monai.bundle.config_item import ConfigExpression
 
+from mixseg.configuration.settings import option_texts
 from mixseg.configuration.workflow import running_parser
 
 __all__ = ["literal_path", "restore_paths"]
@@ -51,7 +52,7 @@ def restore_paths(arguments: Sequence[str]) -> None:
     parser = running_parser()
     if parser is None:
         return
-    for name, text in _given_texts(arguments).items():
+    for name, text in option_texts(arguments).items():
         if name not in parser.config or text in ("None", "null", "none", ""):
             continue
         if text[:1] in ("$", "@", "%") and not os.path.exists(text):
@@ -68,17 +69,3 @@ def restore_paths(arguments: Sequence[str]) -> None:
         resolver = parser.ref_resolver
         resolver.items[name] = ConfigExpression(literal, name, globals=parser.globals)
         resolver.resolved_content.pop(name, None)
-
-
-def _given_texts(arguments: Sequence[str]) -> dict[str, str]:
-    """Options of a command line with their values as they were typed."""
-    given = {}
-    for place, word in enumerate(arguments):
-        if not word.startswith("--"):
-            continue
-        name, separator, value = word[2:].partition("=")
-        if separator:
-            given[name] = value
-        elif place + 1 < len(arguments) and not arguments[place + 1].startswith("--"):
-            given[name] = arguments[place + 1]
-    return given

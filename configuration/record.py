@@ -16,13 +16,14 @@ import yaml
 from monai.bundle import ConfigParser
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
-from mixseg.configuration.loading import load
+from mixseg.configuration.loading import as_parsed, load
 from mixseg.configuration.yaml_text import set_values, with_keys, without_keys
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 
 __all__ = [
     "RECORD_NAME",
     "bundle_facts",
+    "bundle_name",
     "changed_settings",
     "is_run",
     "own_configuration",
@@ -64,7 +65,7 @@ def is_run(folder: Path) -> bool:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What a run says of its bundle and its data.
+    """Record of a run: its bundle and its data.
 
     Raises:
         ValueError: the file cannot be read; names it.
@@ -75,6 +76,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"'{path}' cannot be read as a run's record: {error}") from error
     return dict(content)
+
+
+def bundle_name(folder: Path) -> str:
+    """The name of a bundle; of a run, the one of the bundle that it trained."""
+    return str(read_record(folder)["bundle"]) if is_run(folder) else folder.resolve().name
 
 
 def own_configuration(config: Mapping[str, Any], configs: Path) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def own_configuration(config: Mapping[str, Any], configs: Path) -> dict[str, Any
     base = _base(configs)
     left_out = {"_meta_", "overwrite"} | (_TRACKING - base.keys())
     own = deepcopy({k: v for k, v in config.items() if k not in left_out})
-    if "local_rank" in own and (configs / _MULTI_GPU).is_file():
+    if {"processes", "local_rank"} & own.keys() and (configs / _MULTI_GPU).is_file():
         for key in load(configs / _MULTI_GPU):
             _restore(own, base, key.removeprefix("+").replace("::", "#").split("#"))
     for part in ("train", "validate"):
@@ -103,7 +109,7 @@ def own_configuration(config: Mapping[str, Any], configs: Path) -> dict[str, Any
 
 
 def changed_settings(own: Mapping[str, Any], configs: Path) -> dict[str, list[Any]]:
-    """What a configuration says otherwise than its bundle: id → the bundle's value, and its own.
+    """Settings that differ from the bundle's: id → the bundle's value, and the configuration's.
 
     Where the bundle is itself a run, the values of the bundle that this one was trained from are
     compared. Places of files, the device, and what a workflow alone reads are left out.
@@ -144,7 +150,7 @@ def bundle_facts(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         if name in base and not _is_expression(base[name]) and not _same(base[name], value)
     }
     return {
-        "bundle": read_record(folder)["bundle"] if is_run(folder) else folder.resolve().name,
+        "bundle": bundle_name(folder),
         "version": str(metadata.get("version", "")),
         "changed_settings": _since_the_bundle(found, folder),
     }
@@ -299,18 +305,7 @@ def _changes(base: Any, wanted: Any, place: str = "") -> dict[str, Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    return bool(_normal(one) == _normal(other))
-
-
-def _normal(value: Any) -> Any:
-    """A value as MONAI's parser keeps it, which writes ``::`` for ``#``."""
-    if isinstance(value, str):
-        return value.replace("#", "::")
-    if isinstance(value, dict):
-        return {key: _normal(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_normal(item) for item in value]
-    return value
+    return bool(as_parsed(one) == as_parsed(other))
 
 
 def _with(text: str, base: Mapping[str, Any], values: Mapping[str, Any]) -> str:

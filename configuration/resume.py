@@ -1,4 +1,4 @@
-"""What a resumed training may not change: settings, wiring, and the content of the data."""
+"""Comparison on resume: settings, wiring, and the content of the data must not change."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mixseg.configuration.loading import as_parsed
 from mixseg.files.provenance import sha256_of
 
 __all__ = ["config_differences", "data_differences", "fingerprint"]
@@ -53,7 +54,7 @@ def config_differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) 
 def fingerprint(
     cases: Mapping[str, Sequence[Mapping[str, Any]]], progress: bool = False
 ) -> dict[str, list[dict[str, Any]]]:
-    """What the cases of each split are: the content of their files, and what is said of them.
+    """Fingerprint of the cases of each split: their entries, and the content of their files.
 
     Every file is read. Sizes and dates would be faster, and miss a mask that was edited by a tool
     that keeps both.
@@ -170,20 +171,13 @@ def _pairs(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, An
                 yield from _pairs(one.get(key, _ABSENT), other.get(key, _ABSENT), inner)
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         if all(not isinstance(item, dict | list) for item in (*one, *other)):
-            if _normal(one) != _normal(other):
+            if as_parsed(one) != as_parsed(other):
                 yield place, one, other
         else:
             for index, (first, second) in enumerate(zip(one, other, strict=True)):
                 yield from _pairs(first, second, f"{place}#{index}")
-    elif _normal(one) != _normal(other):
+    elif as_parsed(one) != as_parsed(other):
         yield place, one, other
-
-
-def _normal(value: Any) -> Any:
-    # MONAI's parser writes '::' for '#'.
-    if isinstance(value, list):
-        return [_normal(item) for item in value]
-    return value.replace("#", "::") if isinstance(value, str) else value
 
 
 def _shown(value: Any) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "literal",
     "misread_values",
     "one_dash",
+    "option_texts",
     "read_settings",
     "run_settings",
     "setting_texts",
@@ -187,14 +188,22 @@ def _given(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _options(arguments: Sequence[str]) -> dict[str, Any]:
     """Name → value of each ``--name value`` and ``--name=value``, as Python Fire reads them."""
-    options: dict[str, Any] = {}
-    for i, argument in enumerate(arguments):
-        if not argument.startswith("--") or argument == "--":
-            continue
-        name, equals, value = argument[2:].partition("=")
-        if not equals:
-            value = arguments[i + 1] if i + 1 < len(arguments) else ""
-        options[name.replace("-", "_")] = literal(value)
+    return {name: literal(text) for name, text in option_texts(arguments).items()}
+
+
+def option_texts(arguments: Sequence[str]) -> dict[str, str]:
+    """Name → what was typed behind it; empty where nothing was.
+
+    Args:
+        arguments: as for :func:`unknown_options`; ``-`` in a name is ``_``, as Python Fire has it.
+    """
+    options = {}
+    for argument, following in itertools.pairwise([*arguments, "--"]):
+        if argument.startswith("--") and argument != "--":
+            name, equals, value = argument[2:].partition("=")
+            if not equals and not following.startswith("--"):
+                value = following
+            options[name.replace("-", "_")] = value
     return options
 
 
@@ -241,7 +250,7 @@ def _with_numbers(value: Any) -> Any:
 
 
 def suggestion(near: list[str]) -> str:
-    """What is said of the known names that resemble an unknown one."""
+    """Suggestion of known names that resemble an unknown one."""
     return f" (did you mean --{near[0]}?)" if near else ""
 
 
@@ -290,12 +299,12 @@ def read_settings(
         own: settings that the command gives by itself → what gives them there.
 
     Raises:
-        ValueError: for a name that is none of them, one of ``own``, or one without a value.
+        ValueError: for an unknown name, one of ``own``, or one without a value.
     """
     texts = setting_texts(arguments, known, owner)
     for name in texts:
         if name in own:
-            raise ValueError(f"'--{name}' is given by {own[name]} here")
+            raise ValueError(f"'--{name}' is set by {own[name]} here")
     return {name: value_of(text, known.get(name)) for name, text in texts.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a bundle does before it works: typos refused, errors readable, trainings recorded."""
+"""Start of a bundle's run: refuse typos, make errors readable, record trainings."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from mixseg.configuration.loading import cause_of, load
 from mixseg.configuration.parent import end_with_parent
 from mixseg.configuration.paths import restore_paths
 from mixseg.configuration.record import (
+    bundle_name,
     changed_settings,
     is_run,
     own_configuration,
@@ -195,7 +196,6 @@ def _hold(folder: Path) -> None:
 
 def _facts(parser: ConfigParser, configs: Path) -> dict[str, Any]:
     """Content of ``record.json``."""
-    bundle = configs.resolve().parent
     cases = {
         split: parser.get_parsed_content(place)
         for split, place in (
@@ -205,7 +205,7 @@ def _facts(parser: ConfigParser, configs: Path) -> dict[str, Any]:
         if place in parser
     }
     return {
-        "bundle": read_record(bundle)["bundle"] if is_run(bundle) else bundle.name,
+        "bundle": bundle_name(configs.resolve().parent),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "data": fingerprint(cases, progress=_switch(parser, "progress")),
         "environments": [environment()],
@@ -228,7 +228,7 @@ def _refuse_another(
     lines += data_differences(recorded["data"], facts["data"])
     if lines:
         raise RunRefusedError(
-            f"'{folder}' cannot be resumed, because what decides about its result differs:\n"
+            f"'{folder}' cannot be resumed, because of differences that could change its result:\n"
             + "".join(f"  {line}\n" for line in lines)
             + f"Its own settings are in {folder / 'configs' / 'train.yaml'}: resume with them "
             "(--config_file), or train into another --output_dir"

@@ -66,24 +66,6 @@ def validate_datalist(
     return _validate(cases, "training" in chosen, rules, progress)
 
 
-def check_datalist(
-    datalist: Datalist,
-    base_dir: str | os.PathLike[str] | None = None,
-    splits: Sequence[Split] | None = None,
-    check_voxels: bool = True,
-    progress: bool = False,
-) -> list[Fault]:
-    """:func:`validate_datalist`, raising on errors.
-
-    Returns:
-        The notes.
-
-    Raises:
-        DatalistError: lists all errors, each with its file and the fix.
-    """
-    return _raise_errors(validate_datalist(datalist, base_dir, splits, check_voxels, progress))
-
-
 def check_cases(
     training: Sequence[Mapping[str, Any]] | None = None,
     validation: Sequence[Mapping[str, Any]] | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +51,7 @@ class Entry(BaseModel):
         case_id: unique name of the case.
         patient_id: patient the case belongs to; cases of one patient stay together in every
             split. Defaults to ``case_id``.
-        annotated_classes: classes that the annotator looked for; absent means all.
+        annotated_classes: foreground classes that the annotator looked for; absent means all.
         complete: of a partial label or a scribble: every slice that holds a class bears a seed of
             it, so that slices without one are background
             (:func:`~mixseg.transforms.free_negatives.free_negatives`); absent means not known.
@@ -142,18 +142,13 @@ class Datalist(BaseModel):
     test: list[Entry] = Field(default_factory=list)
 
     _base_dir: Path | None = PrivateAttr(default=None)
+    _dataset_dir: Path | None = PrivateAttr(default=None)
 
     @field_validator("classes")
     @classmethod
     def _distinct(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"class names repeat: {value}")
-        # Names come to stand in configurations, where text that begins so is run or replaced.
-        if marked := [name for name in value if name.startswith(("$", "@", "%"))]:
-            raise ValueError(
-                f"class names {marked} begin with a sign that MONAI's configurations give a "
-                "meaning ($ @ %): rename these classes"
-            )
+        if fault := names_fault(value):
+            raise ValueError(f"{fault}: rename these classes")
         return value
 
     @model_validator(mode="before")
@@ -173,10 +168,11 @@ class Datalist(BaseModel):
                 f"0..{count - 1}"
             )
         for _, entry in self.items():
-            bad = [c for c in entry.annotated_classes or [] if not 0 <= c < count]
+            bad = [c for c in entry.annotated_classes or [] if not 1 <= c < count]
             if bad:
                 raise ValueError(
-                    f"case '{entry.case_id}': annotated_classes {bad} are outside 0..{count - 1}"
+                    f"case '{entry.case_id}': annotated_classes {bad} are outside the foreground "
+                    f"classes 1..{count - 1}: remove them"
                 )
         return self
 
@@ -185,10 +181,16 @@ class Datalist(BaseModel):
         """Folder that relative paths start from, where known (the JSON's folder)."""
         return self._base_dir
 
+    def with_dataset_dir(self, folder: str | os.PathLike[str]) -> Datalist:
+        """A copy whose relative paths are looked for in ``folder`` before :attr:`base_dir`."""
+        copy = self.model_copy(deep=True)
+        copy._dataset_dir = Path(folder).resolve()
+        return copy
+
     def with_base_dir(self, folder: str | os.PathLike[str]) -> Datalist:
         """A copy whose relative paths start from ``folder``."""
         copy = self.model_copy(deep=True)
-        copy._base_dir = Path(folder).resolve()
+        copy._base_dir, copy._dataset_dir = Path(folder).resolve(), None
         return copy
 
     def items(self) -> Iterable[tuple[Split, Entry]]:
@@ -234,13 +236,15 @@ class Datalist(BaseModel):
     def resolve(self, dataset_dir: str | os.PathLike[str] | None = None) -> Datalist:
         """A copy with absolute paths.
 
-        A relative path is looked for in ``dataset_dir`` and then in the folder of the datalist;
-        where neither holds the file, the first of the two is named (the validator reports it).
+        A relative path is looked for in ``dataset_dir`` (None for that of
+        :meth:`with_dataset_dir`) and then in the folder of the datalist; where neither holds the
+        file, the first of the two is named (the validator reports it).
 
         Raises:
             DatalistError: relative paths, and neither folder is known.
         """
-        folders = [Path(dataset_dir).resolve()] if dataset_dir else []
+        first = Path(dataset_dir).resolve() if dataset_dir else self._dataset_dir
+        folders = [] if first is None else [first]
         if self._base_dir is not None and self._base_dir not in folders:
             folders.append(self._base_dir)
         copy = self.model_copy(deep=True)
@@ -263,6 +267,19 @@ class Datalist(BaseModel):
             entry.label = None if entry.label is None else _relative(entry.label, folder)
             entry.scribble = None if entry.scribble is None else _relative(entry.scribble, folder)
         return copy.with_base_dir(folder)
+
+
+def names_fault(names: Sequence[str]) -> str:
+    """What is wrong with the names of classes; empty where nothing is."""
+    if len(set(names)) != len(names):
+        return f"class names repeat: {list(names)}"
+    # Names come to stand in configurations, where text that begins so is run or replaced.
+    if marked := [name for name in names if name.startswith(("$", "@", "%"))]:
+        return (
+            f"class names {marked} begin with a sign that MONAI's configurations give a meaning "
+            "($ @ %)"
+        )
+    return ""
 
 
 def supervision_of(entry: Entry, unlabeled: int) -> Supervision:
@@ -292,18 +309,20 @@ def data_hash(datalist: Datalist, dataset_dir: str | os.PathLike[str] | None = N
 
     Hashed are the classes, the unlabeled value and, sorted by split and case id, each entry's
     split, case id, patient id, supervision, the size in bytes of each of its files (-1 where
-    missing) and whether it is complete. Paths do not enter, so that moving a data set keeps its
-    hash; nor do voxel values, so that hashing costs no reading. The sizes of compressed files move
-    with nearly any edit.
+    missing), whether it is complete, and its annotated classes. Paths do not enter, so that moving
+    a data set keeps its hash; nor do voxel values, so that hashing costs no reading. The sizes of
+    compressed files move with nearly any edit.
     """
     rows: list[list[Any]] = []
     for split, entry in datalist.resolve(dataset_dir).items():
         files = [entry.image, entry.label, entry.scribble]
         sizes = [None if f is None else _size(Path(f)) for f in files]
-        row = [split, entry.case_id, entry.patient_id, entry.supervision, *sizes]
+        row: list[Any] = [split, entry.case_id, entry.patient_id, entry.supervision, *sizes]
         # Only where it is said, so that the hashes of other datalists stay what they were.
         row += [_size(Path(path)) for path in entry.channels or ()]
-        rows.append([*row, "complete"] if entry.complete else row)
+        row += ["complete"] if entry.complete else []
+        row += [] if entry.annotated_classes is None else [sorted(entry.annotated_classes)]
+        rows.append(row)
     rows.sort(key=lambda row: (row[0], row[1]))
     content = json.dumps([datalist.classes, datalist.unlabeled, rows], separators=(",", ":"))
     return hashlib.sha256(content.encode("utf-8")).hexdigest()

@@ -1,7 +1,8 @@
-"""What can be wrong with one case's files: the part of the validator that opens them."""
+"""Faults of one case's files: the part of the validator that opens them."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from mixseg.data.datalist import Split
 from mixseg.files.geometry import AFFINE_TOLERANCE
@@ -85,7 +87,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the labels may hold: number of classes, unlabeled value, classes of eroded masks."""
+    """Permitted values of labels: number of classes, unlabeled value, classes of eroded masks."""
 
     classes: int
     unlabeled: int
@@ -95,7 +97,7 @@ class Rules:
 
 @dataclass
 class Finding:
-    """What one case adds.
+    """Faults and facts that one case contributes.
 
     Attributes:
         faults: of its files.
@@ -260,13 +262,15 @@ def examine_grid(
         return  # a picture has no geometry to compare
     # Written as 'not close' so that a NaN in either affine counts as a fault.
     difference = float(np.abs(image.affine - label.affine).max())
-    if not difference <= AFFINE_TOLERANCE:
+    # Of voxels of some micrometers, less.
+    tolerance = min(AFFINE_TOLERANCE, 0.01 * float(voxel_sizes(image.affine).min()))
+    if not difference <= tolerance:
         add(
             case_fault(
                 case,
                 path,
                 f"the {name}'s affine differs from the image's by up to {difference:g} mm "
-                f"(tolerance {AFFINE_TOLERANCE:g}; {case.image})",
+                f"(tolerance {tolerance:g}; {case.image})",
                 "copy the image's header to the label if the grids are truly the same, else "
                 "resample",
             )
@@ -283,17 +287,33 @@ def is_smoothed(counts: Mapping[int, int]) -> bool:
     """Whether the values of a label map are gray levels between two classes.
 
     So they are after resizing with interpolation, or in a JPEG: many different values, of which
-    the least and the greatest are the two classes and the others lie on their border.
+    the least and the greatest are the two classes and the others lie on their border. Values in a
+    row, 0, 1, 2, …, with 255 far from them, are numbers of classes.
     """
     values = sorted(counts)
-    low, high = values[0], values[-1]
-    if low < 0 or len(values) <= _FEW_VALUES:
+    if len(values) <= _FEW_VALUES or values[0] < 0:
         return False
+    low, high = values[0], values[-1]
     if high == 255:
-        return True
+        return values[:-1] != list(range(len(values) - 1)) or len(values) > 255
     above = sum(n for v, n in counts.items() if v > low)
     bright = sum(n for v, n in counts.items() if v - low >= 0.9 * (high - low))
     return len(values) > 2 * _FEW_VALUES and bright >= 0.25 * above
+
+
+def odd_value_fix(odd: float, highest: float | None = None) -> str:
+    """What helps against a label's value that is not a whole number.
+
+    Args:
+        odd: the value; NaN and infinity among them.
+        highest: greatest value of the label, where a threshold is to be proposed.
+    """
+    if not math.isfinite(odd):
+        return (
+            "export it again with whole numbers: 0 where such voxels are background; where they "
+            "are unlabeled a value of its own, which 'mixseg prepare folder --unlabeled' takes"
+        )
+    return INTERPOLATED if highest is None else f"{INTERPOLATED} {highest / 2:g}"
 
 
 def _values_fix(present: Mapping[int, int], outside: Sequence[int]) -> str:
@@ -333,7 +353,7 @@ def _examine_values(
                 case,
                 path,
                 f"the label ({data.dtype}) has values that are not whole numbers, such as {odd:g}",
-                INTERPOLATED,
+                odd_value_fix(odd),
             )
         )
         return None

@@ -53,7 +53,7 @@ def list_images(path: str | os.PathLike[str]) -> list[dict[str, str]]:
 def search_images(path: str | os.PathLike[str]) -> ListedImages:
     """The image at ``path``, or every image below the folder ``path``, and what is left out.
 
-    Links to folders are followed, hidden files are none of the images, and a folder of DICOM
+    Links to folders are followed, hidden files are skipped, and a folder of DICOM
     slices is one image. Pictures (PNG, TIFF, BMP, JPEG) count where a folder holds no volume:
     beside volumes they are previews. What a collection's folders hold beside the images, such as
     ACDC's masks and cine series, is left out.
@@ -106,7 +106,8 @@ def find_datalist(
         datalist: a datalist file; a relative path is looked for as it is and in ``dataset_dir``.
 
     Returns:
-        The datalist, with paths as written and ``base_dir`` set.
+        The datalist, with paths as written, which start from ``dataset_dir`` or from its own
+        folder.
 
     Raises:
         DatalistError: nothing usable; names the folder and the commands that make a datalist.
@@ -116,7 +117,7 @@ def find_datalist(
         path = Path(datalist)
         if not path.is_file() and not path.is_absolute() and (folder / path).is_file():
             path = folder / path
-        return Datalist.load(path)
+        return Datalist.load(path).with_dataset_dir(folder)
     if not folder.is_dir():
         raise DatalistError(f"dataset_dir '{folder}' is not a folder")
     if (folder / DATALIST_NAME).is_file():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-__all__ = ["MixedBatchSampler", "MixedDataLoader", "SeededDataLoader"]
+__all__ = ["CaseShare", "MixedBatchSampler", "MixedDataLoader", "SeededDataLoader"]
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,92 @@ logger = logging.getLogger(__name__)
 _STREAM = {"full": 0, "partial": 1, "noisy": 2, "none": 3}
 
 
-class MixedBatchSampler(Sampler[list[int]]):
+def process_share() -> dict[str, int]:
+    """``rank`` and ``world_size`` of this process; one of one outside ``torch.distributed``."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return {"rank": rank, "world_size": world_size}
+    return {"rank": 0, "world_size": 1}
+
+
+class CaseShare(Sampler[int]):
+    """Every n-th case of a dataset, for one of n processes: each case in one process only.
+
+    MONAI's ``DistributedSampler(even_divisible=False)`` shares in the same way, but refuses fewer
+    cases than processes. Here such a share is empty, which :class:`mixseg.handlers.Validation`
+    knows of.
+
+    Args:
+        dataset: cases, in the order of the datalist.
+        rank: of this process; None for that of :func:`process_share`.
+        world_size: number of processes; None for theirs.
+
+    Raises:
+        ValueError: when the rank is not below the number of processes, or the dataset is empty.
+    """
+
+    def __init__(
+        self, dataset: Sized, rank: int | None = None, world_size: int | None = None
+    ) -> None:
+        share = process_share()
+        rank = share["rank"] if rank is None else rank
+        world_size = share["world_size"] if world_size is None else world_size
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in 0…{world_size - 1}, got {rank}")
+        if not len(dataset):
+            raise ValueError("no case to share among the processes")
+        self.indices = range(rank, len(dataset), world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class EpochBatchSampler(Sampler[list[int]], ABC):
+    """Batches out of streams that depend on the seed and the epoch alone; see its subclasses."""
+
+    def __init__(
+        self, length: int, epoch_length: int | None, seed: int, rank: int, world_size: int
+    ) -> None:
+        if epoch_length is not None and epoch_length < 1:
+            raise ValueError(f"epoch_length must be at least 1, got {epoch_length}")
+        self._length = epoch_length or length
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass (epochs count from 1)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    @abstractmethod
+    def streams(self) -> list[np.ndarray]:
+        """Item indices of each stream for this epoch and rank, (length, count)."""
+
+    def stream(
+        self, number: int, items: np.ndarray, count: int, weights: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Items in shuffled passes, or by their weights with replacement, (length, count)."""
+        rng = np.random.default_rng((self.seed, self.epoch, number))
+        needed = self._length * count * self.world_size
+        if weights is None:
+            passes = [rng.permutation(items) for _ in range(-(-needed // len(items)))]
+            drawn = np.concatenate(passes)[:needed]
+        else:
+            drawn = rng.choice(items, size=needed, p=weights)
+        return drawn.reshape(self._length, self.world_size, count)[:, self.rank]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        streams = self.streams()
+        for batch in range(self._length):
+            yield [int(item) for stream in streams for item in stream[batch]]
+
+
+class MixedBatchSampler(EpochBatchSampler):
     """Batches of ``counts[kind]`` items of each kind, in the order of ``counts``.
 
     Every kind is a stream of its own: its items are shuffled, and shuffled again whenever they
@@ -77,35 +163,15 @@ class MixedBatchSampler(Sampler[list[int]]):
                 f"no batch can be drawn: the data hold {sorted(set(supervision))}, "
                 f"the batch asks for {dict(counts)}"
             )
-        if epoch_length is not None and epoch_length < 1:
-            raise ValueError(f"epoch_length must be at least 1, got {epoch_length}")
-        self._length = epoch_length or max(
+        longest = max(
             -(-len(self._items[kind]) // (count * world_size))
             for kind, count in self.counts.items()
         )
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.epoch = 1
+        super().__init__(longest, epoch_length, seed, rank, world_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass (epochs count from 1)."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self._length
-
-    def _stream(self, kind: str) -> np.ndarray:
-        """Item indices of one kind for one epoch of this rank, (length, count)."""
-        rng = np.random.default_rng((self.seed, self.epoch, _STREAM[kind]))
-        count, items = self.counts[kind], self._items[kind]
-        needed = self._length * count * self.world_size
-        passes = [rng.permutation(items) for _ in range(-(-needed // len(items)))]
-        drawn = np.concatenate(passes)[:needed]
-        return drawn.reshape(self._length, self.world_size, count)[:, self.rank]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        streams = [self._stream(kind) for kind in self.counts]
-        for batch in range(self._length):
-            yield [int(item) for stream in streams for item in stream[batch]]
+    def streams(self) -> list[np.ndarray]:
+        """One for each kind."""
+        return [self.stream(_STREAM[k], self._items[k], n) for k, n in self.counts.items()]
 
 
 class SeededDataLoader(DataLoader):
@@ -116,7 +182,8 @@ class SeededDataLoader(DataLoader):
         batch_sampler: batches of an epoch, chosen by its ``set_epoch``.
         seed: of the workers.
         num_workers: processes that load; 0 loads in this process.
-        pin_memory: page-locked host memory, for faster copies to CUDA.
+        pin_memory: page-locked host memory, for faster copies to CUDA; None takes it where there is
+            CUDA and the dataset's arrays are on the CPU.
         collate_fn: makes a batch of items.
     """
 
@@ -127,10 +194,13 @@ class SeededDataLoader(DataLoader):
         *,
         seed: int,
         num_workers: int,
-        pin_memory: bool,
+        pin_memory: bool | None,
         collate_fn: Callable[[Any], Any],
     ) -> None:
         self.seed = seed
+        if pin_memory is None:
+            place = torch.device(getattr(dataset, "device", "cpu"))
+            pin_memory = place.type == "cpu" and torch.cuda.is_available()
         # A generator of its own keeps worker seeds from drawing on the global random state,
         # which a resumed run restores.
         super().__init__(
@@ -166,7 +236,7 @@ class MixedDataLoader(SeededDataLoader):
         epoch_length: batches an epoch, None for one pass over the longer stream.
         seed: of the order and of the workers.
         num_workers: processes that load; 0 loads in this process.
-        pin_memory: page-locked host memory, for faster copies to CUDA.
+        pin_memory: see :class:`SeededDataLoader`.
 
     Examples:
         >>> class Toy(list):
@@ -188,9 +258,8 @@ class MixedDataLoader(SeededDataLoader):
         epoch_length: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
-        pin_memory: bool = False,
+        pin_memory: bool | None = None,
     ) -> None:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         sampler = MixedBatchSampler(
             dataset.supervision,  # type: ignore[attr-defined]
             {
@@ -201,8 +270,7 @@ class MixedDataLoader(SeededDataLoader):
             },
             epoch_length=epoch_length,
             seed=seed,
-            rank=torch.distributed.get_rank() if distributed else 0,
-            world_size=torch.distributed.get_world_size() if distributed else 1,
+            **process_share(),
         )
         super().__init__(
             dataset,

@@ -1,4 +1,4 @@
-"""Two-dimensional training items out of cached volumes."""
+"""Two-dimensional training items from cached volumes."""
 
 from __future__ import annotations
 

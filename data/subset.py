@@ -21,7 +21,7 @@ NoisyAs = Literal["full", "partial", "noisy"]
 
 def select_cases(
     datalist: Datalist,
-    dataset_dir: str | os.PathLike[str] | None,
+    dataset_dir: str | os.PathLike[str] | None = None,
     num_full: int | None = None,
     num_partial: int | None = None,
     weak_label: WeakLabel = "erosion",
@@ -181,7 +181,9 @@ def _counts(roles: dict[str, Supervision]) -> str:
 
 
 def split_cases(
-    datalist: Datalist, dataset_dir: str | os.PathLike[str] | None, split: Split
+    datalist: Datalist,
+    dataset_dir: str | os.PathLike[str] | None = None,
+    split: Split = "validation",
 ) -> list[dict[str, Any]]:
     """The cases of one split as they are, for validation and test.
 

@@ -1,4 +1,4 @@
-"""Three-dimensional training crops out of cached volumes."""
+"""Three-dimensional training crops from cached volumes."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class VolumeDataset(Dataset):
         ]
         if frozen:
             raise ValueError(
-                f"{', '.join(frozen)} in transform would draw once and then never again: cases are "
+                f"{', '.join(frozen)} in transform would draw only once: cases are "
                 "prepared once; give random transforms as random_transform"
             )
         self.data = list(data)

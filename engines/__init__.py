@@ -1,11 +1,11 @@
 """Engines: training on mixed batches, evaluation of every branch, inference on volumes."""
 
-from mixseg.engines.evaluator import MixedSupervisionEvaluator
+from mixseg.configuration.processes import Processes, join_ranks
+from mixseg.engines.evaluator import MixedSupervisionEvaluator, validator
 from mixseg.engines.inferers import VolumeInferer
 from mixseg.engines.network_set import NetworkSet
 from mixseg.engines.precision import autocast_dtype
 from mixseg.engines.prediction import MirroredSliceInferer, Predictor, mask_postprocessing
-from mixseg.engines.ranks import join_ranks
 from mixseg.engines.schedule import OneCycleLR
 from mixseg.engines.step import ForwardStep
 from mixseg.engines.trainer import MixedSupervisionTrainer, NonFiniteLossError
@@ -19,8 +19,10 @@ __all__ = [
     "NonFiniteLossError",
     "OneCycleLR",
     "Predictor",
+    "Processes",
     "VolumeInferer",
     "autocast_dtype",
     "join_ranks",
     "mask_postprocessing",
+    "validator",
 ]

@@ -7,13 +7,17 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
+from monai.transforms import Invertd
 from torch import nn
 
+from mixseg.data.samplers import CaseShare
 from mixseg.engines.precision import autocast_dtype
+from mixseg.networks.branches import BRANCH_NAMES
 
-__all__ = ["MixedSupervisionEvaluator"]
+__all__ = ["MixedSupervisionEvaluator", "validator"]
 
 
 class MixedSupervisionEvaluator(SupervisedEvaluator):
@@ -34,6 +38,9 @@ class MixedSupervisionEvaluator(SupervisedEvaluator):
         postprocessing: transforms of each item's batch and output dictionary.
         val_handlers: Ignite handlers.
         amp: see :func:`mixseg.engines.autocast_dtype`.
+
+    Attributes:
+        handlers: those of ``val_handlers``.
 
     Raises:
         ValueError: when no branch is asked for, or one that the network does not have.
@@ -59,6 +66,7 @@ class MixedSupervisionEvaluator(SupervisedEvaluator):
                 f"{', '.join(branches) or 'none'}"
             )
         self.branches = tuple(branches)
+        self.handlers = tuple(val_handlers or ())
         device = torch.device(device)
         super().__init__(
             device=device,
@@ -88,6 +96,50 @@ class MixedSupervisionEvaluator(SupervisedEvaluator):
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+
+def validator(
+    *,
+    dataset: Any,
+    network: nn.Module,
+    inferer: Any,
+    handlers: Sequence,
+    device: str | torch.device,
+    branches: Sequence[str] | None = None,
+    amp: bool | str = False,
+) -> MixedSupervisionEvaluator:
+    """An evaluator of labeled cases, one by one, in the grid of their files.
+
+    The processes of a training share the cases, see :class:`mixseg.data.CaseShare`. Probabilities
+    are brought back by undoing the dataset's transforms, interpolated linearly.
+
+    Args:
+        dataset: cases with ``image``, prepared by its ``transform``.
+        network: see :class:`MixedSupervisionEvaluator`, as ``inferer``, ``branches`` and ``amp``.
+        inferer: see there.
+        handlers: Ignite handlers, a :class:`mixseg.handlers.CaseScorer` among them.
+        device: where the network is.
+        branches: see there.
+        amp: see there.
+    """
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+    restored = Invertd(
+        [name for names in BRANCH_NAMES.values() for name in names],
+        transform=dataset.transform,
+        orig_keys="image",
+        nearest_interp=False,
+        allow_missing_keys=True,
+    )
+    return MixedSupervisionEvaluator(
+        device,
+        DataLoader(dataset, batch_size=1, sampler=CaseShare(dataset) if shared else None),
+        network,
+        branches=branches,
+        inferer=inferer,
+        postprocessing=restored,
+        val_handlers=handlers,
+        amp=amp,
+    )
 
 
 def _names(network: nn.Module) -> tuple[str, ...]:

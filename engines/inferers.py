@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
-from monai.utils import BlendMode, ensure_tuple_rep, optional_import
+from monai.utils import BlendMode, ensure_tuple_rep
 from torch import Tensor
 
 from mixseg.engines.windows import plan_windows
+from mixseg.files.memory import free_memory
 
 __all__ = ["VolumeInferer", "available_memory"]
 
@@ -306,48 +305,15 @@ class VolumeInferer(Inferer):
 def available_memory(device: torch.device | str) -> int:
     """Bytes that a process can still take on a device; 0 where the system does not tell.
 
-    On CUDA: free memory and what PyTorch holds in reserve. Elsewhere: the free memory of the
-    machine (``/proc/meminfo``, or psutil where it is installed, or half of what is built in),
-    within the limit of the container (cgroup v2).
+    On CUDA: free memory and what PyTorch holds in reserve. Elsewhere: see
+    :func:`mixseg.files.memory.free_memory`.
     """
     device = torch.device(device)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + reserve)
-    return int(min(_machine_memory(), _container_memory()))
-
-
-def _machine_memory() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        fields = dict(line.split(":", 1) for line in lines)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
-    psutil, installed = optional_import("psutil")
-    if installed:
-        return int(psutil.virtual_memory().available)
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, OSError, ValueError):
-        return 0
-
-
-def _container_memory(folder: Path = Path("/sys/fs/cgroup")) -> int | float:
-    """What the container's limit leaves; infinite without one."""
-    try:
-        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-        if limit == "max":
-            return math.inf
-        used = int((folder / "memory.current").read_text(encoding="ascii"))
-        fields = dict(
-            line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines()
-        )
-        # Cached files are given up before memory runs out.
-        return max(0, int(limit) - used + int(fields["inactive_file"]))
-    except (OSError, KeyError, ValueError):
-        return math.inf
+    return free_memory()
 
 
 def _checked_logits(outputs: Any, image: Tensor) -> tuple[Tensor, ...]:

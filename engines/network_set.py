@@ -45,7 +45,7 @@ def fresh_copy(network: nn.Module) -> nn.Module:
 
 
 class NetworkSet(nn.ModuleDict):
-    """The networks that an objective asks for, built from one.
+    """The networks of an objective, built from one.
 
     ``"network"`` is the given one. Peers are drawn anew from it (:func:`fresh_copy`), averages
     start as copies of what they follow and are never trained. Networks that train in turn are the
@@ -113,13 +113,13 @@ class NetworkSet(nn.ModuleDict):
         self._averages[name] = spec
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What the main optimizer steps: the network, its peers and the objective's heads."""
+        """Parameters of the main optimizer: the network, its peers and the objective's heads."""
         networks = [p for p in self.parameters() if p.requires_grad]
         return networks + [p for p in self._objective[0].parameters() if p.requires_grad]
 
     @torch.no_grad()
     def update_averages(self, epoch: int) -> None:
-        """Move every average towards the network that it follows, after an optimizer's step.
+        """Move every average toward the network that it follows, after an optimizer's step.
 
         Args:
             epoch: the epoch under way, from 1.

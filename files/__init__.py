@@ -1,4 +1,4 @@
-"""The ground: images read and written one way, their geometry, whole files, provenance."""
+"""Reading and writing of images, their geometry, atomic files, and provenance."""
 
 from __future__ import annotations
 

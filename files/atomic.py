@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import itertools
 import json
 import math
@@ -11,13 +13,19 @@ import platform
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["ensure_writable", "strict_json", "write_atomically", "write_bytes_atomic"]
+__all__ = [
+    "ensure_writable",
+    "strict_json",
+    "write_atomically",
+    "write_bytes_atomic",
+    "write_csv",
+]
 
 
 def ensure_writable(
@@ -112,6 +120,29 @@ def _is_alive(process: int) -> bool:
 def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
     """:func:`write_atomically` of a whole file at once."""
     write_atomically(path, lambda file: file.write(content))
+
+
+def write_csv(
+    path: str | os.PathLike[str],
+    rows: Sequence[Mapping[str, Any]],
+    columns: Iterable[str] | None = None,
+) -> None:
+    """Write rows as CSV, atomically; what a row lacks, and None, is an empty cell.
+
+    Args:
+        path: target file.
+        rows: column → value; floats are written so that they read back to the bit.
+        columns: in their order; None for those of the rows, in the order in which they come.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    names = dict.fromkeys(name for row in rows for name in row) if columns is None else columns
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(names), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_bytes_atomic(path, text.getvalue().encode())
 
 
 def strict_json(value: Any) -> str:

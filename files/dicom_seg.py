@@ -118,7 +118,7 @@ def write_dicom_seg(
             )
     except (AttributeError, ValueError, TypeError) as error:
         raise UnreadableError(
-            f"its tags do not suffice for a DICOM SEG: {error}",
+            f"its tags are incomplete for a DICOM SEG: {error}",
             "complete the tags of the series, or leave out --dicom-seg",
         ) from error
     # Of the classes' names; what the scan says of the patient is encoded anew.

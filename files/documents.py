@@ -1,4 +1,4 @@
-"""JSON files that people write or download."""
+"""JSON files that users write or download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What images a folder holds, and what in it was left out and why."""
+"""Images in a folder, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from pathlib import Path
 from mixseg.files.reading.suffixes import PICTURE_SUFFIXES, is_dicom, split_suffix
 
 __all__ = ["Findings", "FoundImage", "find_images"]
+
+#: Formats of images that the reader does not know.
+_UNREAD = (
+    *(".nii.bz2", ".nii.xz", ".nii.zst", ".hdr.gz", ".mgz", ".mgh", ".mnc", ".gipl", ".gipl.gz"),
+    *(".gif", ".webp", ".jp2", ".heic", ".svs"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ def find_images(folder: str | os.PathLike[str]) -> Findings:
     root = Path(folder)
     found = Findings()
     seen: set[tuple[int, int]] = set()
+    unread: dict[str, list[Path]] = {}
+    named: list[Path] = []
 
     def failed(error: OSError) -> None:
         found.left_out.append((Path(error.filename), f"cannot be opened ({error.strerror})"))
@@ -73,6 +81,7 @@ def find_images(folder: str | os.PathLike[str]) -> Findings:
         hidden = [name for name in names if _hidden(name)]
         found.hidden += sum(split_suffix(name) is not None for name in hidden)
         folders[:] = sorted(name for name in folders if not _hidden(name))
+        named += [here / name for name in folders if split_suffix(name)]
         parents = here.relative_to(root).parts
         series = False
         for name in sorted(set(names) - set(hidden)):
@@ -89,10 +98,19 @@ def find_images(folder: str | os.PathLike[str]) -> Findings:
                 found.images.append(FoundImage(path, parents, parts[0], parts[1].lower()))
             elif name.lower().endswith((".img", ".img.gz")) and not _has_header(path):
                 found.left_out.append((path, "the .hdr that belongs to it is missing"))
+            elif suffix := next((s for s in _UNREAD if name.lower().endswith(s)), ""):
+                unread.setdefault(suffix, []).append(path)
         if series and parents:
             found.images.append(FoundImage(here, parents[:-1], parents[-1], ""))
         elif series:
             found.images.append(FoundImage(here, (), root.resolve().name, ""))
+    for misnamed in named:
+        if not any(misnamed in (i.path, *i.path.parents) for i in found.images):
+            found.left_out.append((misnamed, "a folder with the name of an image, and without one"))
+    for suffix, paths in sorted(unread.items()):
+        more = f", as are {len(paths) - 1} more files of this kind" if len(paths) > 1 else ""
+        reason = f"{suffix} is a format that is not read{more}: convert to NIfTI, NRRD or PNG"
+        found.left_out.append((paths[0], reason))
     found.images.sort(key=lambda image: image.path)
     return found
 

@@ -10,7 +10,7 @@ import torch
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-__all__ = ["AFFINE_TOLERANCE", "nearest_axes", "place_on_grid", "spacing_mm"]
+__all__ = ["AFFINE_TOLERANCE", "mm_of_unit", "nearest_axes", "place_on_grid", "spacing_mm"]
 
 
 #: Largest difference of any element of two affines (mm) that still counts as the same grid:
@@ -20,11 +20,16 @@ AFFINE_TOLERANCE = 1e-3
 _OFF_GRID = 0.01
 
 
+def mm_of_unit(xyzt_units: int) -> float:
+    """Millimeters of the unit of space that a NIfTI header states; unknown counts as mm."""
+    return {1: 1e3, 3: 1e-3}.get(int(xyzt_units) & 7, 1.0)
+
+
 def spacing_mm(meta: dict[str, Any], ndim: int = 3) -> tuple[float, ...] | None:
     """Voxel size in mm (x, y, z), or None where the file does not know it.
 
     A NIfTI header with units unknown and all sizes 1 says nothing (the public ACDC copies). Any
-    other size is taken as mm, which NRRD and most NIfTI writers mean; metres and micrometers in
+    other size is taken as mm, which NRRD and most NIfTI writers mean; meters and micrometers in
     the NIfTI units field are converted.
 
     Args:
@@ -32,12 +37,11 @@ def spacing_mm(meta: dict[str, Any], ndim: int = 3) -> tuple[float, ...] | None:
         ndim: spatial axes.
     """
     affine = torch.as_tensor(meta["affine"]).numpy()
-    sizes = np.linalg.norm(affine[:ndim, :ndim], axis=0)
+    sizes = np.linalg.norm(affine[:3, :ndim], axis=0)
     code = int(meta.get("xyzt_units", 2)) & 7
     if code == 0 and np.allclose(sizes, 1.0):
         return None
-    factor = {1: 1e3, 3: 1e-3}.get(code, 1.0)
-    return tuple(float(size * factor) for size in sizes)
+    return tuple(float(size * mm_of_unit(code)) for size in sizes)
 
 
 def nearest_axes(affine: np.ndarray) -> Iterable[tuple[int, int, float]]:

@@ -1,4 +1,4 @@
-"""One writer a folder."""
+"""One writer per folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCK_NAME = ".lock"
 def claim(
     folder: str | os.PathLike[str], purpose: str, patience: float = 0.0
 ) -> AcquireReturnProxy:
-    """Claim a folder for one process that writes to it; whoever comes second is refused.
+    """Claim a folder for one writing process; refuse a second one.
 
     Use it in a ``with`` statement, or keep what it returns for as long as the folder is written
     to: the claim ends with the block, with that object, and with the process, however it dies. The

@@ -15,7 +15,7 @@ from monai.data.utils import to_affine_nd
 from monai.utils.type_conversion import convert_data_type
 
 from mixseg.files.atomic import write_atomically
-from mixseg.files.geometry import AFFINE_TOLERANCE
+from mixseg.files.geometry import AFFINE_TOLERANCE, mm_of_unit
 from mixseg.files.reading import Volume, voxels
 
 __all__ = ["NativeItkWriter", "NativeNiftiWriter", "stored_dtype", "write_nifti"]
@@ -75,7 +75,7 @@ class NativeNiftiWriter(_OwnAxes, NibabelWriter):
         array = self.create_backend_obj(cast(Any, self).data_obj, dtype=self.output_dtype).dataobj
         affine = to_affine_nd(3, convert_data_type(self.affine, np.ndarray)[0])
         header = nib.Nifti1Header()
-        header["xyzt_units"] = int(self._meta.get("xyzt_units", _MILLIMETERS))
+        header["xyzt_units"] = _units(self._meta)
         header.set_data_dtype(array.dtype)
         header.set_data_shape(array.shape)
         _set_affines(header, affine, self._meta)
@@ -90,19 +90,28 @@ def _set_affines(header: Any, affine: np.ndarray, meta: Mapping[str, Any]) -> No
     Where the image's sform and qform differ, a mask in the image's grid has both of them, so that
     it lies on the image whichever a program follows.
     """
+    # The reader brings affines to mm; another one may leave them in the file's units.
+    factor = mm_of_unit(meta.get("xyzt_units", _MILLIMETERS)) / mm_of_unit(_units(meta))
+    unit = np.diag([factor, factor, factor, 1.0])
     sform = int(meta.get("sform_code", _SCANNER))
     qform = int(meta.get("qform_code", _SCANNER))
     original = meta.get("original_affine")
     own = original is not None and np.allclose(to_affine_nd(3, np.asarray(original)), affine)
     second = meta.get("qform") if own else None
+    affine = unit @ affine
     if sform == qform == 0:
         # The image's affine follows from the voxel sizes alone; any other must be stated.
         header.set_qform(affine, 0)
         if np.allclose(header.get_base_affine(), affine, atol=AFFINE_TOLERANCE):
             return
         sform = _SCANNER
-    header.set_qform(affine if second is None else np.asarray(second), qform)
+    header.set_qform(affine if second is None else unit @ np.asarray(second), qform)
     header.set_sform(affine if sform else None, sform)
+
+
+def _units(meta: Mapping[str, Any]) -> int:
+    """Units of space and time of the image's file, in which the mask's header is written."""
+    return int(meta.get("file_units", meta.get("xyzt_units", _MILLIMETERS)))
 
 
 def write_nifti(path: Path, volume: Volume, dtype: Any) -> str:

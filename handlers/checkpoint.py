@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from mixseg.configuration.start import begin_training, release_run
+from mixseg.data.samplers import process_share
 from mixseg.files.atomic import write_atomically
 
 __all__ = ["FullCheckpoint"]
@@ -99,7 +100,7 @@ class FullCheckpoint:
         self.best, self.best_epoch = state["best"], state["best_epoch"]
 
     def _is_writer(self) -> bool:
-        return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        return process_share()["rank"] == 0
 
     def _begin(self, engine: Any) -> None:
         begin_training(anew=False)

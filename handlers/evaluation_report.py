@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: scores, summary, pictures and a table on the screen."""
+"""Output of an evaluation: scores, summary, pictures and a table on the screen."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
@@ -17,7 +15,8 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.data.samplers import process_share
+from mixseg.files.atomic import strict_json, write_bytes_atomic, write_csv
 from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import validate
 from mixseg.report.cases import CasePanel, plot_cases
@@ -86,7 +85,7 @@ class History:
     def attach(self, engine: Any) -> None:
         """Record while ``engine``, a trainer, runs; rank 0 only."""
         engine.register_state("history", self)
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+        if process_share()["rank"] != 0:
             return
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
@@ -149,12 +148,7 @@ class History:
         self._write(validated)
 
     def _write(self, validated: bool) -> None:
-        fields = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = io.StringIO()
-        table = csv.DictWriter(text, fields, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_bytes_atomic(self.output_dir / "history.csv", text.getvalue().encode())
+        write_csv(self.output_dir / "history.csv", self.rows)
         if self.tensorboard:
             if self._writer is None:
                 self._writer = SummaryWriter(str(self.output_dir / "tensorboard"))
@@ -214,13 +208,13 @@ class History:
         try:
             self._draw()
         except Exception as problem:
-            logger.warning("curves.png and cases.png are not up to date: %s", problem)
+            logger.warning("curves.png and cases.png are out of date: %s", problem)
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         stopped = isinstance(error, KeyboardInterrupt)
         try:
             self._end("interrupted" if stopped else f"ended by {reason}")
         except Exception as problem:
-            logger.warning("training.json is not up to date: %s", problem)
+            logger.warning("training.json is out of date: %s", problem)
         raise error
 
     def _close(self) -> None:

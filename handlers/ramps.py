@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from torch import nn
 
 __all__ = ["Ramp", "WeightRamps", "ramp_factor"]
@@ -70,39 +70,50 @@ class WeightRamps:
     The value depends on the iteration alone, so a resumed run needs no state of this handler.
 
     Args:
-        objective: its float attributes are set, e.g. ``lambda_ent``.
+        objective: its float attributes are set, e.g. ``lambda_ent``; None for the trainer's.
         ramps: attribute → iterations until the full weight, e.g. ``{"lambda_ent": 1500}``, or the
             arguments of a :class:`Ramp`, e.g. ``{"gamma": {"length": 6000, "start": 0.2}}``.
         shape: ``"linear"``, ``"gaussian"`` (exp(−5(1−t)²)) or ``"cosine"``.
 
     Raises:
-        ValueError: when a name is not a float of the objective, a ramp's arguments are unknown or
-            out of range, or the shape is unknown.
+        ValueError: when a ramp's arguments are unknown or out of range, or the shape is unknown;
+            when a name is not a float of the objective, which is seen when it is known.
     """
 
     def __init__(
         self,
-        objective: nn.Module,
+        objective: nn.Module | None = None,
         ramps: Mapping[str, int | Mapping[str, Any]] | None = None,
         shape: str = "linear",
     ) -> None:
         ramp_factor(1, 2, shape)
         self.objective = objective
         self.shape = shape
-        self.ramps: dict[str, Ramp] = {}
-        self.targets: dict[str, float] = {}
-        for name, entry in (ramps or {}).items():
+        self.ramps = {name: _ramp(name, entry) for name, entry in (ramps or {}).items()}
+        self.targets = {} if objective is None else self._values(objective)
+
+    def _values(self, objective: nn.Module) -> dict[str, float]:
+        """The weights that are moved, as the objective was built with them."""
+        values: dict[str, float] = {}
+        for name in self.ramps:
             value = getattr(objective, name, None)
             if not isinstance(value, float):
                 raise ValueError(
                     f"{type(objective).__name__} has no weight {name!r} to ramp; it has "
                     + ", ".join(k for k, v in vars(objective).items() if isinstance(v, float))
                 )
-            self.ramps[name] = _ramp(name, entry)
-            self.targets[name] = value
+            values[name] = value
+        return values
 
-    def attach(self, engine: Engine) -> None:
-        """Set the weights before every iteration."""
+    def attach(self, engine: Any) -> None:
+        """Set the weights before every iteration.
+
+        Raises:
+            ValueError: a name is not a float of the trainer's objective.
+        """
+        if self.objective is None:
+            self.objective = engine.objective
+            self.targets = self._values(engine.objective)
         if self.targets:
             engine.add_event_handler(Events.ITERATION_STARTED, self)
 

@@ -169,7 +169,7 @@ class CaseScorer:
             self._ranked = [*self._ranked[:-1:2], self._ranked[-1]]
 
     def is_pictured(self, engine: Any) -> bool:
-        """Whether the case that the evaluator is at is one of those to keep pictures of."""
+        """Whether to keep pictures of the evaluator's current case."""
         return engine.state.iteration - 1 in self._pictured
 
     def predictions(self, output: Mapping[str, Any]) -> dict[str, np.ndarray]:

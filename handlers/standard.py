@@ -12,6 +12,7 @@ from torch import nn
 
 from mixseg.configuration.record import bundle_facts
 from mixseg.configuration.settings import run_settings
+from mixseg.configuration.workflow import reads_entries
 from mixseg.data import Datalist, data_hash
 from mixseg.handlers.checkpoint import FullCheckpoint
 from mixseg.handlers.evaluation_report import EvaluationReport
@@ -22,7 +23,7 @@ from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import Validation
 from mixseg.handlers.weights import InitialWeights, LoadWeights
 
-__all__ = ["HandlerGroup", "evaluation_handlers", "standard_handlers"]
+__all__ = ["HandlerGroup", "evaluation_handlers", "inference_handlers", "standard_handlers"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,24 @@ class HandlerGroup:
             handler.attach(engine)
 
 
+@reads_entries(
+    output_dir="output_dir",
+    evaluator="validate#evaluator",
+    key_metric="validate#key_metric",
+    ckpt_dir="ckpt_dir",
+    ramps="ramps",
+    ramp_shape="ramp_shape",
+    val_interval="val_interval",
+    checkpoint_interval="checkpoint_interval",
+    patience="patience",
+    init_weights="init_weights",
+    resume="resume",
+    progress="progress",
+)
 def standard_handlers(
     *,
-    objective: Any,
     output_dir: str | os.PathLike[str],
+    objective: Any = None,
     evaluator: Any = None,
     scorer: Any = None,
     key_metric: str = "",
@@ -64,12 +79,15 @@ def standard_handlers(
 ) -> HandlerGroup:
     """Ramps, progress bar, validation, history and checkpoints, in the order that they need.
 
+    In a bundle what is not given is the setting of the argument's name, where there is one, and
+    ``validate#evaluator`` and ``validate#key_metric``.
+
     Args:
-        objective: the method, whose weights the ramps move.
         output_dir: folder of the run.
+        objective: the method, whose weights the ramps move; None for the trainer's.
         evaluator: the validator. Where its dataset holds no case, the training does not validate
             and keeps the latest weights.
-        scorer: the validator's scorer, for the pictures.
+        scorer: the validator's scorer, for the pictures; None for the one among its handlers.
         key_metric: metric that selects the weights, e.g. ``"val_dice_main"``.
         ckpt_dir: folder of ``model.pt``; None for ``output_dir/models``.
         ramps: see :class:`WeightRamps`.
@@ -87,10 +105,13 @@ def standard_handlers(
         Handlers for :class:`mixseg.engines.MixedSupervisionTrainer`.
     """
     if validate and _has_no_case(evaluator):
-        logger.warning("no validation case: the last weights are kept, whatever they score")
+        logger.warning("no validation case: the last weights are kept")
         validate = False
     if not validate:
         evaluator = scorer = None
+    elif scorer is None:
+        own = getattr(evaluator, "handlers", ())
+        scorer = next((handler for handler in own if isinstance(handler, CaseScorer)), None)
     ckpt_dir = Path(output_dir) / "models" if ckpt_dir is None else ckpt_dir
     handlers = [
         *([] if init_weights is None else [InitialWeights(init_weights)]),
@@ -118,6 +139,18 @@ def _has_no_case(evaluator: Any) -> bool:
     return dataset is not None and not len(dataset)
 
 
+@reads_entries(
+    network="network",
+    bundle_root="bundle_root",
+    checkpoint="checkpoint",
+    ckpt_dir="ckpt_dir",
+    scorer="validate#scorer",
+    output_dir="output_dir",
+    seed="seed",
+    datalist="datalist_content",
+    surfaces="surfaces",
+    progress="progress",
+)
 def evaluation_handlers(
     *,
     network: nn.Module,
@@ -128,11 +161,14 @@ def evaluation_handlers(
     output_dir: str | os.PathLike[str],
     seed: int,
     datalist: Datalist,
-    dataset_dir: str | os.PathLike[str],
+    dataset_dir: str | os.PathLike[str] | None = None,
     surfaces: bool | None = None,
     progress: bool = True,
 ) -> HandlerGroup:
     """Load trained weights, score every case, and write scores and pictures.
+
+    In a bundle what is not given is the entry of the argument's name, ``validate#scorer`` and
+    ``datalist_content``.
 
     Args:
         network: to load the weights into, strictly.
@@ -145,7 +181,7 @@ def evaluation_handlers(
         output_dir: folder of ``metrics.csv``, ``summary.json`` and ``cases.png``.
         seed: of the training, for the record.
         datalist: of the data set, whose hash is recorded.
-        dataset_dir: where its files are.
+        dataset_dir: where its files are; None for where the datalist was looked for.
         surfaces: see :class:`EvaluationReport`.
         progress: show a progress bar.
 
@@ -177,3 +213,36 @@ def evaluation_handlers(
         ),
     ]
     return HandlerGroup(handlers)
+
+
+@reads_entries(
+    network="network",
+    bundle_root="bundle_root",
+    checkpoint="checkpoint",
+    exported="exported",
+    progress="progress",
+)
+def inference_handlers(
+    *,
+    network: nn.Module,
+    bundle_root: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    exported: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> HandlerGroup:
+    """Load trained weights and show a progress bar.
+
+    In a bundle what is not given is the entry of the argument's name, where there is one.
+
+    Args:
+        network: to load the weights into, strictly.
+        bundle_root: see :func:`mixseg.handlers.find_weights`.
+        checkpoint: see there.
+        exported: file of an exported network, which runs with weights of its own: none are loaded.
+        progress: show a progress bar.
+
+    Returns:
+        Handlers for :class:`mixseg.engines.Predictor`.
+    """
+    loader = [LoadWeights(network, bundle_root, checkpoint)] if exported is None else []
+    return HandlerGroup([*loader, ProgressBar(enabled=progress)])

@@ -8,11 +8,69 @@ from typing import Any
 
 from monai.utils import set_determinism
 
-from mixseg.configuration.start import begin_training
+from mixseg.configuration.start import begin_training, start_command
+from mixseg.configuration.workflow import running_entry
 from mixseg.data import check_cases
 from mixseg.files.atomic import ensure_writable
+from mixseg.transforms.labels import class_numbers
 
-__all__ = ["start_run"]
+__all__ = ["start_evaluation", "start_inference", "start_run", "start_training"]
+
+
+def start_training() -> None:
+    """Begin the training of the bundle under way; the ``initialize`` of its ``train.yaml``.
+
+    Options that no configuration knows are refused first, see
+    :func:`mixseg.handlers.start_command`: a folder of data that is not there may be a mistyped
+    setting's fault. Then the folders ``output_dir`` and ``ckpt_dir`` are made, the cases of
+    ``train#dataset#data`` and ``validate#dataset#data`` are checked as ``preparation`` reads them,
+    the run is recorded, and ``seed`` is set: these are entries of the configuration.
+
+    Raises:
+        ValueError: an option that is unknown or misread; as of :func:`start_run`; or the
+            configuration lacks one of these entries.
+    """
+    start_command()
+    start_run(
+        [running_entry("output_dir"), running_entry("ckpt_dir")],
+        seed=running_entry("seed"),
+        training=running_entry("train#dataset#data"),
+        validation=running_entry("validate#dataset#data"),
+        foreground=class_numbers(running_entry("preparation").target_classes),
+        **_reading(),
+    )
+
+
+def start_evaluation() -> None:
+    """Begin the evaluation of the bundle under way; the ``initialize`` of its ``evaluate.yaml``.
+
+    As :func:`start_training`, for the cases of ``validate#dataset#data`` alone; nothing is
+    recorded.
+    """
+    start_command()
+    start_run(
+        [running_entry("output_dir")], test=running_entry("validate#dataset#data"), **_reading()
+    )
+
+
+def start_inference() -> None:
+    """Begin the inference of the bundle under way; the ``initialize`` of its ``inference.yaml``.
+
+    Unknown options are refused, and ``output_dir`` is made.
+    """
+    start_command()
+    start_run([running_entry("output_dir")])
+
+
+def _reading() -> dict[str, Any]:
+    """How the checks shall read labels: as the bundle's preparation does."""
+    preparation = running_entry("preparation")
+    return {
+        "classes": preparation.num_source_classes,
+        "unlabeled": preparation.unlabeled_value,
+        "spatial_dims": preparation.spatial_dims,
+        "progress": running_entry("progress"),
+    }
 
 
 def start_run(
@@ -20,8 +78,8 @@ def start_run(
 ) -> None:
     """Refuse folders that cannot be written and faulty cases; record a training; set the seed.
 
-    Bundles call :func:`mixseg.handlers.start_command` before it: what this function is given is
-    made first, and a folder of data that is not there may be a mistyped setting's fault.
+    A bundle calls :func:`start_training` and its sisters, which call this with what its
+    configuration says.
 
     Args:
         folders: to write to, created where missing.
@@ -31,7 +89,7 @@ def start_run(
             :func:`mixseg.configuration.begin_training`.
 
     Raises:
-        ValueError: a seed that is none of NumPy's.
+        ValueError: a seed that NumPy does not accept.
         OSError: a folder that cannot be written.
         DatalistError: there is no case to score, or lists every fault of the cases.
         RunRefusedError: the first folder holds a run that would be spoiled.

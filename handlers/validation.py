@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
-from torch.utils.data import Sampler
 
-__all__ = ["CaseShare", "Validation", "validate"]
-
-
-class CaseShare(Sampler[int]):
-    """Every n-th case of a dataset, for one of n processes: each case in one process only.
-
-    MONAI's ``DistributedSampler(even_divisible=False)`` shares in the same way, but refuses fewer
-    cases than processes. Here such a share is empty, which :class:`Validation` knows of.
-
-    Args:
-        dataset: cases, in the order of the datalist.
-        rank: of this process; None asks ``torch.distributed``.
-        world_size: number of processes; None asks ``torch.distributed``.
-
-    Raises:
-        ValueError: when the rank is not below the number of processes, or the dataset is empty.
-    """
-
-    def __init__(
-        self, dataset: Sized, rank: int | None = None, world_size: int | None = None
-    ) -> None:
-        rank = torch.distributed.get_rank() if rank is None else rank
-        world_size = torch.distributed.get_world_size() if world_size is None else world_size
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in 0…{world_size - 1}, got {rank}")
-        if not len(dataset):
-            raise ValueError("no case to share among the processes")
-        self.indices = range(rank, len(dataset), world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
+__all__ = ["Validation", "validate"]
 
 
 class Validation:
@@ -55,7 +20,8 @@ class Validation:
 
     Under ``torch.distributed`` every process first takes the batch statistics of the process that
     writes the checkpoints: each has its own since the last step, and all must score one network.
-    A process without a case, see :class:`CaseShare`, scores none and gets the scores of the others.
+    A process without a case, see :class:`mixseg.data.CaseShare`, scores none and gets the scores of
+    the others.
 
     Args:
         evaluator: a :class:`mixseg.engines.MixedSupervisionEvaluator`.

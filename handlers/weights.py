@@ -65,7 +65,7 @@ def find_weights(
     raise ValueError(
         f"'{root.resolve().name}' has no trained weights: train it in its folder with 'python -m "
         "monai.bundle run training --config_file configs/train.yaml --dataset_dir DATA', or use "
-        "a bundle that comes with weights: acdc_mixed, acdc_lv_mixed or la_mixed"
+        "a bundle that comes with weights: acdc_mixed, acdc_lv_mixed, la_mixed or wbc_mixed"
     )
 
 

@@ -86,7 +86,7 @@ def voxel_mean(values: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def divisor(count: Tensor, summed: Tensor) -> Tensor:
-    """What a sum over ``count`` voxels is divided by: the count, at least 1.
+    """Divisor of a sum over ``count`` voxels: the count, at least 1.
 
     Under ``torch.distributed`` DDP averages the gradients of the processes. Dividing each sum by
     the mean count of all processes makes that the gradient of the mean over all their voxels, as

@@ -1,4 +1,4 @@
-"""What a discriminator learns, and what a network learns from it."""
+"""Loss terms of discriminators, and of networks that learn from them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def labeled_maps(label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """A mask as the probabilities that it stands for, and where it has labels.
+    """One-hot probabilities of a mask, and where it is labeled.
 
     Args:
         label: (B, 1, *spatial), 0…C−1 and C = unlabeled.

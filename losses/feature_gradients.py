@@ -21,7 +21,7 @@ _LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 def _check_choice(name: str, value: str, choices: object) -> None:
-    """Raise ValueError where a choice is none of a Literal's."""
+    """Raise ValueError where a choice is not one of a Literal's."""
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
 
@@ -46,7 +46,7 @@ def _root(squares: Tensor) -> Tensor:
 def gradient_map(
     features: Tensor, *, operator: Operator = "sobel", channel_reduction: Reduction = "mean"
 ) -> Tensor:
-    """Magnitude of the spatial gradient of features, one number a voxel.
+    """Magnitude of the spatial gradient of features, one number per voxel.
 
     Args:
         features: (B, channels, *spatial), floating point, 2D or 3D.

@@ -1,4 +1,4 @@
-"""Classes of a whole image, learnt from its mask, and their agreement with the pixels'."""
+"""Classes of a whole image, learned from its mask, and their agreement with the pixels'."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 def classes_present(label: Tensor, num_classes: int) -> Tensor:
-    """Which classes some voxel of an image is labeled with.
+    """Classes with at least one labeled voxel in an image.
 
     Args:
         label: (B, *spatial) or (B, 1, *spatial), 0..C-1, or C where unlabeled.

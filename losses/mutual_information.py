@@ -31,7 +31,7 @@ def _prepare_assignments(assignments: Tensor, *, name: str) -> Tensor:
 
 
 def joint_distribution(first: Tensor, second: Tensor, *, padding: int = 0) -> Tensor:
-    """Joint distribution of two soft cluster assignments, symmetrised.
+    """Joint distribution of two soft cluster assignments, symmetrized.
 
     P_ij is the mean of first_i · second_j over the images and, for maps, over the voxels u, with
     the second map read at u + δ: one distribution a displacement δ, each axis within ±padding,

@@ -163,7 +163,7 @@ def onnx_options(spatial_dims: int) -> dict[str, Any]:
 def max_difference(
     network: nn.Module, exported: nn.Module, shapes: Sequence[Sequence[int]], seed: int = 0
 ) -> tuple[float, int, int]:
-    """How far the outputs of two networks are apart on standard normal images.
+    """Largest difference of the outputs of two networks on standard normal images.
 
     Args:
         network: the original, in evaluation mode, on the CPU, returning logits of one branch.

@@ -1,4 +1,4 @@
-"""What a network's submodules were given and returned, beside its own output."""
+"""Inputs and outputs of a network's submodules, beside its own output."""
 
 from __future__ import annotations
 

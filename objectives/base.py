@@ -1,4 +1,4 @@
-"""What the engine knows of a method."""
+"""The protocol between the engine and a method."""
 
 from __future__ import annotations
 

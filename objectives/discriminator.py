@@ -1,4 +1,4 @@
-"""What methods share whose discriminator trains in turn with the network."""
+"""Base of methods whose discriminator trains in turn with the network."""
 
 from __future__ import annotations
 

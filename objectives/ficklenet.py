@@ -1,4 +1,4 @@
-"""FickleNet: seeds out of many random localisation maps of a classifier of whole images."""
+"""FickleNet: seeds from many random localization maps of an image classifier."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StochasticClassHead(nn.Module):
     """Features → scores of the foreground classes, with most hidden units dropped at random.
 
     Each unit of each position is dropped by itself, then a 1×1 convolution makes a map a class and
-    the mean over positions is its score. Without the bias the map is the class's localisation (its
+    the mean over positions is its score. Without the bias the map is the class's localization (its
     Grad-CAM, whose weights are those of the convolution here).
 
     Args:
@@ -119,7 +119,7 @@ def seeds_from_maps(
 
 
 class FickleNet(SingleBranchObjective):
-    """Classes of whole images localise themselves, L = L_s + λ_class L_class + λ_seed L_seed.
+    """Classes of whole images localize themselves, L = L_s + λ_class L_class + λ_seed L_seed.
 
     Lee et al., 'FickleNet: weakly and semi-supervised semantic image segmentation using stochastic
     inference', CVPR 2019, as a method for medical images with full and noisy masks.

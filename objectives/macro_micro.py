@@ -44,7 +44,7 @@ class MacroMicro(SingleBranchObjective):
 
     This follows the paper's outline: which network learns what, guidance by a divergence weighted
     with uncertainty, feeding by an average that minds it. The paper feeds the micro network by
-    moving its weights towards the macro network's, an exponential moving average whose rate
+    moving its weights toward the macro network's, an exponential moving average whose rate
     follows the uncertainty. Here the weights of the macro network are averaged at a fixed rate, and
     the micro network learns the average's predictions by the voxels' certainty, so that its own
     weights stay the optimizer's. Certainty is that of a single pass.

@@ -15,7 +15,7 @@ __all__ = ["MixedSupervision"]
 
 
 class MixedSupervision(Objective):
-    """Learn from whatever is there: masks, scribbles, partial labels, doubtful masks, no label.
+    """Learn from whatever is there: masks, scribbles, partial labels, noisy masks, no label.
 
     L = L_full + λ_partial L_partial + λ_noisy L_noisy + λ_pseudo L_pseudo
 

@@ -43,7 +43,7 @@ def agreement(predicted: ArrayLike, reference: ArrayLike) -> Agreement:
     """Agreement of two measurements of the same cases.
 
     Args:
-        predicted: a value a case.
+        predicted: a value per case.
         reference: the other value of each case, in the same unit.
 
     Raises:
@@ -62,7 +62,7 @@ def agreement(predicted: ArrayLike, reference: ArrayLike) -> Agreement:
 
 
 def volume_figure(volumes: Volumes, unit: str) -> Figure:
-    """Predicted over reference volumes, a color a class, with the line of identity.
+    """Predicted over reference volumes, a color per class, with the line of identity.
 
     Args:
         volumes: by class, at least one case.
@@ -118,4 +118,4 @@ def _colors(volumes: Volumes) -> list[str]:
 def _finish(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_xlabel(x, fontsize=10, color=INK)
     axes.set_ylabel(y, fontsize=10, color=INK)
-    style(axes, title, legend_rows=1)
+    style(axes, title)

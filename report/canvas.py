@@ -11,11 +11,14 @@ import io
 import os
 import re
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import TextPath
 
 from mixseg.files.atomic import write_bytes_atomic
 
@@ -26,8 +29,10 @@ BRANCH_COLORS = {
     "ensemble": "#009E73",
 }
 INK, MUTED, GRID = "#222222", "#6B6B6B", "#E3E3E3"
-LEGEND_COLUMNS = 5
-_LEGEND_ROW = 14.0  # points
+_LEGEND_COLUMNS = 5
+_LEGEND_SIZE, _LEGEND_ROW = 9.0, 14.0  # points
+#: In sizes of the legend's letters: the line of an entry, and the space behind the line and entry.
+_HANDLE, _AFTER_HANDLE, _AFTER_ENTRY = 1.4, 0.8, 1.2
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -81,29 +86,53 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def style(axes: Axes, title: str = "", legend_rows: int = 0) -> None:
+def legend_rows(axes: Axes) -> int:
+    """Rows of the legend that :func:`style` draws above these curves."""
+    labels = axes.get_legend_handles_labels()[1]
+    return -(-len(labels) // _legend_columns(axes))
+
+
+def _legend_columns(axes: Axes) -> int:
+    """Columns of the legend that fit above the plot; a wider legend would press it together."""
+    labels = axes.get_legend_handles_labels()[1]
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    room = axes.get_position().width * figure.get_figwidth() * 72 / _LEGEND_SIZE
+    font = FontProperties(size=_LEGEND_SIZE)
+    lengths = [TextPath((0, 0), text, prop=font).get_extents().width for text in labels]
+    for columns in range(min(_LEGEND_COLUMNS, len(labels)), 1, -1):
+        # Matplotlib fills column by column, and gives each the width of its longest entry.
+        texts = sum(max(column) for column in np.array_split(lengths, columns)) / _LEGEND_SIZE
+        if texts + columns * (_HANDLE + _AFTER_HANDLE + _AFTER_ENTRY) <= room:
+            return columns
+    return 1
+
+
+def style(axes: Axes, title: str = "", rows: int = 0) -> None:
     """Light grid, and title and legend above the plot, where they hide no curve.
 
     Args:
         axes: axes whose curves are drawn already.
         title: heading, aligned left; none if empty.
-        legend_rows: rows to keep free for the legend between the plot and the title.
+        rows: rows to keep free for the legend between the plot and the title, where it has fewer.
     """
+    rows = max(rows, legend_rows(axes))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(
-            fontsize=9,
+            fontsize=_LEGEND_SIZE,
             loc="lower left",
             bbox_to_anchor=(0.0, 1.0),
-            ncols=LEGEND_COLUMNS,
+            ncols=_legend_columns(axes),
             frameon=False,
             borderaxespad=0.2,
             borderpad=0.0,
-            handlelength=1.4,
-            columnspacing=1.2,
+            handlelength=_HANDLE,
+            handletextpad=_AFTER_HANDLE,
+            columnspacing=_AFTER_ENTRY,
         )
     if title:
         font = {"fontsize": 12, "fontweight": "bold", "color": INK}
-        axes.set_title(title, loc="left", pad=8 + _LEGEND_ROW * legend_rows, fontdict=font)
+        axes.set_title(title, loc="left", pad=8 + _LEGEND_ROW * rows, fontdict=font)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

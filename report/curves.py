@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from mixseg.report.canvas import (
     BRANCH_COLORS,
     INK,
-    LEGEND_COLUMNS,
     MUTED,
+    legend_rows,
     literal,
     new_figure,
     note,
@@ -26,6 +26,7 @@ from mixseg.report.canvas import (
 __all__ = ["curve_figures", "plot_curves"]
 
 _TERM_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#8C6D31")
+_LOSSES, _DICE = "Training losses", "Validation Dice, best epoch marked"
 _Series = dict[str, tuple[list[float], list[float]]]
 _NOT_TERMS = {"epoch", "iteration", "loss", "lr"}
 
@@ -55,10 +56,11 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     has_rate = "lr" in series
     losses = figure.add_subplot(grid[0, 0] if has_rate else grid[:, 0])
     dice = figure.add_subplot(grid[:, 1], sharex=losses)
-    counts = len(_loss_names(series)), sum(name.startswith("val_") for name in series)
-    legend_rows = -(-max(counts) // LEGEND_COLUMNS)  # the same in both, so that titles align
-    _draw_losses(losses, series, legend_rows)
-    _draw_dice(dice, series, legend_rows)
+    _draw_losses(losses, series)
+    _draw_dice(dice, series)
+    rows = max(legend_rows(losses), legend_rows(dice))  # the same in both, so that titles align
+    style(losses, _LOSSES, rows)
+    style(dice, _DICE, rows)
     bottom = [losses, dice]
     if has_rate:
         rate = figure.add_subplot(grid[1, 0], sharex=losses)
@@ -86,13 +88,11 @@ def curve_figures(history: Sequence[Mapping[str, Any]]) -> tuple[Figure, Figure]
     unit = "epoch" if all(_number(row.get("epoch")) is not None for row in history) else "iteration"
     series = _series(history, unit)
     figures = []
-    for draw, count in (
-        (_draw_losses, len(_loss_names(series))),
-        (_draw_dice, sum(name.startswith("val_") for name in series)),
-    ):
+    for draw, title in ((_draw_losses, _LOSSES), (_draw_dice, _DICE)):
         figure = new_figure(5.4, 3.9)
         axes = figure.add_subplot()
-        draw(axes, series, -(-count // LEGEND_COLUMNS))
+        draw(axes, series)
+        style(axes, title)
         axes.set_xlabel(unit, fontsize=10, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
         figures.append(figure)
@@ -129,7 +129,7 @@ def _loss_names(series: _Series) -> list[str]:
     return [name for name in ("loss", *terms) if name in series]
 
 
-def _draw_losses(axes: Axes, series: _Series, legend_rows: int) -> None:
+def _draw_losses(axes: Axes, series: _Series) -> None:
     names = _loss_names(series)
     values = [value for name in names for value in series[name][1]]
     if values and min(values) >= 0.0 and max(values) > 0.0:
@@ -141,12 +141,11 @@ def _draw_losses(axes: Axes, series: _Series, legend_rows: int) -> None:
         marker = "o" if len(xs) == 1 else None
         width = 2.2 if name == "loss" else 1.5
         axes.plot(xs, ys, color=color, linewidth=width, marker=marker, label=label)
-    style(axes, "Training losses", legend_rows)
     if not names:
         note(axes, "no losses recorded")
 
 
-def _draw_dice(axes: Axes, series: _Series, legend_rows: int) -> None:
+def _draw_dice(axes: Axes, series: _Series) -> None:
     axes.set_ylim(0.0, 1.0)
     names = [name for name in series if name.startswith("val_dice_")]
     others = iter(_TERM_COLORS[1:] * (1 + len(names)))
@@ -159,6 +158,5 @@ def _draw_dice(axes: Axes, series: _Series, legend_rows: int) -> None:
         size = 3.5 if len(xs) <= 60 else 0.0
         axes.plot(xs, ys, color=color, linewidth=1.8, marker="o", markersize=size, label=label)
         axes.plot(xs[best], ys[best], "o", color=color, markersize=8, markeredgecolor="white")
-    style(axes, "Validation Dice, best epoch marked", legend_rows)
     if not names:
         note(axes, "no validation recorded")

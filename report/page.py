@@ -116,7 +116,7 @@ def write_page(folder: str | os.PathLike[str]) -> Path:
 
 
 def try_to_write_page(folder: str | os.PathLike[str]) -> Path | None:
-    """:func:`write_page`, and where it fails a warning: no run is lost for its page."""
+    """Like :func:`write_page`, but log a warning if it fails, so that no run is lost."""
     try:
         return write_page(folder)
     except Exception as error:
@@ -158,7 +158,6 @@ def _training(folder: Path) -> Page:
         name = "best validation Dice" + (f", {branch}" if len(best) > 1 else "")
         tiles.append((name, f"{100 * dice:.1f} %"))
         facts.append((name[0].upper() + name[1:], f"{100 * dice:.2f} % in epoch {epoch}"))
-    parts = [_changed(record.get("changed_settings"))]
     curves = Part("Curves", ["Mean of each epoch; the best validation is marked."])
     curves.drawings = [
         inline_svg(figure, name)
@@ -166,10 +165,10 @@ def _training(folder: Path) -> Page:
             curve_figures(history), ("Training losses by epoch", "Validation Dice"), strict=True
         )
     ]
-    parts.append(curves)
+    parts = [curves]
     if pictures := _pictures(folder, {"cases.png": "Validation cases at the last drawing"}):
         parts.append(Part("Validation cases", pictures=pictures))
-    parts.append(_faults(_training_faults(times, best, record)))
+    parts = _in_order(_training_faults(times, best, record), parts, record.get("changed_settings"))
     name = record.get("bundle") or folder.resolve().name
     return Page(f"Training of {name}", _ended(times), facts, tiles, parts)
 
@@ -215,12 +214,12 @@ def _training_faults(
     ended = _ended(times)
     if ended and ended != "completed":
         found.append(
-            f"The training did not complete: {ended}. --resume continues it."
+            f"The training did not complete: {ended}. --resume resumes it."
             if ended != "under way"
             else "The training is under way, or its process was killed: --resume continues it."
         )
     if not best:
-        found.append("Nothing was validated: the last weights are kept, whatever they score.")
+        found.append("Nothing was validated: the last weights are kept.")
     small = len(record.get("data", {}).get("validation", ()))
     if best and 0 < small < 5:
         found.append(
@@ -257,14 +256,14 @@ def _evaluation(folder: Path) -> Page:
     tiles = [
         ("cases", str(len(cases))),
         ("Dice, mean ± sd" if spread else "Dice", f"{100 * fmean(dice):.1f}{spread} %"),
-        ("lowest", f"{100 * min(dice):.1f} %"),
+        ("lowest Dice of a case", f"{100 * min(dice):.1f} %"),
     ]
     header, lines = score_cells(rows)
     scores = Part("Scores", tables=[Table(header, lines, texts=2)])
     scores.text.append("Mean ± standard deviation over cases.")
     if len(branches) > 1:
         scores.text.append(f"Tiles, volumes and the list of cases are of the branch {shown}.")
-    parts = [_changed(summary.get("run", {}).get("changed_settings")), scores]
+    parts = [scores]
     if summary.get("groups"):
         parts.append(_groups(own, summary["groups"]))
     parts.append(_volumes(own, summary.get("spacing_mm", {})))
@@ -275,7 +274,8 @@ def _evaluation(folder: Path) -> Page:
     if surfaces := _pictures(folder, {"surfaces.png": "Predicted surfaces, colored by distance"}):
         parts.append(Part("Surfaces", pictures=surfaces))
     parts.append(_case_table(cases))
-    parts.append(_faults(_evaluation_faults(own, summary)))
+    changes = summary.get("run", {}).get("changed_settings")
+    parts = _in_order(_evaluation_faults(own, summary), parts, changes)
     name = summary.get("run", {}).get("bundle") or folder.resolve().name
     kind = "Cross-validation" if "folds" in summary else "Evaluation"
     return Page(f"{kind} of {name}", "", facts, tiles, parts)
@@ -320,10 +320,10 @@ def _volumes(rows: Sequence[CaseScore], spacings: Mapping[str, Sequence[float] |
         reference.append(row.reference_voxels * factor)
     part = Part("Volumes")
     if not known:
-        part.text.append("In voxels: the size of a voxel is not known for every case.")
+        part.text.append("In voxels, because the voxel size is not known for every case.")
     part.text.append(
-        "Difference is predicted less reference; its limits of agreement are bias ± 1.96 standard "
-        "deviations (Bland and Altman, 1986), dotted in the figure."
+        "The difference is predicted minus reference; its limits of agreement are bias ± 1.96 "
+        "standard deviations (Bland and Altman, 1986), dotted in the figure."
     )
     lines = []
     for name, pair in volumes.items():
@@ -348,17 +348,18 @@ def _case_table(cases: Mapping[str, Sequence[CaseScore]]) -> Part:
     names = list(dict.fromkeys(row.class_name for rows in cases.values() for row in rows))
     several = len(names) > 1
     ordered = sorted(cases.items(), key=lambda item: _mean(row.dice for row in item[1]))
+    known = all(row.hd95_mm is not None for rows in cases.values() for row in rows)
     lines = []
     for case_id, rows in ordered[:_ROWS]:
         dice = {row.class_name: f"{100 * row.dice:.1f}" for row in rows}
         mean = [f"{100 * _mean(row.dice for row in rows):.1f}"] if several else []
-        known = all(row.hd95_mm is not None for row in rows)
         hd95 = _mean((row.hd95_mm if known else row.hd95_vox) or 0.0 for row in rows)
         cells = [dice.get(name, "–") for name in names]
-        lines.append([case_id, *mean, *cells, f"{hd95:.1f} {'mm' if known else 'vox'}"])
-    header = ["case", *(["mean Dice"] if several else []), *(f"Dice {name}" for name in names)]
+        lines.append([case_id, *mean, *cells, f"{hd95:.1f}"])
+    header = ["case", *(["mean Dice [%]"] if several else [])]
+    header += [*(f"Dice {name} [%]" for name in names), f"HD95 [{'mm' if known else 'voxels'}]"]
     note = _left(len(ordered), _SCORES)
-    return Part("Cases, lowest Dice first", tables=[Table([*header, "HD95"], lines, 1, note)])
+    return Part("Cases, lowest Dice first", tables=[Table(header, lines, 1, note)])
 
 
 def _evaluation_faults(rows: Sequence[CaseScore], summary: Mapping[str, Any]) -> list[str]:
@@ -400,18 +401,16 @@ def _prediction(folder: Path) -> Page:
     tiles = [("masks", str(len(cases))), ("failed", str(len(failures)))]
     if images.get("found_finished"):
         tiles.append(("finished before", str(images["found_finished"])))
-    parts = [_changed(report.get("changed_settings")), _ordered(folder, report)]
-    faults = [str(text) for text in report.get("left_out", [])]
-    part = _faults(faults)
+    tables = []
     if failures:
         lines = [
             [str(f["case_id"]), str(f["problem"]), str(f["fix"])]
             for f in sorted(failures, key=lambda f: str(f["case_id"]))
         ]
-        part.text = [t for t in part.text if faults]
-        part.tables.append(Table(["failed", "why", "fix"], lines[:_ROWS], 3))
-    # Pictures are long: failures stand before them.
-    parts.insert(0 if failures else len(parts), part)
+        tables.append(Table(["failed", "why", "fix"], lines[:_ROWS], 3))
+    left_out = [str(text) for text in report.get("left_out", [])]
+    shown = [_ordered(folder, report)] if cases else []
+    parts = _in_order(left_out, shown, report.get("changed_settings"), tables)
     title = f"Masks of {report.get('bundle', folder.resolve().name)}"
     return Page(title, "", facts, tiles, parts)
 
@@ -438,16 +437,18 @@ def _ordered(folder: Path, report: Mapping[str, Any]) -> Part:
         own = [str(text) for text in case.get("warnings", []) if text not in common]
         lines.append([str(case["case_id"]), number, *cells, "; ".join(own)])
     part.text += [
-        "Look at the first ones first. Expected quality is the Dice [%] that the mask would have "
+        "Look at the first ones first. Expected quality is the Dice that the mask would have "
         "if the network's probabilities were right, mean over the classes found. Where mirrored "
         "passes, branches or folds differ, their averaged probabilities are lower, and so is it.",
         _trust(report.get("expected_quality"), report),
         *(f"All cases: {text}." for text in common),
     ]
-    header = ["case", "expected quality", *(f"{name} [{unit}]" for name in names)]
+    header = ["case", "expected quality [%]", *(f"{name} [{unit}]" for name in names)]
     header += ["disagreement"] if apart else []
-    table = Table([*header, "notes"], lines, 1, _left(len(cases), "report.csv"))
-    part.tables.append(table)
+    header.append("notes")
+    if not any(line[-1] for line in lines):
+        header, lines = header[:-1], [line[:-1] for line in lines]
+    part.tables.append(Table(header, lines, 1, _left(len(cases), "report.csv")))
     pictured = [(c, c["outputs"]["preview"]) for c in cases if "preview" in c.get("outputs", {})]
     for case, name in pictured[:_PREVIEWS]:
         # The report is a file like any other: nothing outside the folder is opened.
@@ -532,8 +533,15 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
-def _faults(found: Sequence[str]) -> Part:
-    return Part("What was left out or failed", list(found) or ["Nothing."])
+def _in_order(
+    faults: Sequence[str], results: Sequence[Part], changes: Any, tables: Sequence[Table] = ()
+) -> list[Part]:
+    """Results, then the settings; first of all what was left out or failed, if anything was."""
+    part = Part("What was left out or failed", list(faults), list(tables))
+    if faults or tables:
+        return [part, *results, _changed(changes)]
+    part.text.append("Nothing.")
+    return [*results, part, _changed(changes)]
 
 
 def _left(count: int, name: str) -> str:

@@ -1,16 +1,15 @@
-"""The files of scores: `metrics.csv`, one row a case, and `summary.json`."""
+"""The files of scores: `metrics.csv`, one row per case, and `summary.json`."""
 
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic, write_csv
 from mixseg.files.provenance import environment
 from mixseg.metrics.scores import CaseScore
 from mixseg.metrics.summary import summarize
@@ -35,13 +34,7 @@ def write_metrics_csv(rows: Iterable[CaseScore], path: str | os.PathLike[str]) -
     Raises:
         OSError: if the file cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for row in rows:
-        values = (getattr(row, field.name) for field in fields(CaseScore))
-        writer.writerow(["" if value is None else value for value in values])
-    write_bytes_atomic(path, text.getvalue().encode("utf-8"))
+    write_csv(path, [dict(zip(_COLUMNS, astuple(row), strict=True)) for row in rows], _COLUMNS)
 
 
 def read_metrics_csv(path: str | os.PathLike[str]) -> list[CaseScore]:

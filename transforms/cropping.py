@@ -1,4 +1,4 @@
-"""The center of a scan, cut out by its size in mm."""
+"""The part of a scan that is looked at: its content, and a central box of a size in mm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,23 @@ from monai.transforms import BorderPad, CenterSpatialCrop
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.transform import MapTransform
 
-__all__ = ["CropToCenterd"]
+__all__ = ["CropToCenterd", "above_minimum"]
+
+
+def above_minimum(image: torch.Tensor) -> torch.Tensor:
+    """Where an image shows something: voxels above its smallest value, or all if it has one value.
+
+    For ``monai.transforms.CropForeground``: the fill around a scan is that value, be it 0, -1024
+    or another.
+
+    Args:
+        image: (channels, *spatial).
+
+    Returns:
+        bool, of the same shape.
+    """
+    above = image > image.amin(dim=tuple(range(1, image.ndim)), keepdim=True)
+    return above if bool(above.any()) else torch.ones_like(above)
 
 
 class CropToCenterd(MapTransform, InvertibleTransform):

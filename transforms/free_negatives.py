@@ -15,17 +15,18 @@ from typing import Any, Literal
 
 import numpy as np
 from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
-from monai.transforms.transform import MapTransform, Transform
+from monai.transforms.transform import Transform
 from monai.utils.enums import TransformBackends
 from scipy import ndimage
 
 from mixseg.transforms.arrays import (
+    OfEachKey,
     channel_first_classes,
     check_num_classes,
     class_array,
     like,
 )
-from mixseg.transforms.labels import label_kind
+from mixseg.transforms.labels import class_numbers, label_kind
 from mixseg.transforms.scribbles import scribble_by_erosion
 from mixseg.transforms.weak_base import check_radius, plane_axis
 
@@ -324,7 +325,7 @@ class FreeNegatives(Transform):
         return like(array[None], label)
 
 
-class FreeNegativesd(MapTransform):
+class FreeNegativesd(OfEachKey):
     """Dictionary form of :class:`FreeNegatives`, for the partly labeled items.
 
     It follows what makes the seeds (:class:`~mixseg.transforms.scribbles.ScribbleByErosiond`), in
@@ -338,11 +339,6 @@ class FreeNegativesd(MapTransform):
 
     Args:
         keys: the labels' keys.
-        num_classes: see :class:`FreeNegatives`.
-        radius: see :class:`FreeNegatives`; None passes all items on.
-        slice_axis: see :class:`FreeNegatives`.
-        distance: see :class:`FreeNegatives`.
-        beside_background: see :class:`FreeNegatives`.
         classes: the foreground classes that are trained, in the numbers of ``annotated_classes``,
             which are the file's; entries may be lists, as for
             :class:`~mixseg.transforms.labels.SelectClasses`. None: 1…C−1, nothing was renumbered.
@@ -351,28 +347,25 @@ class FreeNegativesd(MapTransform):
         when: the kinds of supervision whose labels are filled. Items of kind ``"full"`` hold, in
             such a key, what was eroded from their full mask, and count as complete.
         allow_missing_keys: pass on items that lack a key.
+        **arguments: of :class:`FreeNegatives`.
     """
 
+    array = FreeNegatives
     backend = FreeNegatives.backend
 
     def __init__(
         self,
         keys: KeysCollection = "label",
         *,
-        num_classes: int,
-        radius: float | None,
-        slice_axis: int | None = -1,
-        distance: Literal["slice", "volume"] = "slice",
-        beside_background: bool = False,
         classes: Sequence[int | Sequence[int]] | None = None,
         supervision_key: str = "supervision",
         when: Sequence[str] = ("partial",),
         allow_missing_keys: bool = False,
+        **arguments: Any,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.transform = FreeNegatives(num_classes, radius, slice_axis, distance, beside_background)
-        groups = range(1, num_classes) if classes is None else classes
-        self.classes = {int(value) for entry in groups for value in np.ravel(entry)}
+        super().__init__(keys, allow_missing_keys=allow_missing_keys, **arguments)
+        groups = range(1, self.transform.num_classes) if classes is None else classes
+        self.classes = class_numbers(groups)
         self.supervision_key = supervision_key
         self.when = (when,) if isinstance(when, str) else tuple(when)
 

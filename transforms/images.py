@@ -1,4 +1,4 @@
-"""What images need before a network sees them: one slice for pictures, intensities by a rule."""
+"""Preparation of images for a network: a depth axis for pictures, and scaled intensities."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UNKNOWN = 0  # NIfTI-1 code
 
 
 class AddDepth(Transform):
-    """Make a volume of one slice out of a two-dimensional image; leave volumes as they are.
+    """Turn a two-dimensional image into a volume of one slice; leave volumes as they are.
 
     A picture (PNG, BMP, JPEG) has no geometry: its metadata get units that say so, that a pixel
     does not count as a millimeter.

@@ -20,6 +20,11 @@ from mixseg.transforms.arrays import (
 )
 
 
+def class_numbers(entries: Sequence[int | Sequence[int]]) -> set[int]:
+    """The numbers of classes, where an entry may be a list of classes that become one."""
+    return {int(value) for entry in entries for value in np.ravel(entry)}
+
+
 def label_kind(label: NdarrayOrTensor, num_classes: int) -> str:
     """The supervision that a label's values show.
 
@@ -214,31 +219,29 @@ class SelectClassesd(OfEachKey):
     backend = SelectClasses.backend
 
 
-class MaskUnannotatedClassesd(MapTransform):
-    """Dictionary form of :class:`MaskUnannotatedClasses`.
+class MaskUnannotatedClassesd(OfEachKey):
+    """Dictionary form of :class:`MaskUnannotatedClasses`, with its arguments.
 
     An item without ``annotated_key``, or with None there, is passed on as it is. The class numbers
     are the file's, so this comes before :class:`SelectClassesd`.
 
     Args:
         keys: the labels' keys.
-        num_classes: see :class:`MaskUnannotatedClasses`.
         annotated_key: the item's key for its list of annotated foreground classes.
-        allow_missing_keys: pass on items that lack a key.
+        **arguments: further ones.
     """
 
+    array = MaskUnannotatedClasses
     backend = MaskUnannotatedClasses.backend
 
     def __init__(
         self,
         keys: KeysCollection = "label",
         *,
-        num_classes: int,
         annotated_key: str = "annotated_classes",
-        allow_missing_keys: bool = False,
+        **arguments: Any,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.masker = MaskUnannotatedClasses(num_classes)
+        super().__init__(keys, **arguments)
         self.annotated_key = annotated_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -248,7 +251,7 @@ class MaskUnannotatedClassesd(MapTransform):
         if annotated is None:
             return d
         for key in self.key_iterator(d):
-            d[key] = self.masker(d[key], annotated)
+            d[key] = self.transform(d[key], annotated)
         return d
 
 

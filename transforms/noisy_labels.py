@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
-from monai.transforms.transform import MapTransform
 from scipy import ndimage
 
-from mixseg.transforms.arrays import channel_first_classes, like
+from mixseg.transforms.arrays import OfEachKey, channel_first_classes, like
 from mixseg.transforms.weak_base import WeakLabel, plane_axis, regions
 
 __all__ = ["KINDS", "NoisyInstance", "NoisyLabel", "NoisyLabeld"]
@@ -33,7 +32,7 @@ _EDGE = 1 + 1e-9
 
 @dataclass(frozen=True)
 class NoisyInstance:
-    """What is drawn for a slice as a whole.
+    """Random values drawn for a slice as a whole.
 
     Attributes:
         missing: everything becomes background, as of an annotator who saw nothing.
@@ -140,7 +139,7 @@ class NoisyLabel(WeakLabel):
         return self._distort(label, "")
 
     def instance(self, case_id: str, slice_index: int = 0) -> NoisyInstance:
-        """What is drawn for a slice of a case.
+        """Random values drawn for a slice of a case.
 
         Args:
             case_id: name of the case.
@@ -234,54 +233,31 @@ def _axes(angle: float) -> np.ndarray:
     return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
-class NoisyLabeld(MapTransform):
+class NoisyLabeld(OfEachKey):
     """Dictionary form of :class:`NoisyLabel`, for the items that say that they are to be distorted.
 
     Args:
         keys: the labels' keys.
-        num_classes: see :class:`NoisyLabel`.
-        kind: see :class:`NoisyLabel`.
-        distortion: see :class:`NoisyLabel`.
-        share_missing: see :class:`NoisyLabel`.
-        seed: see :class:`NoisyLabel`.
-        stroke_width: see :class:`NoisyLabel`.
-        slice_axis: see :class:`NoisyLabel`.
-        per_object: see :class:`NoisyLabel`.
         flag_key: the item's key for whether its labels are distorted, set by
             :func:`mixseg.data.select_cases`; an item without it is passed on. None distorts all.
         case_key: the item's key for the name of its case.
         allow_missing_keys: pass on items that lack one of the keys.
+        **arguments: of :class:`NoisyLabel`.
     """
 
+    array = NoisyLabel
     backend = NoisyLabel.backend
 
     def __init__(
         self,
         keys: KeysCollection = "label",
         *,
-        num_classes: int,
-        kind: str = "mixed",
-        distortion: float = 0.5,
-        share_missing: float = 0.4,
-        seed: int = 0,
-        stroke_width: float = 0.5,
-        slice_axis: int = -1,
-        per_object: bool = False,
         flag_key: str | None = "distort",
         case_key: str = "case_id",
         allow_missing_keys: bool = False,
+        **arguments: Any,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.transform = NoisyLabel(
-            num_classes,
-            kind,
-            distortion,
-            share_missing,
-            seed,
-            stroke_width=stroke_width,
-            slice_axis=slice_axis,
-            per_object=per_object,
-        )
+        super().__init__(keys, allow_missing_keys=allow_missing_keys, **arguments)
         self.flag_key = flag_key
         self.case_key = case_key
 

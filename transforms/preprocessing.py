@@ -14,12 +14,13 @@ from typing import Any, Literal
 from monai.transforms import (
     Compose,
     CopyItemsd,
+    CropForegroundd,
     Orientationd,
     ResizeWithPadOrCropd,
     Spacingd,
 )
 
-from mixseg.transforms.cropping import CropToCenterd
+from mixseg.transforms.cropping import CropToCenterd, above_minimum
 from mixseg.transforms.free_negatives import FreeNegativesd, negative_radius
 from mixseg.transforms.images import AddDepthd, RescaleIntensityd
 from mixseg.transforms.labels import (
@@ -42,6 +43,8 @@ RESAMPLING = ("area", "nearest")
 class _Preprocessing:
     """What slices and volumes have in common; see the subclasses."""
 
+    #: Dimensions that images must have; None for either.
+    spatial_dims: int | None = None
     #: Axis across which slices lie.
     slice_axis: int | None = 2
     #: Whether free negatives are far from the seeds of their slice or of the volume.
@@ -133,8 +136,12 @@ class _Preprocessing:
             negatives,
         ]
 
+    def _content(self, *keys: str) -> list[Any]:
+        """The part of an oriented image, and of what lies beside it, that shows something."""
+        return []
+
     def _region(self) -> list[Any]:
-        """The part of an oriented image that evaluation and inference see."""
+        """The part of that content that evaluation and inference see."""
         return []
 
     def _weak_grid(self) -> list[Any]:
@@ -176,6 +183,7 @@ class _Preprocessing:
             [
                 *self._load("image"),
                 *self._orient("image"),
+                *self._content("image"),
                 *self._region(),
                 *self._rescaled(self._to_grid()),
             ]
@@ -190,6 +198,7 @@ class _Preprocessing:
                 *self._label_classes(),
                 CopyItemsd("image", names="native"),
                 *self._orient("image"),
+                *self._content("image"),
                 *self._region(),
                 *self._rescaled(self._to_grid()),
             ]
@@ -204,7 +213,12 @@ class _Preprocessing:
                 :func:`mixseg.transforms.negative_radius`.
         """
         keys = ("image", "label")
-        masks = [*self._load(*keys), *self._orient(*keys), *self._label_classes()]
+        masks = [
+            *self._load(*keys),
+            *self._orient(*keys),
+            *self._content(*keys),
+            *self._label_classes(),
+        ]
         radius = None
         if self.weak_label is True or any(
             item.get("supervision") in ("partial", None) for item in data
@@ -341,8 +355,10 @@ class SlicePreprocessing(_Preprocessing):
 class VolumePreprocessing(_Preprocessing):
     """Volumes with voxels of one size, for a network in 3D.
 
-    A volume is turned to ``orientation``, its intensities are rescaled, and it is resized to
-    ``spacing``. Masks are eroded into scribbles in the file's own grid.
+    A volume is turned to ``orientation``, margins that hold nothing but its smallest value are cut
+    off (fill around a resampled or padded scan would decide its mean and sd), its intensities are
+    rescaled, and it is resized to ``spacing``. Masks are eroded into scribbles in the file's own
+    grid. Predictions in the margins are background.
 
     Args:
         source_classes: see :class:`SlicePreprocessing`, as the other arguments that it has, too.
@@ -356,6 +372,8 @@ class VolumePreprocessing(_Preprocessing):
             None for a whole axis: for scans that show far more than those of the training, which
             is not cropped. Predictions outside the box are background.
     """
+
+    spatial_dims = 3
 
     def __init__(
         self,
@@ -394,6 +412,19 @@ class VolumePreprocessing(_Preprocessing):
         self.distance = "volume"
         self.spacing = tuple(spacing)
         self.center_size = center_size
+
+    def _content(self, *keys: str) -> list[Any]:
+        return [
+            CropForegroundd(
+                keys,
+                source_key="image",
+                select_fn=above_minimum,
+                allow_smaller=False,
+                start_coord_key=None,
+                end_coord_key=None,
+                allow_missing_keys=True,
+            )
+        ]
 
     def _region(self) -> list[Any]:
         return [] if self.center_size is None else [CropToCenterd("image", self.center_size)]

@@ -1,4 +1,4 @@
-"""What all simulated weak labels share: containers, slices, objects, and which items they touch."""
+"""Base of simulated weak labels: containers, slices, objects, and the items that they change."""
 
 from __future__ import annotations
 

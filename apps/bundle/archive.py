@@ -110,7 +110,7 @@ def _check_outer_sum(source: Path) -> None:
     sums = read_sums(listed.read_text(encoding="utf-8"))
     if source.name in sums and sums[source.name] != (found := sha256_of(source)):
         raise ArchiveError(
-            f"'{source}' has not the sum that '{listed}' states (sha256 {found[:12]}… instead of "
+            f"'{source}' does not match '{listed}' (sha256 {found[:12]}… instead of "
             f"{sums[source.name][:12]}…); download both again"
         )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mixseg.apps.bundle.archive import unpack
 from mixseg.apps.bundle.sums import SUMS_NAME, check_sums
-from mixseg.configuration.record import is_run, read_record
+from mixseg.configuration.record import bundle_name, is_run
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import sha256_of
 
@@ -81,11 +81,6 @@ def find_trained(name_or_path: str | os.PathLike[str]) -> Path:
     refuse_changed(folder)
     run = folder / "eval"
     return run if is_run(run) and (run / "models" / "model.pt").is_file() else folder
-
-
-def bundle_name(folder: Path) -> str:
-    """The name of a bundle; of a run, the one of the bundle that it trained."""
-    return str(read_record(folder)["bundle"]) if is_run(folder) else folder.resolve().name
 
 
 def refuse_changed(folder: Path) -> None:

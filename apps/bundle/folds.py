@@ -55,8 +55,8 @@ def cross_validate(
     weights nor stop the training. Interrupted, the same call resumes: finished folds are skipped,
     and a training that had begun continues from its checkpoint.
 
-    The output folder then holds a run a fold, ``fold_1`` and so on, with the scores of its part in
-    ``test``; ``metrics.csv``, ``summary.json`` and ``report.html`` are of all folds together.
+    The output folder then holds a run per fold, ``fold_1`` and so on, with the scores of its part
+    in ``test``; ``metrics.csv``, ``summary.json`` and ``report.html`` are of all folds together.
 
     Args:
         bundle: its folder, a zip of ``mixseg pack``, or its name.

@@ -1,4 +1,4 @@
-"""What a bundle says of itself."""
+"""Description of a bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["describe"]
 
 
 def describe(folder: Path) -> dict[str, str]:
-    """The facts of a bundle that one asks for before using it.
+    """Facts about a bundle that users need before using it.
 
     Args:
         folder: the bundle's.

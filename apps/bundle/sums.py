@@ -45,7 +45,7 @@ def read_sums(text: str) -> dict[str, str]:
     """Name → SHA-256 out of the text of a list.
 
     Raises:
-        ValueError: a line is none of ``sha256sum``, a name occurs twice, climbs out of the
+        ValueError: a line is not in the format of ``sha256sum``; a name occurs twice, leaves the
             folder or is absolute.
     """
     sums: dict[str, str] = {}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed, remember
-from mixseg.apps.bundle.processes import Processes
 from mixseg.apps.bundle.run import run_bundle
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.processes import Processes
 from mixseg.configuration.record import is_run
 from mixseg.configuration.settings import settings_of, suggestion
 
@@ -135,7 +135,7 @@ def train_bundle(
     if given.get("init_weights") is not None:
         given["init_weights"] = _weights_to_start_from(str(given["init_weights"]))
     if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
+        raise ValueError("--resume and --overwrite cannot be combined")
     if not (resume or overwrite) and any((output / name).is_file() for name in _TRAINED):
         raise ValueError(
             f"'{output}' holds a training: continue it with --resume, start again with "
@@ -220,7 +220,7 @@ def check_settings(
     """
     for name in settings:
         if name in own:
-            raise ValueError(f"'{name}' is given by {own[name]} here")
+            raise ValueError(f"'{name}' is set by {own[name]} here")
         if re.split("#|::", name)[0] not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ValueError(f"'{name}' is not a setting of {owner}{suggestion(near)}")

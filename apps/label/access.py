@@ -115,8 +115,8 @@ def check_name(kind: str, name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f'{kind} {name!r} is not a plain name: up to 200 signs without / \\ : * ? " < > |, not '
-            "beginning with a dot"
+            f'{kind} {name!r} is not a plain name: up to 200 characters, none of / \\ : * ? " < > |'
+            ", not beginning with a dot"
         )
 
 
@@ -129,7 +129,7 @@ def check_device(name: Any) -> str:
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     known = {*cuda, *(f"{device}:{number}" for number, device in enumerate(cuda))}
     if not isinstance(name, str) or not (_DEVICE.fullmatch(name) or name in known):
-        raise ValueError(f"device {name!r} is none: give cpu, cuda or cuda:1")
+        raise ValueError(f"device {name!r} is unknown: give cpu, cuda or cuda:1")
     return name
 
 
@@ -155,7 +155,7 @@ def check_inference(request: Mapping[str, Any], places: Collection[Path]) -> Non
             raise ValueError(f"model_filename {name!r} is not there: this model has model.pt")
     extension = request.get("result_extension")
     if extension not in (None, "", *_EXTENSIONS):
-        raise ValueError(f"result_extension {extension!r} is none of {', '.join(_EXTENSIONS)}")
+        raise ValueError(f"result_extension {extension!r} is not one of {', '.join(_EXTENSIONS)}")
     if request.get("label_tag"):
         check_name("label_tag", str(request["label_tag"]))
     device = request.get("device")
@@ -170,7 +170,7 @@ def check_settings(request: Mapping[str, Any], train: Mapping[str, Any]) -> dict
     No text of a request reaches the configuration, where it could be an expression.
 
     Args:
-        request: JSON of the client; entries that are none of train.yaml are left aside.
+        request: JSON of the client; entries that are not settings of train.yaml are ignored.
         train: content of train.yaml.
 
     Raises:

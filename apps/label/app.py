@@ -97,7 +97,7 @@ class MixedSupervisionApp(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         if studies.startswith(("http://", "https://")):
             raise ValueError(
-                f"{studies}: training reads what was submitted from a folder of scans; give one"
+                f"{studies}: training reads submitted labels from a folder: give a folder of scans"
             )
         self.model = conf["models"]
         self.folder = Path(app_dir) / "model" / self.model
@@ -176,5 +176,5 @@ class MixedSupervisionApp(MONAILabelApp):
             return parent(method, params)
         except requests.RequestException as error:
             # A training that is done stays done when the server cannot be told to score.
-            logger.warning("scores are not brought up to date: %s", error)
+            logger.warning("scores are out of date: %s", error)
             return {}

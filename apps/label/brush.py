@@ -34,7 +34,7 @@ def segment_names(classes: Sequence[str]) -> dict[str, int]:
     names = [name.lower() for name in (*classes[1:], UNLABELED, BACKGROUND_BRUSH)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
-            f"segments are told apart by their names in lower case, and {twice} occurs more than "
+            f"segment names are compared in lower case, and {twice} occurs more than "
             "once: rename the class"
         )
     return {name: value for value, name in enumerate(names, start=1)}
@@ -123,7 +123,7 @@ class BrushLabel(Transform):
         used = [name for value, name in enumerate(names, start=1) if value in present]
         if foreign := [name for name in used if name not in self.values]:
             raise ValueError(
-                f"{source} has segments {foreign}, which are none of {list(self.values)}: rename "
+                f"{source} has segments {foreign}, which are not among {list(self.values)}: rename "
                 "them in the viewer, or remove them, and submit again"
             )
         return np.array([0, *(self.values.get(name, 0) for name in names)])

@@ -57,7 +57,7 @@ class LabelDatastore(LocalDatastore):
         path = os.path.join(self._datastore.image_path(), self._filename(image_id, extension))
         if os.path.lexists(path) and not (known and known.image.info.get(_WRITTEN)):
             raise HTTPException(
-                409, f"the scan '{image_id}' is there and was not uploaded: it is not replaced"
+                409, f"the scan '{image_id}' exists and was not uploaded, so it is not replaced"
             )
         return super().add_image(image_id, image_filename, {**_public(image_info), _WRITTEN: True})
 
@@ -135,7 +135,7 @@ class LabelDatastore(LocalDatastore):
         known = [pattern.replace("*", "") for pattern in self._extensions]
         if extension not in known:
             raise HTTPException(
-                400, f"a file '{extension}' is none of those served: {', '.join(known)}"
+                400, f"files '{extension}' are not served; known are {', '.join(known)}"
             )
 
     def _update_datastore_file(self, lock: bool = True) -> None:

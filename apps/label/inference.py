@@ -59,7 +59,7 @@ class StudentInferTask(BundleInferTask):
         return super().writer(data, extension, dtype)
 
     def entropy(self, image: str, device: str) -> float:
-        """How unsure the student is about a scan.
+        """Uncertainty of the student about a scan.
 
         The quantity that the entropy term of the method lowers: Shannon entropy of the softmax,
         averaged over all voxels that the network sees, here divided by ln C.

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Submitted:
-    """What a training is given.
+    """Input of a training.
 
     Attributes:
         datalist: the file.
@@ -73,7 +73,7 @@ def convert_label(scan: StoredScan, classes: Sequence[str]) -> tuple[np.ndarray,
         if scan.annotated_classes is not None:
             names = {name.lower(): value for value, name in enumerate(classes)}
             if foreign := [n for n in scan.annotated_classes if not names.get(n.lower())]:
-                raise ValueError(f"annotated_classes {foreign} are none of {list(classes[1:])}")
+                raise ValueError(f"annotated_classes {foreign} are not among {list(classes[1:])}")
             chosen = [names[name.lower()] for name in scan.annotated_classes]
             label = MaskUnannotatedClasses(len(classes))(label, chosen)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Which scan to annotate next: the one that the student is least sure about."""
+"""Choice of the next scan to annotate: the one about which the student is least certain."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def read_label_store(studies: str | os.PathLike[str], tag: str = "final") -> lis
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"'{path}' is not a datastore of MONAI Label ({error}): move it away, and the server "
-            "builds it anew out of the files"
+            "rebuilds it from the files"
         ) from error
     images = folder / content.get("images_dir", ".")
     labels = folder / content.get("labels_dir", "labels") / tag

@@ -41,7 +41,7 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What a request asks for.
+    """Settings of a request.
 
     Attributes:
         max_epochs: epochs of the training, those before a resume included.
@@ -283,11 +283,13 @@ def _explain(submitted: Submitted) -> None:
         )
     if not submitted.full:
         logger.warning(
-            "no complete mask was submitted: the teacher keeps what its weights know, and the "
+            "no complete mask was submitted: the teacher is not trained, and the "
             "student learns from scribbles alone"
         )
     if not submitted.validation:
-        logger.info("too few complete masks to keep one for validation: the last weights count")
+        logger.info(
+            "too few complete masks to set one aside for validation: the last weights are kept"
+        )
 
 
 def _unfinished(trainings: Path, labels: str, settings: TrainSettings) -> Path | None:
@@ -303,12 +305,12 @@ def _unfinished(trainings: Path, labels: str, settings: TrainSettings) -> Path |
     if status["status"] != "running":
         return None  # it is done, or has failed and would fail again
     if request["labels"] != labels:
-        logger.info("labels have changed since the interrupted training: a new one begins")
+        logger.info("labels have changed since the interrupted training: starting a new one")
         return None
     asked, before = asdict(settings), request["settings"]
     same = ("val_split", "pretrained", "settings")
     if any(asked[name] != before[name] for name in same):
-        logger.info("the interrupted training had other settings: a new one begins")
+        logger.info("the interrupted training had other settings: starting a new one")
         return None
     return latest
 

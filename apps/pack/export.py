@@ -20,7 +20,11 @@ from mixseg.networks.tracing import example_shapes
 
 #: Largest difference of the logits, relative to the largest logit where that is above one.
 TOLERANCE = 1e-4
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def missing_for_onnx() -> list[str]:
+    """The packages that ONNX files need and that are not installed."""
+    return [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
 
 
 def export_bundle(
@@ -33,8 +37,7 @@ def export_bundle(
             a file that differs from the network by more than :data:`TOLERANCE`; ``output`` is
             then left as it was.
     """
-    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
-    if format == "onnx" and missing:
+    if format == "onnx" and (missing := missing_for_onnx()):
         raise ValueError(f"ONNX files need {', '.join(missing)}: pip install 'mixseg[onnx]'")
     config = bundle / "configs" / "inference.yaml"
     metadata = bundle / "configs" / "metadata.json"

@@ -122,8 +122,8 @@ def _check_source(bundle: Path) -> None:
     ]
     if forms:
         raise ValueError(
-            f"these files say '{FILL_IN}': {', '.join(forms)}; write there whose data and weights "
-            "these are and on what terms others may use them, then pack again"
+            f"these files say '{FILL_IN}': {', '.join(forms)}; state in them whose data and "
+            "weights these are and on what terms others may use them, then pack again"
         )
 
 

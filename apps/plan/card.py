@@ -28,21 +28,21 @@ REFERENCES = {
 }
 #: Settings that the templates leave without a comment.
 _PLAIN = {
-    "device": "where to compute",
-    "seed": "of weights, batches and dropout",
-    "weight_decay": "of AdamW",
+    "device": "training device",
+    "seed": "seed of weights, batches and dropout",
+    "weight_decay": "weight decay of AdamW",
 }
 
 _LICENSE = """\
 To be filled in by the author of this bundle: the terms of the data it was trained on
 
-Data:    what it is called, and where it can be had
+Data:    its name, and where to get it
 Terms:   its license, with a link; or who gave which permission
 Cite:    the publication that its users are asked to cite
 Consent: the ethics approval or the consent under which the images may be used, if they show people
 
-This bundle holds none of these data. Weights trained on them derive from them: say here whether
-these weights may be passed on, to whom, and for what. Until you do, do not pass them on. The
+This bundle contains none of these data, but weights trained on them derive from them. State here
+whether these weights may be passed on, to whom, and for what. Do not pass them on before. The
 license of the bundle's own files (LICENSE, Apache-2.0) does not extend to such weights.
 
 The bundle {name} was written by mixseg new for the datalist {datalist}.
@@ -76,7 +76,7 @@ def model_card(plan: Plan, settings: Sequence[tuple[str, str, str]]) -> str:
         f"# {plan.name}",
         f"Segments {names}. Written by `mixseg new` for data of its user; {FILL_IN}: what it is "
         "for, who made it, and its [data's terms](data_license.txt).",
-        "For research. Not a medical device, not for clinical use.",
+        "For research only. Not a medical device, not for clinical use.",
         "## Data",
         f"Classes: {', '.join(f'{i} {name}' for i, name in enumerate(facts.classes))}; "
         f"{facts.unlabeled} is unlabeled. Training cases: {kinds}. Median image: {size} {unit}, "
@@ -91,8 +91,8 @@ def model_card(plan: Plan, settings: Sequence[tuple[str, str, str]]) -> str:
             "alone. Add scribbled cases to the datalist and run `mixseg new` again to use them."
         ),
         "## Commands",
-        "From this folder, with `mixseg` installed. Settings are options: `--max-epochs 100`. A "
-        "name that is not a setting is refused.",
+        "Run these commands in this folder, with `mixseg` installed. Settings are options: "
+        "`--max-epochs 100`. Unknown names are refused.",
         "```bash\n"
         "mixseg train .\n"
         "mixseg train . --resume\n"
@@ -101,7 +101,7 @@ def model_card(plan: Plan, settings: Sequence[tuple[str, str, str]]) -> str:
         "mixseg export eval --format ts\n"
         "mixseg verify .\n"
         "```",
-        "By `monai.bundle` alone, where `True` and `False` need a capital:",
+        "Or use `monai.bundle`, and write `True` and `False` as in Python:",
         "```bash\n"
         "python -m monai.bundle run training --config_file configs/train.yaml\n"
         "python -m monai.bundle run training --config_file configs/train.yaml --resume True\n"
@@ -113,16 +113,16 @@ def model_card(plan: Plan, settings: Sequence[tuple[str, str, str]]) -> str:
         "--ckpt_file eval/models/model.pt --meta_file configs/metadata.json "
         "--config_file configs/inference.yaml\n"
         "```",
-        "`eval/` then holds `curves.png`, `cases.png`, `history.csv` and TensorBoard events, "
-        "`eval/models/model.pt` the weights with the best validation Dice, or the last averaged "
-        "ones where the datalist has no validation cases. Settings of the network or the "
-        "images that you change belong in `train.yaml` and `inference.yaml` alike.",
-        "## What was chosen, and why",
+        "`eval/` then has `curves.png`, `cases.png`, `history.csv` and TensorBoard events. "
+        "`eval/models/model.pt` has the weights with the best validation Dice, or the last "
+        "averaged ones if the datalist has no validation cases. If you change settings of the "
+        "network or the images, change them in both `train.yaml` and `inference.yaml`.",
+        "## Chosen settings and reasons",
         _table(rows),
-        "## The other settings",
+        "## Other settings",
         _table(others),
         "## Results",
-        "Not run yet. After evaluating, `eval/test/summary.json` holds them.",
+        "Not run yet. After evaluating, they are in `eval/test/summary.json`.",
         "## References",
         "\n".join(f"- {reference}" for reference in REFERENCES[plan.method]),
     ]

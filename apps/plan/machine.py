@@ -1,4 +1,4 @@
-"""What a network costs, and what the machine at hand can spend."""
+"""Cost of a network, and resources of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``mixseg new`` learns from the training cases of a datalist, and from nothing else."""
+"""Facts that ``mixseg new`` measures on the training cases of a datalist, and on no others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Intensities:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the training cases show.
+    """Facts measured on the training cases.
 
     Axes are the anatomical ones, right, anterior and superior, whatever the files' order; those
     of pictures are x, y and the one slice.

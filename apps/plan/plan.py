@@ -1,4 +1,4 @@
-"""What a bundle for the user's own data is to be: measured, chosen and sized."""
+"""Plan of a bundle for the user's own data: measured, chosen and sized."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def measure_cases(
     if len(datalist.validation) == 1:
         raise ValueError(
             f"{path}: the validation split holds one case, '{datalist.validation[0].case_id}', and "
-            "weights that a single case chooses are chosen by chance: add cases to 'validation', "
+            "a single case cannot select weights reliably: add cases to 'validation', "
             "or move this one to 'training', where cross-validation tests it, too"
         )
     kinds = [entry.supervision for entry in datalist.training]
@@ -133,7 +133,7 @@ def measure_cases(
     if not masks and not facts.background_drawn:
         raise ValueError(
             f"{path}: no training case has a full mask and no stroke marks background, so nothing "
-            "would teach the network what is none of the classes; annotate one case in full, or "
+            "would teach the network the background; annotate one case in full, or "
             "add strokes of background"
         )
     return weak == "drawn", facts
@@ -190,12 +190,12 @@ def case_uses(datalist: Datalist, facts: DataFacts) -> list[str]:
         )
     rest = len(datalist.training) - facts.full_cases - facts.partial_cases - without
     if rest:
-        lines.append(f"left out: {rest} more (--num-full, --num-partial, or doubtful masks)")
+        lines.append(f"left out: {rest} more (--num-full, --num-partial, or noisy masks)")
     return lines
 
 
 def data_notes(facts: DataFacts, folder: Path, method: str) -> list[str]:
-    """What the data leave to be desired, and weights that the new files make useless."""
+    """Notes on shortcomings of the data, and on weights that the new files make useless."""
     notes = []
     if facts.unseen:
         notes.append(

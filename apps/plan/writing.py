@@ -54,15 +54,12 @@ Each mask lies on its image's own grid. What is shared with train.yaml is the sa
   python -m monai.bundle run evaluating \\
     --config_file "['configs/train.yaml','configs/evaluate.yaml']" --output_dir eval/test
 
-Writes metrics.csv, summary.json and cases.png to output_dir. Repeat the settings that you trained
-with, if you changed any.""",
+Writes metrics.csv, summary.json and cases.png to output_dir.""",
     "multi_gpu_train.yaml": """
   torchrun --nproc_per_node=2 -m monai.bundle run training \\
     --config_file "['configs/train.yaml','configs/multi_gpu_train.yaml']"
 
-Every process draws batch_full + batch_partial items of its own: halve both on two GPUs to keep
-the batch of train.yaml. Each validates its share of the cases; all of them are scored once.
-Nothing of train.yaml is replaced but the device and the bars; lists are appended to.""",
+Each process draws batches of its own: on two GPUs halve the sizes that begin with batch_.""",
 }
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "refuse_other_than_dicom",
     "refuse_same_outputs",
     "remarks_of",
+    "root_cause",
     "search_cases",
     "why",
 ]
@@ -58,10 +59,14 @@ class InputCase:
     channels: tuple[Path, ...] = ()
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The image's file, or its files."""
+        return (self.image, *self.channels)
+
+    @property
     def source(self) -> str | list[str]:
-        """What the reader opens: the image's file, or its files."""
-        files = [str(path) for path in (self.image, *self.channels)]
-        return files if self.channels else files[0]
+        """What the reader opens."""
+        return [str(path) for path in self.files] if self.channels else str(self.image)
 
 
 def search_cases(source: Path, output: Path) -> tuple[list[InputCase], list[str]]:
@@ -96,7 +101,7 @@ def search_cases(source: Path, output: Path) -> tuple[list[InputCase], list[str]
 def place_cases(cases: Sequence[InputCase]) -> list[InputCase]:
     """The cases, each in its image's folder where one name occurs in several folders.
 
-    So the masks of a folder a patient with equal file names lie in a folder a patient.
+    So the masks of a folder per patient with equal file names lie in a folder per patient.
     """
     names = {case.case_id.lower() for case in cases}
     if len(names) == len(cases):
@@ -148,8 +153,8 @@ def refuse_same_outputs(cases: Sequence[InputCase], outputs: Sequence[Path]) -> 
             lines.append(f"  {name}: {images}")
     if lines:
         raise ValueError(
-            "images of one name would overwrite each other's masks; rename them, or predict their "
-            "folders into different ones:\n" + "\n".join(lines)
+            "images that share a name would overwrite each other's masks; rename them, or predict "
+            "their folders into different ones:\n" + "\n".join(lines)
         )
 
 
@@ -163,7 +168,7 @@ def refuse_other_than_dicom(cases: Sequence[InputCase]) -> None:
     if others:
         named = ", ".join(f"'{path}'" for path in others[:3])
         raise ValueError(
-            f"--dicom-seg refers to DICOM scans, and {len(others)} of {len(cases)} images are none "
+            f"--dicom-seg needs DICOM scans, but {len(others)} of {len(cases)} images are not "
             f"({named}{', …' if len(others) > 3 else ''}): give folders of DICOM series alone, or "
             "leave out --dicom-seg"
         )
@@ -219,12 +224,18 @@ def remarks_of(case: InputCase) -> list[str]:
     return found + ([] if outlier is None else ["; ".join(outlier)])
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """The first of the errors that were raised from one another."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def why(error: BaseException, case: InputCase) -> CaseError:
     """What is wrong with an image whose preparation or prediction failed."""
     if isinstance(error, CaseError):
         return error
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = root_cause(error)
     # PyTorch has no error of its own for the memory of the CPU.
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return CaseError("failed", "out of memory", "crop or resample the image")

@@ -20,7 +20,7 @@ from monai.inferers import SliceInferer
 from monai.transforms import AsDiscreted, Compose, Invertd, SaveImaged
 from numpy.typing import NDArray
 
-from mixseg.apps.predict.images import CaseError
+from mixseg.apps.predict.images import CaseError, root_cause
 from mixseg.configuration.loading import cause_of, load
 from mixseg.configuration.paths import literal_path
 from mixseg.engines.precision import autocast_dtype
@@ -35,7 +35,6 @@ __all__ = [
     "Prediction",
     "choose_device",
     "disagreement",
-    "root_cause",
 ]
 
 #: Largest distance of a voxel's probabilities from the sum 1 that counts as rounding.
@@ -50,7 +49,7 @@ class OutputError(Exception):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the bundle made of one image, in the image's own grid.
+    """Prediction for one image, in the image's own grid.
 
     Attributes:
         mask: class of each voxel, (*spatial).
@@ -261,11 +260,10 @@ class BundlePipeline:
 
     def _load_weights(self, parser: ConfigParser) -> None:
         """Load the weights once, not before every case, and whatever device they were saved on."""
-        loaders = [
-            handler
-            for handler in parser.get_parsed_content("handlers")
-            if isinstance(handler, CheckpointLoader)
-        ]
+        listed: list[Any] = []
+        for handler in parser.get_parsed_content("handlers"):
+            listed += getattr(handler, "handlers", [handler])  # of a group
+        loaders = [handler for handler in listed if isinstance(handler, CheckpointLoader)]
         if self.weights is not None and not loaders:
             raise ValueError(f"'{self.files[0]}' has no CheckpointLoader that loads the weights")
         for loader in loaders:
@@ -403,13 +401,6 @@ def choose_device(name: str | None) -> torch.device:
     if not available.get(device.type, False):
         raise ValueError(f"--device {name} is not available here: give --device cpu")
     return device
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """The first of the errors that were raised from one another."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 @contextmanager

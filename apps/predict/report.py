@@ -1,10 +1,8 @@
-"""What a prediction leaves behind beside its masks: ``report.json``, ``.csv`` and ``.html``."""
+"""Report of a prediction: ``report.json``, ``.csv`` and ``.html``."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import shutil
 import sys
@@ -16,7 +14,7 @@ from typing import Any
 import torch
 
 from mixseg.apps.predict.images import CaseError, InputCase
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_bytes_atomic, write_csv
 from mixseg.report.page import try_to_write_page
 
 __all__ = [
@@ -91,7 +89,7 @@ class PredictionReport:
             (folder / JSON_NAME).replace(folder / self.replaces)
 
     def finished(self, case: InputCase, mask: Path, wanted: Sequence[str]) -> bool:
-        """Whether the case's files are all there, made of this very image.
+        """Whether the case's files all exist and belong to this image.
 
         Args:
             case: the image.
@@ -101,7 +99,7 @@ class PredictionReport:
         entry = self.cases.get(mask.as_posix())
         if entry is None:
             return False
-        outputs, stamp = entry["outputs"], stamp_of(case.image)
+        outputs, stamp = entry["outputs"], stamp_of(*case.files)
         same = all(
             stamp.get(key, -1) == entry.get(key) for key in ("input_bytes", "input_mtime_ns")
         ) and all(kind in outputs and (self.folder / outputs[kind]).is_file() for kind in wanted)
@@ -186,7 +184,7 @@ class PredictionReport:
             content["shared"] = sorted(self._shared)
         write_bytes_atomic(self._place / JSON_NAME, strict_json(content).encode())
         if self._is_first:
-            write_bytes_atomic(self.folder / CSV_NAME, self._csv().encode())
+            self._write_csv()
         self._written = time.monotonic()
         self._cost = self._written - started
 
@@ -203,13 +201,11 @@ class PredictionReport:
         if time.monotonic() - self._written >= self._cost / _TIME_SHARE:
             self.save()
 
-    def _csv(self) -> str:
+    def _write_csv(self) -> None:
         """A row for each case, in the order of the report, failures last."""
         classes = self.header["classes"][1:]
         kinds = [f"{kind}_{name}" for name in classes for kind in ("voxels", "ml")]
-        text = io.StringIO()
-        table = csv.DictWriter(text, [*_COLUMNS, *kinds, "notes"], restval="", lineterminator="\n")
-        table.writeheader()
+        rows = []
         for entry in self.cases.values():
             row = {name: entry[name] for name in ("case_id", "input", "mean_entropy", "seconds")}
             row["quality"] = entry.get("quality")
@@ -218,11 +214,11 @@ class PredictionReport:
             for name in classes:
                 row[f"voxels_{name}"] = entry["voxels"][name]
                 row[f"ml_{name}"] = entry["ml"][name] if entry["ml"] else ""
-            table.writerow(row | {"notes": "; ".join(entry["warnings"])})
+            rows.append(row | {"notes": "; ".join(entry["warnings"])})
         for entry in self.failures.values():
             row = {"case_id": entry["case_id"], "status": "failed", "input": entry["input"]}
-            table.writerow(row | {"notes": f"{entry['problem']}; {entry['fix']}"})
-        return text.getvalue()
+            rows.append(row | {"notes": f"{entry['problem']}; {entry['fix']}"})
+        write_csv(self.folder / CSV_NAME, rows, [*_COLUMNS, *kinds, "notes"])
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -242,13 +238,13 @@ def _read(folder: Path) -> dict[str, Any]:
     return content
 
 
-def stamp_of(image: Path) -> dict[str, int]:
+def stamp_of(*images: Path) -> dict[str, int]:
     """Size and time of change, which tell whether a file is the one that was read; else empty.
 
-    Of a DICOM series these are the sum of the sizes and the last change of the folder's files.
+    Of a DICOM series, and of several files, these are the sum of the sizes and the last change.
     """
     try:
-        files = sorted(image.iterdir()) if image.is_dir() else [image]
+        files = [file for i in images for file in (i.iterdir() if i.is_dir() else [i])]
         stats = [file.stat() for file in files]
     except OSError:
         return {}

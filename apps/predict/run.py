@@ -18,7 +18,6 @@ import torch
 from tqdm import tqdm
 
 from mixseg.apps.bundle.find import bundle_name, find_trained
-from mixseg.apps.bundle.processes import Processes
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.apps.bundle.workflow import check_settings
 from mixseg.apps.predict.images import (
@@ -30,6 +29,7 @@ from mixseg.apps.predict.images import (
     refuse_other_than_dicom,
     refuse_same_outputs,
     remarks_of,
+    root_cause,
     search_cases,
     why,
 )
@@ -38,7 +38,6 @@ from mixseg.apps.predict.pipeline import (
     OutputError,
     Prediction,
     choose_device,
-    root_cause,
 )
 from mixseg.apps.predict.preview import plot_prediction
 from mixseg.apps.predict.quality import expected_dice
@@ -49,6 +48,7 @@ from mixseg.apps.predict.report import (
     stamp_of,
 )
 from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.processes import Processes
 from mixseg.configuration.settings import settings_of
 from mixseg.configuration.threads import share_processors
 from mixseg.data import NativeNiftiWriter
@@ -139,14 +139,16 @@ def open_run(
     settings = dict(settings or {})
     bundles = [bundle] if isinstance(bundle, str | Path) else list(bundle)
     if len(bundles) > 1 and (weights is not None or settings.get("exported")):
-        raise ValueError("--weights and --exported are of one bundle: several have their own")
+        raise ValueError(
+            "--weights and --exported need a single bundle: several have their own weights"
+        )
     members = [_member(one, weights, config, settings) for one in bundles]
     found = [search_cases(source, output) for source in sources]
     cases = place_cases([case for listed, _ in found for case in listed])
     if wanted.dicom_seg:
         refuse_other_than_dicom(cases)
     ensure_writable([output], "-o")
-    chosen = choose_device(processes.device(device))
+    chosen = choose_device(processes.device_for(device))
     share_processors()
     with claimed(rank_folder(output, processes.rank)) as staging:
         others = [BundlePipeline(*member, chosen, staging) for member in members[1:]]
@@ -261,7 +263,7 @@ class PredictionRun:
         # A case that failed may have left files behind.
         shutil.rmtree(self.pipeline.staging, ignore_errors=True)
         self.pipeline.staging.mkdir(parents=True)
-        stamp = stamp_of(case.image)
+        stamp = stamp_of(*case.files)
         shape = check_axes(case, self.pipeline.axes, self.pipeline.channels)
         prediction, warnings = self._predicted(case)
         warnings = [*remarks_of(case), *warnings]
@@ -279,12 +281,15 @@ class PredictionRun:
                     outputs[kind] = self._write_map(case, mask, kind, data, prediction.meta)
             self._publish(case)
             if number < self.wanted.previews:
-                outputs["preview"] = self._draw(case, mask, prediction, entropy)
+                try:
+                    outputs["preview"] = self._draw(case, mask, prediction, entropy)
+                except ValueError as error:
+                    # What cannot be drawn is no reason to lose the mask.
+                    warnings.append(f"no preview: {error}")
         except OSError as error:
             raise OutputError(str(error)) from error
-        except ValueError as error:
-            # What cannot be drawn is no reason to lose the mask.
-            warnings.append(f"no preview: {error}")
+        except ValueError as error:  # what a writer cannot express
+            raise why(error, case) from error
         facts = _facts(prediction, entropy, shape, self.pipeline.class_names)
         if apart is not None:
             facts["mean_disagreement"] = round(float(apart.mean()), 6)
@@ -426,7 +431,7 @@ def _quality(prediction: Prediction) -> float | None:
 
 
 def run_header(pipeline: BundlePipeline) -> dict[str, Any]:
-    """What the report says once for all cases."""
+    """Header of the report, common to all cases."""
     members = [_described(one) for one in (pipeline, *pipeline.others)]
     first, others = members[0], members[1:]
     identity = ("bundle", "version", "files", "weights_sha256", "settings")

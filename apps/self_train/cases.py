@@ -1,4 +1,4 @@
-"""The cases that a run has learnt from, as its train.yaml selects them."""
+"""The cases that a run has learned from, as its train.yaml selects them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ __all__ = ["Proposals", "Teacher", "find_teacher", "proposal_table", "propose_ma
 
 @dataclass(frozen=True)
 class Teacher:
-    """What proposes: a run, or a bundle with weights.
+    """Model that proposes: a run, or a bundle with weights.
 
     Attributes:
         folder: of its configuration.
@@ -47,7 +47,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Proposals:
-    """What was proposed.
+    """Result of proposing.
 
     Attributes:
         datalist: the file; there unless a case failed.

@@ -178,7 +178,7 @@ class SelfTraining:
         if other:
             raise ValueError(
                 f"'{self.output}' holds a self-training with another {', '.join(other)}: choose "
-                "another -o, or give what was given there"
+                "another -o, or give the same options as there"
             )
 
     def _folder(self, number: int) -> Path:

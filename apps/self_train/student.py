@@ -85,8 +85,8 @@ def find_student(student: str | None, teacher: Teacher) -> tuple[Path, list[Path
     train = folder / "configs" / "train.yaml"
     if "noisy_as" not in load(train):
         raise ValueError(
-            f"'{train}' has no setting 'noisy_as', by which it would take proposals: name another "
-            "bundle with --student"
+            f"'{train}' has no setting 'noisy_as', which it needs to train on proposals: name "
+            "another bundle with --student"
         )
     return folder, rows
 

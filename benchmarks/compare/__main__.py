@@ -40,7 +40,7 @@ class Profile(str, Enum):
 
 
 class _Bar(Watch):
-    """A line a row, and a bar for the one that runs."""
+    """A line per row, and a bar for the one that runs."""
 
     def __init__(self, progress: Progress, rows: int) -> None:
         self.progress = progress

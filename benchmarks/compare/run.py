@@ -51,8 +51,8 @@ class Places:
 
     Attributes:
         dataset_dir: the data.
-        results: has one folder a list, in it one file a row and seed.
-        work: has one folder a list, in it one folder a row and seed.
+        results: has one folder a list, in it one file per row and seed.
+        work: has one folder a list, in it one folder per row and seed.
         threads: CPU threads of a run.
         keep: keep the checkpoints of finished runs.
     """

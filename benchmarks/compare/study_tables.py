@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from measured import NOT_RUN
+from measured import NOT_RUN, table
 
 from .list import Experiment, ExperimentList
 from .results import (
@@ -74,21 +74,20 @@ def own_branch(result: Result) -> str:
 def settings_block(rows: Rows) -> str:
     """Dice of the methods in each of :data:`SETTINGS`, over the seeds, whose number follows."""
     found = {row.row: results for row, results in rows}
-    heads = ["Rows", "Setting", *COLUMNS.values()]
-    lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * len(COLUMNS)]
+    lines = []
     for end, text in SETTINGS.items():
         cells = [f"`…{end}`" if end else "of the tables", text]
         for name in COLUMNS:
             results = found.get(name + end, [])
             score = _score(results, own_branch(results[0]), "dice") if results else ""
             cells.append(f"{score} ({len(results)})" if results else NOT_RUN)
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Test Dice in %: mean ± sd over the seeds, whose number follows."]
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    text = "Test Dice in %: mean ± sd over the seeds, whose number follows."
+    return table(["Rows", "Setting", *COLUMNS.values()], lines, text, texts=2)
 
 
 def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
-    """A line a row and branch: its scores over the seeds, and the test against the reference.
+    """A line per row and branch: its scores over the seeds, and the test against the reference.
 
     Rows that were not run are left out.
     """
@@ -96,7 +95,7 @@ def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
     shown = [SCORES[key][0] for key in listed.scores]
     heads += [f"Test: {shown[0]}", *shown[1:]] + (["Δ Dice, p"] if listed.reference else [])
     heads += [*listed.reports, *(f"*{heading}*" for heading in listed.beside)]
-    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|" + "---:|" * (len(heads) - 4)]
+    lines = []
     compared = _compared(listed, rows)
     for place, (row, results) in enumerate(rows):
         if not results:
@@ -112,8 +111,8 @@ def study_block(name: str, listed: ExperimentList, rows: Rows) -> str:
                 cells.append(comparison_cell(compared.get((place, branch))))
             cells += [_report(results, column) for column in listed.reports.values()]
             cells += [values.get(row.row, "") for values in listed.beside.values()]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _explanation(name, listed, rows)]) + "\n"
+            lines.append(cells)
+    return table(heads, lines, _explanation(name, listed, rows), texts=4)
 
 
 def _score(results: list[Result], branch: str, key: str, split: str = "test") -> str:

@@ -30,7 +30,8 @@ __all__ = [
     "markdown", "table_lines",
 ]  # fmt: skip
 
-NOT_RUN = "not run"
+#: A row without a result file.
+NOT_RUN = "–"
 PROFILES: tuple[Profile, ...] = ("cpu", "gpu")
 #: Name of the table of the rows that no table of the papers has.
 OTHERS = "others"
@@ -43,8 +44,8 @@ class Measured:
     """Scores of a row and branch over its seeds, and the test against the reference.
 
     Attributes:
-        dice: in %, one value a seed.
-        hd95: in voxels, one value a seed.
+        dice: in %, one value per seed.
+        hd95: in voxels, one value per seed.
         difference: of the mean Dice over the test cases from the reference, in points.
         p: Holm-corrected; None where there is no test.
         is_reference: it is what the others are compared with.

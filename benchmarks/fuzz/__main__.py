@@ -1,4 +1,4 @@
-"""Try damaged inputs, a number a seed, and write what became of them.
+"""Try damaged inputs, a number per seed, and write what became of them.
 
     python -m fuzz --count 2000 --seed 0 --output benchmarks/results/fuzz.json
     python -m fuzz --minutes 120 --seed 1        # as many as there is time for

@@ -56,6 +56,8 @@ class ACDC(Collection):
     ) -> Prepared:
         """Split ACDC by patient (80/5/15, stratified by pathology); nothing is copied.
 
+        Example: mixseg prepare acdc ACDC/database
+
         Args:
             source: Folder with patientXXX/, or with image/, label/, split.json.
             output: Datalist to write; default: SOURCE/datalist.json.
@@ -76,7 +78,7 @@ class ACDC(Collection):
 
 
 def acdc_layout(source: str | os.PathLike[str]) -> Literal["official", "folders"] | None:
-    """Which ACDC layout a folder has.
+    """The ACDC layout of a folder.
 
     Returns:
         ``"folders"`` for ``image/``, ``label/``, ``split.json`` with ``patientXXX_frameYY`` files,

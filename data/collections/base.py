@@ -1,4 +1,4 @@
-"""What a collection is, and what those of the project share."""
+"""Base of data collections, and their common parts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What :meth:`Collection.prepare` did.
+    """Result of :meth:`Collection.prepare`.
 
     Attributes:
         datalist: the cases.
@@ -64,7 +64,7 @@ class Collection(ABC):
 
     @abstractmethod
     def datalist(self, source: Path, seed: int = 0) -> Datalist | None:
-        """The datalist of a folder that can be used as it lies; None for any other folder.
+        """The datalist of a folder that can be used without preparation; None for any other folder.
 
         Args:
             source: the folder.
@@ -90,7 +90,7 @@ class Collection(ABC):
         return False
 
     def leaves_out(self, name: str) -> bool:
-        """Whether a file of this name lies beside the images and is none to predict."""
+        """Whether to leave out a file of this name, such as a mask beside its image."""
         return False
 
 

@@ -1,4 +1,4 @@
-"""Cutting a box out of image files, with the geometry kept."""
+"""Crop image files to a box, with the geometry kept."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read_volume(path: Path, what: str) -> Volume:
         ) from reason
     if volume.channels > 1:
         raise DatalistError(
-            f"{path}: the {what} has {volume.channels} channels; store one number a voxel"
+            f"{path}: the {what} has {volume.channels} channels; store one number per voxel"
         )
     if len(volume.shape) != 3:
         raise DatalistError(

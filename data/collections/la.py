@@ -39,7 +39,7 @@ class Scan:
 
 
 def la_layout(source: str | os.PathLike[str]) -> Literal["official", "folders"] | None:
-    """Which left-atrium layout a folder has.
+    """The left-atrium layout of a folder.
 
     Returns:
         ``"folders"`` for ``image/``, ``label/`` and ``split.json`` (whose files are not named as

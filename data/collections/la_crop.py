@@ -83,6 +83,8 @@ class LeftAtrium(Collection):
 
         Masks of cases that may count as partially labeled never decide about the crop.
 
+        Example: mixseg prepare la "Left Atrium/Training Set" la
+
         Args:
             source: Folder with <id>/lgemri.nrrd, or with image/, label/, split.json.
             output: Folder for cropped copies and the datalist; needed for lgemri.nrrd, default for
@@ -91,7 +93,7 @@ class LeftAtrium(Collection):
                 the masks of the first --num-full training scans, or all.
             size: Side of the square, mm (default: 200).
             num_full: Fully labeled scans of the training, whose masks full-masks may use.
-            margin: Around the box of full-masks, mm (default: 10).
+            margin: Around the box of full-masks, mm (default: 20).
             seed: Seed of the split (default: 0).
             overwrite: Overwrite what is there.
             quiet: No progress bar.
@@ -179,7 +181,7 @@ def crop_la(
     if faults:
         raise DatalistError(
             listed_faults(f"the LA folder '{source}'", faults)
-            + "\nmend them and run the command again: what is done already is kept"
+            + "\nfix them and run the command again: finished scans are kept"
         )
     _warn_of_cuts(cases)
     _warn_of_doubles(cases)
@@ -283,11 +285,11 @@ def _done_before(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
         same = all(record.get(key) == value for key, value in header.items())
         cases: dict[str, Any] = dict(record["cases"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatalistError(f"{path} cannot be read: {error}; --overwrite begins anew") from error
+        raise DatalistError(f"{path} cannot be read: {error}; --overwrite starts over") from error
     if not same:
         raise DatalistError(
             f"{path} records another crop or seed than asked for; choose another output folder, or "
-            "give --overwrite to begin anew"
+            "give --overwrite to start over"
         )
     return cases
 

@@ -88,7 +88,7 @@ class WhiteBloodCells(Collection):
 
 
 def wbc_layout(source: str | os.PathLike[str]) -> Literal["official", "folders"] | None:
-    """Which layout of the white blood cells a folder has.
+    """The layout of the white blood cells in a folder.
 
     Returns:
         ``"folders"`` for ``image/``, ``label/`` and ``split.json`` with numbered pictures,
@@ -176,7 +176,7 @@ def convert_wbc(
         report.check()
     except DatalistError as error:
         raise DatalistError(
-            f"{error}\nmend the files; options named here are those of mixseg prepare folder"
+            f"{error}\nfix the files; options named here are those of mixseg prepare folder"
         ) from error
     for note in report.notes:
         warnings.warn(note, stacklevel=2)

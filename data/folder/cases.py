@@ -1,4 +1,4 @@
-"""What each case is: fully, partly or not labeled, and which of its labels must be converted."""
+"""Kinds of cases: fully, partly or not labeled, and the labels that must be converted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 #: What a case is recognized as.
 Kind = Literal["full", "partial", "classes", "none"]
-#: What it means that a mask lacks a class: there is none of it, or nobody looked for it.
+#: What it means that a mask lacks a class: the class is absent, or nobody looked for it.
 MissingClasses = Literal["absent", "unannotated"]
 
 KINDS: Mapping[Kind, str] = {
@@ -91,7 +91,7 @@ def recognize(
     allow_unlabeled: bool,
     faults: list[Fault],
 ) -> FolderCase | None:
-    """What a case is, by the values of its label.
+    """Determine the kind of a case from the values of its label.
 
     Args:
         facts: what its files hold.

@@ -1,4 +1,4 @@
-"""What the values of label files mean: classes, unlabeled voxels, or faults."""
+"""Meaning of the values in label files: classes, unlabeled voxels, or faults."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mixseg.data.datalist import names_fault
 from mixseg.data.file_checks import Fault
 from mixseg.data.folder.contents import LabelFacts, PairFacts
 from mixseg.data.folder.pairs import Stated, file_fault
@@ -15,6 +16,8 @@ __all__ = ["ClassMap", "decide_classes", "number_names", "unknown_values"]
 
 #: Values by which many tools mean unlabeled. They are never taken so unless somebody says it.
 _CUSTOMARY = (-1, 255)
+#: Labels of more values that are not in a row may be smoothed masks.
+_MANY = 8
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,21 @@ def number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault]
     Returns:
         ``stated`` with the names that the files give, background first, where it had none.
     """
-    named = [x for fact in facts for x in (fact.label, fact.scribble) if x is not None and x.names]
+    named = [label for label in _labels(facts) if label.names]
     if not named:
         return stated
     known = list(stated.names or ())
     if not known:
-        known = ["background", *dict.fromkeys(name for label in named for name in label.names)]
+        first = {"background": "background"}
+        for name in (name for label in named for name in label.names):
+            first.setdefault(name.casefold(), name)
+        known = list(first.values())
     codes = stated.codes or tuple(range(len(known)))
     code_of = {name.casefold(): code for name, code in zip(known, codes, strict=False)}
+    # Where a segment is the background, scribbles leave the rest untouched.
+    numbered = (v for label in _labels(facts) if not label.names for v in label.counts)
+    untouched = max(*codes, *numbered) + 1
+    unlabeled = stated.unlabeled
     for fact in facts:
         for role in ("label", "scribble"):
             label: LabelFacts | None = getattr(fact, role)
@@ -81,13 +91,31 @@ def number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault]
             if strange:
                 setattr(fact, role, None)
                 continue
-            table = {0: codes[0]}
+            drawn = any(code_of[name.casefold()] == codes[0] for name in label.names)
+            if drawn and role == "label" and label.counts.get(0):
+                faults.append(
+                    file_fault(
+                        label.path,
+                        f"it has a segment for '{known[0]}', and {label.counts[0]:,} voxels in no "
+                        "segment",
+                        f"if these are '{known[0]}' too, remove that segment; if they are "
+                        "unlabeled, move the file to a folder of scribbles and give --scribbles",
+                    )
+                )
+                setattr(fact, role, None)
+                continue
+            table = {0: untouched if drawn else codes[0]}
+            unlabeled |= {untouched} if drawn else set()
             table |= {i: code_of[n.casefold()] for i, n in enumerate(label.names, start=1)}
             counts: Counter[int] = Counter()
             for value, number in label.counts.items():
                 counts[table[value]] += number
             setattr(fact, role, replace(label, counts=dict(sorted(counts.items())), table=table))
-    return Stated(tuple(known), tuple(codes), stated.unlabeled)
+    return Stated(tuple(known), tuple(codes), unlabeled)
+
+
+def _labels(facts: Sequence[PairFacts]) -> list[LabelFacts]:
+    return [x for fact in facts for x in (fact.label, fact.scribble) if x is not None]
 
 
 def decide_classes(
@@ -107,7 +135,7 @@ def decide_classes(
     Raises:
         ValueError: ``stated`` contradicts itself.
     """
-    labels = [x for fact in facts for x in (fact.label, fact.scribble) if x is not None]
+    labels = _labels(facts)
     drawn = any(fact.pair.scribble for fact in facts)
     if 0 in stated.unlabeled and not drawn:
         raise ValueError(
@@ -137,6 +165,9 @@ def decide_classes(
         names = ("background", *(f"class{i}" for i in range(1, len(codes))))
     if not 2 <= len(names) <= 255:
         raise ValueError(f"{len(names)} classes; 2 to 255 are possible, background included")
+    if odd := names_fault(names):
+        faults.append(file_fault(root, odd, "rename the classes, segments or files"))
+        return None
     if both := sorted((stated.unlabeled & set(codes)) - {0}):
         raise ValueError(f"{both[0]} is the value of a class and cannot be unlabeled")
     totals: Counter[int] = Counter()
@@ -252,9 +283,10 @@ def _odd_values(
     # The longest run 0, 1, 2, … counts as the classes that are meant.
     run = next(i for i in range(len(values) + 1) if i not in values)
     strange = [v for v in values if v >= run or v < 0]
+    # Background first, whose value is 0 wherever it occurs.
+    every = _joined([0, *(v for v in values if v != 0)])
     if run > 1 and all(v in _CUSTOMARY for v in strange):
         classes = ", ".join(str(v) for v in range(run))
-        every = _joined(sorted(values))
         return [
             file_fault(
                 label.path,
@@ -265,12 +297,18 @@ def _odd_values(
             for value in strange
             if value in label.counts
         ]
-    proposed = values if values[0] == 0 else [0, *values]
+    smoothed = ""
+    if len(values) > _MANY:
+        smoothed = (
+            "; if they are gray levels of a smoothed mask of one class, give --threshold "
+            f"{max(values) / 2:g} alone"
+        )
     return [
         file_fault(
             root,
             f"the labels hold the values {_listed(values)}, which are not 0, 1, 2, … in a row",
-            f'give the value of each class, background first: --values "{_joined(proposed)}"',
+            f'give the value of each class, background first: --values "{every}"; a value that '
+            f"means unlabeled goes to --unlabeled instead{smoothed}",
         )
     ]
 

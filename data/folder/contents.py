@@ -1,4 +1,4 @@
-"""What the files of each case hold: geometry, intensities and the values of labels."""
+"""Contents of each case's files: geometry, intensities and the values of labels."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from mixseg.data.file_checks import (
-    INTERPOLATED,
     Case,
     Fault,
     examine_grid,
     examine_image,
     is_smoothed,
+    odd_value_fix,
     read_file,
 )
 from mixseg.data.folder.label_maps import read_label_map
-from mixseg.data.folder.pairs import Pair, file_fault
+from mixseg.data.folder.pairs import Pair, Stated, file_fault
 from mixseg.files.reading import UnreadableError, Volume, count_values, is_picture, voxels
 
 __all__ = ["ImageFacts", "LabelFacts", "PairFacts", "read_pairs"]
@@ -80,7 +80,7 @@ class LabelFacts:
 
 @dataclass
 class PairFacts:
-    """What one case's files hold; None for what is missing or cannot be used."""
+    """Contents of one case's files; None if missing or unusable."""
 
     pair: Pair
     image: ImageFacts | None = None
@@ -91,7 +91,10 @@ class PairFacts:
 
 
 def read_pairs(
-    pairs: Sequence[Pair], progress: bool = False, threshold: float | None = None
+    pairs: Sequence[Pair],
+    progress: bool = False,
+    threshold: float | None = None,
+    stated: Stated = Stated(),  # noqa: B008  # frozen
 ) -> list[PairFacts]:
     """Open every file once, first its header, and collect what it holds and what is wrong.
 
@@ -99,10 +102,12 @@ def read_pairs(
         pairs: the cases.
         progress: show a progress bar on standard error.
         threshold: of labels that are gray pictures of one class, see :func:`read_label_map`.
+        stated: what is known of the values; labels of classes are no smoothed masks.
     """
+    known = frozenset(stated.codes or range(len(stated.names or ())))
     with ThreadPoolExecutor(_WORKERS) as pool:
         bar = tqdm(
-            pool.map(lambda pair: _read_pair(pair, threshold), pairs),
+            pool.map(lambda pair: _read_pair(pair, threshold, known, stated.unlabeled), pairs),
             total=len(pairs),
             desc="reading files",
             unit="case",
@@ -111,7 +116,9 @@ def read_pairs(
         return list(bar)
 
 
-def _read_pair(pair: Pair, threshold: float | None) -> PairFacts:
+def _read_pair(
+    pair: Pair, threshold: float | None, known: frozenset[int], unlabeled: frozenset[int]
+) -> PairFacts:
     facts = PairFacts(pair)
     add = facts.faults.append
     # The split is not known yet, and the case's id says no more than the file.
@@ -124,8 +131,10 @@ def _read_pair(pair: Pair, threshold: float | None) -> PairFacts:
         examine_image(case, image, add)
         if not any(fault.level == "error" for fault in facts.faults):
             facts.image = _image_facts(pair.image, image, image.data)
-    facts.label = _read_label(case, pair.label, "label", image, facts.faults, threshold)
-    facts.scribble = _read_label(case, pair.scribble, "scribble", image, facts.faults, None)
+    for role, limit in (("label", threshold), ("scribble", None)):
+        path: Path | None = getattr(pair, role)
+        found = _read_label(case, path, role, image, facts.faults, limit, known, unlabeled)
+        setattr(facts, role, found)
     facts.notes = [fault for fault in facts.faults if fault.level == "note"]
     facts.faults = [fault for fault in facts.faults if fault.level == "error"]
     return facts
@@ -156,6 +165,8 @@ def _read_label(
     image: Volume | None,
     faults: list[Fault],
     threshold: float | None,
+    known: frozenset[int],
+    unlabeled: frozenset[int],
 ) -> LabelFacts | None:
     if path is None:
         return None
@@ -189,16 +200,19 @@ def _read_label(
             file_fault(
                 path,
                 f"the {name} ({data.dtype}) has values that are not whole numbers, such as {odd:g}",
-                f"{INTERPOLATED} {float(np.nanmax(data)) / 2:g}",
+                odd_value_fix(odd, float(data.max())),
             )
         )
-    elif is_smoothed(counts):
+    elif label.names or set(counts) <= known | unlabeled:
+        pass  # somebody says that each value is a class
+    elif is_smoothed({value: n for value, n in counts.items() if value not in unlabeled}):
         add(
             file_fault(
                 path,
                 f"the {name} holds {len(counts)} gray levels between {min(counts)} and "
                 f"{max(counts)}: it looks like a mask of one class that was smoothed or resized",
-                f"give --threshold {max(counts) / 2:g}, or export it again with nearest neighbor",
+                f"give --threshold {max(counts) / 2:g}, or export it again with nearest neighbor; "
+                "if each value is a class, name them all with --values or --classes",
             )
         )
     elif len(counts) > _MOST_VALUES:

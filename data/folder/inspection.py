@@ -1,4 +1,4 @@
-"""A datalist from the folder that people have: inspected and reported first, then written."""
+"""A datalist from a user's own folder: inspected and reported first, then written."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["FolderOptions", "FolderReport", "inspect_folder"]
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """What a person says of a folder beyond what its files show.
+    """Options of a folder that its files do not show.
 
     Attributes:
         labels: folder of the labels; None to find them in the folder of the images.
@@ -162,14 +162,15 @@ def inspect_folder(
     )
     layout = find_layout(Path(images).resolve(), labels, scribbles, given.channel)
     report = FolderReport(layout.name, layout.root, notes=layout.notes)
-    facts = read_pairs(layout.pairs, progress, given.threshold)
+    said = _stated(given, layout)
+    facts = read_pairs(layout.pairs, progress, given.threshold, said)
     if not facts:
         report.faults = layout.faults or [file_fault(layout.root, "it holds no case", "add some")]
         return report
     report.faults = layout.faults + [fault for fact in facts for fault in fact.faults]
     report.notes += describe_faults([note for fact in facts for note in fact.notes])
     report.faults += _double_ids(facts)
-    stated = number_names(facts, _stated(given, layout), report.faults)
+    stated = number_names(facts, said, report.faults)
     report.classes = decide_classes(facts, stated, layout.root, report.faults)
     if report.classes is None:
         return report

@@ -94,7 +94,7 @@ def _segments(volume: Volume) -> LabelMap:
     if left.any():
         value = int(left[left != 0][0])
         raise UnreadableError(
-            f"it holds the value {value}, which is none of its {len(volume.segments)} segments",
+            f"it holds the value {value}, which is not one of its {len(volume.segments)} segments",
             "open it in 3D Slicer and save it again",
         )
     remarks = volume.remarks

@@ -1,4 +1,4 @@
-"""The layouts of folders that people have: nnU-Net, dataset.json lists, plain folders."""
+"""Layouts of users' folders: nnU-Net, dataset.json lists, plain folders."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def _nnunet(
 def _one_channel(
     layout: Layout, files: Sequence[File], names: Mapping[str, str], channel: int | None
 ) -> list[File]:
-    """One file a case, named without its channel."""
+    """One file per case, named without its channel."""
     by_channel: dict[int, dict[str, File]] = {}
     for file in files:
         match = _CHANNEL.match(file.stem)

@@ -1,4 +1,4 @@
-"""Which image belongs to which label: files of people's folders, matched by their names."""
+"""Match images and labels of users' folders by their names."""
 
 from __future__ import annotations
 

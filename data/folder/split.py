@@ -281,7 +281,7 @@ def _names(path: Path, content: Any) -> dict[Split, list[str]]:
             near = difflib.get_close_matches(str(key), _KEYS, 1)
             hint = f"; is '{near[0]}' meant?" if near else ""
             raise DatalistError(
-                f"{path} has the list '{key}', which is none of {', '.join(_KEYS)}{hint}"
+                f"{path} has the list '{key}', which is not one of {', '.join(_KEYS)}{hint}"
             )
     return {
         _KEYS[key]: [unicodedata.normalize("NFC", str(name)) for name in value]

@@ -1,14 +1,14 @@
 """The synthetic patient: what varies from one phantom patient to the next, and how much.
 
 Lengths are in mm. In-plane coordinates (x along array axis 0, y along axis 1) start at the image's
-center; the right ventricle lies towards −x, the chest wall towards −y. Along the heart's long axis,
+center; the right ventricle lies toward −x, the chest wall toward −y. Along the heart's long axis,
 position 0 is the base of the left ventricle and 1 its apex. Intensities are relative to an ideal
 blood signal of 1, before the coils' shading, noise and clipping.
 
 The five groups and their ventricles follow ACDC's (Bernard et al., IEEE TMI 2018): dilated
 cardiomyopathy, hypertrophic cardiomyopathy, infarction, normal, abnormal right ventricle. The
 spreads were set so that the statistics that ``benchmarks/phantom_statistics.py`` compares come near
-those of ACDC; the tissue around the heart is stylised.
+those of ACDC; the tissue around the heart is stylized.
 """
 
 from __future__ import annotations

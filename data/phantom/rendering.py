@@ -63,7 +63,7 @@ def render_frame(
 def _grid(patient: Patient, depth: int, contraction: float) -> tuple[Array, Array, Array]:
     """Coordinates (mm) of every voxel in the patient's rotated axes, and its long-axis position.
 
-    At end-systole the base has moved towards the apex, so that the stack's first slices may lie
+    At end-systole the base has moved toward the apex, so that the stack's first slices may lie
     above it.
     """
     height, width = patient.shape
@@ -75,7 +75,7 @@ def _grid(patient: Patient, depth: int, contraction: float) -> tuple[Array, Arra
     index = np.arange(depth) - patient.above_base + 0.5
     base = contraction * patient.ejection * 0.10 * patient.slices
     z = (index - base) / (patient.slices - base)
-    # Single precision halves the time; the shapes are stylised, not measured.
+    # Single precision halves the time; the shapes are stylized, not measured.
     return x.astype(np.float32), y.astype(np.float32), z.astype(np.float32)[None, None]
 
 

@@ -243,7 +243,7 @@ SEMI: dict[str, tuple[str, Objective, dict[str, tuple[str, str]], dict[str, Term
             "ce_full": Term("L_{s}", "cross-entropy with the mask", (("network", "full"),)),
             "ce_seeds": Term(
                 "λ_{s} · L_{seed}",
-                "cross-entropy with localised seeds",
+                "cross-entropy with localized seeds",
                 (("network", "noisy"), ("image", "noisy")),
             ),
             "bce_class": Term("λ_{c} · L_{c}", "classes in the noisy mask", (("image", "noisy"),)),

@@ -6,7 +6,7 @@ import locale
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,13 @@ _ONE_SERIES = "put each series into a folder of its own, and give that folder"
 
 @dataclass(frozen=True)
 class _Slice:
-    """One file: its series, where it lies (LPS, mm), and what its pixels are."""
+    """One slice: its series, where it lies (LPS, mm), and what its pixels are.
+
+    A file holds one, or several as frames; ``frame`` is None for a file that is taken as a whole.
+    """
 
     path: str
+    frame: int | None
     series: str
     description: str
     shape: tuple[int, ...]
@@ -46,6 +50,12 @@ class _Slice:
     directions: np.ndarray
     floating: bool
     components: int
+
+    @property
+    def name(self) -> str:
+        """How a fault names it."""
+        name = Path(self.path).name
+        return name if self.frame is None else f"frame {self.frame + 1} of {name}"
 
 
 @contextmanager
@@ -62,11 +72,13 @@ def _same_locale() -> Iterator[None]:
 def read_dicom(path: Path, voxels: bool) -> Volume:
     """Read the one series of a folder, or a file with all frames of a volume, or one slice.
 
-    Slices are ordered along their normal. What the tags scale (rescale slope and intercept) is
-    scaled.
+    Slices and frames are ordered along their normal. Frames need the places that enhanced objects
+    (CT, MR, PET and others) state for each, which pydicom reads. What the tags scale (rescale slope
+    and intercept) is scaled.
 
     Raises:
-        UnreadableError: no series, several (all are listed), missing or doubled slices.
+        UnreadableError: no series, several (all are listed), missing or doubled slices, or frames
+            without places.
     """
     slices = _series(path)
     first = slices[0]
@@ -93,7 +105,7 @@ def dicom_files(path: Path) -> list[Path]:
     Raises:
         UnreadableError: as :func:`read_dicom`.
     """
-    return [Path(one.path) for one in _series(path)]
+    return list(dict.fromkeys(Path(one.path) for one in _series(path)))
 
 
 def _series(path: Path) -> list[_Slice]:
@@ -103,7 +115,7 @@ def _series(path: Path) -> list[_Slice]:
         raise UnreadableError(
             "the folder holds no DICOM file", "give the folder that holds the slices themselves"
         )
-    slices = [found for file in files if (found := _header(file)) is not None]
+    slices = [one for file in files if (found := _header(file)) for one in _frames(found)]
     if not slices:
         raise UnreadableError("its DICOM files hold no images", "give the folder of the scan")
     _refuse_several(slices)
@@ -145,6 +157,7 @@ def _header(path: Path) -> _Slice | None:
     directions = np.column_stack([np.array(reader.GetDirection(axis))[:3] for axis in range(3)])
     return _Slice(
         path=str(path),
+        frame=None,
         series=tag("0020|000e"),
         description=described,
         shape=tuple(int(reader.GetDimensions(axis)) for axis in range(dims)),
@@ -155,6 +168,66 @@ def _header(path: Path) -> _Slice | None:
         in (itk.CommonEnums.IOComponent_FLOAT, itk.CommonEnums.IOComponent_DOUBLE),
         components=int(reader.GetNumberOfComponents()),
     )
+
+
+def _frames(file: _Slice) -> list[_Slice]:
+    """The frames of a file of several, each where it lies; else the file itself.
+
+    Raises:
+        UnreadableError: they have no places, or scales of their own.
+    """
+    # Nuclear medicine states its slices in another way, which GDCM understands.
+    if len(file.shape) < 3 or file.shape[2] == 1 or file.description.split()[:1] == ["NM"]:
+        return [file]
+    import pydicom  # slow to import; few files need it
+
+    name = Path(file.path).name
+    tags = pydicom.dcmread(file.path, stop_before_pixels=True)
+    own = tags.get("PerFrameFunctionalGroupsSequence", [])
+    shared = (tags.get("SharedFunctionalGroupsSequence") or [None])[0]
+
+    def of(group: Any, sequence: str, key: str) -> Any:
+        for place in (group, shared):
+            found = place.get(sequence) if place is not None else None
+            if found and key in found[0]:
+                return found[0].get(key)
+        return None
+
+    frames, scales = [], set()
+    for number, group in enumerate(own):
+        origin = of(group, "PlanePositionSequence", "ImagePositionPatient")
+        axes = of(group, "PlaneOrientationSequence", "ImageOrientationPatient")
+        spacing = of(group, "PixelMeasuresSequence", "PixelSpacing")
+        if origin is None or axes is None or spacing is None:
+            break
+        x, y = np.array(axes[:3], float), np.array(axes[3:], float)
+        thickness = of(group, "PixelMeasuresSequence", "SliceThickness") or 1
+        transformation = "PixelValueTransformationSequence"
+        scales.add(
+            tuple(of(group, transformation, k) for k in ("RescaleSlope", "RescaleIntercept"))
+        )
+        frames.append(
+            replace(
+                file,
+                frame=number,
+                shape=file.shape[:2],
+                spacing=np.array([spacing[1], spacing[0], thickness], float),
+                origin=np.array(origin, float),
+                directions=np.column_stack([x, y, np.cross(x, y)]),
+            )
+        )
+    if len(frames) != file.shape[2]:
+        raise UnreadableError(
+            f"{name} holds {file.shape[2]} frames without places in space, such as a series in "
+            "time",
+            "store each frame as a file, or convert a volume to NIfTI from its source",
+        )
+    if len(scales) > 1:
+        raise UnreadableError(
+            f"the frames of {name} are scaled by {len(scales)} different slopes and intercepts",
+            "convert it to NIfTI, for example with dcm2niix",
+        )
+    return frames
 
 
 #: Value representations, those whose length takes four bytes first.
@@ -241,16 +314,14 @@ def _ordered(slices: list[_Slice]) -> list[_Slice]:
     for one in slices[1:]:
         if one.shape != first.shape or not np.allclose(one.spacing[:2], first.spacing[:2]):
             raise UnreadableError(
-                f"its slices differ in size: {Path(one.path).name} has "
+                f"its slices differ in size: {one.name} has "
                 f"{'×'.join(map(str, one.shape))} pixels, {Path(first.path).name} has "
                 f"{'×'.join(map(str, first.shape))}",
                 _ONE_SERIES,
             )
         cosines = (one.directions[:, :2] * first.directions[:, :2]).sum(axis=0)
         if (cosines < _PARALLEL).any():
-            raise UnreadableError(
-                f"its slices are not parallel ({Path(one.path).name})", _ONE_SERIES
-            )
+            raise UnreadableError(f"its slices are not parallel ({one.name})", _ONE_SERIES)
     if any(len(one.shape) > 2 and one.shape[2] > 1 for one in slices):
         raise UnreadableError("it holds several files of several frames each", _ONE_SERIES)
     places = [float(one.origin @ normal) for one in slices]
@@ -262,16 +333,14 @@ def _ordered(slices: list[_Slice]) -> list[_Slice]:
     if len(twice):
         one, two = slices[twice[0]], slices[twice[0] + 1]
         raise UnreadableError(
-            f"{len(twice)} slices lie where another lies, such as {Path(one.path).name} and "
-            f"{Path(two.path).name}: several time points or echoes, or copies",
+            f"{len(twice)} slices have the position of another slice, such as "
+            f"{one.name} and {two.name}: several time points or echoes, or copies",
             _ONE_SERIES,
         )
     wide = np.flatnonzero(np.abs(gaps - usual) > _UNEVEN * usual)
     if len(wide):
         named = "; ".join(
-            f"{gaps[i]:.4g} mm between {Path(slices[i].path).name} and "
-            f"{Path(slices[i + 1].path).name}"
-            for i in wide[:3]
+            f"{gaps[i]:.4g} mm between {slices[i].name} and {slices[i + 1].name}" for i in wide[:3]
         )
         raise UnreadableError(
             f"slices are missing or uneven: {named}, where others are {usual:.4g} mm apart",
@@ -285,11 +354,14 @@ def _pixels(slices: list[_Slice], shape: tuple[int, ...]) -> np.ndarray:
 
     if len(slices) == 1:
         return _frame(itk, slices[0].path).reshape(shape)
+    files = {one.path for one in slices}
+    # One file is read once; of many, each when its turn comes.
+    whole = _frame(itk, slices[0].path) if len(files) == 1 else None
     # Slices with scales of their own (PET) differ in their type.
     data = np.empty(shape, np.float32 if any(one.floating for one in slices) else np.int32, "F")
     for place, one in enumerate(slices):
-        array = _frame(itk, one.path)
-        data[..., place] = array[..., 0] if array.ndim == 3 else array
+        array = _frame(itk, one.path) if whole is None else whole
+        data[..., place] = array[..., one.frame or 0] if array.ndim == 3 else array
     low, high = data.min(), data.max()
     small = data.dtype == np.int32 and low >= -(1 << 15) and high < 1 << 15
     return data.astype(np.int16) if small else data

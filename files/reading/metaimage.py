@@ -49,7 +49,7 @@ def read_metaimage(path: Path, voxels: bool) -> Volume:
     kind = fields.get("ElementType", "").removesuffix("_ARRAY")
     if kind not in _DTYPES:
         raise UnreadableError(
-            f"voxels of the type '{kind}'", "store them as MET_FLOAT or MET_SHORT"
+            f"its voxels have the unsupported type '{kind}'", "store them as MET_FLOAT or MET_SHORT"
         )
     msb = _flag(fields, "BinaryDataByteOrderMSB") or _flag(fields, "ElementByteOrderMSB")
     dtype = np.dtype((">" if msb else "<") + _DTYPES[kind])
@@ -176,7 +176,8 @@ def _inflated(file: Any, size: int) -> np.ndarray:
         waiting = inflater.unconsumed_tail
         if done + len(part) > size:
             raise UnreadableError(
-                "it holds more data than its header states", "correct its header, or write it anew"
+                "it holds more data than its header states",
+                "correct its header, or write the file again",
             )
         out[done : done + len(part)] = np.frombuffer(part, np.uint8)
         done += len(part)

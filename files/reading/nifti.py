@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from mixseg.files.geometry import mm_of_unit
 from mixseg.files.reading.streams import drain, opened, read_array
 from mixseg.files.reading.volume import (
     Remark,
@@ -24,13 +25,15 @@ __all__ = ["read_nifti"]
 _ROUNDING = 0.1
 #: Bytes that may follow the voxels of a compressed file, beyond their own number.
 _SPARE = 1 << 20
+_MILLIMETERS = 2  # NIfTI-1 code
 _HEADER_FIX = "correct the header, or write the file again with another tool"
 
 
 def read_nifti(path: Path, voxels: bool) -> Volume:
     """Read a NIfTI file; of a pair either part may be named.
 
-    The affine is that of the sform where its code is set, else the qform's, else the voxel sizes.
+    The affine is that of the sform where its code is set, else the qform's, else the voxel sizes;
+    it is in mm, whatever unit the header states.
     Axes of one voxel after the third are dropped; one that is left holds the channels. The voxels
     keep their type, or are float32 (float64 for larger ones) where the header scales them.
 
@@ -47,16 +50,27 @@ def read_nifti(path: Path, voxels: bool) -> Volume:
         size = checked_size(shape, dtype.itemsize)
         spatial, channels = _axes(shape)
         affine, remarks = _affine(header, spatial)
+        units = int(header["xyzt_units"])
+        mm, qform = mm_of_unit(units), _qform(header)
+        affine = _scaled_affine(affine, mm)
         facts = {
-            "xyzt_units": int(header["xyzt_units"]),
+            # Of the affines here; a mask is written in the units of its image's file.
+            "xyzt_units": units if mm == 1 else (units & ~7) | _MILLIMETERS,
+            "file_units": units,
             "sform_code": int(header["sform_code"]),
             "qform_code": int(header["qform_code"]),
-            "qform": _qform(header),
+            "qform": None if qform is None else _scaled_affine(qform, mm),
         }
         grid = Volume(spatial, affine, None, channels, facts, tuple(remarks))
         if not voxels:
             return grid
         offset = int(header["vox_offset"])
+        if single and offset < header.sizeof_hdr:
+            raise UnreadableError(
+                f"its header says that the voxels begin at byte {offset}, within the header",
+                "correct its vox_offset (352 in most files), or write the file again with another "
+                "tool",
+            )
         if single:
             skipped = len(head)
             data = _voxels(stream, skipped, head, max(offset, 0), size, data_file)
@@ -66,6 +80,10 @@ def read_nifti(path: Path, voxels: bool) -> Volume:
     array = _scaled(header, data.view(dtype).reshape(shape, order="F"))
     array = array.reshape((*spatial, channels) if channels > 1 else spatial, order="F")
     return Volume(spatial, affine, array, channels, facts, tuple(remarks))
+
+
+def _scaled_affine(affine: np.ndarray, factor: float) -> np.ndarray:
+    return np.diag([factor, factor, factor, 1.0]) @ affine
 
 
 def _parts(path: Path) -> tuple[Path, Path]:
@@ -110,11 +128,15 @@ def _dtype(header: Any) -> np.dtype:
     except Exception as error:
         raise UnreadableError("its header names an unknown type of voxels", _HEADER_FIX) from error
     if dtype.names:
-        raise UnreadableError("voxels of RGB colors", "store one number a voxel, a channel an axis")
+        raise UnreadableError(
+            "its voxels are RGB colors", "store one number per voxel, with the channels as an axis"
+        )
     if dtype.kind == "c":
         raise UnreadableError("its voxels are complex numbers", "store the magnitude")
     if dtype.kind not in "iufb" or dtype.itemsize > 8:
-        raise UnreadableError(f"voxels of the type {dtype}", "store them as float32 or int16")
+        raise UnreadableError(
+            f"its voxels have the unsupported type {dtype}", "store them as float32 or int16"
+        )
     return dtype
 
 
@@ -216,7 +238,7 @@ def _scaled(header: Any, data: np.ndarray) -> np.ndarray:
     try:
         slope, intercept = header.get_slope_inter()
     except Exception as error:
-        raise UnreadableError("its header scales the voxels by no number", _HEADER_FIX) from error
+        raise UnreadableError("the scale in its header is not a number", _HEADER_FIX) from error
     if data.dtype.kind == "f" and data.dtype.itemsize == 2:
         data = data.astype(np.float32)
     if slope is None or (slope == 1 and intercept in (None, 0)):

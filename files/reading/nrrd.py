@@ -52,6 +52,10 @@ _SPACES = {
 _LPS = (-1.0, -1.0, 1.0)
 _MOST_HEADER = 1 << 20
 _SPARE = 1 << 20
+_DETACHED = ("data file", "datafile")
+_SEVERAL = ("its voxels lie in several files", "store them in one file")
+#: Millimeters of the units of space that are not mm.
+_UNITS = {"m": 1e3, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "nm": 1e-6}
 _REWRITE = "write it again, for example with 3D Slicer"
 
 
@@ -104,6 +108,9 @@ def _fields(file: Any) -> tuple[dict[str, str], dict[str, str]]:
         if line.startswith("#"):
             continue
         key, separator, value = line.partition(":")
+        if key.strip().lower() in _DETACHED and value.split()[:1] == ["LIST"]:
+            # The files' names follow, a line each, to the end.
+            raise UnreadableError(*_SEVERAL)
         if not separator:
             raise UnreadableError(f"its header has a line that is not a field: '{line[:40]}'")
         if value.startswith("="):
@@ -116,7 +123,9 @@ def _fields(file: Any) -> tuple[dict[str, str], dict[str, str]]:
 def _type(fields: Mapping[str, str]) -> np.dtype:
     name = fields.get("type", "").lower()
     if name not in _DTYPES:
-        raise UnreadableError(f"voxels of the type '{name}'", "store them as float or short")
+        raise UnreadableError(
+            f"its voxels have the unsupported type '{name}'", "store them as float or short"
+        )
     dtype = np.dtype(_DTYPES[name])
     big = fields.get("endian", "little").lower() == "big"
     return dtype.newbyteorder(">") if big else dtype.newbyteorder("<")
@@ -146,7 +155,7 @@ def _vectors(fields: Mapping[str, str], dims: int) -> list[list[float] | None] |
         return None
     parts = re.findall(r"none|\([^)]*\)", text.lower())
     if len(parts) != dims:
-        raise UnreadableError(f"its space directions are not one an axis: {text[:60]}", _REWRITE)
+        raise UnreadableError(f"its space directions are not one per axis: {text[:60]}", _REWRITE)
     vectors = [None if part == "none" else _vector(part) for part in parts]
     # pynrrd writes vectors of NaN for 'none'.
     return [None if v is None or all(math.isnan(x) for x in v) else v for v in vectors]
@@ -156,7 +165,8 @@ def _vector(text: str) -> list[float]:
     try:
         return [float(part) for part in text.strip("() ").split(",")]
     except ValueError:
-        raise UnreadableError(f"its header has '{text[:40]}' for a vector", _REWRITE) from None
+        problem = f"its header has '{text[:40]}', which is not a vector"
+        raise UnreadableError(problem, _REWRITE) from None
 
 
 def _spatial_axes(fields: Mapping[str, str], dims: int) -> list[int]:
@@ -188,6 +198,10 @@ def _affine(fields: Mapping[str, str], spatial: list[int], dims: int) -> np.ndar
             raise UnreadableError(
                 "its header has spacings that are not numbers", _REWRITE
             ) from None
+    units = set(re.findall(r'"([^"]*)"', fields.get("space units", "")))
+    if len(units) == 1:
+        factor = _UNITS.get(units.pop().strip(), 1.0)
+        directions, origin = directions * factor, origin * factor
     signs = np.array(_SPACES.get(fields.get("space", "").lower(), _LPS))
     return lps_to_ras(directions, origin, signs)
 
@@ -215,11 +229,11 @@ def _segments(pairs: Mapping[str, str]) -> tuple[Segment, ...]:
 def _data(
     path: Path, fields: Mapping[str, str], start: int, size: int, dtype: np.dtype
 ) -> np.ndarray:
-    detached = fields.get("data file", fields.get("datafile"))
+    detached = next((fields[key] for key in _DETACHED if key in fields), None)
     source = path
     if detached is not None:
-        if detached.split()[:1] == ["LIST"] or "%" in detached:
-            raise UnreadableError("its voxels lie in several files", "store them in one file")
+        if "%" in detached:
+            raise UnreadableError(*_SEVERAL)
         source, start = path.parent / detached, 0
         if not source.is_file():
             raise UnreadableError(
@@ -230,7 +244,8 @@ def _data(
         lines = int(fields.get("line skip", fields.get("lineskip", 0)))
         skip = int(fields.get("byte skip", fields.get("byteskip", 0)))
     except ValueError:
-        raise UnreadableError("its header skips no number of bytes", _REWRITE) from None
+        problem = "its header gives no valid number of bytes to skip"
+        raise UnreadableError(problem, _REWRITE) from None
     with open(source, "rb") as file, named_faults():
         file.seek(start)
         for _ in range(min(max(lines, 0), 1 << 16)):
@@ -258,7 +273,7 @@ def _data(
             return data.view(dtype)
         if encoding in ("ascii", "text", "txt"):
             return _numbers(file.read(64 * (size // dtype.itemsize)), size, dtype)
-    raise UnreadableError(f"its encoding is '{encoding}'", "store it raw or compressed by gzip")
+    raise UnreadableError(f"its encoding is '{encoding}'", "store it raw or compressed with gzip")
 
 
 def _numbers(text: bytes, size: int, dtype: np.dtype) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mixseg.files.reading.volume import UnreadableError, Volume, checked_size
 
@@ -33,7 +33,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_TIFF_ORIENTATION = 274
+#: Color types of PNG: RGB, gray with opacity, RGB with opacity.
+_PNG_SEVERAL = (2, 4, 6)
+_TIFF_ORIENTATION, _TIFF_BITS, _TIFF_FORMAT = 274, 258, 339
+#: By sample format and bits, what Pillow gives another type.
+_TIFF_TYPES = {(1, 32): np.uint32, (2, 8): np.int8}
 #: How the modes are read that hold neither gray values nor colors as they are.
 _CONVERTED = {"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "La": "LA", "RGBa": "RGBA"}
 _OPACITY = ("LA", "PA", "RGBA")
@@ -48,18 +52,26 @@ def read_picture(path: Path, voxels: bool) -> Volume:
         UnreadableError: for whatever cannot be read.
     """
     with open(path, "rb") as file:
-        is_png = file.read(8) == _PNG
-    if is_png:
+        head = file.read(26)
+    if head[:8] == _PNG:
         _check_png(path)
-    with Image.open(path) as picture:
+        if head[24] == 16 and head[25] in _PNG_SEVERAL:
+            raise UnreadableError(
+                "it has several channels of 16 bits, of which Pillow reads 8",
+                "store colors with 8 bits, or each channel as a gray file of 16 bits, without "
+                "opacity",
+            )
+    with _opened(path, head) as picture:
         # Before anything that makes Pillow decode it.
         checked_size((*picture.size, Image.getmodebands(picture.mode)), 1)
         if (pages := getattr(picture, "n_frames", 1)) > 1:
             raise UnreadableError(
-                f"it holds {pages} pages", "store one page a file, or a volume as NIfTI"
+                f"it holds {pages} pages", "store one page per file, or a volume as NIfTI"
             )
         orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
         stored_as = picture.format
+        tags = getattr(picture, "tag_v2", {})
+        kind = tags.get(_TIFF_FORMAT, (1,))[0], tags.get(_TIFF_BITS, (0,))[0]
     # Pillow turns some TIFF files itself, and gets others wrong.
     turned_here = stored_as == "TIFF" and orientation != 1
     source = io.BytesIO(_unturned(path.read_bytes())) if turned_here else path
@@ -76,6 +88,9 @@ def read_picture(path: Path, voxels: bool) -> Volume:
         if orientation in _TURNS:
             upright = upright.transpose(_TURNS[orientation])
         data = np.asarray(upright)
+    if kind in _TIFF_TYPES:
+        # Pillow takes whole numbers of 32 bits as signed, those of 8 bits as unsigned.
+        data = data.view(_TIFF_TYPES[kind])
     opaque = True
     if mode in _OPACITY:
         opacity = data[..., -1]
@@ -86,6 +101,18 @@ def read_picture(path: Path, voxels: bool) -> Volume:
         data = data.astype(data.dtype.newbyteorder("="))
     data = np.swapaxes(data, 0, 1)
     return Volume(data.shape[:2], np.eye(4), data, channels, palette=palette, opaque=opaque)
+
+
+def _opened(path: Path, head: bytes) -> Any:
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError as error:
+        if head[:4] not in (b"II*\0", b"MM\0*"):
+            raise UnreadableError("it is not a picture that can be read") from error
+        raise UnreadableError(
+            "it is a TIFF file of a kind that is not read, such as 16-bit colors or 64-bit numbers",
+            "store it as gray of 8, 16 or 32 bits, or as colors of 8 bits",
+        ) from error
 
 
 def _unturned(content: bytes) -> bytes:

@@ -76,7 +76,7 @@ def drain(stream: Any, limit: int) -> None:
         if left < 0:
             raise UnreadableError(
                 "it holds far more data than its header states",
-                "correct its header, or write it anew",
+                "correct its header, or write the file again",
             )
 
 

@@ -41,6 +41,8 @@ def split_suffix(name: str) -> tuple[str, str] | None:
 def is_dicom(path: str | os.PathLike[str]) -> bool:
     """Whether a file is DICOM: by its suffix, or without one by the mark after its preamble."""
     path = Path(path)
+    if path.name.upper() == "DICOMDIR":  # an index of the files beside it
+        return False
     if path.name.lower().endswith(_DICOM_SUFFIXES):
         return True
     if split_suffix(path.name) is not None:
@@ -55,7 +57,11 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 def subject_name(path: str | os.PathLike[str]) -> str:
     """The path that names what is made of an image: that of a DICOM series with a suffix.
 
-    MONAI's savers cut off what follows the last dot, which in a folder's name is part of it.
+    MONAI's savers cut off what follows the last dot, which in a folder's name is part of it; and
+    ``.nii.gz``, not ``.NII.GZ``.
     """
     text = os.fspath(path).rstrip("/")
-    return text if split_suffix(os.path.basename(text)) else f"{text}.dcm"
+    parts = split_suffix(os.path.basename(text))
+    if parts is None:
+        return f"{text}.dcm"
+    return text[: len(text) - len(parts[1])] + parts[1].lower()

@@ -1,15 +1,15 @@
-"""What an opened image is, and what is said about one that cannot be opened."""
+"""Opened images, and the errors of files that cannot be opened."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
+
+from mixseg.files.memory import free_memory
 
 __all__ = [
     "DAMAGED",
@@ -32,7 +32,7 @@ _LEAST_DETERMINANT = 1e-3
 
 @dataclass(frozen=True)
 class Remark:
-    """What is odd about a file that can be used all the same, and what to do about it."""
+    """Remark about an unusual but usable file, and what to do about it."""
 
     problem: str
     fix: str
@@ -157,21 +157,11 @@ def checked_size(shape: tuple[int, ...], itemsize: int) -> int:
     count = 1
     for size in shape:
         count *= int(size)
-    needed, there = count * max(4, itemsize), _free_memory()
-    if needed > there:
+    needed, there = count * max(4, itemsize), free_memory()
+    if 0 < there < needed:
         raise UnreadableError(
             f"its header says {'×'.join(map(str, shape))} voxels, {needed / 1e9:.1f} GB in "
             f"memory, where {there / 1e9:.1f} GB are free",
             "crop or resample it, or correct its header if that is wrong",
         )
     return count * itemsize
-
-
-def _free_memory() -> int:
-    """Bytes that can be had without swapping; half of what is built in where Linux does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

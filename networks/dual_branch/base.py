@@ -1,4 +1,4 @@
-"""What the networks have in common: arguments, checks of images, choice of branch."""
+"""Common parts of the networks: arguments, checks of images, choice of branch."""
 
 from __future__ import annotations
 

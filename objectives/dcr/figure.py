@@ -55,7 +55,7 @@ def plot_indicators(
 ) -> None:
     """Draw the instances with the extreme weights, the histogram, and weight against quality.
 
-    Pictures have the outline of the label that the instance is trained with, a color a class, and
+    Pictures have the outline of the label that the instance is trained with, a color per class, and
     in thin white that of its reference.
 
     Args:
@@ -168,7 +168,7 @@ def _draw_histogram(
         color=[color for color, _ in groups.values()],
         label=[f"{name} ({members.sum()})" for name, (_, members) in groups.items()],
     )
-    style(axes, "Learned weights", legend_rows=1)
+    style(axes, "Learned weights", rows=1)
     axes.set_xlabel("γ", fontsize=10, color=INK)
     axes.set_ylabel("instances", fontsize=10, color=INK)
     axes.set_xlim(0.0, 1.0)
@@ -191,7 +191,7 @@ def _draw_quality(
                 dice[chosen], gamma[chosen], "o", color=color, markersize=4, alpha=0.6, label=name,
                 markeredgewidth=0,
             )  # fmt: skip
-    style(axes, "γ and quality" + ("" if auc is None else f", AUC {auc:.3f}"), legend_rows=1)
+    style(axes, "γ and quality" + ("" if auc is None else f", AUC {auc:.3f}"), rows=1)
     axes.set_xlabel("Dice of the given mask with the reference", fontsize=10, color=INK)
     axes.set_ylabel("γ", fontsize=10, color=INK)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mixseg.data import SliceDataset
+from mixseg.data.samplers import process_share
 from mixseg.losses import last_layer_gradients
 from mixseg.networks.features import forward_with_inputs
 from mixseg.objectives.dcr.report import IndicatorReport
@@ -32,7 +33,7 @@ _PATIENCE = 5.0
 
 
 class WeighsInstances(Protocol):
-    """What the handler knows of an objective: each item of the dataset has a weight γ."""
+    """Protocol of objectives that give each item of the dataset a weight γ."""
 
     @property
     def gamma(self) -> Tensor:
@@ -159,7 +160,7 @@ class InstanceIndicators:
     def _step(self, engine: Any) -> None:
         agreement = self.agreement(engine.network, engine.state.iteration)
         self.objective.step_indicators(agreement)
-        if not dist.is_initialized() or dist.get_rank() == 0:
+        if process_share()["rank"] == 0:
             self.report.record(engine.state.iteration, self.objective.gamma, self.objective.learned)
 
     def agreement(self, network: nn.Module, iteration: int) -> Tensor:
@@ -174,7 +175,8 @@ class InstanceIndicators:
         rng = np.random.default_rng((self.seed, iteration))
         guides = rng.choice(guides, min(self.batch_strong, len(guides)), replace=False)
         spread = dist.is_available() and dist.is_initialized()
-        rank, world = (dist.get_rank(), dist.get_world_size()) if spread else (0, 1)
+        share = process_share()
+        rank, world = share["rank"], share["world_size"]
         if spread:  # each process has batch statistics of its own since its last step
             for buffer in network.buffers():
                 dist.broadcast(buffer, src=0)

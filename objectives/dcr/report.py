@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixseg.data import SliceDataset
-from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.atomic import write_csv
 from mixseg.metrics import dice_coefficient
 from mixseg.objectives.dcr.figure import InstancePanel, plot_indicators
 
@@ -41,7 +39,7 @@ class IndicatorReport:
         ``corrupted``, whether a label without foreground stands for a reference with some. Both
         are empty where the dataset has no reference; nothing else depends on it.
     ``indicators_history.csv``
-        A row a step: ``iteration``, ``mean`` of the learned weights, the shares ``at_zero`` and
+        A row per step: ``iteration``, ``mean`` of the learned weights, the shares ``at_zero`` and
         ``at_one``, and ``auc``, the area under the ROC curve of γ for items that are not corrupted.
     ``indicators.png``
         The items with the lowest and the highest weights, their histogram, and γ against quality.
@@ -92,8 +90,8 @@ class IndicatorReport:
         weights, chosen = gamma.cpu().numpy(), learned.cpu().numpy()
         quality, corrupted = self._compared()
         data = self.dataset
-        self._write(
-            "indicators.csv",
+        write_csv(
+            self.output_dir / "indicators.csv",
             [
                 {
                     "case_id": data.case_ids[i],
@@ -115,7 +113,7 @@ class IndicatorReport:
         }
         auc = _auc(weights, chosen, corrupted)
         self.rows.append(row if auc is None else row | {"auc": round(auc, 6)})
-        self._write("indicators_history.csv", self.rows)
+        write_csv(self.output_dir / "indicators_history.csv", self.rows)
         logger.info("indicators: %s", ", ".join(f"{k} {v:g}" for k, v in self.rows[-1].items()))
         self._pending = weights, chosen
         if self._drawn is None or self.clock() - self._drawn >= self.picture_seconds:
@@ -145,14 +143,6 @@ class IndicatorReport:
         batch = self.dataset.__getitems__(list(items))
         assert isinstance(batch, dict)  # as there is no random transform
         return batch
-
-    def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        text = io.StringIO()
-        fields = dict.fromkeys(key for row in rows for key in row)
-        table = csv.DictWriter(text, list(fields), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        write_bytes_atomic(self.output_dir / name, text.getvalue().encode())
 
     def _compared(self) -> tuple[list[float | None], list[bool | None]]:
         """Quality of each item's label, and whether its foreground is missing; None if unknown."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, default_collate
 
-from mixseg.data.samplers import SeededDataLoader
+from mixseg.data.samplers import EpochBatchSampler, SeededDataLoader, process_share
 
 __all__ = ["TutorialBatchSampler", "TutorialDataLoader"]
 
@@ -19,7 +18,7 @@ __all__ = ["TutorialBatchSampler", "TutorialDataLoader"]
 STREAMS = ("primary", "auxiliary")
 
 
-class TutorialBatchSampler(Sampler[list[int]]):
+class TutorialBatchSampler(EpochBatchSampler):
     """Batches of a weighted and of a uniform stream over one dataset.
 
     Pan et al. (AAAI 2022), 'Dynamic Co-Regularized Framework': the primary tutorial is drawn from
@@ -67,33 +66,13 @@ class TutorialBatchSampler(Sampler[list[int]]):
             raise ValueError("there is no item to draw from")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if epoch_length is not None and epoch_length < 1:
-            raise ValueError(f"epoch_length must be at least 1, got {epoch_length}")
+        super().__init__(
+            -(-size // (batch_size * world_size)), epoch_length, seed, rank, world_size
+        )
         self.size = size
         self.batch_size = batch_size
         self.weights = weights
         self.auxiliary = auxiliary
-        self._length = epoch_length or -(-size // (batch_size * world_size))
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.epoch = 1
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass (epochs count from 1)."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self._length
-
-    def _stream(self, number: int, weights: np.ndarray | None) -> np.ndarray:
-        """Items of one stream for one epoch of this rank, (length, batch_size)."""
-        rng = np.random.default_rng((self.seed, self.epoch, number))
-        needed = self._length * self.batch_size * self.world_size
-        if weights is None:
-            passes = [rng.permutation(self.size) for _ in range(-(-needed // self.size))]
-            drawn = np.concatenate(passes)[:needed]
-        else:
-            drawn = rng.choice(self.size, size=needed, p=weights)
-        return drawn.reshape(self._length, self.world_size, self.batch_size)[:, self.rank]
 
     def _probabilities(self) -> np.ndarray | None:
         if self.weights is None:
@@ -109,12 +88,11 @@ class TutorialBatchSampler(Sampler[list[int]]):
         probabilities: np.ndarray = weights / weights.sum()
         return probabilities
 
-    def __iter__(self) -> Iterator[list[int]]:
-        streams = [self._stream(0, self._probabilities())]
-        if self.auxiliary:
-            streams.append(self._stream(1, None))
-        for batch in range(self._length):
-            yield [int(item) for stream in streams for item in stream[batch]]
+    def streams(self) -> list[np.ndarray]:
+        """The weighted one, then the uniform one where it is drawn."""
+        items, each = np.arange(self.size), self.batch_size
+        streams = [self.stream(0, items, each, self._probabilities())]
+        return [*streams, self.stream(1, items, each)] if self.auxiliary else streams
 
 
 class TutorialDataLoader(SeededDataLoader):
@@ -133,7 +111,7 @@ class TutorialDataLoader(SeededDataLoader):
         epoch_length: batches an epoch, None for one pass over the data.
         seed: of the order and of the workers.
         num_workers: processes that load; 0 loads in this process.
-        pin_memory: page-locked host memory, for faster copies to CUDA.
+        pin_memory: see :class:`mixseg.data.samplers.SeededDataLoader`.
 
     Raises:
         ValueError: an item without a label; see also :class:`TutorialBatchSampler`.
@@ -156,7 +134,7 @@ class TutorialDataLoader(SeededDataLoader):
         epoch_length: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
-        pin_memory: bool = False,
+        pin_memory: bool | None = None,
     ) -> None:
         supervision: Any = dataset.supervision  # type: ignore[attr-defined]
         if "none" in supervision:
@@ -164,7 +142,6 @@ class TutorialDataLoader(SeededDataLoader):
                 f"{list(supervision).count('none')} items have no label, and both streams need "
                 "one: set num_unlabeled to 0"
             )
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         sampler = TutorialBatchSampler(
             len(supervision),
             batch_size,
@@ -172,8 +149,7 @@ class TutorialDataLoader(SeededDataLoader):
             auxiliary=auxiliary,
             epoch_length=epoch_length,
             seed=seed,
-            rank=torch.distributed.get_rank() if distributed else 0,
-            world_size=torch.distributed.get_world_size() if distributed else 1,
+            **process_share(),
         )
         super().__init__(
             dataset,

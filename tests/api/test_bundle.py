@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -110,3 +111,24 @@ def test_what_cannot_be_predicted_is_named(tmp_path: Path, scans: Path, weights:
         bundle.predict(scan(0))
     with pytest.raises(ValueError, match="there is no bundle 'absent'"):
         mixseg.Bundle("absent")
+
+
+def test_dicom_seg_lies_beside_the_mask(
+    tmp_path: Path, weights: Path, write_series: Callable[..., Path]
+) -> None:
+    bundle = mixseg.Bundle(BUNDLES / "acdc_lv_confkd", weights=weights, device="cpu")
+    with pytest.raises(ValueError, match="give these, and an output"):
+        bundle.predict(tmp_path, dicom_seg=True)
+    highdicom = pytest.importorskip("highdicom", reason="needs mixseg[dicom]")
+    tags = {"0010|0010": "Doe^Jane", "0010|0020": "P7", "0010|0030": "", "0010|0040": "F"} | {
+        "0008|0020": "20240102", "0008|0030": "101112", "0008|0050": "", "0020|0010": "S1",
+        "0008|0090": "",
+    }  # fmt: skip
+    series = write_series(tmp_path / "scan", scan(0), spacing=(1.5, 1.25, 8.0), tags=tags)
+    (result,) = bundle.predict(
+        series, tmp_path / "out", dicom_seg=True, features=FEATURES, slice_size=[32, 32]
+    )
+    assert result.dicom_seg is not None
+    assert result.dicom_seg.parent == tmp_path / "out"
+    frames = highdicom.seg.segread(result.dicom_seg).get_volume(combine_segments=True).array
+    assert int((frames == 1).sum()) == int((result.mask == 1).sum()) > 0

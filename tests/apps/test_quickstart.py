@@ -221,7 +221,8 @@ def test_an_interrupted_quickstart_keeps_what_is_done(tmp_path: Path) -> None:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-    assert "the same command resumes" in (tmp_path / "screen.txt").read_text()
+    again = f"to resume: mixseg quickstart --output {output} {' '.join(SMALL)}\n"
+    assert again in (tmp_path / "screen.txt").read_text()
     # What is done stays done: the next call takes it up (see "done already" above).
     left = json.loads(state.read_text())
     assert left["done"] == ["phantom"]

@@ -341,9 +341,8 @@ def test_ctrl_c_lets_the_step_end_by_itself(tmp_path: Path) -> None:
         # A shell's background jobs ignore Ctrl-C, and the tests may run in one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    for _ in range(600):
-        if (tmp_path / "up").exists():
-            break
+    while not (tmp_path / "up").exists():
+        assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, error = process.communicate(timeout=30)

@@ -156,7 +156,7 @@ def test_a_table_has_both_values_and_the_test(measurements: Measurements) -> Non
     )
     # Seeds' means 82 and 92 %: 87 ± 10/√2 = 7.07; HD95 is ten times the fraction: 8.2 and 9.2.
     assert line_of(text, "Set-3", "KL+Ent", "student")[3:] == [
-        "86.94 / 8.84", "87.0 ± 7.1 / 8.7 ± 0.7 (2)", "reference", "not run",
+        "86.94 / 8.84", "87.0 ± 7.1 / 8.7 ± 0.7 (2)", "reference", "–",
     ]  # fmt: skip
     # Lower bound: all eight differences negative, mean −4.5, exact p = 2/256. KL's student, worked
     # out as in the test of the paired test: rank sum 1 of 36, p = 4/256. Its teacher equals the
@@ -207,13 +207,13 @@ def json_family(measurements: Measurements) -> dict[tuple[str, str], tuple[float
 
 def test_cells_without_a_result_say_so(measurements: Measurements) -> None:
     text = markdown("1", measurements)
-    assert line_of(text, "Set-5", "KL+Ent", "student")[4:] == ["not run", "", "not run"]
-    assert line_of(text, "Set-3", "Upper bound")[4:] == ["not run", "", "not run"]
+    assert line_of(text, "Set-5", "KL+Ent", "student")[4:] == ["–", "", "–"]
+    assert line_of(text, "Set-3", "Upper bound")[4:] == ["–", "", "–"]
     # Five cases are too few for a test.
     assert line_of(text, "Set-3", "Decoupled", "student")[4:6] == ["84.0 / 8.4 (1)", "n/a"]
     # Where nothing of a table was run, there is no column for the test.
     assert markdown("7", measurements).splitlines()[0].count("|") == 7
-    assert "not run" in markdown("8", measurements)
+    assert "–" in markdown("8", measurements)
 
 
 def test_notes_stand_below_their_table(measurements: Measurements) -> None:
@@ -236,11 +236,9 @@ def test_a_sweep_takes_the_variant_or_the_main_row_that_agrees(
     assert line_of(text, "Set-3", "λ_w = 0.001")[4:6] == [
         "87.0 ± 0.0 / 8.7 ± 0.0 (2)", "reference",
     ]  # fmt: skip
-    assert line_of(text, "Set-3", "λ_w = 0.01")[4] == "not run"
+    assert line_of(text, "Set-3", "λ_w = 0.01")[4] == "–"
     # Nothing says which λ_kd the main row had.
-    assert line_of(markdown("4", Measurements([path], results)), "Set-3", "λ_kd = 50")[4] == (
-        "not run"
-    )
+    assert line_of(markdown("4", Measurements([path], results)), "Set-3", "λ_kd = 50")[4] == "–"
 
 
 def test_rows_that_no_table_has_stand_apart(results: Path, tmp_path: Path) -> None:
@@ -345,9 +343,9 @@ def test_complexity_is_kept_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "complexity_cpu.json").write_text(json.dumps(content))
     text = markdown("8", Measurements([], tmp_path))
     assert line_of(text, "Dual branch (KL+Ent)")[1:] == [
-        "41,137,220", "41,137,220", "7.1", "123.4", "123.4", "not run", "",
+        "41,137,220", "41,137,220", "7.1", "123.4", "123.4", "–", "",
     ]  # fmt: skip
     assert line_of(text, "SSCO")[1:] == [
-        "248,339,472", "not run", "37.6", "not run", "", "not run", "",
+        "248,339,472", "–", "37.6", "–", "", "–", "",
     ]  # fmt: skip
     assert "Measured on: CPU profile: a processor, 2 threads." in text

@@ -141,7 +141,7 @@ def test_every_setting_has_its_effect(tmp_path: Path, tools: SimpleNamespace) ->
     assert (preparation.num_source_classes, preparation.target_classes) == (5, [1, 3])
     sizes = (preparation.slice_size, preparation.crop_size, preparation.spatial_size)
     assert [list(size) for size in sizes] == [[48, 40], [32, 24], [16, 12]]
-    for name in ("train#preprocessing", "validate#preprocessing"):
+    for name in ("train#preprocessing", "validate#dataset#transform"):
         (turn,) = [s for s in get(name).transforms if isinstance(s, Orientationd)]
         assert turn.ornt_transform.axcodes == "LPS"
         (rescale,) = [s for s in get(name).transforms if isinstance(s, RescaleIntensityd)]

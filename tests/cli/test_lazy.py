@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+from rich.markup import render
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -27,6 +28,19 @@ def test_the_list_says_of_each_command_what_its_own_help_begins_with(group: Any,
     assert command.name == name
     assert listed.help == command.help.split("\n\n")[0].replace("\n", " ")
     assert bool(command.context_settings.get("ignore_unknown_options")) == listed.takes_settings
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [*((GROUP, n) for n in NAMES), *((PREPARE, n) for n in PREPARE.lazy)]
+)
+def test_no_word_of_a_help_is_lost_as_markup(group: Any, name: str) -> None:
+    """Rich takes ``[dicom]`` for a style and shows nothing."""
+    command = group.get_command(None, name)
+    texts = [command.help, *(getattr(one, "help", None) for one in command.params)]
+    for text in filter(None, texts):
+        shown = render(text)
+        assert not shown.spans
+        assert shown.plain == text.replace("\\[", "[")
 
 
 @pytest.mark.parametrize(

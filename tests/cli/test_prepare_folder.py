@@ -50,11 +50,11 @@ def root(tmp_path: Path) -> Path:
 
 def test_the_report_comes_first_and_the_result_validates(root: Path) -> None:
     command = ("prepare", "folder", root / "mr", root / "masks", "--quiet", "--unlabeled", "255")
-    dry = run(*command, "--dry-run", "--classes", "background, organ ,tumour")
+    dry = run(*command, "--dry-run", "--classes", "background, organ ,tumor")
     assert dry.exit_code == 0, dry.output
     assert "nothing is written (--dry-run)" in dry.output
     assert not (root / "datalist.json").exists()
-    # cases, patients, with scribble, training, validation, test: five masks all train.
+    # cases, patients, scribble files, training, validation, test: five masks all train.
     assert cells(dry.output, "full masks") == ["full masks", "5", "5", "0", "5", "0", "0"]
     assert "mixseg train BUNDLE --folds 5" in dry.output
     assert cells(dry.output, "scribbles or partly labeled")[1:] == ["1", "1", "0", "1", "0", "0"]
@@ -66,12 +66,13 @@ def test_the_report_comes_first_and_the_result_validates(root: Path) -> None:
     assert cells(dry.output, "size x, voxels") == ["size x, voxels", "6", "6", "6"]
     assert cells(dry.output, "greatest intensity")[1:] == ["100", "102.5", "105"]
 
-    result = run(*command, "--classes", "background,organ,tumour")
+    result = run(*command, "--classes", "background,organ,tumor")
     assert result.exit_code == 0, result.output
     assert result.output.index("full masks") < result.output.index("wrote ")
     assert f"wrote {root / 'datalist.json'}" in result.output
+    assert f"mixseg new my_bundle --datalist {root / 'datalist.json'}" in result.output
     datalist = Datalist.load(root / "datalist.json")
-    assert datalist.classes == ["background", "organ", "tumour"]
+    assert datalist.classes == ["background", "organ", "tumor"]
     assert datalist.training[0].image.startswith("mr/p")
     assert run("validate", root / "datalist.json", "--quiet").exit_code == 0
     again = run(*command)

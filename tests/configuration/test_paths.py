@@ -17,8 +17,9 @@ def test_a_literal_path_is_what_the_configuration_gives(path: str) -> None:
     assert parser.get_parsed_content("output_dir") == path
 
 
-def test_paths_of_the_command_line_reach_the_configuration() -> None:
-    typed = ["run", "--dataset_dir", "20240131", "--output_dir=runs/run#3", "--ckpt_dir", "a"]
+@pytest.mark.parametrize("option", ["--dataset_dir", "--dataset-dir"])
+def test_paths_of_the_command_line_reach_the_configuration(option: str) -> None:
+    typed = ["run", option, "20240131", "--output_dir=runs/run#3", "--ckpt_dir", "a"]
     # As Python Fire and MONAI's parser hand these on.
     config = {
         "dataset_dir": 20240131,

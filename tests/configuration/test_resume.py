@@ -93,7 +93,7 @@ def test_the_processes_of_one_run_are_no_part_of_it(monkeypatch: pytest.MonkeyPa
     """Neither what torchrun's overlay adds, nor the handlers that a launcher adds."""
     alone = configuration()
     assert config_differences(alone, configuration("multi_gpu_train.yaml")) == []
-    assert "local_rank" not in configuration("multi_gpu_train.yaml")
+    assert "processes" not in configuration("multi_gpu_train.yaml")
     (standard,) = ConfigParser.load_config_file(CONFIGS / "train.yaml")["train"]["handlers"]
     status = {"_target_": "mixseg.apps.label.status.TrainingStatus", "path": "/run/status.json"}
     handlers = [{**standard, "extra": [status]}]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixseg.data.checks import check_cases, check_datalist, validate_datalist
+from mixseg.data.checks import check_cases, validate_datalist
 from mixseg.data.datalist import Datalist, DatalistError
 from mixseg.data.file_checks import Fault
 from mixseg.data.find import find_datalist
@@ -30,7 +30,7 @@ def only_fault(tmp_path: Path, make: Make, entry: dict[str, Any], **keys: Any) -
 
 
 def test_sound_data_have_no_fault(tmp_path: Path, make_case: Make) -> None:
-    assert check_datalist(built(tmp_path, [make_case("a")], [make_case("b")])) == []
+    assert validate_datalist(built(tmp_path, [make_case("a")], [make_case("b")])) == []
 
 
 def image_of(**change: Any) -> np.ndarray:
@@ -194,10 +194,11 @@ def test_one_unlabeled_partial_case_is_a_note_all_of_them_an_error(
     empty = make_case("empty", label=nothing, supervision="partial")
     drawn = make_case("drawn", label=something, supervision="partial")
     validation = [make_case("val")]
-    (note,) = check_datalist(built(tmp_path, [empty, drawn], validation))
+    (note,) = validate_datalist(built(tmp_path, [empty, drawn], validation))
     assert (note.level, note.case_id) == ("note", "empty")
+    cases = select_cases(built(tmp_path, [empty], validation))
     with pytest.raises(DatalistError, match="none of the 1 partially labeled cases has a labeled"):
-        check_datalist(built(tmp_path, [empty], validation))
+        check_cases(cases, classes=2)
 
 
 def test_labels_of_cases_without_supervision_are_never_opened(
@@ -226,7 +227,7 @@ def test_all_faults_are_raised_at_once(tmp_path: Path, make_case: Make) -> None:
         make_case("value", label=np.full(SHAPE, 9, np.uint8)),
     ]
     with pytest.raises(DatalistError) as caught:
-        check_datalist(built(tmp_path, entries, []))
+        check_cases(select_cases(built(tmp_path, entries, [])), classes=2)
     message = str(caught.value)
     assert message.startswith("3 faults in the data; nothing is trained:\n")
     for part in (
@@ -263,7 +264,7 @@ def test_complete_needs_unlabeled_voxels_where_the_label_decides(
     entry = make_case("a", label=label, supervision=None, complete=True)
     if partial:
         datalist = built(tmp_path, [make_case("good"), entry], [make_case("val")])
-        assert check_datalist(datalist) == []
+        assert validate_datalist(datalist) == []
         cases = select_cases(datalist, None, 1, 1)
         assert [case.get("complete") for case in cases] == [None, True]
         assert check_cases(cases, classes=2) == []

@@ -52,9 +52,10 @@ def test_unlabeled_must_not_be_a_class() -> None:
     assert as_datalist(unlabeled=-1).unlabeled == -1
 
 
-def test_annotated_classes_must_exist() -> None:
-    entry = {"image": "a", "case_id": "c7", "annotated_classes": [1, 2]}
-    with pytest.raises(ValidationError, match=r"case 'c7': annotated_classes \[2\] are outside"):
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_annotated_classes_are_foreground_classes(wrong: int) -> None:
+    entry = {"image": "a", "case_id": "c7", "annotated_classes": [1, wrong]}
+    with pytest.raises(ValidationError, match=rf"'c7': annotated_classes \[{wrong}\] are outside"):
         as_datalist(training=[entry])
 
 
@@ -227,6 +228,8 @@ def test_data_hash_follows_cases_and_sizes_but_not_place_or_order(tmp_path: Path
     absent = data_hash(as_datalist(training=partial), tmp_path / "one")
     assert data_hash(unsaid, tmp_path / "one") == absent
     assert data_hash(said, tmp_path / "one") != absent
+    annotated = as_datalist(training=[e | {"annotated_classes": [1]} for e in partial])
+    assert data_hash(annotated, tmp_path / "one") != absent
     (tmp_path / "one" / "a.nii").write_bytes(b"a" * 11)
     assert data_hash(datalist, tmp_path / "one") != reference
 

@@ -242,7 +242,7 @@ def test_random_transform_keeps_the_size() -> None:
         ({"image_dtype": "int8"}, r"image_dtype must be one of \['float16', 'float32'\]"),
         (
             {"transform": Compose([RandFlipd("image")])},
-            r"RandFlipd in transform would draw once and then never again",
+            r"RandFlipd in transform would draw only once",
         ),
     ],
 )

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mixseg.engines import VolumeInferer
-from mixseg.engines.inferers import _container_memory, available_memory
 
 windows_of = partial(VolumeInferer, size_divisor=1, stretch=1)
 auto_of = partial(VolumeInferer, whole_volume="auto", size_divisor=8, stretch=1, overlap=0.25)
@@ -134,17 +130,3 @@ def test_a_forced_whole_volume_lets_the_error_through() -> None:
     inferer = VolumeInferer((8, 8, 8), whole_volume=True, size_divisor=8)
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         inferer(torch.randn(1, 1, 16, 8, 8), short_of_memory)
-
-
-def test_available_memory_lies_below_what_is_built_in() -> None:
-    assert 0 < available_memory("cpu") <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def test_the_limit_of_a_container_counts_without_cached_files(tmp_path: Path) -> None:
-    assert _container_memory(tmp_path) == math.inf  # no cgroup v2
-    (tmp_path / "memory.max").write_text("max\n")
-    assert _container_memory(tmp_path) == math.inf
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 250\n")
-    assert _container_memory(tmp_path) == 550

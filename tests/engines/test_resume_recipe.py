@@ -41,6 +41,7 @@ def make(
         features=(2, 4, 4),
         dropout=0.3,
         norm="instance",
+        res_block=False,
     )
     setup = make_setup(
         seed=seed,

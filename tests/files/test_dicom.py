@@ -5,12 +5,15 @@ from __future__ import annotations
 import locale
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
 
 from mixseg.files.finding import find_images
-from mixseg.files.reading import UnreadableError, open_volume
+from mixseg.files.reading import UnreadableError, dicom_files, open_volume
 
 Write = Callable[..., Path]
 
@@ -83,7 +86,9 @@ def test_slices_at_one_place(tmp_path: Path, write_series: Write) -> None:
     folder = write_series(tmp_path / "a", scan())
     again = write_series(tmp_path / "b", scan()[..., :1])
     next(again.iterdir()).rename(folder / "copy.dcm")
-    with pytest.raises(UnreadableError, match=r"1 slices lie where another lies, .*copy\.dcm"):
+    with pytest.raises(
+        UnreadableError, match=r"1 slices have the position of another slice, .*copy\.dcm"
+    ):
         open_volume(folder)
 
 
@@ -119,3 +124,80 @@ def test_an_element_that_is_longer_than_its_file_is_refused_before_memory_is_tak
     path.write_bytes(whole[:place] + b"SJ" + whole[place + 2 :])
     with pytest.raises(UnreadableError, match=r"the header of .* is damaged"):
         open_volume(path)
+
+
+def write_enhanced(
+    path: Path, values: np.ndarray, order: list[int], *, groups: bool = True, slopes: str = "1"
+) -> Path:
+    """An enhanced MR object of (x, y, z) values; frame k is the slice ``order[k]``."""
+
+    def item(**tags: Any) -> Any:
+        found = Dataset()
+        found.update(tags)
+        return found
+
+    file = Dataset()
+    file.file_meta = FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
+    file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = "1.2.826.1.9"
+    file.Modality, file.SeriesInstanceUID = "MR", "1.2.826.1"
+    file.Columns, file.Rows, file.NumberOfFrames = *values.shape[:2], len(order)
+    file.BitsAllocated = file.BitsStored = 16
+    file.HighBit, file.PixelRepresentation, file.SamplesPerPixel = 15, 1, 1
+    file.PhotometricInterpretation = "MONOCHROME2"
+    if groups:
+        measures = item(PixelSpacing=[0.75, 0.5], SliceThickness=2)
+        axes = item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+        shared = item(PixelMeasuresSequence=[measures], PlaneOrientationSequence=[axes])
+        file.SharedFunctionalGroupsSequence = [shared]
+        file.PerFrameFunctionalGroupsSequence = [
+            item(
+                PlanePositionSequence=[item(ImagePositionPatient=[3, -4, 10 + 2 * z])],
+                PixelValueTransformationSequence=[
+                    item(RescaleSlope=slopes[k % len(slopes)], RescaleIntercept=0)
+                ],
+            )
+            for k, z in enumerate(order)
+        ]
+    file.PixelData = b"".join(values[:, :, z].T.tobytes() for z in order)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pydicom.dcmwrite(path, file, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]])
+def test_frames_of_one_file_lie_where_each_says(tmp_path: Path, order: list[int]) -> None:
+    path = write_enhanced(tmp_path / "scan" / "all.dcm", scan(), order)
+    expected = np.diag([-0.5, -0.75, 2.0, 1.0])
+    expected[:3, 3] = (-3, 4, 10)
+    for place in (path, path.parent):
+        opened = open_volume(place)
+        np.testing.assert_array_equal(opened.data, scan())
+        np.testing.assert_allclose(opened.affine, expected, atol=1e-6)
+    assert dicom_files(path.parent) == [path]
+
+
+def test_frames_that_are_no_volume_are_refused(tmp_path: Path) -> None:
+    def refused(path: Path) -> str:
+        with pytest.raises(UnreadableError) as caught:
+            open_volume(path, voxels=False)
+        return f"{caught.value}; {caught.value.fix}"
+
+    gap = write_enhanced(tmp_path / "gap.dcm", scan(), [0, 1, 3, 4])
+    assert "4 mm between frame 2 of gap.dcm and frame 3 of gap.dcm" in refused(gap)
+    twice = write_enhanced(tmp_path / "twice.dcm", scan(), [0, 1, 2, 2, 3, 4])
+    assert "such as frame 3 of twice.dcm and frame 4 of twice.dcm" in refused(twice)
+    film = write_enhanced(tmp_path / "film.dcm", scan(), [0, 1, 2], groups=False)
+    assert "film.dcm holds 3 frames without places in space" in refused(film)
+    scaled = write_enhanced(tmp_path / "scaled.dcm", scan(), [0, 1, 2], slopes="12")
+    assert "scaled.dcm are scaled by 2 different slopes and intercepts" in refused(scaled)
+
+
+def test_an_index_of_dicom_files_is_no_image(tmp_path: Path, write_series: Write) -> None:
+    series = write_series(tmp_path / "cd" / "pt00", scan())
+    index = bytes(128) + b"DICM" + bytes(200)
+    (tmp_path / "cd" / "DICOMDIR").write_bytes(index)
+    (series / "DICOMDIR").write_bytes(index)
+    assert [image.path for image in find_images(tmp_path / "cd").images] == [series]
+    np.testing.assert_array_equal(open_volume(series).data, scan())

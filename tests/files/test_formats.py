@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,32 @@ def refused(path: Path, voxels: bool = True) -> UnreadableError:
 
 
 # NIfTI
+
+
+@pytest.mark.parametrize("offset", [0.0, 128.0])
+def test_voxels_that_begin_within_the_header_are_refused(tmp_path: Path, offset: float) -> None:
+    nib.save(nib.Nifti1Image(scan(), RAS), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<f", content, 108, offset)
+    (tmp_path / "a.nii").write_bytes(content)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    for name in ("a.nii", "a.nii.gz"):
+        fault = refused(tmp_path / name)
+        assert f"the voxels begin at byte {offset:.0f}, within the header" in str(fault)
+        assert "vox_offset (352" in fault.fix
+
+
+def test_units_of_a_header_are_brought_to_millimeters(tmp_path: Path) -> None:
+    for unit, factor in (("micron", 1e3), ("meter", 1e-3)):
+        image = nib.Nifti1Image(scan(), np.diag([factor, factor, factor, 1.0]) @ RAS)
+        image.header.set_xyzt_units(unit, "sec")
+        nib.save(image, tmp_path / "a.nii.gz")
+        np.testing.assert_allclose(open_volume(tmp_path / "a.nii.gz").affine, RAS, rtol=1e-6)
+    directions = "space directions: (800,0,0) (0,800,0) (0,0,1250)"
+    origin = "space origin: (-16000,-17000,-440000)"
+    units = 'space units: "um" "um" "um"'
+    path = _nrrd(tmp_path / "a.nrrd", scan(), "space: LPS", directions, origin, units)
+    np.testing.assert_allclose(open_volume(path).affine, RAS, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +308,7 @@ def test_what_nrrd_and_metaimage_cannot_say(tmp_path: Path) -> None:
     nrrd = _nrrd(tmp_path / "a.nrrd", scan((3, 3, 3, 2, 2)))
     assert "it has 5 axes" in str(refused(nrrd))
     (tmp_path / "b.nrrd").write_text("NRRD0004\ntype: block\ndimension: 2\nsizes: 2 2\n\n")
-    assert "voxels of the type 'block'" in str(refused(tmp_path / "b.nrrd"))
+    assert "unsupported type 'block'" in str(refused(tmp_path / "b.nrrd"))
     (tmp_path / "c.mha").write_text("NDims = 0\nDimSize = 0\nElementType = MET_FLOAT\n")
     assert "MetaImage header" in str(refused(tmp_path / "c.mha"))
     header = "NDims = 0\nDimSize = 3 3\nElementType = MET_FLOAT\nElementDataFile = LOCAL\n"
@@ -337,6 +364,60 @@ def test_opacity_is_not_a_channel_and_sixteen_bits_stay(
     assert opened.data is not None
     np.testing.assert_array_equal(opened.data.reshape(8, 6, channels), expected)
     assert opened.opaque == (mode not in ("LA", "RGBA"))
+
+
+def _png(path: Path, values: np.ndarray, color: int) -> None:
+    """A PNG file of (rows, columns, channels) values with 16 bits, after its specification."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        end = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + end
+
+    rows, columns = values.shape[:2]
+    head = struct.pack(">IIBBBBB", columns, rows, 16, color, 0, 0, 0)
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+@pytest.mark.parametrize("color", [2, 4, 6])
+def test_channels_of_sixteen_bits_lose_none_of_them(tmp_path: Path, color: int) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (6, 7, {2: 3, 4: 2, 6: 4}[color]))
+    _png(tmp_path / "a.png", values, color)
+    fault = refused(tmp_path / "a.png", voxels=False)
+    assert "several channels of 16 bits" in str(fault)
+    # As the fix says: a gray file of each channel.
+    for channel in (0, 1):
+        _png(tmp_path / f"{channel}.png", values[..., channel : channel + 1], 0)
+    joined = open_volume([tmp_path / "0.png", tmp_path / "1.png"])
+    np.testing.assert_array_equal(joined.data, np.swapaxes(values[..., :2], 0, 1))
+
+
+def _tiff(path: Path, values: np.ndarray, kind: int) -> None:
+    """An uncompressed gray TIFF file of one strip; ``kind`` is 1 unsigned, 2 signed, 3 float."""
+    rows, columns = values.shape
+    size, bits = values.nbytes, 8 * values.itemsize
+    tags = [(256, columns), (257, rows), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1)]
+    tags += [(278, rows), (279, size), (339, kind)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = struct.pack("<2sHI", b"II", 42, 8 + size)
+    end = struct.pack("<H", len(tags)) + entries + bytes(4)
+    path.write_bytes(head + values.tobytes() + end)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("<u4", 1), ("<i4", 2), ("i1", 2), ("<u2", 1)])
+def test_numbers_of_a_tiff_keep_their_sign(tmp_path: Path, dtype: str, kind: int) -> None:
+    limits = np.iinfo(dtype)
+    values = np.linspace(limits.min, limits.max, 42).reshape(6, 7).astype(dtype)
+    _tiff(tmp_path / "a.tif", values, kind)
+    np.testing.assert_array_equal(open_volume(tmp_path / "a.tif").data, values.T)
+
+
+def test_a_tiff_of_a_kind_that_is_not_read_is_not_called_truncated(tmp_path: Path) -> None:
+    _tiff(tmp_path / "a.tif", scan((6, 7), np.float64), 3)
+    fault = refused(tmp_path / "a.tif")
+    assert "a TIFF file of a kind that is not read" in str(fault)
+    assert "gray of 8, 16 or 32 bits" in fault.fix
 
 
 def test_several_pages_are_refused(tmp_path: Path) -> None:
@@ -461,5 +542,6 @@ def test_files_of_one_image_are_its_channels(tmp_path: Path) -> None:
 
 
 def test_names_of_what_is_made_of_an_image() -> None:
+    assert subject_name("in/UP.NII.GZ") == "in/UP.nii.gz"
     assert subject_name("in/a.nii.gz") == "in/a.nii.gz"
     assert subject_name("in/1.2.840.113619/") == "in/1.2.840.113619.dcm"

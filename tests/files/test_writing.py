@@ -14,6 +14,8 @@ from monai.data import DataLoader, Dataset, decollate_batch
 from monai.transforms import LoadImage
 
 from mixseg.data import NativeNiftiWriter, list_images
+from mixseg.files.geometry import spacing_mm
+from mixseg.files.reading import VolumeReader
 
 ROOT = Path(__file__).resolve().parents[2]
 INFERENCE = ROOT / "bundles" / "acdc_lv_confkd" / "configs" / "inference.yaml"
@@ -59,6 +61,21 @@ def test_mask_keeps_shape_affine_and_units(
     np.testing.assert_allclose(mask.affine, original.affine, atol=1e-5)
     assert mask.header.get_xyzt_units() == original.header.get_xyzt_units() == units
     np.testing.assert_allclose(mask.header.get_zooms(), original.header.get_zooms(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), FLIPPED, OBLIQUE])
+def test_a_mask_is_in_the_units_of_its_image(tmp_path: Path, affine: np.ndarray) -> None:
+    save_image(tmp_path / "source.nii.gz", (7, 6, 4), affine, ("micron", "sec"))
+    image = LoadImage(reader=VolumeReader(), ensure_channel_first=True)(tmp_path / "source.nii.gz")
+    np.testing.assert_allclose(image.affine[:3], affine[:3] / 1000, atol=1e-9)
+    assert spacing_mm(image.meta) == pytest.approx(np.linalg.norm(affine[:3, :3], axis=0) / 1000)
+    writer = NativeNiftiWriter(output_dtype=np.uint8)
+    writer.set_data_array(torch.zeros(1, 7, 6, 4), channel_dim=0)
+    writer.set_metadata(image.meta, resample=False)
+    writer.write(tmp_path / "mask.nii.gz")
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
+    assert mask.header.get_xyzt_units() == ("micron", "sec")
 
 
 def test_units_are_millimeters_where_the_format_has_no_field(tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_pictures_that_fail_do_not_hide_the_error(
     trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), fail)
     with pytest.raises(RuntimeError, match=r"^out of memory$"):
         trainer.run()
-    assert "curves.png and cases.png are not up to date: disk full" in caplog.text
+    assert "curves.png and cases.png are out of date: disk full" in caplog.text
 
 
 def test_negative_interval_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from mixseg.report.cases import CasePanel
         ((1.0, 1.0, 1.0), 0, None),  # unknown and never set
         ((1.0, 1.0, 1.0), 8, None),  # as above; only the unit of time is known
         ((1.0, 1.0, 1.0), 2, (1.0, 1.0, 1.0)),
-        ((0.001, 0.002, 0.01), 1, (1.0, 2.0, 10.0)),  # metres
+        ((0.001, 0.002, 0.01), 1, (1.0, 2.0, 10.0)),  # meters
         ((1500.0, 1250.0, 8000.0), 3, (1.5, 1.25, 8.0)),  # micrometers
         ((0.625, 0.625, 0.625), None, (0.625, 0.625, 0.625)),  # a format without units
         ((1.0, 1.0, 1.0), None, (1.0, 1.0, 1.0)),
@@ -53,6 +53,13 @@ def test_spacing(
             meta["xyzt_units"] = code
         found = spacing_mm(meta)
         assert found == (None if expected is None else pytest.approx(expected, rel=1e-9))
+
+
+def test_spacing_of_an_upright_slice() -> None:
+    """Its axes run anterior and superior: none of them to the right."""
+    affine = np.zeros((4, 4))
+    affine[1, 0], affine[2, 1], affine[0, 2], affine[3, 3] = 0.5, 0.7, 2.0, 1.0
+    assert spacing_mm({"affine": affine}, 2) == pytest.approx((0.5, 0.7))
 
 
 SHAPE = (6, 5, 3)

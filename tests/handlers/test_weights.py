@@ -44,7 +44,7 @@ def test_a_bundle_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert str(caught.value) == (
         "'la_uamt' has no trained weights: train it in its folder with 'python -m monai.bundle "
         "run training --config_file configs/train.yaml --dataset_dir DATA', or use a bundle that "
-        "comes with weights: acdc_mixed, acdc_lv_mixed or la_mixed"
+        "comes with weights: acdc_mixed, acdc_lv_mixed, la_mixed or wbc_mixed"
     )
 
 

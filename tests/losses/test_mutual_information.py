@@ -120,7 +120,7 @@ def test_vectors_by_hand() -> None:
 
 def test_displacements_by_hand() -> None:
     # One row of three pixels, clusters 0 0 1 in both. δ = 0: P = diag(⅔, ⅓). δ = 1 pairs (0, 0),
-    # (0, 1); δ = -1 pairs (0, 0), (1, 0): both symmetrise to [[½, ¼], [¼, 0]].
+    # (0, 1); δ = -1 pairs (0, 0), (1, 0): both symmetrize to [[½, ¼], [¼, 0]].
     z = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64).view(1, 2, 3)
     joint = joint_distribution(z, z, padding=1)
     side = [[0.5, 0.25], [0.25, 0.0]]

@@ -76,7 +76,7 @@ def test_min_entropy_bounds_the_shannon_entropy_from_below(num_classes: int) -> 
 
 def test_undecided_voxels_move_only_under_pseudo_labels() -> None:
     # Fig. 2b. Two classes, p = p_0: dH/dz_0 = p (1-p) log((1-p)/p), which is 0 at p = ½ and falls
-    # towards it, while d(-log max p)/dz_0 = p - 1 for p >= ½: -½ at p = ½, its largest size.
+    # toward it, while d(-log max p)/dz_0 = p - 1 for p >= ½: -½ at p = ½, its largest size.
     for p in (0.5, 0.501, 0.6, 0.8, 0.99):
         logits = torch.tensor([math.log(p / (1 - p)), 0.0], dtype=torch.float64).view(1, 2, 1, 1)
         logits.requires_grad_()

@@ -128,7 +128,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def information(joint: np.ndarray) -> float:
-    """Σ P_ij (log P_ij - log P_i - log P_j) after symmetrising and normalizing."""
+    """Σ P_ij (log P_ij - log P_i - log P_j) after symmetrizing and normalizing."""
     p = (joint + joint.T) / 2
     p = p / p.sum()
     return float((p * np.log(p / p.sum(0, keepdims=True) / p.sum(1, keepdims=True))).sum())

@@ -27,7 +27,7 @@ Logits = dict[str, Any]
 
 
 def make_batch(kinds: tuple[str, ...] = KINDS, seed: int = 0) -> Groups:
-    """Two images of each kind; weak and doubtful labels have unlabeled voxels."""
+    """Two images of each kind; weak and noisy labels have unlabeled voxels."""
     generator = torch.Generator().manual_seed(seed)
     batch: Groups = {}
     for kind in KINDS:

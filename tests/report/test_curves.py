@@ -15,7 +15,7 @@ from matplotlib.image import imread
 
 from mixseg.report import curves as figures
 from mixseg.report.canvas import BRANCH_COLORS
-from mixseg.report.curves import plot_curves
+from mixseg.report.curves import curve_figures, plot_curves
 
 
 @pytest.fixture
@@ -97,3 +97,19 @@ def test_the_file_is_written_whole_and_pyplot_is_left_alone(tmp_path: Path) -> N
     assert picture.std() > 0.05  # not blank
     assert [path.name for path in curves.parent.iterdir()] == ["curves.png"]
     assert Gcf.get_num_fig_managers() == 0
+
+
+@pytest.mark.parametrize("terms", [1, 6, 14])
+def test_a_legend_of_long_names_leaves_the_plot_its_width(terms: int) -> None:
+    names = [f"adversarial_of_{i}_unlabeled" for i in range(terms)]
+    losses, _ = curve_figures([{"epoch": 1, "loss": 1.0, **dict.fromkeys(names, 0.5)}])
+    losses.draw_without_rendering()
+    (axes,) = losses.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["loss", *names]
+    box, whole = legend.get_window_extent(), losses.bbox
+    assert box.x1 <= whole.x1
+    assert axes.get_window_extent().width > 0.75 * whole.width
+    # The title stands above it.
+    assert axes._left_title.get_window_extent().y0 >= box.y1 - 1  # type: ignore[attr-defined]

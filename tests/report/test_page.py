@@ -148,6 +148,7 @@ def test_an_evaluations_numbers_are_those_of_its_files(tmp_path: Path) -> None:
     ordered = sorted(by_case, key=lambda case: statistics.fmean(by_case[case]))
     listed = [row for row in page.rows if row[0] in by_case]
     assert [row[0] for row in listed] == ordered
+    assert ["case", "mean Dice [%]", "Dice RV [%]", "Dice LV [%]", "HD95 [mm]"] in page.rows
     worst = by_case[ordered[0]]
     assert listed[0][1:4] == [f"{v:.1f}" for v in (statistics.fmean(worst), *worst)]
     means = [statistics.fmean(values) for values in by_case.values()]
@@ -257,6 +258,18 @@ def test_a_training_that_failed_says_so(tmp_path: Path) -> None:
     page = Seen(write_page(training(tmp_path, "ended by ValueError: loss is not finite")))
     assert "ended by ValueError: loss is not finite" in page.texts
     assert "did not complete" in page.fact("What was left out or failed")
+
+
+def test_faults_come_first_and_what_was_set_last(tmp_path: Path) -> None:
+    """A reader sees at once what is missing; where nothing is, the results."""
+    titles = ["What was left out or failed", "Curves", "What was run"]
+    found = Seen(write_page(training(tmp_path, "ended by KeyboardInterrupt"))).texts
+    assert [text for text in found if text in titles] == titles
+    sessions = {"sessions": [{"device": "cpu", "precision": "float32", "seconds": 9.0}]}
+    sessions["sessions"][0]["ended"] = "completed"
+    (tmp_path / "training.json").write_text(json.dumps(sessions))
+    found = Seen(write_page(tmp_path)).texts
+    assert [text for text in found if text in titles] == [titles[1], titles[0], titles[2]]
 
 
 def prediction(folder: Path, **header: Any) -> Path:

@@ -73,7 +73,7 @@ def test_distance_of_concentric_balls(spacing: tuple[float, float, float]) -> No
         found, truth = extract_surface(prediction, reference, spacing)
         distance = found["distance"]
         assert np.abs(distance - expected).max() < voxel
-        # The steps between voxels stick out of a ball, towards the other surface.
+        # The steps between voxels stick out of a ball, toward the other surface.
         assert distance.mean() == pytest.approx(expected, abs=0.4 * min(spacing))
         assert found.n_open_edges == truth.n_open_edges == 0
     # Volume inside the surface: 4/3 π 9³ = 3054 mm³.

@@ -418,7 +418,7 @@ def test_color_pictures(tmp_path: Path) -> None:
 def test_a_far_larger_scan_is_segmented_in_its_center_alone(tmp_path: Path) -> None:
     """As if the scan had been cut out by hand; what comes back has the file's own grid."""
     scan, _ = heart((61, 72, 3))
-    field = np.full((120, 150, 3), 40, np.float32)
+    field = np.random.default_rng(1).uniform(20, 60, (120, 150, 3)).astype(np.float32)
     field[30:91, 40:112] = scan
     affine = np.diag([1.5, 1.25, 8.0, 1.0])  # 91.5 mm × 90 mm × 24 mm of 180 × 187.5 × 24
     known = {"source_classes": CLASSES, "spacing": (2.0, 2.5, 4.0)}
@@ -435,3 +435,48 @@ def test_a_far_larger_scan_is_segmented_in_its_center_alone(tmp_path: Path) -> N
     expected[30:91, 39:111] = 1
     assert back.shape == (1, 120, 150, 3)
     assert np.array_equal(back[0].numpy(), expected)
+
+
+@pytest.mark.parametrize("fill", [0, -1024])
+def test_fill_around_a_scan_changes_nothing(fill: int, tmp_path: Path) -> None:
+    """A padded scan is trained on and segmented as the scan itself, by its own mean and sd."""
+    image, label = heart((61, 72, 3))
+    affine = np.diag([1.5, 1.25, 8.0, 1.0])
+    margins = [(20, 37), (0, 51), (0, 2)]
+    padded_affine = affine.copy()
+    padded_affine[:3, 3] = [-20 * 1.5, 0, 0]
+    bare = {
+        "image": save(tmp_path / "bare.nii.gz", image, affine),
+        "label": save(tmp_path / "bare_label.nii.gz", label, affine),
+        "supervision": "partial",
+    }
+    padded = bare | {
+        "image": save(
+            tmp_path / "padded.nii.gz", np.pad(image, margins, constant_values=fill), padded_affine
+        ),
+        "label": save(tmp_path / "padded_label.nii.gz", np.pad(label, margins), padded_affine),
+    }
+    preparation = VolumePreprocessing(
+        source_classes=CLASSES, spacing=(2.0, 2.5, 4.0), center_size=(80, None, None)
+    )
+    for steps in (preparation.training([bare]), preparation.evaluation, preparation.inference):
+        one, other = steps(bare), steps(padded)
+        torch.testing.assert_close(other["image"].as_tensor(), one["image"].as_tensor())
+        torch.testing.assert_close(other["image"].affine, one["image"].affine)
+    one, other = (preparation.training([bare])(item)["label"] for item in (bare, padded))
+    torch.testing.assert_close(other.as_tensor(), one.as_tensor())
+
+    item = preparation.inference(padded)
+    item["pred"] = MetaTensor(torch.ones(1, *item["image"].shape[1:]))
+    back = Invertd("pred", preparation.inference, orig_keys="image", nearest_interp=True)(item)
+    found = plain(back["pred"])[0]
+    assert found.shape == (61 + 57, 72 + 51, 3 + 2)
+    rows = np.s_[20 + 4 : 20 + 57]  # 80 of 91.5 mm, which begin at the fourth row
+    assert found[rows, :72, :3].all()
+    assert found.sum() == found[rows, :72, :3].size
+
+
+def test_an_image_of_one_value_is_kept_whole(tmp_path: Path) -> None:
+    flat = {"image": save(tmp_path / "flat.nii.gz", np.full((20, 24, 5), 7, np.float32))}
+    preparation = VolumePreprocessing(source_classes=CLASSES, spacing=(1.5, 1.25, 8.0))
+    assert preparation.inference(flat)["image"].shape == (1, 20, 24, 5)

@@ -205,7 +205,7 @@ def test_ellipse_of_a_disc_has_the_shrunk_area() -> None:
     label = (((x / 50) ** 2 + (y / 30) ** 2) <= 1).astype(np.uint8)[None]
     out = EllipseLabel(2, shrink=0.5)(label)
     inner = ((x / 25) ** 2 + (y / 15) ** 2) <= 1
-    # The analytic inner ellipse, up to the discretisation of its edge.
+    # The analytic inner ellipse, up to the discretization of its edge.
     assert ((out[0] == 1) ^ inner).sum() < 0.02 * inner.sum()
 
 

@@ -146,7 +146,7 @@ def check_style(bundle: Path) -> list[str]:
 
 
 def check_shared(bundle: Path) -> list[str]:
-    """What train.yaml and inference.yaml both say is the same.
+    """Settings of both train.yaml and inference.yaml have the same values.
 
     Settings of both, the network (its ``branch`` apart), the inferer, and the preprocessing: the
     arguments of ``preparation`` that both have, and its use in training, validation and inference.
@@ -179,13 +179,19 @@ def _preparation_faults(train: dict[str, Any], inference: dict[str, Any]) -> lis
         if name not in one
     ]
     wanted = {
-        "train.yaml: train#preprocessing": (train["train"], "$@preparation.training("),
-        "train.yaml: validate#preprocessing": (train["validate"], "$@preparation.evaluation"),
-        "inference.yaml: preprocessing": (inference, "$@preparation.inference"),
+        "train.yaml: train#preprocessing": (
+            train["train"]["preprocessing"],
+            "$@preparation.training(",
+        ),
+        "train.yaml: validate#dataset#transform": (
+            train["validate"]["dataset"].get("transform"),
+            "$@preparation.evaluation",
+        ),
+        "inference.yaml: preprocessing": (inference["preprocessing"], "$@preparation.inference"),
     }
-    for place, (part, text) in wanted.items():
-        if not str(part["preprocessing"]).startswith(text):
-            faults.append(f"{place} is {part['preprocessing']!r}, not {text}…")
+    for place, (found, text) in wanted.items():
+        if not str(found).startswith(text):
+            faults.append(f"{place} is {found!r}, not {text}…")
     return faults
 
 
@@ -212,6 +218,7 @@ def check_overlays(bundle: Path) -> list[str]:
     for path in overlays(bundle):
         content = load(path)
         read = set(re.findall(r"[@%]([A-Za-z_]\w*)", " ".join(t for _, t in strings(content))))
+        read |= _read_by_name(content)
         for key, value in content.items():
             parts = re.split(r"#|::", key.removeprefix("+"))
             if len(parts) == 1:
@@ -239,6 +246,15 @@ def _differences(what: str, one: dict[str, Any], other: dict[str, Any]) -> list[
         for key in dict.fromkeys([*one, *other])
         if one.get(key) != other.get(key)
     ]
+
+
+def _read_by_name(content: dict[str, Any]) -> set[str]:
+    """Ids that parts of mixseg take by their names, see ``reads_entries``."""
+    found: set[str] = set()
+    for place, text in strings(content):
+        if place.endswith("_target_") and text.startswith("mixseg."):
+            found |= set(getattr(locate(text), "entries", {}).values())
+    return found
 
 
 def _accepts(component: dict[str, Any], argument: str) -> bool:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from monai.bundle import ConfigWorkflow
 from mixseg.apps.bundle.find import is_packed
 from mixseg.apps.bundle.weights import build_network, misfits, read_weights
 from mixseg.apps.pack.checks.files import NotChecked
-from mixseg.apps.pack.export import export_bundle
+from mixseg.apps.pack.export import export_bundle, missing_for_onnx
 from mixseg.configuration.loading import load, strings
 from mixseg.data.datalist import DATALIST_NAME
 
@@ -44,7 +43,6 @@ _TINY = {
     "device": "cpu",
     "progress": False,
 }
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Run in a packed bundle's folder, with the names to import as arguments.
 _IMPORT = """
 import importlib, importlib.metadata, pathlib, sys
@@ -182,8 +180,7 @@ def check_torchscript(bundle: Path) -> list[str]:
 
 def check_onnx(bundle: Path) -> list[str]:
     """``monai.bundle onnx_export`` does so too, run by ONNX Runtime."""
-    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
-    if missing:
+    if missing := missing_for_onnx():
         raise NotChecked(f"needs {', '.join(missing)}: pip install 'mixseg[onnx]'")
     return _exported(bundle, "onnx")
 

@@ -97,7 +97,7 @@ def test_a_training_is_neither_replaced_nor_mixed_by_accident(bundle: Path, runs
     ("words", "message"),
     [
         (["--output_dir", "x"], "'--output_dir' is now --output"),
-        (["--resume", "--ckpt-dir", "x"], "'--ckpt_dir' is given by --output here"),
+        (["--resume", "--ckpt-dir", "x"], "'--ckpt_dir' is set by --output here"),
         (
             ["--lrr", "1"],
             "'--lrr' is neither an option nor a setting of the bundle b (did you mean",

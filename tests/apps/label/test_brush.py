@@ -60,7 +60,7 @@ def test_a_foreign_segment_matters_only_where_something_was_drawn_with_it() -> N
     convert = BrushLabel(CLASSES)
     names = ["LV", "Segment_2"]
     assert convert(np.array([0, 1]), segments=names).tolist() == [0, 2]
-    with pytest.raises(ValueError, match=r"segments \['segment_2'\], which are none of \['rv'"):
+    with pytest.raises(ValueError, match=r"segments \['segment_2'\], which are not among \['rv'"):
         convert(np.array([0, 1, 2]), segments=names)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mixseg.apps.label import labels as submitted
 from mixseg.apps.label.studies import StoredScan, StoreError, read_label_store
-from mixseg.data.checks import check_datalist
+from mixseg.data.checks import validate_datalist
 from mixseg.data.datalist import Datalist
 from mixseg.data.subset import select_cases
 
@@ -31,7 +31,7 @@ def test_labels_are_converted_and_every_scan_is_listed(store: Store, tmp_path: P
     assert scribble.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(scribble.affine, AFFINE)
     # The project's own checks and selection take it as it is; 'none' is left out.
-    assert check_datalist(datalist, splits=["training"]) == []
+    assert validate_datalist(datalist, splits=["training"]) == []
     cases = select_cases(datalist, None)
     assert [(c["case_id"], c["supervision"], c["erode"]) for c in cases] == [
         ("a", "full", False),
@@ -61,7 +61,7 @@ def test_only_complete_patients_validate_and_their_other_frames_do_not_train(
     trained = {c.partition("_")[0] for c in (*result.full, *result.partial, *result.none)}
     assert held & trained == set()
     assert "s_frame12" in result.full
-    assert check_datalist(Datalist.load(result.datalist)) == []
+    assert validate_datalist(Datalist.load(result.datalist)) == []
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,9 @@ def test_only_the_annotated_classes_are_known(store: Store) -> None:
     # By hand: LV (2) stays; a 0 or 1 may be anything, so it is unlabeled (3).
     assert label.ravel().tolist() == [3, 3, 2, 2, 3, 3, 3, 3]
     (scan,) = read_label_store(store({"a": {"values": values, "annotated_classes": ["aorta"]}}))
-    with pytest.raises(StoreError, match=r"a\.nii\.gz': annotated_classes \['aorta'\] are none"):
+    with pytest.raises(
+        StoreError, match=r"a\.nii\.gz': annotated_classes \['aorta'\] are not among"
+    ):
         submitted.convert_label(scan, ["background", "RV", "LV"])
 
 

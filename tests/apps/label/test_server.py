@@ -63,11 +63,11 @@ def test_mistakes_are_named(studies: Path, tmp_path: Path) -> None:
             (studies, "-b", BUNDLE, "--lamda", "1"),
             "'--lamda' is neither an option nor a setting of",
         ),
-        ((studies, "-b", BUNDLE, "--from-scratch", "--checkpoint", "a.pt"), "exclude each other"),
+        ((studies, "-b", BUNDLE, "--from-scratch", "--checkpoint", "a.pt"), "cannot be combined"),
         ((studies, "-b", BUNDLE, "--patient-pattern", "p.*"), "'p.*' has no group in parentheses"),
         ((studies, "-b", BUNDLE, "--patient-pattern", "("), "--patient-pattern '('"),
         ((studies, "-b", BUNDLE, "--host", "0.0.0.0"), "Add --allow-remote in a network that you"),
-        ((studies, "-b", BUNDLE, "--host", "scans.clinic"), "--host scans.clinic lets other"),
+        ((studies, "-b", BUNDLE, "--host", "scans.clinic"), "--host scans.clinic is open to other"),
     ):
         result = run(*arguments)
         assert result.exit_code == 1, arguments

@@ -84,7 +84,7 @@ def test_nothing_of_a_request_reaches_the_configuration_but_numbers(
 
 
 def test_a_device_is_no_expression() -> None:
-    with pytest.raises(ValueError, match=r"device '\$print\(1\)' is none: give cpu, cuda or"):
+    with pytest.raises(ValueError, match=r"device '\$print\(1\)' is unknown: give cpu, cuda or"):
         training.settings_of({}, train_yaml("acdc_lv_confkd"), "$print(1)")
 
 
@@ -113,7 +113,7 @@ def test_the_handlers_of_a_training(bundle: str, tmp_path: Path) -> None:
         assert names([status]) == ["TrainingStatus"]
         assert status["evaluator"] == evaluator
     # The step that watches the process of PARENT_VARIABLE, which the app sets.
-    assert names(train_yaml(bundle)["initialize"])[0] == "start_command"
+    assert names(train_yaml(bundle)["initialize"]) == ["start_training"]
 
 
 def test_a_bundle_without_the_standard_handlers_is_refused(tmp_path: Path) -> None:

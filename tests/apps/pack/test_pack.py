@@ -360,6 +360,6 @@ def test_a_form_that_is_not_filled_in_is_refused(copy: Path, tmp_path: Path, nam
     # As `mixseg new` writes it.
     path.write_text(text.replace("ACDC", "To be filled in by the author of this bundle", 1))
     assert path.read_text() != text
-    with pytest.raises(ValueError, match=rf"say 'to be filled in by .*{name}; write there"):
+    with pytest.raises(ValueError, match=rf"say 'to be filled in by .*{name}; state in them"):
         pack_bundle(copy, output=tmp_path / "dist")
     assert not (tmp_path / "dist").exists()

@@ -162,9 +162,9 @@ def test_a_spoilt_bundle_is_named(
         ),
         (
             "train",
-            "preprocessing: $@preparation.evaluation",
-            "preprocessing: $@preparation.training([])",
-            "validate#preprocessing is '$@preparation.training([])', not $@preparation.evaluation",
+            "transform: $@preparation.evaluation",
+            "transform: $@preparation.inference",
+            "validate#dataset#transform is '$@preparation.inference', not $@preparation.eval",
         ),
         ("inference", "slice_size: 256", "slice_size: 250", "slice_size is 256 in train.yaml and"),
         ("train", "norm: '@norm'", "norm: batch", "network_def: norm is 'batch' in train.yaml"),

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from mixseg.apps.bundle.find import refuse_changed
 from mixseg.apps.plan.measure import measure
 from mixseg.apps.plan.writing import find_template
 from mixseg.cli.main import app
@@ -206,6 +207,19 @@ def test_the_files_of_a_bundle(simple: Path) -> None:
     ]
     assert "slices are 6.0 times as thick as their pixels are wide" in result.output
     assert result.output.endswith(f"  mixseg train {bundle}\n")
+
+
+def test_a_bundle_written_here_does_not_come_from_elsewhere(
+    simple: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run(*options(simple))
+    refuse_changed(simple.parent / "own")
+    assert not caplog.records
+    with (simple.parent / "own" / "configs" / "train.yaml").open("a") as file:
+        file.write("another: 1\n")
+    refuse_changed(simple.parent / "own")
+    assert "'mixseg verify' checks it without running it" in caplog.text
 
 
 def test_settings_change_and_comments_stay(simple: Path) -> None:

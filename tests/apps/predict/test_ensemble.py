@@ -110,4 +110,4 @@ def test_what_cannot_be_averaged(images: Path, tmp_path: Path) -> None:
     assert "cannot be averaged: their classes are" in result.output
     weights = run / "models" / "model.pt"
     result = predict(run, run, "-i", images, "-o", tmp_path / "o", "--weights", weights)
-    assert "--weights and --exported are of one bundle" in result.output
+    assert "--weights and --exported need a single bundle" in result.output

@@ -210,7 +210,7 @@ def test_masks_never_lie_among_the_images_nor_overwrite_each_other(
     shutil.copy(images / "a.nii.gz", images / "A.nii")
     refused = predictor(images, tmp_path / "masks")
     assert refused.exit_code == 1
-    assert "images of one name would overwrite each other's masks" in refused.output
+    assert "images that share a name would overwrite each other's masks" in refused.output
     for image in (images / "a.nii.gz", images / "A.nii"):
         assert f"'{image}'" in refused.output
     assert stamps(tmp_path / "masks") == {}
@@ -257,7 +257,7 @@ def test_a_flat_image_gets_a_flat_mask(predictor: Any, images: Path, tmp_path: P
     ("more", "message"),
     [
         (("--color", "1"), "'--color' is neither an option nor a setting of inference.yaml"),
-        (("--dataset_dir", "x"), "'--dataset_dir' is given by --input here"),
+        (("--dataset_dir", "x"), "'--dataset_dir' is set by --input here"),
         (("--checkpoint", "gone.pt"), "there is no 'gone.pt': give the weights with --weights"),
         (("--features", "[4,8,16]"), "do not fit the network of inference.yaml; give the folder"),
         (("--config", "gone.yaml"), "--config: there is neither 'gone.yaml' nor '"),
@@ -521,6 +521,34 @@ def test_without_memory_on_the_cpu_the_case_fails(
     assert result.exit_code == 1
     assert sorted(stamps(tmp_path / "masks")) == ["a_LV.nii.gz", "c_LV.nii.gz"]
     assert "b.nii.gz: out of memory; crop or resample the image" in result.output
+
+
+def test_a_case_whose_files_cannot_be_written_fails_and_is_not_reported_as_finished(
+    predictor: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_report: Any
+) -> None:
+    def refused(*arguments: Any) -> None:
+        raise ValueError("no such type of voxels")
+
+    monkeypatch.setattr(PredictionRun, "_write_map", refused)
+    output = tmp_path / "masks"
+    result = predictor(images / "a.nii.gz", output, "--entropy")
+    assert result.exit_code == 1
+    assert "a.nii.gz: ValueError: no such type of voxels" in result.output
+    assert read_report(output)["cases"] == []
+
+
+def test_what_cannot_be_drawn_costs_no_mask(
+    predictor: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_report: Any
+) -> None:
+    def refused(*arguments: Any) -> None:
+        raise ValueError("too thin")
+
+    monkeypatch.setattr(PredictionRun, "_draw", refused)
+    output = tmp_path / "masks"
+    assert predictor(images / "a.nii.gz", output, "--preview").exit_code == 0
+    (case,) = read_report(output)["cases"]
+    assert "no preview: too thin" in case["warnings"]
+    assert (output / case["outputs"]["mask"]).is_file()
 
 
 def test_cuda_is_taken_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

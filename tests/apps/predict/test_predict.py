@@ -315,5 +315,5 @@ def test_dicom_seg_is_refused_where_it_cannot_be(
     refused = predictor(images, tmp_path / "out", "--dicom-seg")
     assert refused.exit_code == 1
     said = " ".join(refused.output.split())
-    assert "--dicom-seg refers to DICOM scans, and 3 of 3 images are none" in said
+    assert "--dicom-seg needs DICOM scans, but 3 of 3 images are not" in said
     assert not (tmp_path / "out").exists()

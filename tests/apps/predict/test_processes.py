@@ -41,6 +41,21 @@ def finished(report: PredictionReport, image: Path) -> bool:
     return report.finished(InputCase(image, image.name), mask, ["mask"])
 
 
+def test_a_case_is_finished_as_long_as_no_file_of_its_channels_changes(
+    images: Path, tmp_path: Path
+) -> None:
+    output, mask = tmp_path / "masks", Path("a_LV.nii.gz")
+    output.mkdir()
+    (output / mask).write_bytes(b"")
+    a, b, _ = sorted(images.iterdir())
+    case = InputCase(a, "a", channels=(b,))
+    report = PredictionReport(output, HEADER, 1)
+    report.add(case, stamp_of(*case.files), {"mask": mask}, FACTS)
+    assert report.finished(case, mask, ["mask"])
+    b.write_bytes(b.read_bytes() + b"\0")
+    assert not report.finished(case, mask, ["mask"])
+
+
 def test_reports_of_all_processes_become_one(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "masks"
     (output / ".ranks" / "1").mkdir(parents=True)

@@ -364,11 +364,11 @@ def test_messages(
         ("--rounds", 0): "--rounds is 0: train one network at least",
         ("--split", "training"): "--split is 'training': give validation or test",
         ("--student", "no_such"): "there is no bundle 'no_such'",
-        ("--student", bare): "has no setting 'noisy_as', by which it would take proposals",
+        ("--student", bare): "has no setting 'noisy_as', which it needs to train on proposals",
         ("-o", tmp_path / "file" / "out"): "choose another folder with -o",
         ("--noisy_as", "noisy"): "--noisy_as is 'noisy': give full or partial",
         ("--no_such", 1): "'--no_such' is neither an option nor a setting of the student",
-        ("--num_full", 1): "'--num_full' is given by the teacher here",
+        ("--num_full", 1): "'--num_full' is set by the teacher here",
         ("--target_classes", "[1]"): "the teacher proposes (3,) of 4",
     }.items():
         result = run(*words(data, tmp_path / "out", teacher, 1, *more))

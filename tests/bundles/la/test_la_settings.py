@@ -142,7 +142,7 @@ def test_every_setting_has_its_effect(tmp_path: Path, la_tools: SimpleNamespace)
     scribbles = [step for step in steps if isinstance(step, ScribbleByErosiond)]
     assert {step.transform.rule for step in scribbles} == {"literal10"}
     assert {step.transform.slice_axis for step in scribbles} == {None}
-    for name in ("train#preprocessing", "validate#preprocessing"):
+    for name in ("train#preprocessing", "validate#dataset#transform"):
         spacings = [s.spacing_transform for s in get(name).transforms if isinstance(s, Spacingd)]
         assert {tuple(s.pixdim) for s in spacings} == {(2.0, 2.0, 1.0)}
         (rescale,) = [s for s in get(name).transforms if isinstance(s, RescaleIntensityd)]

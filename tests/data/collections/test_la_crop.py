@@ -295,7 +295,7 @@ BAD: list[tuple[Any, str]] = [
         lambda p: (p / "laendo.nrrd").write_bytes(b""),
         r"case01/laendo\.nrrd: the mask is not a readable image file",
     ),
-    (_four_d, r"case01/lgemri\.nii\.gz: the scan has 2 channels; store one number a voxel"),
+    (_four_d, r"case01/lgemri\.nii\.gz: the scan has 2 channels; store one number per voxel"),
     (
         lambda p: write_itk(p / "laendo.nrrd", mask_array()[:-1]),
         r"case01/laendo\.nrrd: the mask's shape \(23, 20, 6\) is not the scan's \(24, 20, 6\)",
@@ -321,7 +321,7 @@ def test_bad_input_is_named(tmp_path: Path, spoil: Any, message: str) -> None:
     assert not (tmp_path / "out" / "datalist.json").exists()
 
 
-def test_all_faults_are_listed_and_mending_them_finishes(tmp_path: Path) -> None:
+def test_all_faults_are_listed_and_fixing_them_finishes(tmp_path: Path) -> None:
     source, output = official(tmp_path / "in", 5), tmp_path / "out"
     good = (source / "case03" / "lgemri.nrrd").read_bytes()
     _truncate(source / "case03")
@@ -332,7 +332,7 @@ def test_all_faults_are_listed_and_mending_them_finishes(tmp_path: Path) -> None
     assert message.startswith("2 faults in the LA folder")
     assert "case03/lgemri.nrrd" in message
     assert "case01/laendo.nrrd: the mask holds 7" in message
-    assert message.endswith("what is done already is kept")
+    assert message.endswith("finished scans are kept")
     (source / "case03" / "lgemri.nrrd").write_bytes(good)
     write_itk(source / "case01" / "laendo.nrrd", mask_array())
     crop_la(source, output, size=5.0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixseg.data.checks import check_datalist
+from mixseg.data.checks import validate_datalist
 from mixseg.data.collections.wbc import convert_wbc, prepare_wbc, wbc_layout
 from mixseg.data.datalist import SPLITS, Datalist, DatalistError
 from mixseg.data.find import find_datalist
@@ -136,7 +136,7 @@ def test_masks_are_converted_and_the_sources_stay(tmp_path: Path, below: str) ->
         assert (entry.supervision, entry.patient_id) == ("full", entry.case_id)
         mask = np.asarray(Image.open(output / entry.label))
         np.testing.assert_array_equal(mask, classes_of(int(entry.case_id)))
-    assert check_datalist(datalist) == []
+    assert validate_datalist(datalist) == []
 
 
 def test_the_split_is_80_5_15_and_seeded(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_real_layout(wbc_dir: Path) -> None:
     datalist = find_datalist(wbc_dir)
     assert ids(datalist) == [splits["train"], splits["val"], splits["test"]]
     assert [len(part) for part in ids(datalist)] == [180, 20, 40]
-    assert check_datalist(datalist) == []
+    assert validate_datalist(datalist) == []
 
 
 @pytest.mark.realdata
@@ -254,4 +254,4 @@ def test_real_pictures_in_the_published_layout(wbc_dir: Path, tmp_path: Path) ->
         mask = np.asarray(Image.open(tmp_path / "out" / entry.label))
         expected = np.asarray(Image.open(wbc_dir / "label" / f"{entry.case_id}.png"))
         np.testing.assert_array_equal(mask, expected)
-    assert check_datalist(datalist) == []
+    assert validate_datalist(datalist) == []

@@ -117,6 +117,48 @@ def test_names_of_segments_decide_the_classes_whatever_their_order(tmp_path: Pat
     assert "its segment 'tumor' is not one of the classes (bg, liver)" in faults[0].problem
 
 
+def test_names_of_segments_do_not_depend_on_capitals(tmp_path: Path) -> None:
+    for i, name in enumerate(["liver", "Liver", "LIVER"]):
+        save(tmp_path / "images" / f"c{i}.nii.gz", image(i))
+        write_seg(tmp_path / "segs" / f"c{i}.seg.nrrd", full(1)[None], [(name, 1, 0)])
+    options = FolderOptions(labels=tmp_path / "segs")
+    datalist = prepare_folder(tmp_path / "images", tmp_path / "out", options)
+    assert datalist.classes == ["background", "liver"]
+    for label in stored_labels(datalist, tmp_path).values():
+        np.testing.assert_array_equal(label, full(1))
+
+
+def test_strokes_on_the_background_are_not_the_untouched_voxels(tmp_path: Path) -> None:
+    segments = [("liver", 1, 0), ("Background", 2, 0)]
+    for i in range(3):
+        save(tmp_path / "images" / f"c{i}.nii.gz", image(i))
+        write_seg(tmp_path / "drawn" / f"c{i}.seg.nrrd", full(1, 2)[None], segments)
+    options = FolderOptions(labels=tmp_path / "drawn")
+    faults = inspect_folder(tmp_path / "images", options).faults
+    assert len(faults) >= 3
+    for fault in faults[:3]:
+        assert "a segment for 'background', and 80 voxels in no segment" in fault.problem
+        assert "give --scribbles" in fault.fix
+    options = FolderOptions(scribbles=tmp_path / "drawn", allow_unlabeled=True)
+    datalist = prepare_folder(tmp_path / "images", tmp_path / "out", options)
+    assert (datalist.classes, datalist.unlabeled) == (["background", "liver"], 2)
+    for _, entry in datalist.resolve(tmp_path / "out").items():
+        drawn = open_volume(str(entry.scribble)).data
+        # Slab 1 is the liver, slab 2 the background, all else untouched.
+        expected = np.full(SHAPE, 2)
+        expected[1], expected[2] = 1, 0
+        np.testing.assert_array_equal(drawn, expected)
+
+
+def test_a_segment_named_as_code_is_a_fault_of_its_folder(tmp_path: Path) -> None:
+    for i in range(3):
+        save(tmp_path / "images" / f"c{i}.nii.gz", image(i))
+        write_seg(tmp_path / "segs" / f"c{i}.seg.nrrd", full(1)[None], [("$print(1)", 1, 0)])
+    (fault,) = inspect_folder(tmp_path / "images", FolderOptions(labels=tmp_path / "segs")).faults
+    assert "class names ['$print(1)'] begin with a sign" in fault.problem
+    assert "rename the classes, segments or files" in fault.fix
+
+
 def test_layers_and_cropped_extents_of_segmentations(tmp_path: Path) -> None:
     """Two overlapping segments in layers of their own, stored from voxel (1, 2, 1) on."""
     expected = np.zeros(SHAPE, np.uint8)
@@ -300,6 +342,18 @@ def test_linked_folders_are_followed_and_what_is_left_out_is_named(tmp_path: Pat
     assert any("p9.nii.gz is left out: a link to" in note for note in report.notes)
 
 
+def test_formats_that_are_not_read_are_named_once_a_kind(tmp_path: Path) -> None:
+    fill(tmp_path, [full(1)] * 3)
+    for name in ("a.mgz", "b.mgz", "c.nii.bz2", "notes.txt"):
+        (tmp_path / "images" / name).write_bytes(b"whatever")
+    (tmp_path / "images" / "d.nii.gz").mkdir()
+    notes = [note for note in inspect_folder(tmp_path).notes if "left out" in note]
+    assert len(notes) == 3
+    assert "d.nii.gz is left out: a folder with the name of an image" in notes.pop(0)
+    assert "a.mgz is left out: .mgz is a format that is not read, as are 1 more" in notes[0]
+    assert "c.nii.bz2 is left out: .nii.bz2 is a format" in notes[1]
+
+
 def test_a_list_that_was_written_on_windows(tmp_path: Path) -> None:
     fill(tmp_path, [full(1)] * 3)
     entries = [{"image": f"images\\c{i}.nii.gz", "label": f"labels\\c{i}.nii.gz"} for i in range(3)]
@@ -363,6 +417,53 @@ def test_many_classes_are_no_gray_levels(tmp_path: Path) -> None:
     assert report.faults == []
     assert report.classes is not None
     assert len(report.classes.names) == 21
+
+
+def test_classes_that_somebody_states_are_no_gray_levels(tmp_path: Path) -> None:
+    """12 classes with 255 for unlabeled; 24 classes whose last ones are the largest."""
+    few = np.zeros(SHAPE, np.uint8)
+    few.ravel()[: 13 * 5] = np.repeat([*range(1, 13), 255], 5)
+    fill(tmp_path / "few", [few] * 3)
+    datalist = prepare_folder(tmp_path / "few", tmp_path / "out", FolderOptions(unlabeled=255))
+    assert (len(datalist.classes), datalist.unlabeled) == (13, 255)
+    for fault in inspect_folder(tmp_path / "few").faults:
+        assert "give --unlabeled 255" in fault.fix
+        assert "threshold" not in fault.fix
+    many = np.zeros(SHAPE, np.uint8)
+    many.ravel()[:24] = np.arange(1, 25)
+    many.ravel()[24:100] = 24
+    fill(tmp_path / "many", [many] * 3)
+    names = [f"c{i}" for i in range(25)]
+    report = inspect_folder(tmp_path / "many", FolderOptions(classes=names))
+    assert report.faults == []
+    assert all("name them all" in fault.fix for fault in inspect_folder(tmp_path / "many").faults)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(-100, np.int16), (65535, np.uint16), (9, np.uint8)])
+def test_both_meanings_of_a_stray_value_are_proposed(
+    tmp_path: Path, value: int, dtype: Any
+) -> None:
+    fill(tmp_path, [full(1, value, dtype=dtype) for _ in range(3)])
+    (fault,) = inspect_folder(tmp_path).faults
+    assert "a value that means unlabeled goes to --unlabeled" in fault.fix
+    named = fault.fix.partition('--values "')[2].partition('"')[0]
+    options = FolderOptions(values=[int(part) for part in named.split(",")])
+    datalist = prepare_folder(tmp_path, tmp_path / "classes", options)
+    for label in stored_labels(datalist, tmp_path).values():
+        assert {int(v) for v in np.unique(label)} == {0, 1, 2}
+        np.testing.assert_array_equal(label == 0, full(1, 2) == 0)
+    datalist = prepare_folder(tmp_path, tmp_path / "unlabeled", FolderOptions(unlabeled=value))
+    assert datalist.classes == ["background", "class1"]
+
+
+def test_a_label_with_nan_gets_no_threshold(tmp_path: Path) -> None:
+    label = full(1, dtype=np.float32)
+    label[0, 0, 0] = np.nan
+    fill(tmp_path, [label] * 3)
+    for fault in inspect_folder(tmp_path).faults:
+        assert "such as nan" in fault.problem
+        assert "threshold" not in fault.fix
+        assert "export it again with whole numbers" in fault.fix
 
 
 def test_each_file_with_another_convention_is_named(tmp_path: Path) -> None:

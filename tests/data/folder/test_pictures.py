@@ -113,7 +113,7 @@ def test_count_values() -> None:
 def test_gray_levels_are_mapped_into_png_copies(tmp_path: Path) -> None:
     fill(tmp_path, 128, 255)
     (fault,) = inspect_folder(tmp_path).faults
-    assert fault.fix.endswith('background first: --values "0,128,255"')
+    assert 'background first: --values "0,128,255"; a value' in fault.fix
     names = ["background", "cytoplasm", "nucleus"]
     options = FolderOptions(values=[0, 128, 255], classes=names)
     datalist = prepare_folder(tmp_path, tmp_path / "out", options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixseg.apps.bundle.processes import Processes
+from mixseg.configuration.processes import Processes
 
 
 def test_each_item_is_taken_by_one_process() -> None:
@@ -20,6 +20,7 @@ def test_each_item_is_taken_by_one_process() -> None:
 
 def test_without_torchrun_there_is_one_process() -> None:
     alone = Processes.started({"RANK": "1"})
-    assert (alone.rank, alone.count, alone.device(None), alone.device("mps")) == (0, 1, None, "mps")
+    assert (alone.rank, alone.count) == (0, 1)
+    assert (alone.device_for(None), alone.device_for("mps")) == (None, "mps")
     assert all(alone.takes(number) for number in range(5))
     alone.meet()
