@@ -106,17 +106,18 @@ def model_card(plan: Plan, settings: Sequence[tuple[str, str, str]]) -> str:
         "python -m monai.bundle run training --config_file configs/train.yaml\n"
         "python -m monai.bundle run training --config_file configs/train.yaml --resume True\n"
         "python -m monai.bundle run evaluating "
-        "--config_file \"['configs/train.yaml','configs/evaluate.yaml']\" --output_dir eval/test\n"
-        "python -m monai.bundle run inference --config_file configs/inference.yaml "
+        "--config_file \"['eval/configs/train.yaml','eval/configs/evaluate.yaml']\" "
+        "--output_dir eval/test\n"
+        "python -m monai.bundle run inference --config_file eval/configs/inference.yaml "
         "--dataset_dir IMAGES --output_dir eval/masks\n"
         "python -m monai.bundle ckpt_export network_def --filepath eval/models/model.ts "
-        "--ckpt_file eval/models/model.pt --meta_file configs/metadata.json "
-        "--config_file configs/inference.yaml\n"
+        "--ckpt_file eval/models/model.pt --meta_file eval/configs/metadata.json "
+        "--config_file eval/configs/inference.yaml\n"
         "```",
         "`eval/` then has `curves.png`, `cases.png`, `history.csv` and TensorBoard events. "
         "`eval/models/model.pt` has the weights with the best validation Dice, or the last "
-        "averaged ones if the datalist has no validation cases. If you change settings of the "
-        "network or the images, change them in both `train.yaml` and `inference.yaml`.",
+        "averaged ones if the datalist has no validation cases. `eval/configs/` has the settings that "
+        "the training ran with, for evaluation, inference and export.",
         "## Chosen settings and reasons",
         _table(rows),
         "## Other settings",

@@ -37,7 +37,7 @@ _FIRST = {
     "train.yaml": "{summary} Written by `mixseg new`; what was chosen for the data says why, in "
     "its comment.",
     "inference.yaml": "Masks of {names} for every image below dataset_dir:",
-    "evaluate.yaml": "Scores of trained weights, passed after train.yaml:",
+    "evaluate.yaml": "Scores of trained weights, passed after the run's train.yaml:",
     "multi_gpu_train.yaml": "Training on several GPUs or machines, passed after train.yaml (from "
     "the bundle's folder):",
 }
@@ -52,7 +52,7 @@ Every setting below can be set on the command line by its name: --max_epochs 10 
 Each mask lies on its image's own grid. What is shared with train.yaml is the same there.""",
     "evaluate.yaml": """
   python -m monai.bundle run evaluating \\
-    --config_file "['configs/train.yaml','configs/evaluate.yaml']" --output_dir eval/test
+    --config_file "['eval/configs/train.yaml','eval/configs/evaluate.yaml']" --output_dir eval/test
 
 Writes metrics.csv, summary.json and cases.png to output_dir.""",
     "multi_gpu_train.yaml": """
