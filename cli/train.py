@@ -74,7 +74,7 @@ def train(
     from mixseg.apps.bundle.workflow import TRAINING_ARGUMENTS, train_bundle, training_files
     from mixseg.configuration.processes import Processes
     from mixseg.configuration.settings import read_settings, settings_of
-    from mixseg.report.tables import score_table
+    from mixseg.report.tables import print_scores
 
     processes = Processes.started()
     with clear_errors():
@@ -120,7 +120,7 @@ def train(
                     processes=processes,
                 )
     if rows is not None:
-        console.print(score_table(rows))
+        print_scores(rows)
         runs = " ".join(str(fold_folder(run, fold)) for fold in range(folds or 0))
         console.print(
             f"scores of every full mask: {run / 'report.html'}, {run / 'metrics.csv'}; to average "

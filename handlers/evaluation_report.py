@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from rich.console import Console
 
 from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.surfaces import SurfaceCollector
@@ -19,7 +18,7 @@ from mixseg.report.cases import plot_cases
 from mixseg.report.page import try_to_write_page
 from mixseg.report.scores import write_metrics_csv, write_summary
 from mixseg.report.surfaces import INSTALL_SURFACES, pyvista_is_installed
-from mixseg.report.tables import score_table
+from mixseg.report.tables import print_scores
 
 __all__ = ["EvaluationReport"]
 
@@ -119,13 +118,9 @@ class EvaluationReport:
         if self.surfaces is not None:
             self.surfaces.render(self.output_dir / "surfaces.png")
         page = try_to_write_page(self.output_dir)
-        table, console = score_table(rows), Console()
-        # In a log file or a narrow window rich would squeeze the columns until nothing is left.
-        unbounded = console.options.update(max_width=1000)
-        console.width = max(console.width, console.measure(table, options=unbounded).maximum)
-        console.print(table)
+        print_scores(rows)
         first = "scores, summary and pictures are in" if page is None else f"report: {page}; all in"
-        console.print(f"{first} {self.output_dir}", soft_wrap=True)
+        print(f"{first} {self.output_dir}")
 
 
 def _computed(engine: Any) -> dict[str, str]:

@@ -267,7 +267,13 @@ def _evaluation(folder: Path) -> Page:
     if summary.get("groups"):
         parts.append(_groups(own, summary["groups"]))
     parts.append(_volumes(own, summary.get("spacing_mm", {})))
-    if pictures := _pictures(folder, {"best_median_worst.png": "Best, median and worst case"}):
+    of_folds = {
+        f"fold_{number}/test/best_median_worst.png": f"Fold {number}"
+        for number in range(1, summary.get("folds", 0) + 1)
+    }
+    if pictures := _pictures(folder, of_folds):
+        parts.append(Part("Best, median and worst case of each fold", pictures=pictures))
+    elif pictures := _pictures(folder, {"best_median_worst.png": "Best, median and worst case"}):
         parts.append(Part("Best, median and worst case", pictures=pictures))
     elif pictures := _pictures(folder, {"cases.png": "Cases"}):
         parts.append(Part("Cases", pictures=pictures))

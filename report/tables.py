@@ -6,13 +6,14 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mixseg.metrics.scores import CaseScore
 from mixseg.metrics.summary import summarize
 
-__all__ = ["markdown_table", "mean_and_sd", "score_cells", "score_table"]
+__all__ = ["markdown_table", "mean_and_sd", "print_scores", "score_cells", "score_table"]
 
 
 _STYLES = {"main": "red", "teacher": "blue", "student": "red", "ensemble": "green"}
@@ -37,6 +38,19 @@ def score_table(rows: Iterable[CaseScore]) -> Table:
     for line in lines:
         table.add_row(*line, style=_STYLES.get(line[0]))
     return table
+
+
+def print_scores(rows: Iterable[CaseScore]) -> None:
+    """Print `score_table` in its full width.
+
+    Args:
+        rows: scores of one run.
+    """
+    table, console = score_table(rows), Console()
+    # In a log file or a narrow window rich would squeeze the columns until nothing is left.
+    unbounded = console.options.update(max_width=1000)
+    console.width = max(console.width, console.measure(table, options=unbounded).maximum)
+    console.print(table)
 
 
 def markdown_table(rows: Iterable[CaseScore]) -> str:

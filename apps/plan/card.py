@@ -116,8 +116,8 @@ def model_card(plan: Plan, settings: Sequence[tuple[str, str, str]]) -> str:
         "```",
         "`eval/` then has `curves.png`, `cases.png`, `history.csv` and TensorBoard events. "
         "`eval/models/model.pt` has the weights with the best validation Dice, or the last "
-        "averaged ones if the datalist has no validation cases. `eval/configs/` has the settings that "
-        "the training ran with, for evaluation, inference and export.",
+        "averaged ones if the datalist has no validation cases. `eval/configs/` has the settings "
+        "that the training ran with, for evaluation, inference and export.",
         "## Chosen settings and reasons",
         _table(rows),
         "## Other settings",

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mixseg.metrics import CaseScore, summarize
 from mixseg.report.scores import write_summary
-from mixseg.report.tables import markdown_table, score_table
+from mixseg.report.tables import markdown_table, print_scores, score_table
 
 DICE = [0.91, 0.3, 0.85, 0.3]
 HD95 = [1.5, 40.0, 3.25, 12.0]
@@ -106,6 +106,18 @@ def test_terminal_table_holds_the_same_cells() -> None:
     screen = io.StringIO()
     Console(width=200, file=screen).print(score_table(rows))
     text = screen.getvalue()
+    for line in markdown_table(rows).splitlines()[2:]:
+        for cell in line.strip("| ").split(" | "):
+            assert cell in text
+
+
+def test_a_narrow_terminal_cuts_no_cell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [_row(0, "teacher", hd95_mm=2.0, assd_mm=0.5), _row(1, "teacher")]
+    print_scores(rows)
+    text = capsys.readouterr().out
     for line in markdown_table(rows).splitlines()[2:]:
         for cell in line.strip("| ").split(" | "):
             assert cell in text

@@ -357,6 +357,19 @@ def test_pictures_are_inside(tmp_path: Path) -> None:
         )
 
 
+def test_a_cross_validation_shows_the_cases_of_each_fold(tmp_path: Path) -> None:
+    folder = evaluation(tmp_path / "cv", ["LV"])
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    (folder / "summary.json").write_text(json.dumps(summary | {"folds": 2}), encoding="utf-8")
+    for number in (1, 2):
+        of_fold = folder / f"fold_{number}" / "test"
+        of_fold.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(of_fold / "best_median_worst.png")
+    seen = Seen(write_page(folder))
+    captions = [attributes["alt"] for tag, attributes in seen.elements if tag == "img"]
+    assert captions == ["Fold 1", "Fold 2"]
+
+
 def test_a_folder_of_several_gets_one_page(tmp_path: Path) -> None:
     page = Seen(write_page(evaluation(training(tmp_path), ["LV"])))
     headings = [text for text in page.texts if text.startswith(("Training of", "Evaluation of"))]
