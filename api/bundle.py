@@ -17,7 +17,9 @@ from PIL import Image
 
 from mixseg.apps.bundle.find import find_bundle
 from mixseg.apps.bundle.workflow import evaluate_run, train_bundle
-from mixseg.apps.predict.run import PredictionRun, Wanted, open_run, output_names
+from mixseg.apps.predict.pipeline import network_inputs
+from mixseg.apps.predict.predict import open_run
+from mixseg.apps.predict.run import PredictionRun, Wanted
 from mixseg.configuration.loading import load
 from mixseg.files.reading import is_picture, open_volume
 
@@ -150,7 +152,7 @@ class Bundle:
                 return self._predict(
                     [Path(path) for path in paths], folder, output, settings, dicom_seg
                 )
-            channels = int(self.metadata["network_data_format"]["inputs"]["image"]["num_channels"])
+            channels = int(network_inputs(self.folder)["num_channels"])
             file = _write(images, affine, Path(temporary) / "image", channels)
             (result,) = self._predict([file], folder, output, settings)
             return CaseResult(**{**vars(result), "image": None})
@@ -267,7 +269,7 @@ class Bundle:
 def _results(run: PredictionRun, keep: bool) -> list[CaseResult]:
     """The results of a finished run, in the order of its cases."""
     results = []
-    for case, name in zip(run.cases, output_names(run.pipeline, run.cases), strict=True):
+    for case, name in zip(run.cases, run.masks, strict=True):
         facts, file = run.report.cases[name.as_posix()], run.output / name
         volume = open_volume(file)
         assert volume.data is not None

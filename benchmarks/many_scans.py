@@ -26,12 +26,8 @@ import torch
 
 from mixseg.apps.bundle.find import ROOT as INSTALLED
 from mixseg.apps.bundle.weights import build_network
-from mixseg.apps.predict.images import (
-    join_channels,
-    place_cases,
-    refuse_same_outputs,
-    search_cases,
-)
+from mixseg.apps.predict.images import join_channels, place_cases, search_cases
+from mixseg.apps.predict.pipeline import refuse_same_outputs
 from mixseg.configuration.yaml_text import set_values
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment

@@ -85,7 +85,8 @@ def predict(
     Settings of inference.yaml are options: --branch ensemble --mirror_axes "[0,1]"
     """
     from mixseg.apps.bundle.find import find_trained
-    from mixseg.apps.predict.run import ARGUMENTS, Wanted, open_run
+    from mixseg.apps.predict.predict import ARGUMENTS, open_run
+    from mixseg.apps.predict.run import Wanted
     from mixseg.configuration.loading import load
     from mixseg.configuration.processes import Processes
     from mixseg.configuration.settings import read_settings

@@ -59,8 +59,8 @@ def propose(
       mixseg propose run --data ACDC -o proposals
     """
     from mixseg.apps.predict.pipeline import OutputError, choose_device
-    from mixseg.apps.self_train.cases import read_selection
-    from mixseg.apps.self_train.proposals import find_teacher, propose_masks
+    from mixseg.apps.self_train.plan import find_teacher, read_selection
+    from mixseg.apps.self_train.proposals import propose_masks
 
     with clear_errors(), interruptible(this_command()):
         source = find_teacher(run, weights, branch)

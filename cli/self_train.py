@@ -69,23 +69,28 @@ def self_train(
     Settings of the student's train.yaml are options. Its classes are the teacher's.
     """
     from mixseg.apps.predict.pipeline import OutputError
-    from mixseg.apps.self_train import rounds as room
+    from mixseg.apps.self_train.plan import plan_rounds
+    from mixseg.apps.self_train.rounds import round_folder, train_rounds
     from mixseg.apps.self_train.table import round_table
 
     with clear_errors(), interruptible(this_command()):
+        plan = plan_rounds(
+            teacher,
+            student,
+            data=data,
+            branch=branch,
+            weights=weights,
+            config=config or (),
+            arguments=context.args,
+            keep_scribbles=keep_scribbles,
+        )
         try:
-            lines = room.self_train(
-                teacher,
-                student,
+            lines = train_rounds(
+                plan,
+                rounds,
                 data=data,
                 output=output,
-                rounds=rounds,
                 split=split,
-                branch=branch,
-                weights=weights,
-                config=config or (),
-                arguments=context.args,
-                keep_scribbles=keep_scribbles,
                 device=device,
                 progress=not quiet,
                 show=show,
@@ -96,6 +101,6 @@ def self_train(
                 "the same command resumes"
             ) from error
     console.print(round_table(lines))
-    weights = room.round_folder(output, rounds) / "models" / "model.pt"
-    console.print(f"last weights: {weights}", soft_wrap=True, highlight=False)
+    last = round_folder(output, rounds) / "models" / "model.pt"
+    console.print(f"last weights: {last}", soft_wrap=True, highlight=False)
     console.print(f"table: {output / 'rounds.md'}", soft_wrap=True, highlight=False)

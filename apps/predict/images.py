@@ -1,29 +1,24 @@
-"""The images to predict: which there are, and why one of them cannot be."""
+"""The images to predict: which there are, and what each is called."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mixseg.data.file_checks import find_outlier
 from mixseg.data.find import search_images
-from mixseg.files.reading import UnreadableError, is_dicom, open_volume, voxels
+from mixseg.files.reading import is_dicom
 
 __all__ = [
     "CaseError",
     "InputCase",
-    "check_axes",
+    "find_cases",
     "join_channels",
     "place_cases",
-    "refuse_other_than_dicom",
-    "refuse_same_outputs",
-    "remarks_of",
     "root_cause",
     "search_cases",
-    "why",
 ]
 
 
@@ -64,9 +59,50 @@ class InputCase:
         return (self.image, *self.channels)
 
     @property
+    def stamp(self) -> dict[str, int]:
+        """Size and time of change, which tell whether a file is the one that was read; else empty.
+
+        Of a DICOM series, and of several files, these are the sum of the sizes and the last change.
+        """
+        try:
+            files = [file for i in self.files for file in (i.iterdir() if i.is_dir() else [i])]
+            stats = [file.stat() for file in files]
+        except OSError:
+            return {}
+        return {
+            "input_bytes": sum(stat.st_size for stat in stats),
+            "input_mtime_ns": max((stat.st_mtime_ns for stat in stats), default=0),
+        }
+
+    @property
     def source(self) -> str | list[str]:
         """What the reader opens."""
         return [str(path) for path in self.files] if self.channels else str(self.image)
+
+
+def find_cases(
+    sources: Sequence[Path], output: Path, channels: int, *, only_dicom: bool
+) -> tuple[list[InputCase], list[str]]:
+    """The images at and below several places, each a case of a name of its own.
+
+    Args:
+        sources: images, and folders of images.
+        output: folder of the masks, which are not images.
+        channels: that an image has; files that hold one each are joined.
+        only_dicom: refuse images that a DICOM SEG cannot refer to.
+
+    Returns:
+        The cases, and a sentence for each kind of file that is left out.
+
+    Raises:
+        ValueError: there is none, the masks would lie among the images, or one is no DICOM.
+    """
+    found = [search_cases(source, output) for source in sources]
+    cases = place_cases([case for listed, _ in found for case in listed])
+    if only_dicom:
+        _refuse_other_than_dicom(cases)
+    left_out = [sentence for _, sentences in found for sentence in sentences]
+    return join_channels(cases, channels), left_out
 
 
 def search_cases(source: Path, output: Path) -> tuple[list[InputCase], list[str]]:
@@ -136,34 +172,8 @@ def join_channels(cases: Sequence[InputCase], channels: int) -> list[InputCase]:
     ]
 
 
-def refuse_same_outputs(cases: Sequence[InputCase], outputs: Sequence[Path]) -> None:
-    """Refuse images whose masks would have one name.
-
-    Raises:
-        ValueError: naming the images.
-    """
-    # Some file systems do not tell capitals apart.
-    groups: dict[str, list[InputCase]] = {}
-    for case, output in zip(cases, outputs, strict=True):
-        groups.setdefault(str(output).lower(), []).append(case)
-    lines = []
-    for name, group in groups.items():
-        if len(group) > 1:
-            images = ", ".join(f"'{case.image}'" for case in group)
-            lines.append(f"  {name}: {images}")
-    if lines:
-        raise ValueError(
-            "images that share a name would overwrite each other's masks; rename them, or predict "
-            "their folders into different ones:\n" + "\n".join(lines)
-        )
-
-
-def refuse_other_than_dicom(cases: Sequence[InputCase]) -> None:
-    """Refuse images that a DICOM SEG cannot refer to.
-
-    Raises:
-        ValueError: naming the first ones.
-    """
+def _refuse_other_than_dicom(cases: Sequence[InputCase]) -> None:
+    """Refuse images that a DICOM SEG cannot refer to, naming the first ones."""
     others = [c.image for c in cases if not (c.image.is_dir() or is_dicom(c.image))]
     if others:
         named = ", ".join(f"'{path}'" for path in others[:3])
@@ -174,84 +184,8 @@ def refuse_other_than_dicom(cases: Sequence[InputCase]) -> None:
         )
 
 
-def check_axes(case: InputCase, axes: Collection[int], channels: int) -> tuple[int, ...]:
-    """Read the header and compare the number of axes with what the bundle takes.
-
-    Args:
-        case: the image.
-        axes: numbers of spatial axes that the bundle takes.
-        channels: that the bundle takes.
-
-    Returns:
-        The file's shape, without channels.
-
-    Raises:
-        CaseError: the file is unreadable, or has another number of axes or channels.
-    """
-    try:
-        volume = open_volume(case.source, voxels=False)
-    except UnreadableError as reason:
-        raise _unreadable("unreadable", case.image, reason) from reason
-    shape = volume.shape
-    if volume.palette:
-        raise CaseError(
-            "unreadable",
-            "the image is a palette picture, whose numbers are not intensities",
-            "store it as gray or RGB",
-        )
-    sizes = "×".join(map(str, shape))
-    if len(shape) not in axes:
-        taken = " or ".join(map(str, sorted(axes)))
-        raise CaseError(
-            "wrong dimension",
-            f"the image has {len(shape)} axes ({sizes}), the bundle takes {taken}",
-            "store the slices as one volume, with the slice axis last",
-        )
-    if volume.channels != channels:
-        raise CaseError(
-            "wrong dimension",
-            f"the image has {volume.channels} channels ({sizes}), the bundle takes {channels}",
-            "store the channels that it was trained on; of a series in time, one frame per file",
-        )
-    return shape
-
-
-def remarks_of(case: InputCase) -> list[str]:
-    """What is odd about an image that can be predicted all the same."""
-    volume = open_volume(case.source)
-    found = [f"{remark.problem}; {remark.fix}" for remark in volume.remarks]
-    outlier = find_outlier(voxels(volume))
-    return found + ([] if outlier is None else ["; ".join(outlier)])
-
-
 def root_cause(error: BaseException) -> BaseException:
     """The first of the errors that were raised from one another."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def why(error: BaseException, case: InputCase) -> CaseError:
-    """What is wrong with an image whose preparation or prediction failed."""
-    if isinstance(error, CaseError):
-        return error
-    error = root_cause(error)
-    # PyTorch has no error of its own for the memory of the CPU.
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return CaseError("failed", "out of memory", "crop or resample the image")
-    try:
-        open_volume(case.source)
-    except UnreadableError as reason:
-        return _unreadable("truncated", case.image, reason)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    problem = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return CaseError("failed", problem, "see it alone with 'python -m monai.bundle run inference'")
-
-
-def _unreadable(kind: str, image: Path, reason: UnreadableError) -> CaseError:
-    name = "NIfTI" if image.name.lower().endswith((".nii", ".nii.gz")) else "image"
-    return CaseError(
-        kind,
-        f"the image is not a readable {name} file ({reason})",
-        reason.fix,
-    )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from monai.inferers import SliceInferer
 from monai.transforms import AsDiscreted, Compose, Invertd, SaveImaged
 from numpy.typing import NDArray
 
-from mixseg.apps.predict.images import CaseError, root_cause
+from mixseg.apps.predict.images import CaseError, InputCase, root_cause
 from mixseg.configuration.loading import cause_of, load
 from mixseg.configuration.paths import literal_path
 from mixseg.engines.precision import autocast_dtype
@@ -35,6 +35,8 @@ __all__ = [
     "Prediction",
     "choose_device",
     "disagreement",
+    "network_inputs",
+    "refuse_same_outputs",
 ]
 
 #: Largest distance of a voxel's probabilities from the sum 1 that counts as rounding.
@@ -141,6 +143,24 @@ class _Collected(logging.Handler):
         self.messages.append(record.getMessage())
 
 
+def network_inputs(bundle: Path) -> dict[str, Any]:
+    """What a bundle's ``metadata.json`` says of the images that its network takes."""
+    metadata = load(bundle / "configs" / "metadata.json")
+    return dict(metadata["network_data_format"]["inputs"]["image"])
+
+
+class MaskWriter(Protocol):
+    """What can take the place of a bundle's writer."""
+
+    def output_name(self, case: InputCase) -> Path:
+        """Where the mask of a case goes, relative to the output folder, without its suffix."""
+        ...
+
+    def write(self, item: dict[str, Any], folder: Path, save: Any) -> dict[str, Any]:
+        """Write the mask ``pred`` of a case below a folder by MONAI's ``SaveImage``."""
+        ...
+
+
 @dataclass
 class BundlePipeline:
     """The evaluator that ``inference.yaml`` describes, fed with one case at a time.
@@ -170,6 +190,7 @@ class BundlePipeline:
     device: torch.device
     staging: Path
     others: Sequence[BundlePipeline] = field(default=(), kw_only=True)
+    writer: MaskWriter | None = field(default=None, kw_only=True)
     #: Names of all classes, background first.
     class_names: list[str] = field(init=False)
     #: Whether the postprocessing makes the mask of probabilities, by argmax.
@@ -184,9 +205,9 @@ class BundlePipeline:
     precision: str = field(init=False)
 
     def __post_init__(self) -> None:
-        image = load(self.bundle / "configs" / "metadata.json")["network_data_format"]["inputs"]
-        self.channels = int(image["image"]["num_channels"])
-        self.network_dims = len(image["image"]["spatial_shape"])
+        image = network_inputs(self.bundle)
+        self.channels = int(image["num_channels"])
+        self.network_dims = len(image["spatial_shape"])
         parser = ConfigParser(ConfigParser.load_config_files([str(p) for p in self.files]))
         own: dict[str, Any] = {
             "bundle_root": literal_path(self.bundle.absolute()),
@@ -255,8 +276,17 @@ class BundlePipeline:
                 postprocessing.transforms = (*steps[:index], self._tap, *steps[index:])
                 self.has_probabilities = True
                 break
+        if self.writer is not None:
+            postprocessing.transforms = tuple(
+                self._write if isinstance(step, SaveImaged) else step
+                for step in postprocessing.transforms
+            )
         # Failures are this command's to report.
         self._evaluator.logger.setLevel(logging.CRITICAL)
+
+    def _write(self, item: dict[str, Any]) -> dict[str, Any]:
+        assert self.writer is not None
+        return self.writer.write(item, self.staging, self._saver)
 
     def _load_weights(self, parser: ConfigParser) -> None:
         """Load the weights once, not before every case, and whatever device they were saved on."""
@@ -284,10 +314,23 @@ class BundlePipeline:
         """The same pipeline on another device."""
         return replace(self, device=device, others=[other.on(device) for other in self.others])
 
-    def output_name(self, image: str) -> Path:
-        """Where the bundle puts the mask of an image, relative to the output folder."""
-        name = self._saver.folder_layout.filename(subject=subject_name(image), idx=None)
-        return Path(name).relative_to(self.staging.resolve())
+    def output_names(self, cases: Sequence[InputCase]) -> list[Path]:
+        """Where the masks of images go, relative to the output folder.
+
+        Raises:
+            ValueError: two would have one name; names the images.
+        """
+        names = [case.folder / self._output_name(case) for case in cases]
+        refuse_same_outputs(cases, names)
+        return names
+
+    def _output_name(self, case: InputCase) -> Path:
+        if self.writer is not None:
+            name = self.writer.output_name(case)
+            return name.with_name(f"{name.name}{self._saver.output_ext}")
+        subject = subject_name(str(case.image))
+        name = Path(self._saver.folder_layout.filename(subject=subject, idx=None))
+        return name.relative_to(self.staging.resolve())
 
     def prepare(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """Read and preprocess a case.
@@ -372,6 +415,28 @@ class BundlePipeline:
             feed.clear()
             state.batch = state.output = self._tap.probabilities = None
             self._mean.others, self._mean.disagreement = [], None
+
+
+def refuse_same_outputs(cases: Sequence[InputCase], outputs: Sequence[Path]) -> None:
+    """Refuse images whose masks would have one name.
+
+    Raises:
+        ValueError: naming the images.
+    """
+    # Some file systems do not tell capitals apart.
+    groups: dict[str, list[InputCase]] = {}
+    for case, output in zip(cases, outputs, strict=True):
+        groups.setdefault(str(output).lower(), []).append(case)
+    lines = []
+    for name, group in groups.items():
+        if len(group) > 1:
+            images = ", ".join(f"'{case.image}'" for case in group)
+            lines.append(f"  {name}: {images}")
+    if lines:
+        raise ValueError(
+            "images that share a name would overwrite each other's masks; rename them, or predict "
+            "their folders into different ones:\n" + "\n".join(lines)
+        )
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -23,7 +23,6 @@ __all__ = [
     "peak_memory_mb",
     "rank_folder",
     "settings_digest",
-    "stamp_of",
 ]
 
 JSON_NAME, CSV_NAME = "report.json", "report.csv"
@@ -99,7 +98,7 @@ class PredictionReport:
         entry = self.cases.get(mask.as_posix())
         if entry is None:
             return False
-        outputs, stamp = entry["outputs"], stamp_of(*case.files)
+        outputs, stamp = entry["outputs"], case.stamp
         same = all(
             stamp.get(key, -1) == entry.get(key) for key in ("input_bytes", "input_mtime_ns")
         ) and all(kind in outputs and (self.folder / outputs[kind]).is_file() for kind in wanted)
@@ -118,7 +117,7 @@ class PredictionReport:
 
         Args:
             case: the image.
-            stamp: of the image when it was read, see :func:`stamp_of`.
+            stamp: of the image when it was read, see :attr:`InputCase.stamp`.
             outputs: its files by kind, relative to the folder; ``mask`` among them.
             facts: what else is reported of it.
         """
@@ -236,22 +235,6 @@ def _read(folder: Path) -> dict[str, Any]:
             "move it away"
         )
     return content
-
-
-def stamp_of(*images: Path) -> dict[str, int]:
-    """Size and time of change, which tell whether a file is the one that was read; else empty.
-
-    Of a DICOM series, and of several files, these are the sum of the sizes and the last change.
-    """
-    try:
-        files = [file for i in images for file in (i.iterdir() if i.is_dir() else [i])]
-        stats = [file.stat() for file in files]
-    except OSError:
-        return {}
-    return {
-        "input_bytes": sum(stat.st_size for stat in stats),
-        "input_mtime_ns": max((stat.st_mtime_ns for stat in stats), default=0),
-    }
 
 
 def peak_memory_mb() -> dict[str, float | None]:

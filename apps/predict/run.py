@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,63 +15,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mixseg.apps.bundle.find import bundle_name, find_trained
-from mixseg.apps.bundle.weights import bundle_weights
-from mixseg.apps.bundle.workflow import check_settings
-from mixseg.apps.predict.images import (
-    CaseError,
-    InputCase,
-    check_axes,
-    join_channels,
-    place_cases,
-    refuse_other_than_dicom,
-    refuse_same_outputs,
-    remarks_of,
-    root_cause,
-    search_cases,
-    why,
-)
-from mixseg.apps.predict.pipeline import (
-    BundlePipeline,
-    OutputError,
-    Prediction,
-    choose_device,
-)
+from mixseg.apps.predict.images import CaseError, InputCase, root_cause
+from mixseg.apps.predict.pipeline import BundlePipeline, OutputError, Prediction
 from mixseg.apps.predict.preview import plot_prediction
 from mixseg.apps.predict.quality import expected_dice
-from mixseg.apps.predict.report import (
-    PredictionReport,
-    rank_folder,
-    settings_digest,
-    stamp_of,
-)
-from mixseg.configuration.loading import configurations, load
+from mixseg.apps.predict.report import PredictionReport
 from mixseg.configuration.processes import Processes
-from mixseg.configuration.settings import settings_of
-from mixseg.configuration.threads import share_processors
 from mixseg.data import NativeNiftiWriter
-from mixseg.files.atomic import ensure_writable
-from mixseg.files.dicom_seg import require_highdicom, write_dicom_seg
+from mixseg.data.file_checks import find_outlier
+from mixseg.files.dicom_seg import write_dicom_seg
 from mixseg.files.geometry import AFFINE_TOLERANCE
-from mixseg.files.lock import claim
-from mixseg.files.provenance import environment, sha256_of
-from mixseg.files.reading import UnreadableError, open_volume, split_suffix
+from mixseg.files.reading import UnreadableError, open_volume, split_suffix, voxels
 
-__all__ = ["PredictionRun", "Wanted", "claimed", "open_run", "output_names"]
+__all__ = ["PredictionRun", "Wanted"]
 
 logger = logging.getLogger(__name__)
-
-#: Settings of inference.yaml that a prediction gives by arguments of its own.
-ARGUMENTS = {
-    "bundle_root": "the bundle",
-    "dataset_dir": "--input",
-    "output_dir": "--output",
-    "ckpt_dir": "--weights",
-    "checkpoint": "--weights",
-    "device": "--device",
-    "progress": "--quiet",
-}
-_STAGING = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -94,127 +50,6 @@ class Wanted:
         return [name for name, wanted in names.items() if wanted]
 
 
-@contextmanager
-def open_run(
-    bundle: str | Path | Sequence[str | Path],
-    sources: Sequence[Path],
-    output: Path,
-    *,
-    weights: Path | None = None,
-    device: str | None = None,
-    config: Sequence[Path] = (),
-    settings: Mapping[str, Any] | None = None,
-    wanted: Wanted,
-    processes: Processes | None = None,
-) -> Iterator[PredictionRun]:
-    """A bundle with its weights, and the images that it is to segment.
-
-    Of several processes, each predicts its share of the images. The first one waits for the others
-    when the block ends, and writes one report for all.
-
-    Args:
-        bundle: folder of a run or of a bundle, a zip of ``mixseg pack``, or a bundle's name; of
-            several, such as the folds of a cross-validation, the probabilities are averaged, and a
-            map of their disagreement is written. Masks are written as the first one says.
-        sources: images, and folders of images.
-        output: folder for masks and report.
-        weights: file of weights, of one bundle; None for each bundle's own, downloaded if needed.
-        device: where the network runs; None for CUDA if available.
-        config: files to pass after ``inference.yaml``.
-        settings: entries of the configuration with other values.
-        wanted: what to write beside the masks.
-        processes: that share the images; None for this one alone.
-
-    Yields:
-        The run, to be begun by :meth:`PredictionRun.predict_all`.
-
-    Raises:
-        ValueError: there is no such bundle, image, file, setting, device or weights, the weights
-            do not fit, two masks would have one name, another prediction writes to ``output``, or
-            DICOM SEG is wanted without highdicom or of an image that is no DICOM.
-    """
-    processes = processes or Processes()
-    if wanted.dicom_seg:
-        require_highdicom()
-    settings = dict(settings or {})
-    bundles = [bundle] if isinstance(bundle, str | Path) else list(bundle)
-    if len(bundles) > 1 and (weights is not None or settings.get("exported")):
-        raise ValueError(
-            "--weights and --exported need a single bundle: several have their own weights"
-        )
-    members = [_member(one, weights, config, settings) for one in bundles]
-    found = [search_cases(source, output) for source in sources]
-    cases = place_cases([case for listed, _ in found for case in listed])
-    if wanted.dicom_seg:
-        refuse_other_than_dicom(cases)
-    ensure_writable([output], "-o")
-    chosen = choose_device(processes.device_for(device))
-    share_processors()
-    with claimed(rank_folder(output, processes.rank)) as staging:
-        others = [BundlePipeline(*member, chosen, staging) for member in members[1:]]
-        pipeline = BundlePipeline(*members[0], chosen, staging, others=others)
-        wanted = replace(wanted, disagreement=bool(others))
-        if (wanted.probabilities or wanted.entropy) and not pipeline.has_probabilities:
-            raise ValueError(
-                f"'{pipeline.files[0]}' makes no mask of probabilities by argmax (AsDiscreted): "
-                "leave out --probabilities and --entropy"
-            )
-        cases = join_channels(cases, pipeline.channels)
-        refuse_same_outputs(cases, output_names(pipeline, cases))
-        report = PredictionReport(output, run_header(pipeline), len(cases), processes.rank)
-        report.left_out = [sentence for _, left_out in found for sentence in left_out]
-        yield PredictionRun(pipeline, cases, output, report, wanted, processes)
-        if processes.count > 1 and processes.first:
-            processes.meet()
-            report.collect(processes.count)
-            report.finish()
-    if not processes.first:
-        processes.meet()
-
-
-def _member(
-    bundle: str | Path,
-    weights: Path | None,
-    config: Sequence[Path],
-    settings: Mapping[str, Any],
-) -> tuple[Path, list[Path], Mapping[str, Any], Path | None]:
-    """Folder, files, settings and weights of a bundle; the weights are None of an exported one."""
-    folder = find_trained(bundle)
-    files = [folder / "configs" / "inference.yaml", *configurations(folder, config)]
-    check_settings(settings, settings_of(files), "inference.yaml", ARGUMENTS)
-    exported = settings.get("exported")
-    if weights is None and exported:
-        weights = Path(str(exported))
-    elif weights is None:
-        weights = bundle_weights(folder)
-    if not weights.is_file():
-        raise ValueError(f"there is no '{weights}': give the weights with --weights")
-    return folder, files, settings, None if exported else weights
-
-
-@contextmanager
-def claimed(output: Path) -> Iterator[Path]:
-    """Claim an output folder for one prediction.
-
-    Yields:
-        A new folder in it for files that are not finished; it goes when the prediction ends, and so
-        does what a killed one left.
-
-    Raises:
-        ValueError: another prediction writes to the folder.
-    """
-    with claim(output, "this prediction"):
-        for left in output.glob(f"{_STAGING}*"):
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-        # Of a name that nobody can guess: no link can lie in wait there.
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=output))
-        try:
-            yield staging
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
 class PredictionRun:
     """One run: a pipeline, an output folder, and what became of each image."""
 
@@ -233,6 +68,8 @@ class PredictionRun:
         self.report = report
         self.wanted = wanted
         self.processes = processes
+        #: Where the mask of each case goes, relative to the output folder.
+        self.masks = pipeline.output_names(cases)
         self._on_cpu: BundlePipeline | None = None
 
     def predict_all(self, overwrite: bool, progress: bool) -> None:
@@ -243,8 +80,7 @@ class PredictionRun:
         Raises:
             OutputError: the output folder cannot be written any more.
         """
-        masks = output_names(self.pipeline, self.cases)
-        numbered = enumerate(zip(self.cases, masks, strict=True))
+        numbered = enumerate(zip(self.cases, self.masks, strict=True))
         share = [one for one in numbered if self.processes.takes(one[0])]
         with tqdm(total=len(share), desc="predicting", unit="case", disable=not progress) as bar:
             for number, (case, mask) in share:
@@ -263,10 +99,10 @@ class PredictionRun:
         # A case that failed may have left files behind.
         shutil.rmtree(self.pipeline.staging, ignore_errors=True)
         self.pipeline.staging.mkdir(parents=True)
-        stamp = stamp_of(*case.files)
-        shape = check_axes(case, self.pipeline.axes, self.pipeline.channels)
+        stamp = case.stamp
+        shape = _check_axes(case, self.pipeline.axes, self.pipeline.channels)
         prediction, warnings = self._predicted(case)
-        warnings = [*remarks_of(case), *warnings]
+        warnings = [*_remarks_of(case), *warnings]
         entropy, apart = prediction.entropy(), prediction.disagreement
         outputs = {"mask": mask}
         try:
@@ -289,7 +125,7 @@ class PredictionRun:
         except OSError as error:
             raise OutputError(str(error)) from error
         except ValueError as error:  # what a writer cannot express
-            raise why(error, case) from error
+            raise _why(error, case) from error
         facts = _facts(prediction, entropy, shape, self.pipeline.class_names)
         if apart is not None:
             facts["mean_disagreement"] = round(float(apart.mean()), 6)
@@ -323,7 +159,7 @@ class PredictionRun:
         except Exception as error:  # whatever the components of a bundle raise
             if isinstance(root_cause(error), torch.OutOfMemoryError):
                 raise root_cause(error) from None
-            raise why(error, case) from error
+            raise _why(error, case) from error
 
     def _write_map(
         self, case: InputCase, mask: Path, kind: str, data: Any, meta: Mapping[str, Any]
@@ -376,9 +212,71 @@ class PredictionRun:
         return path
 
 
-def output_names(pipeline: BundlePipeline, cases: Sequence[InputCase]) -> list[Path]:
-    """Where the masks go, relative to the output folder."""
-    return [case.folder / pipeline.output_name(str(case.image)) for case in cases]
+def _check_axes(case: InputCase, axes: Collection[int], channels: int) -> tuple[int, ...]:
+    """The shape by the header, if its axes and channels are what the bundle takes."""
+    try:
+        volume = open_volume(case.source, voxels=False)
+    except UnreadableError as reason:
+        raise _unreadable("unreadable", case.image, reason) from reason
+    shape = volume.shape
+    if volume.palette:
+        raise CaseError(
+            "unreadable",
+            "the image is a palette picture, whose numbers are not intensities",
+            "store it as gray or RGB",
+        )
+    sizes = "×".join(map(str, shape))
+    if len(shape) not in axes:
+        taken = " or ".join(map(str, sorted(axes)))
+        raise CaseError(
+            "wrong dimension",
+            f"the image has {len(shape)} axes ({sizes}), the bundle takes {taken}",
+            "store the slices as one volume, with the slice axis last",
+        )
+    if volume.channels != channels:
+        raise CaseError(
+            "wrong dimension",
+            f"the image has {volume.channels} channels ({sizes}), the bundle takes {channels}",
+            "store the channels that it was trained on; of a series in time, one frame per file",
+        )
+    return shape
+
+
+def _remarks_of(case: InputCase) -> list[str]:
+    """What is odd about an image that can be predicted all the same."""
+    volume = open_volume(case.source)
+    found = [f"{remark.problem}; {remark.fix}" for remark in volume.remarks]
+    outlier = find_outlier(voxels(volume))
+    return found + ([] if outlier is None else ["; ".join(outlier)])
+
+
+def _why(error: BaseException, case: InputCase) -> CaseError:
+    """What is wrong with an image whose preparation or prediction failed."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CaseError):
+            return cause
+        cause = cause.__cause__
+    error = root_cause(error)
+    # PyTorch has no error of its own for the memory of the CPU.
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return CaseError("failed", "out of memory", "crop or resample the image")
+    try:
+        open_volume(case.source)
+    except UnreadableError as reason:
+        return _unreadable("truncated", case.image, reason)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    problem = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return CaseError("failed", problem, "see it alone with 'python -m monai.bundle run inference'")
+
+
+def _unreadable(kind: str, image: Path, reason: UnreadableError) -> CaseError:
+    name = "NIfTI" if image.name.lower().endswith((".nii", ".nii.gz")) else "image"
+    return CaseError(
+        kind,
+        f"the image is not a readable {name} file ({reason})",
+        reason.fix,
+    )
 
 
 def _stem(mask: Path) -> str:
@@ -428,44 +326,3 @@ def _quality(prediction: Prediction) -> float | None:
         return None
     quality = expected_dice(prediction.probabilities, prediction.mask)
     return None if quality is None else round(quality, 6)
-
-
-def run_header(pipeline: BundlePipeline) -> dict[str, Any]:
-    """Header of the report, common to all cases."""
-    members = [_described(one) for one in (pipeline, *pipeline.others)]
-    first, others = members[0], members[1:]
-    identity = ("bundle", "version", "files", "weights_sha256", "settings")
-    digests = [{name: member[name] for name in identity} for member in members]
-    shown = ("bundle", "version", "configuration", "settings", "weights", "weights_sha256")
-    base = load(pipeline.files[0])
-    measured = load(pipeline.bundle / "configs" / "metadata.json").get("expected_quality")
-    if not isinstance(measured, dict) or measured.get("weights_sha256") != first["weights_sha256"]:
-        measured = None
-    return {
-        **{name: first[name] for name in shown},
-        "changed_settings": {
-            name: [base.get(name), value] for name, value in pipeline.settings.items()
-        },
-        "expected_quality": measured,
-        "averaged_with": [{name: other[name] for name in shown} for other in others],
-        "digest": settings_digest({"members": digests}),
-        "classes": pipeline.class_names,
-        "device": str(pipeline.device),
-        "precision": pipeline.precision,
-        **environment(),
-    }
-
-
-def _described(pipeline: BundlePipeline) -> dict[str, Any]:
-    """A bundle with its weights, for the report."""
-    metadata = load(pipeline.bundle / "configs" / "metadata.json")
-    weights = pipeline.weights or Path(str(pipeline.settings.get("exported")))
-    return {
-        "bundle": bundle_name(pipeline.bundle),
-        "version": str(metadata.get("version", "")),
-        "files": [[path.name, sha256_of(path)] for path in pipeline.files],
-        "configuration": [str(path) for path in pipeline.files],
-        "settings": dict(pipeline.settings),
-        "weights": str(weights),
-        "weights_sha256": sha256_of(weights),
-    }

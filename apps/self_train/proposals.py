@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +11,20 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.apps.bundle.find import bundle_name, find_trained
-from mixseg.apps.bundle.weights import bundle_weights
-from mixseg.apps.predict.images import InputCase, refuse_same_outputs
+from mixseg.apps.bundle.find import bundle_name
+from mixseg.apps.predict.images import InputCase
+from mixseg.apps.predict.pipeline import BundlePipeline
+from mixseg.apps.predict.predict import claimed
 from mixseg.apps.predict.report import JSON_NAME, PredictionReport, settings_digest
-from mixseg.apps.predict.run import PredictionRun, Wanted, claimed
-from mixseg.apps.self_train.cases import Selection
-from mixseg.apps.self_train.pipeline import ProposalPipeline
+from mixseg.apps.predict.run import PredictionRun, Wanted
+from mixseg.apps.self_train.plan import Selection, Teacher
+from mixseg.apps.self_train.writer import ProposalWriter
 from mixseg.configuration.loading import load
 from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import environment, sha256_of
 
-__all__ = ["Proposals", "Teacher", "find_teacher", "proposal_table", "propose_masks"]
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """Model that proposes: a run, or a bundle with weights.
-
-    Attributes:
-        folder: of its configuration.
-        weights: the checkpoint.
-        settings: entries of inference.yaml that are replaced.
-    """
-
-    folder: Path
-    weights: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def config(self, name: str) -> Path:
-        """A configuration file of the folder."""
-        return self.folder / "configs" / name
+__all__ = ["Proposals", "proposal_table", "propose_masks"]
 
 
 @dataclass(frozen=True)
@@ -70,29 +52,6 @@ class Proposals:
     def empty(self) -> list[str]:
         """Ids of the cases of which nothing but background was proposed."""
         return [str(c["case_id"]) for c in self.cases if not any(c["voxels"].values())]
-
-
-def find_teacher(run: str, weights: Path | None = None, branch: str | None = None) -> Teacher:
-    """A run by its folder, or a bundle by its folder, zip or name, with its weights.
-
-    Args:
-        run: see :func:`mixseg.apps.bundle.find.find_trained`.
-        weights: other weights than its own.
-        branch: that predicts; None for the one that the method predicts with.
-
-    Raises:
-        ValueError: there is no such run or bundle, it has no weights, or no choice of a branch.
-    """
-    folder = find_trained(run)
-    if weights is None:
-        weights = bundle_weights(folder)
-    if not weights.is_file():
-        raise ValueError(f"there is no '{weights}': give the weights with --weights")
-    inference = folder / "configs" / "inference.yaml"
-    if branch is not None and "branch" not in load(inference):
-        raise ValueError(f"'{inference}' has no setting 'branch': leave out --branch")
-    settings = {} if branch is None else {"branch": branch}
-    return Teacher(folder, weights, settings)
 
 
 def propose_masks(
@@ -136,21 +95,26 @@ def propose_masks(
         for entry in selection.proposed
     ]
     with claimed(output) as staging:
-        pipeline = ProposalPipeline(
+        pipeline = BundlePipeline(
             source.folder,
             [source.config("inference.yaml")],
             source.settings,
             source.weights,
             device,
             staging,
-            selection,
-            keep_scribbles,
+            writer=ProposalWriter(selection, keep_scribbles),
         )
-        names = [pipeline.output_name(str(case.image)) for case in cases]
-        refuse_same_outputs(cases, names)
+        if len(pipeline.class_names) != len(selection.classes.values):
+            raise ValueError(
+                f"'{source.folder}' predicts {pipeline.class_names}, the selected cases are for "
+                f"{len(selection.classes.values)} classes: use bundles of the same classes"
+            )
+        names = pipeline.output_names(cases)
         # A datalist stands for finished masks of one kind: removed first and written last.
         datalist.unlink(missing_ok=True)
-        report = PredictionReport(output, _header(pipeline, source), len(cases))
+        report = PredictionReport(
+            output, _header(pipeline, source, selection, keep_scribbles), len(cases)
+        )
         try:
             run = PredictionRun(pipeline, cases, output, report, Wanted(False, False, 0))
             run.predict_all(overwrite, progress)
@@ -203,10 +167,11 @@ def _datalist(selection: Selection, labels: Sequence[Path]) -> Datalist:
     return selection.datalist.model_copy(update={"training": training})
 
 
-def _header(pipeline: ProposalPipeline, source: Teacher) -> dict[str, Any]:
+def _header(
+    pipeline: BundlePipeline, source: Teacher, selection: Selection, keep_scribbles: bool
+) -> dict[str, Any]:
     """What the report records once for all cases; its ``digest`` tells equal masks."""
     metadata = load(source.folder / "configs" / "metadata.json")
-    selection = pipeline.selection
     header = {
         "bundle": bundle_name(source.folder),
         "version": str(metadata.get("version", "")),
@@ -216,10 +181,10 @@ def _header(pipeline: ProposalPipeline, source: Teacher) -> dict[str, Any]:
         "weights_sha256": sha256_of(source.weights),
         "classes": pipeline.class_names,
         "source_values": selection.classes.values.tolist(),
-        "keep_scribbles": pipeline.keep_scribbles,
+        "keep_scribbles": keep_scribbles,
     }
     decisive = {name: value for name, value in header.items() if name != "weights"}
-    if pipeline.keep_scribbles:
+    if keep_scribbles:
         decisive["scribbles"] = {c: sha256_of(Path(f)) for c, f in selection.scribbles.items()}
     return {
         **header,

@@ -11,7 +11,7 @@ from typing import Any
 
 from scipy.stats import wilcoxon
 
-from mixseg.apps.self_train.student import round_settings
+from mixseg.apps.self_train.plan import round_settings
 
 from .list import Experiment
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixseg.apps.bundle.find import find_bundle
 from mixseg.apps.bundle.run import bundle_command
-from mixseg.apps.self_train.student import SELECTING
+from mixseg.apps.self_train.plan import SELECTING
 
 from .list import Experiment, check_settings
 

@@ -311,7 +311,7 @@ def test_dicom_seg_beside_the_mask(
 def test_dicom_seg_is_refused_where_it_cannot_be(
     predictor: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mixseg.apps.predict.run.require_highdicom", lambda: None)
+    monkeypatch.setattr("mixseg.apps.predict.predict.require_highdicom", lambda: None)
     refused = predictor(images, tmp_path / "out", "--dicom-seg")
     assert refused.exit_code == 1
     said = " ".join(refused.output.split())

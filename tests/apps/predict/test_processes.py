@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mixseg.apps.predict.images import CaseError, InputCase
-from mixseg.apps.predict.report import PredictionReport, stamp_of
+from mixseg.apps.predict.report import PredictionReport
 
 HEADER = {"digest": "x", "classes": ["background", "LV"]}
 FACTS: dict[str, Any] = {
@@ -33,7 +33,7 @@ def enter(report: PredictionReport, image: Path) -> None:
     mask = Path(f"{image.name.removesuffix('.nii.gz')}_LV.nii.gz")
     (report.folder / mask).write_bytes(b"")
     case = InputCase(image, image.name)
-    report.add(case, stamp_of(image), {"mask": mask}, FACTS)
+    report.add(case, case.stamp, {"mask": mask}, FACTS)
 
 
 def finished(report: PredictionReport, image: Path) -> bool:
@@ -50,7 +50,7 @@ def test_a_case_is_finished_as_long_as_no_file_of_its_channels_changes(
     a, b, _ = sorted(images.iterdir())
     case = InputCase(a, "a", channels=(b,))
     report = PredictionReport(output, HEADER, 1)
-    report.add(case, stamp_of(*case.files), {"mask": mask}, FACTS)
+    report.add(case, case.stamp, {"mask": mask}, FACTS)
     assert report.finished(case, mask, ["mask"])
     b.write_bytes(b.read_bytes() + b"\0")
     assert not report.finished(case, mask, ["mask"])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from mixseg.apps.self_train.cases import Classes
+from mixseg.apps.self_train.plan import Classes
 from mixseg.cli.main import app
 from mixseg.data.datalist import Datalist
 from mixseg.data.phantom.dataset import write_phantom
