@@ -18,6 +18,7 @@ from mixseg.transforms.free_negatives import (
 from mixseg.transforms.images import (
     AddDepth,
     AddDepthd,
+    LoadVolumed,
     RescaleIntensity,
     RescaleIntensityd,
 )
@@ -31,7 +32,6 @@ from mixseg.transforms.labels import (
     SupervisionFromLabeld,
     label_kind,
 )
-from mixseg.transforms.loading import LoadVolumed
 from mixseg.transforms.noisy_labels import (
     NoisyInstance,
     NoisyLabel,

@@ -22,14 +22,13 @@ from monai.transforms import (
 
 from mixseg.transforms.cropping import CropToCenterd, above_minimum
 from mixseg.transforms.free_negatives import FreeNegativesd, negative_radius
-from mixseg.transforms.images import AddDepthd, RescaleIntensityd
+from mixseg.transforms.images import AddDepthd, LoadVolumed, RescaleIntensityd
 from mixseg.transforms.labels import (
     ConvertUnlabeledd,
     MaskUnannotatedClassesd,
     SelectClassesd,
     SupervisionFromLabeld,
 )
-from mixseg.transforms.loading import LoadVolumed
 from mixseg.transforms.noisy_labels import NoisyLabeld
 from mixseg.transforms.resampling import ResizeToSized, ResizeToSpacingd
 from mixseg.transforms.scribbles import ScribbleByErosiond

@@ -9,22 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from mixseg.data.file_checks import Fault
-from mixseg.data.folder.classes import ClassMap, unknown_values
+from mixseg.data.folder.classes import ClassMap
 from mixseg.data.folder.contents import ImageFacts, LabelFacts, PairFacts
 from mixseg.data.folder.pairs import Pair, file_fault
 
-__all__ = [
-    "KINDS",
-    "Conversion",
-    "FolderCase",
-    "Kind",
-    "MissingClasses",
-    "add_conversions",
-    "datalist_value",
-    "patient_of",
-    "recognize",
-    "unlabeled_values",
-]
+__all__ = ["KINDS", "Conversion", "FolderCase", "Kind", "MissingClasses", "recognize_cases"]
 
 #: What a case is recognized as.
 Kind = Literal["full", "partial", "classes", "none"]
@@ -82,34 +71,104 @@ class FolderCase:
     conversions: dict[str, Conversion] = field(default_factory=dict)
 
 
-def recognize(
+def recognize_cases(
+    facts: Sequence[PairFacts],
+    classes: ClassMap,
+    *,
+    pattern: re.Pattern[str] | None,
+    missing: MissingClasses,
+    allow_unlabeled: bool,
+    threshold: float | None,
+    faults: list[Fault],
+) -> tuple[list[FolderCase], int, list[int]]:
+    """Determine the kind of each case from the values of its label, and what must be converted.
+
+    Args:
+        facts: what the files of each case hold.
+        classes: the meaning of the values.
+        pattern: finds the patient in a case's name; None where each case is a patient.
+        missing: what it means that a mask lacks a class.
+        allow_unlabeled: take cases without any label.
+        threshold: of labels that are gray pictures of one class.
+        faults: takes what is wrong; such cases are left out.
+
+    Returns:
+        The cases; the value for unlabeled voxels that the datalist states; and the values of
+        unlabeled voxels that the files use.
+    """
+    used = _unlabeled_values(facts, classes)
+    unlabeled = _datalist_value(facts, classes, used)
+    cases = []
+    for fact in facts:
+        patient = _patient_of(fact.pair, pattern, faults)
+        case = _recognize(fact, classes, patient, missing, allow_unlabeled, faults)
+        if case is not None:
+            _add_conversions(case, fact, classes, unlabeled, threshold)
+            cases.append(case)
+    return cases, unlabeled, used
+
+
+def _unlabeled_values(facts: Sequence[PairFacts], classes: ClassMap) -> list[int]:
+    """The values of unlabeled voxels that the files use."""
+    count = len(classes.names)
+    used = {
+        value
+        for fact in facts
+        for label, scribble in ((fact.label, False), (fact.scribble, True))
+        if label is not None
+        for value, index in classes.indices(label.counts, scribble).items()
+        if index == count
+    }
+    return sorted(used)
+
+
+def _datalist_value(facts: Sequence[PairFacts], classes: ClassMap, used: Sequence[int]) -> int:
+    """The value for unlabeled voxels that the datalist states.
+
+    That of the files, where all of them use one and number the classes 0…C−1; else C, and the
+    files are converted.
+    """
+    count = len(classes.names)
+    if classes.codes != tuple(range(count)) or len(used) != 1:
+        return count
+    labels = [label for fact in facts for label in (fact.label, fact.scribble) if label]
+    copied = any(label.dtype or label.reasons for label in labels)
+    # Copies are uint8, and 0 means unlabeled in scribbles alone.
+    return count if used[0] == 0 or (used[0] < 0 and copied) else used[0]
+
+
+def _patient_of(pair: Pair, pattern: re.Pattern[str] | None, faults: list[Fault]) -> str:
+    """The patient whom a pattern finds in a case's name; without a pattern the case itself."""
+    if pattern is None:
+        return pair.case_id
+    match = pattern.search(pair.name) or pattern.search(pair.case_id)
+    if match is None or not match.group(1):
+        faults.append(
+            file_fault(
+                pair.image,
+                f"--patient-pattern '{pattern.pattern}' finds no patient in '{pair.name}'",
+                "fix the pattern",
+            )
+        )
+        return pair.case_id
+    return match.group(1)
+
+
+def _recognize(
     facts: PairFacts,
     classes: ClassMap,
     patient: str,
-    *,
     missing: MissingClasses,
     allow_unlabeled: bool,
     faults: list[Fault],
 ) -> FolderCase | None:
-    """Determine the kind of a case from the values of its label.
-
-    Args:
-        facts: what its files hold.
-        classes: the meaning of the values.
-        patient: whom it belongs to.
-        missing: what it means that a mask lacks a class.
-        allow_unlabeled: take cases without any label.
-        faults: takes what is wrong.
-
-    Returns:
-        None where something is wrong.
-    """
+    """A case; None where something is wrong with it."""
     pair, count = facts.pair, len(classes.names)
     if facts.faults or facts.image is None:
         return None
     before = len(faults)
     for label, scribble in ((facts.label, False), (facts.scribble, True)):
-        fault = None if label is None else unknown_values(label, classes, scribble)
+        fault = None if label is None else classes.unknown_values(label, scribble)
         faults += [] if fault is None else [fault]
     if len(faults) > before:
         return None
@@ -142,84 +201,6 @@ def recognize(
     if len(faults) > before:
         return None
     return FolderCase(pair, patient, kind, facts.image, voxels, annotated)
-
-
-def unlabeled_values(facts: Sequence[PairFacts], classes: ClassMap) -> list[int]:
-    """The values of unlabeled voxels that the files use."""
-    count = len(classes.names)
-    used = {
-        value
-        for fact in facts
-        for label, scribble in ((fact.label, False), (fact.scribble, True))
-        if label is not None
-        for value, index in classes.indices(label.counts, scribble).items()
-        if index == count
-    }
-    return sorted(used)
-
-
-def datalist_value(facts: Sequence[PairFacts], classes: ClassMap) -> int:
-    """The value for unlabeled voxels that the datalist states.
-
-    That of the files, where all of them use one and number the classes 0…C−1; else C, and the
-    files are converted.
-    """
-    count, used = len(classes.names), unlabeled_values(facts, classes)
-    if classes.codes != tuple(range(count)) or len(used) != 1:
-        return count
-    labels = [label for fact in facts for label in (fact.label, fact.scribble) if label]
-    copied = any(label.dtype or label.reasons for label in labels)
-    # Copies are uint8, and 0 means unlabeled in scribbles alone.
-    return count if used[0] == 0 or (used[0] < 0 and copied) else used[0]
-
-
-def add_conversions(
-    case: FolderCase,
-    facts: PairFacts,
-    classes: ClassMap,
-    unlabeled: int,
-    threshold: float | None = None,
-) -> None:
-    """Note which of a case's labels need a copy, and why."""
-    count = len(classes.names)
-    for role, label in (("label", facts.label), ("scribble", facts.scribble)):
-        if label is None or (role == "label" and case.kind == "none"):
-            continue
-        indices = classes.indices(label.counts, role == "scribble")
-        table = {v: unlabeled if i == count else int(i or 0) for v, i in indices.items()}
-        reasons = []
-        if any(indices[v] != count and v != new for v, new in table.items()):
-            pairs = zip(classes.codes, range(count), strict=True)
-            reasons.append("values " + ", ".join(f"{v}→{i}" for v, i in pairs))
-        if moved := sorted(v for v, i in indices.items() if i == count and v != unlabeled):
-            reasons.append(f"unlabeled {', '.join(map(str, moved))}→{unlabeled}")
-        if label.dtype:
-            reasons.append(f"{label.dtype}→uint8")
-        reasons += label.reasons
-        if label.table is not None:
-            table = {value: table[code] for value, code in label.table.items() if code in table}
-        if reasons:
-            limit = threshold if role == "label" else None
-            case.conversions[role] = Conversion(
-                label.path, table, "; ".join(reasons), facts.pair.image, limit
-            )
-
-
-def patient_of(pair: Pair, pattern: re.Pattern[str] | None, faults: list[Fault]) -> str:
-    """The patient whom a pattern finds in a case's name; without a pattern the case itself."""
-    if pattern is None:
-        return pair.case_id
-    match = pattern.search(pair.name) or pattern.search(pair.case_id)
-    if match is None or not match.group(1):
-        faults.append(
-            file_fault(
-                pair.image,
-                f"--patient-pattern '{pattern.pattern}' finds no patient in '{pair.name}'",
-                "fix the pattern",
-            )
-        )
-        return pair.case_id
-    return match.group(1)
 
 
 def _voxels(facts: PairFacts, classes: ClassMap) -> dict[int, int]:
@@ -257,3 +238,35 @@ def _empty_label(path: Path, allowed: bool) -> list[Fault]:
             "remove it, or give --allow-unlabeled to use the case as one without a label",
         )
     ]
+
+
+def _add_conversions(
+    case: FolderCase,
+    facts: PairFacts,
+    classes: ClassMap,
+    unlabeled: int,
+    threshold: float | None,
+) -> None:
+    """Note which of a case's labels need a copy, and why."""
+    count = len(classes.names)
+    for role, label in (("label", facts.label), ("scribble", facts.scribble)):
+        if label is None or (role == "label" and case.kind == "none"):
+            continue
+        indices = classes.indices(label.counts, role == "scribble")
+        table = {v: unlabeled if i == count else int(i or 0) for v, i in indices.items()}
+        reasons = []
+        if any(indices[v] != count and v != new for v, new in table.items()):
+            pairs = zip(classes.codes, range(count), strict=True)
+            reasons.append("values " + ", ".join(f"{v}→{i}" for v, i in pairs))
+        if moved := sorted(v for v, i in indices.items() if i == count and v != unlabeled):
+            reasons.append(f"unlabeled {', '.join(map(str, moved))}→{unlabeled}")
+        if label.dtype:
+            reasons.append(f"{label.dtype}→uint8")
+        reasons += label.reasons
+        if label.table is not None:
+            table = {value: table[code] for value, code in label.table.items() if code in table}
+        if reasons:
+            limit = threshold if role == "label" else None
+            case.conversions[role] = Conversion(
+                label.path, table, "; ".join(reasons), facts.pair.image, limit
+            )

@@ -12,7 +12,7 @@ from mixseg.data.file_checks import Fault
 from mixseg.data.folder.contents import LabelFacts, PairFacts
 from mixseg.data.folder.pairs import Stated, file_fault
 
-__all__ = ["ClassMap", "decide_classes", "number_names", "unknown_values"]
+__all__ = ["ClassMap", "decide_classes"]
 
 #: Values by which many tools mean unlabeled. They are never taken so unless somebody says it.
 _CUSTOMARY = (-1, 255)
@@ -43,18 +43,100 @@ class ClassMap:
         places = {code: index for index, code in enumerate(self.codes)}
         return {v: len(self.codes) if v in unlabeled else places.get(v) for v in values}
 
+    def unknown_values(self, label: LabelFacts, scribble: bool) -> Fault | None:
+        """The fault of a label with values that are neither a class nor unlabeled."""
+        table = self.indices(label.counts, scribble)
+        unknown = [value for value, index in table.items() if index is None]
+        if not unknown:
+            return None
+        named = ", ".join(f"{c} {n}" for c, n in zip(self.codes, self.names, strict=True))
+        stated = sorted(self.unlabeled | (self.scribble_unlabeled if scribble else frozenset()))
+        unlabeled = f"unlabeled ({_listed(stated)})" if stated else "declared unlabeled"
+        return file_fault(
+            label.path,
+            f"label values [{_listed(unknown)}] are not a class ({named}) and not {unlabeled}",
+            _unknown_fix(label, unknown, self, stated),
+        )
 
-def number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault]) -> Stated:
+
+def decide_classes(
+    facts: Sequence[PairFacts], stated: Stated, root: Path, faults: list[Fault]
+) -> ClassMap | None:
+    """The classes, as stated or as the values of all labels show them.
+
+    Args:
+        facts: the cases. Labels that name their classes get the common numbers.
+        stated: names, values and unlabeled values as far as somebody says them; these win.
+        root: what a fault of all labels together is put down to.
+        faults: takes what makes the values ambiguous.
+
+    Returns:
+        None where the values cannot be told.
+
+    Raises:
+        ValueError: ``stated`` contradicts itself.
+    """
+    stated = _number_names(facts, stated, faults)
+    labels = _labels(facts)
+    drawn = any(fact.pair.scribble for fact in facts)
+    if 0 in stated.unlabeled and not drawn:
+        raise ValueError(
+            "0 cannot be the unlabeled value of full masks, where it is background; put scribbles "
+            "that leave untouched voxels 0 into a folder of their own and give --scribbles FOLDER"
+        )
+    names, codes = stated.names, stated.codes
+    if codes is not None and len(set(codes)) < len(codes):
+        raise ValueError(f"--values names a value twice: {list(codes)}")
+    if names is not None and codes is not None and len(names) != len(codes):
+        raise ValueError(
+            f"--classes names {len(names)} classes and --values {len(codes)} values; give one "
+            "value for each class"
+        )
+    if codes is None and names is not None:
+        codes = tuple(range(len(names)))
+    if codes is None:
+        given = [
+            x for fact in facts for x in (fact.pair.label, fact.pair.scribble) if x is not None
+        ]
+        if len(given) > len(labels) and not any(set(label.counts) - {0} for label in labels):
+            return None  # the others have faults of their own
+        codes = _codes_from_values(labels, stated.unlabeled, root, faults)
+        if codes is None:
+            return None
+    if names is None:
+        names = ("background", *(f"class{i}" for i in range(1, len(codes))))
+    if not 2 <= len(names) <= 255:
+        raise ValueError(f"{len(names)} classes; 2 to 255 are possible, background included")
+    if odd := names_fault(names):
+        faults.append(file_fault(root, odd, "rename the classes, segments or files"))
+        return None
+    if both := sorted((stated.unlabeled & set(codes)) - {0}):
+        raise ValueError(f"{both[0]} is the value of a class and cannot be unlabeled")
+    totals: Counter[int] = Counter()
+    for label in labels:
+        totals.update(label.counts)
+    present = sorted(set(totals) - stated.unlabeled)
+    if 255 in present and 255 not in codes and not set(present) & set(codes[1:]):
+        faults.append(
+            file_fault(
+                root,
+                f"the labels hold {_listed(present)}, and no voxel of a class but background "
+                f"'{names[0]}': they look like gray levels",
+                f'if each is a class, give --values "{_joined(present)}"; if one means unlabeled, '
+                "--unlabeled",
+            )
+        )
+        return None
+    zero = frozenset({0} & stated.unlabeled)
+    return ClassMap(names, codes, stated.unlabeled - zero, zero)
+
+
+def _number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault]) -> Stated:
     """Give the classes of labels that name them one number in all files.
 
     3D Slicer numbers the segments of a file in their order, which differs from file to file; a
-    folder with a mask a structure has no numbers at all. The labels' counts are of the common
-    numbers then, and ``table`` says which value of a file has which.
-
-    Args:
-        facts: the cases; their labels are replaced.
-        stated: names and values as far as somebody says them; these win.
-        faults: takes names that are not among the stated ones.
+    folder with a mask a structure has no numbers at all. The labels of ``facts`` are replaced:
+    their counts are of the common numbers then, and ``table`` says which value of a file has which.
 
     Returns:
         ``stated`` with the names that the files give, background first, where it had none.
@@ -116,93 +198,6 @@ def number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault]
 
 def _labels(facts: Sequence[PairFacts]) -> list[LabelFacts]:
     return [x for fact in facts for x in (fact.label, fact.scribble) if x is not None]
-
-
-def decide_classes(
-    facts: Sequence[PairFacts], stated: Stated, root: Path, faults: list[Fault]
-) -> ClassMap | None:
-    """The classes, as stated or as the values of all labels show them.
-
-    Args:
-        facts: the cases.
-        stated: names, values and unlabeled values as far as somebody says them.
-        root: what a fault of all labels together is put down to.
-        faults: takes what makes the values ambiguous.
-
-    Returns:
-        None where the values cannot be told.
-
-    Raises:
-        ValueError: ``stated`` contradicts itself.
-    """
-    labels = _labels(facts)
-    drawn = any(fact.pair.scribble for fact in facts)
-    if 0 in stated.unlabeled and not drawn:
-        raise ValueError(
-            "0 cannot be the unlabeled value of full masks, where it is background; put scribbles "
-            "that leave untouched voxels 0 into a folder of their own and give --scribbles FOLDER"
-        )
-    names, codes = stated.names, stated.codes
-    if codes is not None and len(set(codes)) < len(codes):
-        raise ValueError(f"--values names a value twice: {list(codes)}")
-    if names is not None and codes is not None and len(names) != len(codes):
-        raise ValueError(
-            f"--classes names {len(names)} classes and --values {len(codes)} values; give one "
-            "value for each class"
-        )
-    if codes is None and names is not None:
-        codes = tuple(range(len(names)))
-    if codes is None:
-        given = [
-            x for fact in facts for x in (fact.pair.label, fact.pair.scribble) if x is not None
-        ]
-        if len(given) > len(labels) and not any(set(label.counts) - {0} for label in labels):
-            return None  # the others have faults of their own
-        codes = _codes_from_values(labels, stated.unlabeled, root, faults)
-        if codes is None:
-            return None
-    if names is None:
-        names = ("background", *(f"class{i}" for i in range(1, len(codes))))
-    if not 2 <= len(names) <= 255:
-        raise ValueError(f"{len(names)} classes; 2 to 255 are possible, background included")
-    if odd := names_fault(names):
-        faults.append(file_fault(root, odd, "rename the classes, segments or files"))
-        return None
-    if both := sorted((stated.unlabeled & set(codes)) - {0}):
-        raise ValueError(f"{both[0]} is the value of a class and cannot be unlabeled")
-    totals: Counter[int] = Counter()
-    for label in labels:
-        totals.update(label.counts)
-    present = sorted(set(totals) - stated.unlabeled)
-    if 255 in present and 255 not in codes and not set(present) & set(codes[1:]):
-        faults.append(
-            file_fault(
-                root,
-                f"the labels hold {_listed(present)}, and no voxel of a class but background "
-                f"'{names[0]}': they look like gray levels",
-                f'if each is a class, give --values "{_joined(present)}"; if one means unlabeled, '
-                "--unlabeled",
-            )
-        )
-        return None
-    zero = frozenset({0} & stated.unlabeled)
-    return ClassMap(names, codes, stated.unlabeled - zero, zero)
-
-
-def unknown_values(label: LabelFacts, classes: ClassMap, scribble: bool) -> Fault | None:
-    """The fault of a label with values that are neither a class nor unlabeled."""
-    table = classes.indices(label.counts, scribble)
-    unknown = [value for value, index in table.items() if index is None]
-    if not unknown:
-        return None
-    named = ", ".join(f"{c} {n}" for c, n in zip(classes.codes, classes.names, strict=True))
-    stated = sorted(classes.unlabeled | (classes.scribble_unlabeled if scribble else frozenset()))
-    unlabeled = f"unlabeled ({_listed(stated)})" if stated else "declared unlabeled"
-    return file_fault(
-        label.path,
-        f"label values [{_listed(unknown)}] are not a class ({named}) and not {unlabeled}",
-        _unknown_fix(label, unknown, classes, stated),
-    )
 
 
 def _unknown_fix(

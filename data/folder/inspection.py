@@ -11,16 +11,8 @@ from pathlib import Path
 
 from mixseg.data.datalist import DatalistError, Split
 from mixseg.data.file_checks import Fault, describe_faults
-from mixseg.data.folder.cases import (
-    FolderCase,
-    MissingClasses,
-    add_conversions,
-    datalist_value,
-    patient_of,
-    recognize,
-    unlabeled_values,
-)
-from mixseg.data.folder.classes import ClassMap, decide_classes, number_names
+from mixseg.data.folder.cases import FolderCase, MissingClasses, recognize_cases
+from mixseg.data.folder.classes import ClassMap, decide_classes
 from mixseg.data.folder.contents import PairFacts, read_pairs
 from mixseg.data.folder.layouts import find_layout
 from mixseg.data.folder.pairs import Layout, Stated, file_fault
@@ -170,29 +162,20 @@ def inspect_folder(
     report.faults = layout.faults + [fault for fact in facts for fault in fact.faults]
     report.notes += describe_faults([note for fact in facts for note in fact.notes])
     report.faults += _double_ids(facts)
-    stated = number_names(facts, said, report.faults)
-    report.classes = decide_classes(facts, stated, layout.root, report.faults)
+    report.classes = decide_classes(facts, said, layout.root, report.faults)
     if report.classes is None:
         return report
-    for fact in facts:
-        case = recognize(
-            fact,
-            report.classes,
-            patient_of(fact.pair, pattern, report.faults),
-            missing=given.missing_classes,
-            allow_unlabeled=given.allow_unlabeled,
-            faults=report.faults,
-        )
-        if case is not None:
-            report.cases.append(case)
+    report.cases, report.unlabeled, report.values = recognize_cases(
+        facts,
+        report.classes,
+        pattern=pattern,
+        missing=given.missing_classes,
+        allow_unlabeled=given.allow_unlabeled,
+        threshold=given.threshold,
+        faults=report.faults,
+    )
     report.faults += _unlike(report.cases)
     _join_equal_images(report.cases, report.notes)
-    report.unlabeled = datalist_value(facts, report.classes)
-    report.values = unlabeled_values(facts, report.classes)
-    by_id = {fact.pair.case_id: fact for fact in facts}
-    for case in report.cases:
-        fact = by_id[case.pair.case_id]
-        add_conversions(case, fact, report.classes, report.unlabeled, given.threshold)
     if report.cases:
         report.splits = split_by_patient(report.cases, rule, given.seed, layout.root, report.faults)
     _add_notes(report, given, rule)
