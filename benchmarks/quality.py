@@ -105,15 +105,14 @@ class Measured:
     def __init__(self, bundle: str, staging: Path) -> None:
         folder = find_bundle(bundle)
         files = [folder / "configs" / "inference.yaml"]
-        weights, overlays = bundle_weights(folder)
         settings = load(files[0])
         self.targets = [int(t) for t in settings["target_classes"]]
         self.axes = [int(axis) + 2 for axis in settings["mirror_axes"]]
         self.pipeline = BundlePipeline(
             folder,
-            [*files, *overlays],
+            files,
             {"mirror_axes": []},
-            weights,
+            bundle_weights(folder),
             torch.device("cpu"),
             staging,
         )
@@ -212,7 +211,7 @@ def _describe(bundle: str, measured: Mapping[str, Any]) -> None:
     metadata = load(path)
     metadata["expected_quality"] = {
         "data": f"{BUNDLES[bundle].upper()} test split",
-        "weights_sha256": sha256_of(bundle_weights(folder)[0]),
+        "weights_sha256": sha256_of(bundle_weights(folder)),
         **{name: measured[name] for name in ("n", "spearman", "interval_95")},
     }
     text = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"

@@ -54,10 +54,7 @@ def export(
     with clear_errors():
         folder = find_trained(bundle)
         settings = read_settings(context.args, load(folder / "configs" / "inference.yaml"))
-        if weights is None:
-            weights = bundle_weights(folder)
-        if not weights.is_file():
-            raise ValueError(f"there is no '{weights}': give the weights with --weights")
+        weights = bundle_weights(folder, weights)
         output = output or folder / "models" / f"model.{format.value}"
         if output.suffix != f".{format.value}":
             raise ValueError(f"'{output}' must end in .{format.value}")

@@ -98,8 +98,8 @@ def convert(weights: Mapping[str, Tensor], precision: Precision) -> dict[str, Te
 _LARGE_FILES = ("large_files.yml", "large_files.yaml")
 
 
-def bundle_weights(folder: Path) -> Path:
-    """The weights of a bundle.
+def bundle_weights(folder: Path, given: Path | None = None) -> Path:
+    """The weights of a bundle, or a file that is given in their place.
 
     eval/models/model.pt, which a training in the bundle's folder writes, is taken if it exists,
     else models/model.pt, else what ``large_files.yml`` names is fetched. A file that
@@ -107,8 +107,13 @@ def bundle_weights(folder: Path) -> Path:
     found.
 
     Raises:
-        ValueError: there are no weights, they cannot be fetched, or have another hash.
+        ValueError: there are no weights, they cannot be fetched, or have another hash; or there is
+            no ``given``.
     """
+    if given is not None:
+        if not given.is_file():
+            raise ValueError(f"there is no '{given}': give the weights with --weights")
+        return given
     listed = _large_files(folder)
     for name in PLACES:
         path = folder / name

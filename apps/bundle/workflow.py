@@ -189,10 +189,7 @@ def evaluate_run(
     if split not in SPLITS:
         raise ValueError(f"--split is '{split}': give {' or '.join(SPLITS)}")
     folder = find_trained(run)
-    if weights is None:
-        weights = bundle_weights(folder)
-    elif not weights.is_file():
-        raise ValueError(f"there is no '{weights}': give a file of weights with --weights")
+    weights = bundle_weights(folder, weights)
     files = evaluation_files(folder, config)
     given = dict(settings or {})
     owner = f"the bundle {bundle_name(folder)}"

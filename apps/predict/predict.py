@@ -129,10 +129,7 @@ def _member(
     exported = settings.get("exported")
     if weights is None and exported:
         weights = Path(str(exported))
-    elif weights is None:
-        weights = bundle_weights(folder)
-    if not weights.is_file():
-        raise ValueError(f"there is no '{weights}': give the weights with --weights")
+    weights = bundle_weights(folder, weights)
     return folder, files, settings, None if exported else weights
 
 

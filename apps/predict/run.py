@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,27 +50,22 @@ class Wanted:
         return [name for name, wanted in names.items() if wanted]
 
 
+@dataclass
 class PredictionRun:
     """One run: a pipeline, an output folder, and what became of each image."""
 
-    def __init__(
-        self,
-        pipeline: BundlePipeline,
-        cases: Sequence[InputCase],
-        output: Path,
-        report: PredictionReport,
-        wanted: Wanted,
-        processes: Processes = Processes(),  # noqa: B008  # frozen
-    ) -> None:
-        self.pipeline = pipeline
-        self.cases = cases
-        self.output = output
-        self.report = report
-        self.wanted = wanted
-        self.processes = processes
-        #: Where the mask of each case goes, relative to the output folder.
-        self.masks = pipeline.output_names(cases)
-        self._on_cpu: BundlePipeline | None = None
+    pipeline: BundlePipeline
+    cases: Sequence[InputCase]
+    output: Path
+    report: PredictionReport
+    wanted: Wanted
+    processes: Processes = field(default_factory=Processes)
+    #: Where the mask of each case goes, relative to the output folder.
+    masks: list[Path] = field(init=False)
+    _on_cpu: BundlePipeline | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.masks = self.pipeline.output_names(self.cases)
 
     def predict_all(self, overwrite: bool, progress: bool) -> None:
         """Predict what is not finished of this process's share.

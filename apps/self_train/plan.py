@@ -224,10 +224,7 @@ def find_teacher(run: str, weights: Path | None = None, branch: str | None = Non
         ValueError: there is no such run or bundle, it has no weights, or no choice of a branch.
     """
     folder = find_trained(run)
-    if weights is None:
-        weights = bundle_weights(folder)
-    if not weights.is_file():
-        raise ValueError(f"there is no '{weights}': give the weights with --weights")
+    weights = bundle_weights(folder, weights)
     inference = folder / "configs" / "inference.yaml"
     if branch is not None and "branch" not in load(inference):
         raise ValueError(f"'{inference}' has no setting 'branch': leave out --branch")
