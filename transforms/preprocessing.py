@@ -8,8 +8,9 @@ Predictions are brought back to the file's own grid, where the label stays, and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from monai.transforms import (
     Compose,
@@ -39,55 +40,48 @@ __all__ = ["SlicePreprocessing", "VolumePreprocessing"]
 RESAMPLING = ("area", "nearest")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _Preprocessing:
     """What slices and volumes have in common; see the subclasses."""
 
     #: Dimensions that images must have; None for either.
-    spatial_dims: int | None = None
-    #: Axis across which slices lie.
-    slice_axis: int | None = 2
+    spatial_dims: ClassVar[int | None] = None
     #: Whether free negatives are far from the seeds of their slice or of the volume.
-    distance: Literal["slice", "volume"] = "slice"
+    distance: ClassVar[Literal["slice", "volume"]] = "slice"
 
-    def __init__(
-        self,
-        *,
-        source_classes: Sequence[str],
-        target_classes: Sequence[int | Sequence[int]] | None,
-        unlabeled_value: int | None,
-        orientation: str | None,
-        normalization: str,
-        intensity_range: Sequence[float],
-        intensity_mean: float,
-        intensity_sd: float,
-        erosion_rule: str,
-        free_negatives: float | Literal["auto"] | None,
-        weak_label: bool | Literal["noise"],
-        resampling: str,
-        noise: Mapping[str, Any] | None = None,
-        reference: bool = False,
-    ) -> None:
-        if resampling not in RESAMPLING:
-            raise ValueError(f"resampling must be one of {RESAMPLING}, got {resampling!r}")
-        self.resampling = resampling
-        self.noise = noise
-        self.reference = reference
-        self.num_source_classes = len(source_classes)
-        self.target_classes = list(target_classes or range(1, self.num_source_classes))
+    source_classes: Sequence[str]
+    target_classes: Sequence[int | Sequence[int]] | None = None
+    unlabeled_value: int | None = None
+    orientation: str | None = None
+    normalization: str = "percentile"
+    intensity_range: Sequence[float] = (0.0, 1.0)
+    intensity_mean: float = 0.0
+    intensity_sd: float = 1.0
+    erosion_rule: str = "kervadec"
+    free_negatives: float | Literal["auto"] | None = "auto"
+    weak_label: bool | Literal["noise"] = False
+    resampling: Literal["area", "nearest"] = "area"
+
+    def __post_init__(self) -> None:
+        if self.resampling not in RESAMPLING:
+            raise ValueError(f"resampling must be one of {RESAMPLING}, got {self.resampling!r}")
+        self.num_source_classes = len(self.source_classes)
+        targets = list(self.target_classes or range(1, self.num_source_classes))
+        self.target_classes = targets
         #: C of the prepared label maps, background included.
-        self.num_classes = 1 + len(self.target_classes)
-        self.unlabeled_value = unlabeled_value
-        self.orientation = orientation
-        self.erosion_rule = erosion_rule
-        self.free_negatives = free_negatives
-        self.weak_label = weak_label
+        self.num_classes = 1 + len(targets)
         self.rescale = RescaleIntensityd(
             "image",
-            rule=normalization,
-            clip=intensity_range,
-            mean=intensity_mean,
-            sd=intensity_sd,
+            rule=self.normalization,
+            clip=self.intensity_range,
+            mean=self.intensity_mean,
+            sd=self.intensity_sd,
         )
+
+    @property
+    def slice_axis(self) -> int | None:
+        """Axis across which slices lie."""
+        return 2
 
     def _load(self, *keys: str) -> list[Any]:
         return [LoadVolumed(keys, allow_missing_keys=True)]
@@ -152,24 +146,11 @@ class _Preprocessing:
         raise NotImplementedError
 
     def _label_keys(self) -> tuple[str, ...]:
-        keys = ("label", "weak_label") if self.weak_label else ("label",)
-        return (*keys, "reference") if self.reference else keys
+        return ("label", "weak_label") if self.weak_label else ("label",)
 
     def _made_wrong(self) -> list[Any]:
         """Masks made wrong on purpose, and what lies beside them."""
-        clean = ["reference"] if self.reference else []
-        steps: list[Any] = []
-        if names := clean + (["weak_label"] if self.weak_label == "noise" else []):
-            copied = CopyItemsd("label", len(names), names, allow_missing_keys=True)
-            steps.append(copied)
-        if self.noise is None:
-            return steps
-        made: dict[str, Any] = {"num_classes": self.num_classes, "allow_missing_keys": True}
-        made |= self.noise
-        steps.append(NoisyLabeld("label", flag_key="distort", **made))
-        if self.weak_label == "noise":  # of all cases, by the same rule
-            steps.append(NoisyLabeld("weak_label", flag_key=None, **made))
-        return steps
+        return []
 
     def _rescaled(self, grid: Sequence[Any]) -> list[Any]:
         """These steps, with the rescaling of the intensities before or after them."""
@@ -247,6 +228,7 @@ class _Preprocessing:
         )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SlicePreprocessing(_Preprocessing):
     """Volumes and pictures → slices of one size, for a network in 2D.
 
@@ -286,46 +268,11 @@ class SlicePreprocessing(_Preprocessing):
         ValueError: another ``resampling``.
     """
 
-    def __init__(
-        self,
-        *,
-        source_classes: Sequence[str],
-        slice_size: int | Sequence[int],
-        crop_size: Sequence[int],
-        spatial_size: Sequence[int],
-        target_classes: Sequence[int | Sequence[int]] | None = None,
-        unlabeled_value: int | None = None,
-        orientation: str | None = None,
-        normalization: str = "percentile",
-        intensity_range: Sequence[float] = (0.0, 1.0),
-        intensity_mean: float = 0.0,
-        intensity_sd: float = 1.0,
-        erosion_rule: str = "kervadec",
-        free_negatives: float | Literal["auto"] | None = "auto",
-        weak_label: bool | Literal["noise"] = False,
-        resampling: Literal["area", "nearest"] = "area",
-        noise: Mapping[str, Any] | None = None,
-        reference: bool = False,
-    ) -> None:
-        super().__init__(
-            source_classes=source_classes,
-            target_classes=target_classes,
-            unlabeled_value=unlabeled_value,
-            orientation=orientation,
-            normalization=normalization,
-            intensity_range=intensity_range,
-            intensity_mean=intensity_mean,
-            intensity_sd=intensity_sd,
-            erosion_rule=erosion_rule,
-            free_negatives=free_negatives,
-            weak_label=weak_label,
-            resampling=resampling,
-            noise=noise,
-            reference=reference,
-        )
-        self.slice_size = slice_size
-        self.crop_size = tuple(crop_size)
-        self.spatial_size = tuple(spatial_size)
+    slice_size: int | Sequence[int]
+    crop_size: Sequence[int]
+    spatial_size: Sequence[int]
+    noise: Mapping[str, Any] | None = None
+    reference: bool = False
 
     def _resized(self, size: int | Sequence[int], label_keys: Sequence[str]) -> Any:
         return ResizeToSized("image", size, label_keys, self.num_classes, self.resampling)
@@ -350,7 +297,27 @@ class SlicePreprocessing(_Preprocessing):
             )
         return [*steps, self._resized(self.spatial_size, label_keys)]
 
+    def _label_keys(self) -> tuple[str, ...]:
+        return (*super()._label_keys(), "reference") if self.reference else super()._label_keys()
 
+    def _made_wrong(self) -> list[Any]:
+        """Masks made wrong on purpose, and what lies beside them."""
+        clean = ["reference"] if self.reference else []
+        steps: list[Any] = []
+        if names := clean + (["weak_label"] if self.weak_label == "noise" else []):
+            copied = CopyItemsd("label", len(names), names, allow_missing_keys=True)
+            steps.append(copied)
+        if self.noise is None:
+            return steps
+        made: dict[str, Any] = {"num_classes": self.num_classes, "allow_missing_keys": True}
+        made |= self.noise
+        steps.append(NoisyLabeld("label", flag_key="distort", **made))
+        if self.weak_label == "noise":  # of all cases, by the same rule
+            steps.append(NoisyLabeld("weak_label", flag_key=None, **made))
+        return steps
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class VolumePreprocessing(_Preprocessing):
     """Volumes with voxels of one size, for a network in 3D.
 
@@ -372,45 +339,19 @@ class VolumePreprocessing(_Preprocessing):
             is not cropped. Predictions outside the box are background.
     """
 
-    spatial_dims = 3
+    spatial_dims: ClassVar[int | None] = 3
+    distance: ClassVar[Literal["slice", "volume"]] = "volume"
 
-    def __init__(
-        self,
-        *,
-        source_classes: Sequence[str],
-        spacing: Sequence[float],
-        target_classes: Sequence[int | Sequence[int]] | None = None,
-        unlabeled_value: int | None = None,
-        orientation: str | None = "RAS",
-        normalization: str = "zscore",
-        intensity_range: Sequence[float] = (0.0, 1.0),
-        intensity_mean: float = 0.0,
-        intensity_sd: float = 1.0,
-        erosion_rule: str = "kervadec",
-        erosion_axis: int | None = 2,
-        free_negatives: float | Literal["auto"] | None = "auto",
-        weak_label: bool = False,
-        resampling: Literal["area", "nearest"] = "area",
-        center_size: Sequence[float | None] | None = None,
-    ) -> None:
-        super().__init__(
-            source_classes=source_classes,
-            target_classes=target_classes,
-            unlabeled_value=unlabeled_value,
-            orientation=orientation,
-            normalization=normalization,
-            intensity_range=intensity_range,
-            intensity_mean=intensity_mean,
-            intensity_sd=intensity_sd,
-            erosion_rule=erosion_rule,
-            free_negatives=free_negatives,
-            weak_label=weak_label,
-            resampling=resampling,
-        )
-        self.slice_axis = erosion_axis
-        self.distance = "volume"
-        self.spacing = tuple(spacing)
-        self.center_size = center_size
+    spacing: Sequence[float]
+    orientation: str | None = "RAS"
+    normalization: str = "zscore"
+    erosion_axis: int | None = 2
+    center_size: Sequence[float | None] | None = None
+
+    @property
+    def slice_axis(self) -> int | None:
+        """Axis across which slices are eroded."""
+        return self.erosion_axis
 
     def _content(self, *keys: str) -> list[Any]:
         return [
