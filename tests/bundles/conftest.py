@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
@@ -18,6 +14,8 @@ from monai.utils import set_determinism
 from PIL import Image
 
 from mixseg.configuration.loading import cause_of
+
+from .runs import Run, run_files, save_datalist
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "acdc_lv_confkd" / "configs"
 CLASSES = ["background", "RV", "myocardium", "LV"]
@@ -35,15 +33,6 @@ TINY: dict[str, Any] = {
     "device": "cpu",
     "progress": False,
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """Folders of a finished training run."""
-
-    data: Path
-    output: Path
-    models: Path
 
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> None:
@@ -109,11 +98,6 @@ def write_cells(folder: Path, training: int = 6) -> dict[str, Any]:
     return content
 
 
-def save_datalist(folder: Path, content: dict[str, Any]) -> None:
-    """Write datalist.json."""
-    (folder / "datalist.json").write_text(json.dumps(content))
-
-
 def write_official(folder: Path, patients: int = 10) -> None:
     """The layout of the official ACDC download, with end-diastole and end-systole."""
     for i in range(1, patients + 1):
@@ -123,18 +107,6 @@ def write_official(folder: Path, patients: int = 10) -> None:
             save(folder / name / f"{name}_frame{frame:02d}.nii.gz", image)
             save(folder / name / f"{name}_frame{frame:02d}_gt.nii.gz", label)
         (folder / name / "Info.cfg").write_text(f"ED: 1\nES: 9\nGroup: {'NOR' if i % 2 else 'DCM'}")
-
-
-def run_files(run_id: str, files: Sequence[Path], **settings: Any) -> None:
-    """What ``python -m monai.bundle run`` does, in this process and with the logging as it is."""
-    texts = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
-    paths = [str(file) for file in files]
-    # A run's record reads its command line.
-    words = ["run", run_id, "--config_file", str(paths)]
-    words += [word for k, v in texts.items() for word in (f"--{k}", str(v))]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["in this process", *words])
-        monai.bundle.run(run_id=run_id, config_file=paths, logging_file=False, **texts)
 
 
 def run_bundle(run_id: str, *names: str, **settings: Any) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
@@ -20,6 +19,8 @@ from typer.testing import CliRunner
 
 from mixseg.cli.main import app
 from mixseg.configuration.loading import cause_of
+
+from .runs import run_files
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = ("acdc_lv_mixed", "acdc_mixed", "la_mixed", "wbc_mixed")
@@ -155,15 +156,8 @@ def write_data(name: str, folder: Path, tools: SimpleNamespace) -> None:
 
 
 def run(bundle: str, run_id: str, *files: str, **settings: Any) -> None:
-    texts = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
-    monai.bundle.run(
-        run_id=run_id,
-        config_file=[str(BUNDLES / bundle / "configs" / file) for file in files],
-        logging_file=False,
-        device="cpu",
-        progress=False,
-        **texts,
-    )
+    paths = [BUNDLES / bundle / "configs" / file for file in files]
+    run_files(run_id, paths, device="cpu", progress=False, **settings)
 
 
 @pytest.fixture(scope="module", params=NAMES)

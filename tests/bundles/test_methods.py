@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
@@ -20,6 +18,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mixseg.cli.main import app
+
+from .runs import run_files
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 SEMI_SUPERVISED = ("uamt", "glmi", "ssco", "entropy_minimization", "adversarial")
@@ -115,15 +115,7 @@ class Made:
 
 
 def run(name: str, run_id: str, *files: str, **settings: Any) -> None:
-    """What ``python -m monai.bundle run`` does, in this process and with the logging as it is."""
-    configs = [str(BUNDLES / name / "configs" / file) for file in files]
-    texts = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
-    # A run's record reads its command line.
-    words = ["run", run_id, "--config_file", str(configs)]
-    words += [word for k, v in texts.items() for word in (f"--{k}", str(v))]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["in this process", *words])
-        monai.bundle.run(run_id=run_id, config_file=configs, logging_file=False, **texts)
+    run_files(run_id, [BUNDLES / name / "configs" / file for file in files], **settings)
 
 
 def write_data(folder: Path, dataset: str, tools: SimpleNamespace) -> dict[str, Any]:

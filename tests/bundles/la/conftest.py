@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import itk
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
 
 from mixseg.configuration.loading import cause_of
+
+from ..runs import Run, run_files, save_datalist
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundles" / "la_confkd" / "configs"
 CLASSES = ["background", "LA"]
@@ -38,15 +36,6 @@ TINY: dict[str, Any] = {
     "max_epochs": 2,
     "val_interval": 2,
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """Folders of a finished training run."""
-
-    data: Path
-    output: Path
-    models: Path
 
 
 def atrium(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,21 +85,9 @@ def write_datalist(folder: Path, training: int = 3) -> dict[str, Any]:
     return content
 
 
-def save_datalist(folder: Path, content: dict[str, Any]) -> None:
-    """Write datalist.json."""
-    (folder / "datalist.json").write_text(json.dumps(content))
-
-
 def run_bundle(run_id: str, *names: str, **settings: Any) -> None:
-    """What ``python -m monai.bundle run`` does, in this process and with the logging as it is."""
-    texts = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
-    paths = [str(CONFIGS / name) for name in names]
-    # A run's record reads its command line.
-    words = ["run", run_id, "--config_file", str(paths)]
-    words += [word for k, v in texts.items() for word in (f"--{k}", str(v))]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["in this process", *words])
-        monai.bundle.run(run_id=run_id, config_file=paths, logging_file=False, **texts)
+    """Run files of the bundle."""
+    run_files(run_id, [CONFIGS / name for name in names], **settings)
 
 
 @pytest.fixture(scope="session")
