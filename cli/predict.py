@@ -116,6 +116,33 @@ def predict(
         _finish(run.report)
 
 
+def _announce(report: PredictionReport, processes: int) -> None:
+    header = report.header
+    if processes > 1:
+        console.print(f"{processes} processes share the images; progress is that of the first one")
+    console.print(
+        f"{header['bundle']} {header['version']} on {header['device']}, weights "
+        f"{header['weights']} (sha256 {header['weights_sha256'][:12]}…)",
+        soft_wrap=True,
+        highlight=False,
+    )
+    for other in header["averaged_with"]:
+        console.print(
+            f"averaged with {other['bundle']} {other['version']}, weights {other['weights']} "
+            f"(sha256 {other['weights_sha256'][:12]}…)",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if report.replaces:
+        console.print(
+            f"[yellow]note:[/] the folder holds masks of other settings; masks of the same names "
+            f"are replaced, their report is kept as {report.replaces}",
+            soft_wrap=True,
+        )
+    for sentence in report.left_out:
+        console.print(f"[yellow]note:[/] {escape(sentence)}", soft_wrap=True)
+
+
 def _run_to_the_end(run: PredictionRun, overwrite: bool, progress: bool) -> None:
     """Predict everything; whatever ends it, what is finished is in the report."""
     from mixseg.apps.predict.pipeline import OutputError
@@ -152,30 +179,3 @@ def _finish(report: PredictionReport) -> None:
     if failed:
         lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['fix']}" for f in failed)
         raise fail(f"{len(failed)} of {report.inputs} images could not be predicted:{lines}")
-
-
-def _announce(report: PredictionReport, processes: int) -> None:
-    header = report.header
-    if processes > 1:
-        console.print(f"{processes} processes share the images; progress is that of the first one")
-    console.print(
-        f"{header['bundle']} {header['version']} on {header['device']}, weights "
-        f"{header['weights']} (sha256 {header['weights_sha256'][:12]}…)",
-        soft_wrap=True,
-        highlight=False,
-    )
-    for other in header["averaged_with"]:
-        console.print(
-            f"averaged with {other['bundle']} {other['version']}, weights {other['weights']} "
-            f"(sha256 {other['weights_sha256'][:12]}…)",
-            soft_wrap=True,
-            highlight=False,
-        )
-    if report.replaces:
-        console.print(
-            f"[yellow]note:[/] the folder holds masks of other settings; masks of the same names "
-            f"are replaced, their report is kept as {report.replaces}",
-            soft_wrap=True,
-        )
-    for sentence in report.left_out:
-        console.print(f"[yellow]note:[/] {escape(sentence)}", soft_wrap=True)

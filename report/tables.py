@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +13,14 @@ from rich.table import Table
 from mixseg.metrics.scores import CaseScore
 from mixseg.metrics.summary import summarize
 
-__all__ = ["markdown_table", "mean_and_sd", "print_scores", "score_cells", "score_table"]
+__all__ = [
+    "as_markdown",
+    "markdown_table",
+    "mean_and_sd",
+    "print_scores",
+    "score_cells",
+    "score_table",
+]
 
 
 _STYLES = {"main": "red", "teacher": "blue", "student": "red", "ensemble": "green"}
@@ -63,7 +70,23 @@ def markdown_table(rows: Iterable[CaseScore]) -> str:
         Markdown text that ends with a newline.
     """
     header, lines = score_cells(rows)
-    rule = ["---" if index < 2 else "---:" for index in range(len(header))]
+    return as_markdown(header, lines, texts=header[:2])
+
+
+def as_markdown(
+    header: Sequence[str], lines: Iterable[Sequence[str]], texts: Collection[str]
+) -> str:
+    """A Markdown table.
+
+    Args:
+        header: names of the columns.
+        lines: cells of each line below it.
+        texts: the columns that are aligned to the left, and not as numbers.
+
+    Returns:
+        Markdown text that ends with a newline.
+    """
+    rule = ["---" if name in texts else "---:" for name in header]
     return "".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n"
         for line in [header, rule, *lines]

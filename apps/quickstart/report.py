@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.report.tables import mean_and_sd
+from mixseg.report.tables import as_markdown, mean_and_sd
 
 #: Name of a run's folder and of its scores in results.json, and what the tables call it.
 METHODS = {"lower_bound": "lower bound", "mixed": "mixed supervision"}
@@ -54,9 +54,7 @@ def screen_table(results: Mapping[str, Any]) -> Table:
 
 def markdown_report(results: Mapping[str, Any]) -> str:
     """The scores as a Markdown table, with a sentence on where they come from."""
-    rule = ["---" if index < 2 else "---:" for index in range(len(HEADER))]
-    lines = [HEADER, rule, *score_lines(results)]
-    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    table = as_markdown(HEADER, score_lines(results), texts=HEADER[:2])
     settings, seconds, hardware = results["settings"], results["seconds"], results["hardware"]
     run_settings = results["runs"]["mixed"]["configuration"]
     iterations, count = (

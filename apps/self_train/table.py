@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mixseg.files.atomic import strict_json, write_bytes_atomic
-from mixseg.report.tables import mean_and_sd
+from mixseg.report.tables import as_markdown, mean_and_sd
 
 __all__ = ["HEADER", "round_lines", "round_table", "write_rounds"]
 
@@ -63,9 +63,7 @@ def write_rounds(
     folder: Path, rounds: Sequence[Mapping[str, Any]], content: Mapping[str, Any]
 ) -> None:
     """Write ``rounds.json`` (with ``content``), ``rounds.csv`` (means alone) and ``rounds.md``."""
-    rule = ["---" if name in _TEXTS else "---:" for name in HEADER]
-    lines = [HEADER, rule, *round_lines(rounds)]
-    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    table = as_markdown(HEADER, round_lines(rounds), _TEXTS)
     write_bytes_atomic(folder / "rounds.json", strict_json({**content, "rounds": rounds}).encode())
     write_bytes_atomic(folder / "rounds.csv", _means(rounds).encode())
     write_bytes_atomic(folder / "rounds.md", table.encode())
