@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mixseg.apps.bundle.find import find_bundle
+from mixseg.apps.bundle.info import network_inputs
 from mixseg.apps.bundle.workflow import evaluate_run, train_bundle
-from mixseg.apps.predict.pipeline import network_inputs
 from mixseg.apps.predict.predict import open_run
 from mixseg.apps.predict.run import PredictionRun, Wanted
 from mixseg.configuration.loading import load

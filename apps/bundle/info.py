@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe"]
+from mixseg.configuration.loading import load
+
+__all__ = ["describe", "network_inputs"]
+
+
+def network_inputs(folder: Path) -> dict[str, Any]:
+    """What a bundle's ``metadata.json`` says of the images that its network takes."""
+    return dict(_metadata(folder)["network_data_format"]["inputs"]["image"])
 
 
 def describe(folder: Path) -> dict[str, str]:
@@ -20,7 +26,7 @@ def describe(folder: Path) -> dict[str, str]:
         Title → text, in the order in which they are shown: what it segments, what it takes and
         gives, its weights, scores and licenses. Facts that its files do not give are left out.
     """
-    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata = _metadata(folder)
     formats = metadata["network_data_format"]
     image, mask = formats["inputs"]["image"], formats["outputs"]["pred"]
     weights = sorted(p.relative_to(folder).as_posix() for p in folder.glob("**/models/*.pt"))
@@ -39,6 +45,10 @@ def describe(folder: Path) -> dict[str, str]:
         "card": "docs/README.md" if (folder / "docs" / "README.md").is_file() else "",
     }
     return {title: text for title, text in facts.items() if text}
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    return load(folder / "configs" / "metadata.json")
 
 
 def _channels(image: Mapping[str, Any]) -> str:

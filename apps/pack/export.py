@@ -12,6 +12,7 @@ import monai.bundle
 import torch
 from monai.bundle import ConfigParser
 
+from mixseg.apps.bundle.info import network_inputs
 from mixseg.apps.bundle.weights import build_network, misfits, read_weights
 from mixseg.configuration.loading import load, silence
 from mixseg.files.atomic import strict_json
@@ -40,8 +41,7 @@ def export_bundle(
     if format == "onnx" and (missing := missing_for_onnx()):
         raise ValueError(f"ONNX files need {', '.join(missing)}: pip install 'mixseg[onnx]'")
     config = bundle / "configs" / "inference.yaml"
-    metadata = bundle / "configs" / "metadata.json"
-    image = load(metadata)["network_data_format"]["inputs"]["image"]
+    image = network_inputs(bundle)
     parser = ConfigParser(load(config))
     parser.update(settings)
     network, weights = build_network(config, settings), read_weights(checkpoint)
@@ -68,7 +68,7 @@ def export_bundle(
             "net_id": "network_def",
             "filepath": str(file),
             "ckpt_file": str(plain),
-            "meta_file": str(metadata),
+            "meta_file": str(bundle / "configs" / "metadata.json"),
             "config_file": str(written),
             "use_trace": True,  # the type that forward returns depends on the branch
             "input_shape": shapes[0],

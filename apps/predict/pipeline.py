@@ -20,8 +20,9 @@ from monai.inferers import SliceInferer
 from monai.transforms import AsDiscreted, Compose, Invertd, SaveImaged
 from numpy.typing import NDArray
 
+from mixseg.apps.bundle.info import network_inputs
 from mixseg.apps.predict.images import CaseError, InputCase, root_cause
-from mixseg.configuration.loading import cause_of, load
+from mixseg.configuration.loading import cause_of
 from mixseg.configuration.paths import literal_path
 from mixseg.engines.precision import autocast_dtype
 from mixseg.files.geometry import spacing_mm
@@ -35,7 +36,6 @@ __all__ = [
     "Prediction",
     "choose_device",
     "disagreement",
-    "network_inputs",
     "refuse_same_outputs",
 ]
 
@@ -141,12 +141,6 @@ class _Collected(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
-
-
-def network_inputs(bundle: Path) -> dict[str, Any]:
-    """What a bundle's ``metadata.json`` says of the images that its network takes."""
-    metadata = load(bundle / "configs" / "metadata.json")
-    return dict(metadata["network_data_format"]["inputs"]["image"])
 
 
 class MaskWriter(Protocol):

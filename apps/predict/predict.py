@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mixseg.apps.bundle.find import bundle_name, find_trained
+from mixseg.apps.bundle.info import network_inputs
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.apps.bundle.workflow import check_settings
 from mixseg.apps.predict.images import find_cases
-from mixseg.apps.predict.pipeline import BundlePipeline, choose_device, network_inputs
+from mixseg.apps.predict.pipeline import BundlePipeline, choose_device
 from mixseg.apps.predict.report import PredictionReport, rank_folder, settings_digest
 from mixseg.apps.predict.run import PredictionRun, Wanted
 from mixseg.configuration.loading import configurations, load

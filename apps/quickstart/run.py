@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,25 +70,22 @@ def check_patients(patients: int, known: Mapping[str, Any], given: Mapping[str, 
         )
 
 
+@dataclass
 class Quickstart:
     """The steps, and which of them are done: an interrupted quickstart resumes where it stopped."""
 
-    def __init__(
-        self,
-        root: Path,
-        output: Path,
-        settings: dict[str, Any],
-        given: Mapping[str, Any],
-        show: Callable[[str, str], None],
-    ) -> None:
-        self.show = show
-        self.root = root
-        self.output = output
-        self.settings = settings
-        self.given = given
-        self.state_path = output / _STATE_NAME
-        self.seconds: dict[str, float] = {}
-        self.done: list[str] = []
+    root: Path
+    output: Path
+    settings: dict[str, Any]
+    given: Mapping[str, Any]
+    show: Callable[[str, str], None]
+    seconds: dict[str, float] = field(default_factory=dict, init=False)
+    done: list[str] = field(default_factory=list, init=False)
+
+    @property
+    def state_path(self) -> Path:
+        """Where it is noted what is done."""
+        return self.output / _STATE_NAME
 
     def open(self, overwrite: bool) -> None:
         """Make the folder, or take up what is there.

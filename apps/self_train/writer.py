@@ -17,10 +17,10 @@ from mixseg.data.datalist import Entry
 from mixseg.data.file_checks import Case, Fault, examine_grid, read_file
 from mixseg.transforms import ConvertUnlabeled, MaskUnannotatedClasses, SelectClasses
 
-__all__ = ["FOLDER", "ProposalWriter"]
+__all__ = ["ProposalWriter"]
 
 #: Folder of the masks below the output folder.
-FOLDER = "proposals"
+_FOLDER = "proposals"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ProposalWriter:
 
     def output_name(self, case: InputCase) -> Path:
         """Where the mask of a case goes, relative to the output folder, without its suffix."""
-        return Path(FOLDER) / _file_stem(case.case_id)
+        return Path(_FOLDER) / _file_stem(case.case_id)
 
     def write(self, item: dict[str, Any], folder: Path, save: Any) -> dict[str, Any]:
         """Write a predicted case.
@@ -61,7 +61,7 @@ class ProposalWriter:
             entry = next(e for e in self.selection.proposed if e.case_id == item["case_id"])
             kept = _read_scribble(entry, self.selection).reshape(mask.shape)
             mask = np.where(kept < len(self.selection.classes.values), kept, mask)
-        path = folder / FOLDER / _file_stem(item["case_id"])
+        path = folder / _FOLDER / _file_stem(item["case_id"])
         path.parent.mkdir(parents=True, exist_ok=True)
         meta = item["pred"].meta
         values = self.selection.classes.values[mask]
