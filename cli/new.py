@@ -106,7 +106,7 @@ def new(
     )
     from mixseg.apps.plan.writing import bundle_files
     from mixseg.data.datalist import Datalist
-    from mixseg.files.atomic import write_bytes_atomic
+    from mixseg.files.atomic import write_text_atomic
 
     with clear_errors():
         folder = output / name
@@ -121,7 +121,7 @@ def new(
         files = bundle_files(plan)
         for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes_atomic(folder / path, text.encode())
+            write_text_atomic(folder / path, text)
         remember(folder)  # what was written here does not come from elsewhere
     kind = "pictures" if facts.pictures else {2: "slices (2D)", 3: "volumes (3D)"}[dims]
     console.print(f"{method.value} on {kind}: {why}; for a {machine}", soft_wrap=True)

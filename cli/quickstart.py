@@ -46,7 +46,7 @@ def quickstart(
         record_figures,
     )
     from mixseg.configuration.settings import read_settings
-    from mixseg.files.atomic import strict_json, write_bytes_atomic
+    from mixseg.files.atomic import strict_json, write_text_atomic
 
     with clear_errors():
         root = find_repository()
@@ -62,8 +62,8 @@ def quickstart(
                 work.step(f"{title}: training", partial(work.train, run))
                 work.step(f"{title}: test", partial(work.evaluate, run))
         results = work.results()
-        write_bytes_atomic(output / "results.json", strict_json(results).encode())
-        write_bytes_atomic(output / "results.md", markdown_report(results).encode())
+        write_text_atomic(output / "results.json", strict_json(results))
+        write_text_atomic(output / "results.md", markdown_report(results))
     console.print(screen_table(results))
     for run, title in METHODS.items():
         places = (output / run / name for name in FIGURES.values())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from monai.bundle import ConfigParser
 
 __all__ = [
@@ -17,21 +19,75 @@ __all__ = [
     "cause_of",
     "configurations",
     "load",
+    "load_all",
     "overlays",
+    "read_metadata",
     "read_parser",
     "silence",
     "strings",
 ]
 
 
+# Else MONAI takes the last of two entries of one name, here and in the processes that are started.
+os.environ.setdefault("MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
+
+
 def load(path: Path) -> dict[str, Any]:
-    """A configuration file as it is written, expressions and references unresolved."""
-    return dict(ConfigParser.load_config_file(path))
+    """A configuration file, YAML or JSON, as it is written, expressions and references unresolved.
+
+    Raises:
+        ValueError: it is neither, has a key twice, or is no mapping; names the file.
+    """
+    try:
+        content = ConfigParser.load_config_file(path)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(f"{path} is not valid YAML: {error.problem}{place}: fix it") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} cannot be read: it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}: fix it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no settings, 'name: value' each: copy it from its bundle")
+    return content
+
+
+def load_all(files: Sequence[Path]) -> dict[str, Any]:
+    """Configuration files one after the other, put together as MONAI does.
+
+    Raises:
+        ValueError: as of :func:`load`.
+    """
+    for path in files:
+        load(path)
+    return dict(ConfigParser.load_config_files([str(path) for path in files]))
+
+
+def read_metadata(bundle: Path) -> dict[str, Any]:
+    """A bundle's ``metadata.json``, which says what its network takes and gives.
+
+    Raises:
+        ValueError: it cannot be read, or does not say that; names the file.
+    """
+    path = bundle / "configs" / "metadata.json"
+    content = load(path)
+    try:
+        formats = content["network_data_format"]
+        image, mask = formats["inputs"]["image"], formats["outputs"]["pred"]
+        int(image["num_channels"]), len(image["spatial_shape"]), mask["channel_def"].items()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} does not say what the network takes and gives: its network_data_format needs "
+            "num_channels and spatial_shape of inputs.image, and channel_def of outputs.pred. Copy "
+            "it from the bundle, or from one of the same kind"
+        ) from error
+    return content
 
 
 def read_parser(files: Sequence[Path], settings: Mapping[str, Any]) -> ConfigParser:
     """Configuration files one after the other, with other values for settings that they have."""
-    parser = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
+    parser = ConfigParser(load_all(files))
     parser.update({name: value for name, value in settings.items() if name in parser})
     return parser
 
@@ -80,7 +136,7 @@ def as_parsed(value: Any) -> Any:
 
 def cause_of(error: BaseException) -> BaseException:
     """The error that a component raised, out of those that MONAI wraps around it."""
-    while error.__cause__ is not None and str(error).startswith("Failed to "):
+    while error.__cause__ is not None and str(error).startswith(("Failed to ", "applying transf")):
         error = error.__cause__
     return error
 

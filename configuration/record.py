@@ -18,7 +18,7 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
 from mixseg.configuration.loading import as_parsed, load
 from mixseg.configuration.yaml_text import set_values, with_keys, without_keys
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_text_atomic
 
 __all__ = [
     "RECORD_NAME",
@@ -64,23 +64,31 @@ def is_run(folder: Path) -> bool:
     return (folder / RECORD_NAME).is_file() and (folder / "configs" / "train.yaml").is_file()
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path, *needed: str) -> dict[str, Any]:
     """Record of a run: its bundle and its data.
 
+    Args:
+        folder: of the run.
+        needed: entries that the caller reads.
+
     Raises:
-        ValueError: the file cannot be read; names it.
+        ValueError: the file cannot be read or lacks one of them; names it.
     """
     path = folder / RECORD_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"'{path}' cannot be read as a run's record: {error}") from error
-    return dict(content)
+    if not isinstance(content, dict) or not {*needed} <= set(content):
+        raise ValueError(
+            f"'{path}' is not a run's record: put the file of the training back, or train again"
+        )
+    return content
 
 
 def bundle_name(folder: Path) -> str:
     """The name of a bundle; of a run, the one of the bundle that it trained."""
-    return str(read_record(folder)["bundle"]) if is_run(folder) else folder.resolve().name
+    return str(read_record(folder, "bundle")["bundle"]) if is_run(folder) else folder.resolve().name
 
 
 def own_configuration(config: Mapping[str, Any], configs: Path) -> dict[str, Any]:
@@ -215,12 +223,12 @@ def write_record(
     if (configs / "metadata.json").is_file():
         files["metadata.json"] = _metadata(load(configs / "metadata.json"), values)
     for name, text in files.items():
-        write_bytes_atomic(folder / "configs" / name, text.encode())
+        write_text_atomic(folder / "configs" / name, text)
     for name in (_MULTI_GPU, "logging.conf"):
         _copy(configs / name, folder / "configs" / name)
     for name in _COPIED:
         _copy(configs.parent / name, folder / name)
-    write_bytes_atomic(folder / RECORD_NAME, strict_json(facts).encode())
+    write_text_atomic(folder / RECORD_NAME, strict_json(facts))
 
 
 def _base(configs: Path) -> dict[str, Any]:

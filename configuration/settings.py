@@ -18,6 +18,7 @@ import yaml
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from mixseg.configuration.kinds import refuse_other_kinds
 from mixseg.configuration.loading import load
 from mixseg.configuration.workflow import running_parser
 
@@ -299,13 +300,15 @@ def read_settings(
         own: settings that the command gives by itself → what gives them there.
 
     Raises:
-        ValueError: for an unknown name, one of ``own``, or one without a value.
+        ValueError: for an unknown name, one of ``own``, or one without a value or of another kind.
     """
     texts = setting_texts(arguments, known, owner)
     for name in texts:
         if name in own:
             raise ValueError(f"'--{name}' is set by {own[name]} here")
-    return {name: value_of(text, known.get(name)) for name, text in texts.items()}
+    settings = {name: value_of(text, known.get(name)) for name, text in texts.items()}
+    refuse_other_kinds(settings)
+    return settings
 
 
 def settings_of(files: Sequence[Path]) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def begin_training(anew: bool = True) -> None:
     if _switch(parser, "overwrite") and not _switch(parser, "resume"):
         _remove_run(folder)
     if resuming:
-        recorded = read_record(folder)
+        recorded = read_record(folder, "bundle", "processes", "data", "environments")
         _refuse_another(folder, own, recorded, facts)
         facts["environments"] = [*recorded["environments"], *facts["environments"]]
     datalist = parser.get_parsed_content("datalist") if "datalist" in parser else None

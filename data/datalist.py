@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.atomic import write_text_atomic
 from mixseg.files.documents import read_json
 from mixseg.files.reading import UnreadableError, count_values, open_volume, voxels
 
@@ -231,7 +232,7 @@ class Datalist(BaseModel):
             OSError: the folder cannot be written to.
         """
         text = json.dumps(self.model_dump(exclude_none=True), indent=1, ensure_ascii=False) + "\n"
-        write_bytes_atomic(path, text.encode("utf-8"))
+        write_text_atomic(path, text)
 
     def resolve(self, dataset_dir: str | os.PathLike[str] | None = None) -> Datalist:
         """A copy with absolute paths.
@@ -273,11 +274,13 @@ def names_fault(names: Sequence[str]) -> str:
     """What is wrong with the names of classes; empty where nothing is."""
     if len(set(names)) != len(names):
         return f"class names repeat: {list(names)}"
-    # Names come to stand in configurations, where text that begins so is run or replaced.
-    if marked := [name for name in names if name.startswith(("$", "@", "%"))]:
+    if blank := [name for name in names if not name.strip() or not name.isprintable()]:
+        return f"class names {blank} are blank or hold characters that cannot be printed"
+    # Names come to stand in configurations, where such text is run or replaced.
+    if marked := [n for n in names if n.startswith(("$", "@", "%")) or "#" in n or "::" in n]:
         return (
             f"class names {marked} begin with a sign that MONAI's configurations give a meaning "
-            "($ @ %)"
+            "($ @ %), or hold one (# ::)"
         )
     return ""
 
@@ -360,6 +363,12 @@ def _explain(path: Path, error: ValidationError) -> str:
         place = ".".join(str(part) for part in fault["loc"]) or "top level"
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = "unknown key; allowed keys are listed in docs/data.md"
+            known = (Datalist if len(fault["loc"]) == 1 else Entry).model_fields
+            near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+            message = f"unknown key; is '{near[0]}' meant?" if near else "unknown key; remove it"
+        elif fault["type"] == "missing":
+            message = "it is missing; add it"
+        elif fault["type"] == "model_type":
+            message = "it is not an object of keys and values"
         lines.append(f"  {place}: {message}")
     return f"{path} does not follow the datalist schema:\n" + "\n".join(lines)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from mixseg.files.atomic import ensure_writable, strict_json, write_atomically, write_bytes_atomic
+from mixseg.files.atomic import (
+    ensure_writable,
+    strict_json,
+    write_atomically,
+    write_bytes_atomic,
+    write_text_atomic,
+)
 from mixseg.files.geometry import AFFINE_TOLERANCE, nearest_axes, spacing_mm
 from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, hash_of, sha256_of
@@ -47,4 +53,5 @@ __all__ = [
     "write_atomically",
     "write_bytes_atomic",
     "write_nifti",
+    "write_text_atomic",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "write_atomically",
     "write_bytes_atomic",
     "write_csv",
+    "write_text_atomic",
 ]
 
 
@@ -117,6 +118,18 @@ def _is_alive(process: int) -> bool:
     return True
 
 
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """:func:`write_atomically` for text, in UTF-8.
+
+    A file name that is no UTF-8 stands in it as Python and JSON write it (``\\udce9`` for the byte
+    0xe9): the report of a prediction must not fail at the name of an image.
+
+    Raises:
+        OSError: if the file cannot be written; names it, and leaves what was there before.
+    """
+    write_bytes_atomic(path, text.encode("utf-8", "backslashreplace"))
+
+
 def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
     """:func:`write_atomically` of a whole file at once."""
     write_atomically(path, lambda file: file.write(content))
@@ -142,7 +155,7 @@ def write_csv(
     table = csv.DictWriter(text, list(names), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    write_bytes_atomic(path, text.getvalue().encode())
+    write_text_atomic(path, text.getvalue())
 
 
 def strict_json(value: Any) -> str:

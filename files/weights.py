@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["read_weights"]
+__all__ = ["load_tensors", "read_weights"]
 
 _SHOWN = 4  # names in a message
+_AGAIN = "Copy or download it again"
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -30,20 +33,18 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no '{path}'")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports a damaged file in half a dozen ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"'{path}' cannot be read as weights: {reason} Copy or download it again"
-        ) from error
-    weights = _weights_of(content)
+    weights = _weights_of(load_tensors(path))
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(
             f"'{path}' holds no state dict and is not the full state of a training: give the "
             "model.pt or model_last.pt of a training, or save network.state_dict()"
         )
-    if bad := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+    if odd := [name for name, value in weights.items() if not _is_plain(value)]:
+        raise ValueError(
+            f"'{path}' holds sparse, complex or empty tensors in {', '.join(odd[:_SHOWN])}, which "
+            "are no weights: save network.state_dict()"
+        )
+    if bad := [name for name, value in weights.items() if not _is_finite(value)]:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise ValueError(
             f"'{path}' holds values that are not finite in {', '.join(bad[:_SHOWN])}{more}: its "
@@ -51,6 +52,61 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             "learning rate"
         )
     return weights
+
+
+def load_tensors(path: str | os.PathLike[str]) -> Any:
+    """The content of a file of ``torch.save``, on the CPU, without running what it may hold.
+
+    Raises:
+        ValueError: it is damaged, a TorchScript, or holds something else than tensors, numbers and
+            texts; names the file.
+    """
+    try:
+        # PyTorch does not look at the checksums: a flipped bit would be another weight.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+                if any(name.endswith("/constants.pkl") for name in names):
+                    raise _unreadable(
+                        path,
+                        "it is a TorchScript, which holds a network with its weights. Give the "
+                        "model.pt that it was exported from, or predict with --exported",
+                    )
+                if damaged := archive.testzip():
+                    reason = f"it is damaged, the checksum of {damaged} differs. {_AGAIN}"
+                    raise _unreadable(path, reason)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise _unreadable(path, f"{error.strerror}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise _unreadable(path, f"it is damaged or incomplete. {_AGAIN}") from error
+    except _UnreadableError:
+        raise
+    except (
+        Exception
+    ) as error:  # the unpickler's, in half a dozen ways; it advises to trust the file
+        reason = (
+            "it is no file of torch.save, or holds objects that could run code, which are not "
+            f"loaded. {_AGAIN}, or save network.state_dict() alone"
+        )
+        raise _unreadable(path, reason) from error
+
+
+class _UnreadableError(ValueError):
+    pass
+
+
+def _unreadable(path: str | os.PathLike[str], reason: str) -> _UnreadableError:
+    return _UnreadableError(f"'{path}' cannot be read as weights: {reason}")
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.layout == torch.strided and not (value.is_complex() or value.is_meta)
+
+
+def _is_finite(value: Tensor) -> bool:
+    # As the network keeps it: a double may be too large for a float.
+    return bool(torch.isfinite(value.float() if value.dtype == torch.double else value).all())
 
 
 def _weights_of(content: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from mixseg.configuration.start import begin_training, release_run
 from mixseg.data.samplers import process_share
 from mixseg.files.atomic import write_atomically
+from mixseg.files.weights import load_tensors
 
 __all__ = ["FullCheckpoint"]
 
@@ -117,9 +118,9 @@ class FullCheckpoint:
                 continue
             try:
                 # The weights go to the network's device when they are copied into it.
-                state = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:
-                logger.warning("%s cannot be read (%s), trying the one before", path, error)
+                state = load_tensors(path)
+            except ValueError as error:
+                logger.warning("%s: trying the one before", error)
                 unreadable.append(str(path))
                 continue
             engine.load_full_state(state)
@@ -129,8 +130,8 @@ class FullCheckpoint:
             return
         if unreadable:
             raise ValueError(
-                f"cannot resume, unreadable: {', '.join(unreadable)}. Remove them, or train "
-                "without --resume, to start from the beginning"
+                f"cannot resume, unreadable: {', '.join(unreadable)}. Remove them to start "
+                "from the beginning, or train with --overwrite in the place of --resume"
             )
         logger.info("no checkpoint in %s: starting from the beginning", self.path.parent)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from monai.utils import set_determinism
 
+from mixseg.configuration.kinds import refuse_resolved
 from mixseg.configuration.start import begin_training, start_command
-from mixseg.configuration.workflow import running_entry
+from mixseg.configuration.workflow import running_entry, running_parser
 from mixseg.data import check_cases
 from mixseg.files.atomic import ensure_writable
 from mixseg.transforms.labels import class_numbers
@@ -27,10 +28,11 @@ def start_training() -> None:
     the run is recorded, and ``seed`` is set: these are entries of the configuration.
 
     Raises:
-        ValueError: an option that is unknown or misread; as of :func:`start_run`; or the
+        ValueError: an option that is unknown or misread; a setting of another kind than it takes;
+            as of :func:`start_run`; or the
             configuration lacks one of these entries.
     """
-    start_command()
+    _start()
     start_run(
         [running_entry("output_dir"), running_entry("ckpt_dir")],
         seed=running_entry("seed"),
@@ -47,7 +49,7 @@ def start_evaluation() -> None:
     As :func:`start_training`, for the cases of ``validate#dataset#data`` alone; nothing is
     recorded.
     """
-    start_command()
+    _start()
     start_run(
         [running_entry("output_dir")], test=running_entry("validate#dataset#data"), **_reading()
     )
@@ -58,8 +60,14 @@ def start_inference() -> None:
 
     Unknown options are refused, and ``output_dir`` is made.
     """
-    start_command()
+    _start()
     start_run([running_entry("output_dir")])
+
+
+def _start() -> None:
+    start_command()
+    if (parser := running_parser()) is not None:
+        refuse_resolved(parser)
 
 
 def _reading() -> dict[str, Any]:

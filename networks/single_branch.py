@@ -93,5 +93,6 @@ class SingleBranchNetwork(nn.Module):
         if any(side % d for side, d in zip(sides, divisors, strict=True)):
             raise ValueError(
                 f"every side must be a multiple of {divisor}, got {sides}; "
-                "pad or resize the image (monai.transforms.DivisiblePad)"
+                "pad or resize the image (monai.transforms.DivisiblePad), "
+                "in a bundle by spatial_size or crop_size"
             )

@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.atomic import write_text_atomic
 from mixseg.metrics.scores import CaseScore
 from mixseg.metrics.summary import summarize
 from mixseg.report.agreement import agreement, bland_altman_figure, volume_figure
@@ -111,7 +111,7 @@ def write_page(folder: str | os.PathLike[str]) -> Path:
             f"evaluation ({_SCORES}) or of a prediction ({_MASKS})"
         )
     text = _render(pages)
-    write_bytes_atomic(place / PAGE_NAME, text.encode())
+    write_text_atomic(place / PAGE_NAME, text)
     return place / PAGE_NAME
 
 

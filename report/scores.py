@@ -9,7 +9,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
-from mixseg.files.atomic import strict_json, write_bytes_atomic, write_csv
+from mixseg.files.atomic import strict_json, write_csv, write_text_atomic
 from mixseg.files.provenance import environment
 from mixseg.metrics.scores import CaseScore
 from mixseg.metrics.summary import summarize
@@ -120,4 +120,4 @@ def write_summary(
     taken = sorted(set(content) & set(extra or {}))
     if taken:
         raise ValueError(f"extra entries of summary.json would replace {taken}")
-    write_bytes_atomic(path, strict_json({**content, **(extra or {})}).encode("utf-8"))
+    write_text_atomic(path, strict_json({**content, **(extra or {})}))

@@ -265,7 +265,7 @@ class SlicePreprocessing(_Preprocessing):
         reference: keep the mask as it was before ``noise`` under ``reference``.
 
     Raises:
-        ValueError: another ``resampling``.
+        ValueError: another ``resampling``, or a size that is not of a slice.
     """
 
     slice_size: int | Sequence[int]
@@ -273,6 +273,13 @@ class SlicePreprocessing(_Preprocessing):
     spatial_size: Sequence[int]
     noise: Mapping[str, Any] | None = None
     reference: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("crop_size", 0), ("spatial_size", 1)):
+            sizes = getattr(self, name)
+            if len(sizes) != 2 or min(sizes) < least:
+                raise ValueError(f"{name} needs two sizes of at least {least}, got {list(sizes)}")
 
     def _resized(self, size: int | Sequence[int], label_keys: Sequence[str]) -> Any:
         return ResizeToSized("image", size, label_keys, self.num_classes, self.resampling)

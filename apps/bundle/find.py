@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mixseg.apps.bundle.archive import unpack
 from mixseg.apps.bundle.sums import SUMS_NAME, check_sums
+from mixseg.configuration.loading import load
 from mixseg.configuration.record import bundle_name, is_run
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import sha256_of
@@ -37,7 +38,7 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
             user's cache; or the name of a bundle below ./bundles or beside the installation.
 
     Raises:
-        ValueError: there is no such bundle, or the zip is refused; says what there is.
+        ValueError: there is no such bundle, its metadata.json is broken, or the zip is refused.
         FileExistsError: the unpacked copy of the zip was changed since.
     """
     path = Path(name_or_path)
@@ -50,6 +51,7 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         if not _is_bundle(path):
             raise ValueError(_no_bundle(path))
+        load(path / "configs" / "metadata.json")  # names what is broken in it
         return path
     places = _named_places()
     if path.name == str(path):
@@ -168,6 +170,7 @@ def _unpacked(file: Path) -> Path:
     folder = unpack(file, place)
     if not _is_bundle(folder):
         raise ValueError(f"'{file}' holds no bundle: it has no {folder.name}/configs/metadata.json")
+    load(folder / "configs" / "metadata.json")
     return folder
 
 

@@ -20,7 +20,7 @@ from mixseg.configuration.loading import cause_of, read_parser
 from mixseg.configuration.settings import settings_of
 from mixseg.data.datalist import Datalist, data_hash
 from mixseg.data.folds import fold_datalist, full_patients
-from mixseg.files.atomic import ensure_writable, strict_json, write_bytes_atomic
+from mixseg.files.atomic import ensure_writable, strict_json, write_text_atomic
 from mixseg.files.provenance import sha256_of
 from mixseg.metrics.scores import CaseScore
 from mixseg.report.page import try_to_write_page
@@ -175,4 +175,4 @@ def _refuse_another(output: Path, request: Mapping[str, Any]) -> None:
                 f"'{output}' holds a cross-validation of other {', '.join(changed)}: choose "
                 "another --output, or delete it"
             )
-    write_bytes_atomic(path, strict_json(request).encode())
+    write_text_atomic(path, strict_json(request))

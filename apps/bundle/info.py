@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mixseg.configuration.loading import load
+from mixseg.configuration.loading import read_metadata
 
 __all__ = ["describe", "network_inputs"]
 
 
 def network_inputs(folder: Path) -> dict[str, Any]:
-    """What a bundle's ``metadata.json`` says of the images that its network takes."""
-    return dict(_metadata(folder)["network_data_format"]["inputs"]["image"])
+    """What a bundle's ``metadata.json`` says of the images that its network takes.
+
+    Raises:
+        ValueError: as of :func:`mixseg.configuration.loading.read_metadata`.
+    """
+    return dict(read_metadata(folder)["network_data_format"]["inputs"]["image"])
 
 
 def describe(folder: Path) -> dict[str, str]:
@@ -26,7 +30,7 @@ def describe(folder: Path) -> dict[str, str]:
         Title → text, in the order in which they are shown: what it segments, what it takes and
         gives, its weights, scores and licenses. Facts that its files do not give are left out.
     """
-    metadata = _metadata(folder)
+    metadata = read_metadata(folder)
     formats = metadata["network_data_format"]
     image, mask = formats["inputs"]["image"], formats["outputs"]["pred"]
     weights = sorted(p.relative_to(folder).as_posix() for p in folder.glob("**/models/*.pt"))
@@ -45,10 +49,6 @@ def describe(folder: Path) -> dict[str, str]:
         "card": "docs/README.md" if (folder / "docs" / "README.md").is_file() else "",
     }
     return {title: text for title, text in facts.items() if text}
-
-
-def _metadata(folder: Path) -> dict[str, Any]:
-    return load(folder / "configs" / "metadata.json")
 
 
 def _channels(image: Mapping[str, Any]) -> str:

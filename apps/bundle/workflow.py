@@ -11,6 +11,7 @@ from typing import Any
 from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed, remember
 from mixseg.apps.bundle.run import run_bundle
 from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.configuration.kinds import refuse_other_kinds
 from mixseg.configuration.loading import configurations, load
 from mixseg.configuration.processes import Processes
 from mixseg.configuration.record import is_run
@@ -204,7 +205,7 @@ def evaluate_run(
 def check_settings(
     settings: Mapping[str, Any], known: Mapping[str, Any], owner: str, own: Mapping[str, str]
 ) -> None:
-    """Refuse settings that a bundle does not have.
+    """Refuse settings that a bundle does not have, and values of another kind than they take.
 
     Args:
         settings: name → value; entries below a setting as ``optimizer#lr``.
@@ -213,7 +214,7 @@ def check_settings(
         own: settings that are given in another way → how.
 
     Raises:
-        ValueError: for the first that is unknown, or one of ``own``.
+        ValueError: for the first that is unknown, or one of ``own``; for all of another kind.
     """
     for name in settings:
         if name in own:
@@ -221,6 +222,7 @@ def check_settings(
         if re.split("#|::", name)[0] not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ValueError(f"'{name}' is not a setting of {owner}{suggestion(near)}")
+    refuse_other_kinds(settings)
 
 
 def output_folder(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
+
+from mixseg.configuration.kinds import value_fault
 
 __all__ = [
     "OriginGuard",
@@ -30,23 +31,13 @@ _DEVICE = re.compile(r"(cpu|cuda|mps)(:\d{1,3})?")
 #: Files that a client may ask for as an answer.
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha")
 
-#: Settings of a train.yaml that a request may give, with their types; weights of the method's
-#: terms (``lambda_…``) besides.
-SETTINGS: dict[str, type] = {
-    "accumulation_steps": int,
-    "batch_full": int,
-    "batch_partial": int,
-    "batch_unlabeled": int,
-    "clip_grad_norm": float,
-    "ema_decay": float,
-    "epoch_length": int,
-    "lr": float,
-    "momentum": float,
-    "patience": int,
-    "seed": int,
-    "val_interval": int,
-    "weight_decay": float,
-}
+#: Settings of a train.yaml that a request may give; weights of the method's terms (``lambda_…``)
+#: besides.
+SETTINGS = (
+    "accumulation_steps", "batch_full", "batch_partial", "batch_unlabeled", "clip_grad_norm",
+    "ema_decay", "epoch_length", "lr", "momentum", "patience", "seed", "val_interval",
+    "weight_decay",
+)  # fmt: skip
 
 
 def is_local(host: str) -> bool:
@@ -180,15 +171,12 @@ def check_settings(request: Mapping[str, Any], train: Mapping[str, Any]) -> dict
     for name, value in request.items():
         if name not in train or isinstance(train[name], dict):
             continue
-        kind = float if name.startswith("lambda_") else SETTINGS.get(name)
-        if kind is None:
+        if name not in SETTINGS and not name.startswith("lambda_"):
             raise ValueError(
-                f"{name} cannot be set by a request, only {', '.join(sorted(SETTINGS))} and the "
+                f"{name} cannot be set by a request, only {', '.join(SETTINGS)} and the "
                 f"weights lambda_…; give it when the server is started: --{name}"
             )
-        allowed = (int, float) if kind is float else int
-        if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):
-            what = "a number" if kind is float else "a whole number"
-            raise ValueError(f"{name} is {value!r}; it is {what}")
+        if fault := value_fault(name, value):
+            raise ValueError(fault)
         settings[name] = value
     return settings

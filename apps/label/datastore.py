@@ -11,7 +11,7 @@ from filelock import FileLock
 from monailabel.datastore.local import LocalDatastore
 
 from mixseg.apps.label.access import check_name
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_text_atomic
 
 __all__ = ["LabelDatastore"]
 
@@ -145,7 +145,7 @@ class LabelDatastore(LocalDatastore):
             return
         self._ignore_event_config = True
         content = self._datastore.model_dump(exclude={"base_path"}, mode="json")
-        write_bytes_atomic(self._datastore_config_path, strict_json(content).encode())
+        write_text_atomic(self._datastore_config_path, strict_json(content))
         self._config_ts = os.stat(self._datastore_config_path).st_mtime
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from mixseg.apps.label.brush import BrushLabel
 from mixseg.apps.label.studies import StoredScan, StoreError
 from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry, Supervision
-from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.atomic import write_text_atomic
 from mixseg.files.reading import UnreadableError, open_volume
 from mixseg.transforms.labels import MaskUnannotatedClasses, label_kind
 
@@ -177,7 +177,7 @@ def write_submitted(
     }
     validation = tuple(e.case_id for e in datalist.validation)
     result = Submitted(path, ids["full"], ids["partial"], ids["none"], validation)
-    write_bytes_atomic(folder / "cases.txt", _summary(result).encode())
+    write_text_atomic(folder / "cases.txt", _summary(result))
     logger.info(_summary(result))
     return result
 

@@ -16,7 +16,7 @@ from monailabel.utils.others.generic import name_to_device
 
 from mixseg.apps.label.access import check_device
 from mixseg.apps.label.inference import StudentInferTask
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_text_atomic
 
 __all__ = ["EntropyScoring", "EntropyStrategy", "pick", "unscored"]
 
@@ -99,7 +99,7 @@ class EntropyScoring(ScoringMethod):
             # Read again: after a training two of these may run at once.
             scores = read_scores(self.folder)
             scores[image] = {"entropy": entropy, "weights": weights}
-            write_bytes_atomic(self.folder / SCORES_NAME, strict_json(scores).encode())
+            write_text_atomic(self.folder / SCORES_NAME, strict_json(scores))
         return {
             "total": len(images),
             "executed": len(todo),

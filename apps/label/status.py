@@ -11,7 +11,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_text_atomic
 
 __all__ = ["TrainingStatus"]
 
@@ -106,4 +106,4 @@ class TrainingStatus:
                 "best_metric": self._best,
                 "best_metric_epoch": self._best_epoch,
             }
-        write_bytes_atomic(self.path, strict_json(content).encode())
+        write_text_atomic(self.path, strict_json(content))

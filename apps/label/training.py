@@ -20,7 +20,7 @@ from mixseg.apps.label.labels import Submitted, write_submitted
 from mixseg.apps.label.model import model_classes
 from mixseg.apps.label.studies import fingerprint, read_label_store
 from mixseg.configuration.loading import cause_of, load
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_text_atomic
 from mixseg.files.lock import claim
 
 __all__ = [
@@ -204,7 +204,7 @@ def _run_bundle(folder: Path, run: Path, settings: TrainSettings, resuming: bool
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    write_bytes_atomic(path, strict_json(content).encode())
+    write_text_atomic(path, strict_json(content))
 
 
 def training_overrides(

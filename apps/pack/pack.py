@@ -34,7 +34,7 @@ from mixseg.apps.plan.card import FILL_IN
 from mixseg.configuration.loading import load, overlays
 from mixseg.configuration.record import is_run
 from mixseg.configuration.yaml_text import set_values
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_text_atomic
 from mixseg.networks.dual_branch.base import present_names
 
 # Overlays of the repository alone.
@@ -103,7 +103,7 @@ def write_index(path: Path, target: Path, digest: str, repo: str) -> None:
         "source": f"https://github.com/{owner}/{name}/releases/download/{tag}/{target.name}",
     }
     text = json.dumps(dict(sorted(index.items())), indent=4) + "\n"
-    write_bytes_atomic(path, text.encode())
+    write_text_atomic(path, text)
 
 
 def _check_source(bundle: Path) -> None:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from mixseg.apps.bundle.info import network_inputs
 from mixseg.apps.predict.images import CaseError, InputCase, root_cause
-from mixseg.configuration.loading import cause_of
+from mixseg.configuration.kinds import refuse_resolved
+from mixseg.configuration.loading import cause_of, load_all
 from mixseg.configuration.paths import literal_path
 from mixseg.engines.precision import autocast_dtype
 from mixseg.files.geometry import spacing_mm
@@ -202,7 +203,7 @@ class BundlePipeline:
         image = network_inputs(self.bundle)
         self.channels = int(image["num_channels"])
         self.network_dims = len(image["spatial_shape"])
-        parser = ConfigParser(ConfigParser.load_config_files([str(p) for p in self.files]))
+        parser = ConfigParser(load_all(self.files))
         own: dict[str, Any] = {
             "bundle_root": literal_path(self.bundle.absolute()),
             "output_dir": literal_path(self.staging.resolve()),
@@ -214,6 +215,7 @@ class BundlePipeline:
             own["checkpoint"] = literal_path(self.weights.absolute())
         parser.update({**self.settings, **own})
         try:
+            refuse_resolved(parser)
             self._build(parser)
         except Exception as error:  # whatever a component of a bundle raises
             raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mixseg.apps.predict.images import CaseError, InputCase
-from mixseg.files.atomic import strict_json, write_bytes_atomic, write_csv
+from mixseg.files.atomic import strict_json, write_csv, write_text_atomic
 from mixseg.report.page import try_to_write_page
 
 __all__ = [
@@ -181,7 +181,7 @@ class PredictionReport:
         }
         if not self._is_first:
             content["shared"] = sorted(self._shared)
-        write_bytes_atomic(self._place / JSON_NAME, strict_json(content).encode())
+        write_text_atomic(self._place / JSON_NAME, strict_json(content))
         if self._is_first:
             self._write_csv()
         self._written = time.monotonic()

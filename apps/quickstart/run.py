@@ -17,7 +17,7 @@ from mixseg.apps.bundle.run import mixseg_command
 from mixseg.apps.bundle.workflow import evaluate_run, train_bundle, training_files
 from mixseg.configuration.settings import settings_of
 from mixseg.data.phantom.dataset import split_sizes, write_phantom
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_text_atomic
 from mixseg.files.provenance import environment
 
 BUNDLE = "acdc_lv_mixed"
@@ -178,7 +178,7 @@ class Quickstart:
 
     def _save(self) -> None:
         state = {"settings": self.settings, "seconds": self.seconds, "done": self.done}
-        write_bytes_atomic(self.state_path, strict_json(state).encode())
+        write_text_atomic(self.state_path, strict_json(state))
 
 
 def _near(path: Path) -> Path:

@@ -16,7 +16,7 @@ from mixseg.apps.self_train.plan import Plan, Teacher
 from mixseg.apps.self_train.proposals import Proposals, propose_masks
 from mixseg.apps.self_train.table import write_rounds
 from mixseg.configuration.loading import load
-from mixseg.files.atomic import ensure_writable, strict_json, write_bytes_atomic
+from mixseg.files.atomic import ensure_writable, strict_json, write_text_atomic
 from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, sha256_of
 
@@ -92,7 +92,7 @@ def _open(output: Path, settings: dict[str, Any]) -> None:
     path = output / _PLANNED
     wanted = json.loads(strict_json(settings))
     if not path.is_file():
-        write_bytes_atomic(path, strict_json(wanted).encode())
+        write_text_atomic(path, strict_json(wanted))
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -190,7 +190,7 @@ class _Rounds:
             "weights_sha256": sha256_of(folder / "models" / "model.pt"),
             "seconds": round(time.monotonic() - started, 1),
         }
-        write_bytes_atomic(folder / _TRAINED, strict_json(content).encode())
+        write_text_atomic(folder / _TRAINED, strict_json(content))
         for path in folder.glob("checkpoint*.pt"):
             path.unlink()  # of use only while the round is trained, and large
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.files.atomic import strict_json, write_bytes_atomic
+from mixseg.files.atomic import strict_json, write_text_atomic
 from mixseg.report.tables import as_markdown, mean_and_sd
 
 __all__ = ["HEADER", "round_lines", "round_table", "write_rounds"]
@@ -64,9 +64,9 @@ def write_rounds(
 ) -> None:
     """Write ``rounds.json`` (with ``content``), ``rounds.csv`` (means alone) and ``rounds.md``."""
     table = as_markdown(HEADER, round_lines(rounds), _TEXTS)
-    write_bytes_atomic(folder / "rounds.json", strict_json({**content, "rounds": rounds}).encode())
-    write_bytes_atomic(folder / "rounds.csv", _means(rounds).encode())
-    write_bytes_atomic(folder / "rounds.md", table.encode())
+    write_text_atomic(folder / "rounds.json", strict_json({**content, "rounds": rounds}))
+    write_text_atomic(folder / "rounds.csv", _means(rounds))
+    write_text_atomic(folder / "rounds.md", table)
 
 
 def _means(rounds: Sequence[Mapping[str, Any]]) -> str:

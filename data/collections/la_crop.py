@@ -35,7 +35,7 @@ from mixseg.data.collections.la import (
     whole_scans,
 )
 from mixseg.data.datalist import DATALIST_NAME, SPLITS, Datalist, DatalistError, Entry, Split
-from mixseg.files.atomic import write_bytes_atomic
+from mixseg.files.atomic import write_text_atomic
 from mixseg.files.reading import Volume, voxels
 from mixseg.files.writing import stored_dtype, write_nifti
 
@@ -233,7 +233,7 @@ def _crop_all(
 
 def _save_record(output: Path, header: Mapping[str, Any], cases: Mapping[str, Any]) -> None:
     text = json.dumps({**header, "cases": cases}, indent=1) + "\n"
-    write_bytes_atomic(output / PREPARATION_NAME, text.encode("utf-8"))
+    write_text_atomic(output / PREPARATION_NAME, text)
 
 
 def _check_options(crop: str, size: float, num_full: int | None, margin: float) -> None:

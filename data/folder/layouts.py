@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections import Counter
@@ -35,6 +36,10 @@ _LABEL_FOLDERS = (
     *("segmentations", "segmentation", "gt"),
 )
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
+#: How much of two names must be alike for one to be the other misspelt.
+_ALIKE = 0.8
+_MOST_NAMED = 10
 
 
 def find_layout(
@@ -329,6 +334,8 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
     )
     pairs = []
     unlabeled = 0
+    nameless: list[str] = []
+    misspelt: dict[str, list[str]] = {}
     for key, split in keys:
         entries = described.get(key) or []
         if not isinstance(entries, list):
@@ -337,8 +344,10 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
         for place, entry in enumerate(entries):
             item = {"image": entry} if isinstance(entry, (str, list)) else entry
             if not isinstance(item, Mapping) or not item.get("image"):
-                problem = f"{key}[{place}] names no 'image'"
-                layout.faults.append(file_fault(file, problem, "fix the entry"))
+                nameless.append(f"{key}[{place}]")
+                continue
+            if near := _misspelt("label", item):
+                misspelt.setdefault(near, []).append(f"{key}[{place}]")
                 continue
             if split is not None and not item.get("label"):
                 unlabeled += 1
@@ -346,6 +355,12 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
             pair = _listed_pair(layout, root, item, channel)
             if pair is not None:
                 pairs.append(replace(pair, split=split))
+    if nameless:
+        problem = f"{_shown(nameless)} names no 'image'"
+        layout.faults.append(file_fault(file, problem, "add the file of the image"))
+    for near, places in misspelt.items():
+        problem = f"{_shown(places)} has the key '{near}', but no 'label'"
+        layout.faults.append(file_fault(file, problem, "rename it"))
     if unlabeled:
         layout.notes.append(
             f"{unlabeled} images of {file.name} that it names for validation or test have no "
@@ -404,22 +419,49 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise DatalistError(str(error)) from error
     if not isinstance(content, dict):
         raise DatalistError(f"{path} is not a dataset.json: an object with 'labels' is expected")
+    if not isinstance(content.get("training", []), list):
+        raise DatalistError(f"{path}: its 'training' is not a list: fix it")
+    for key in ("training", "labels"):
+        if near := _misspelt(key, content):
+            raise DatalistError(f"{path} has the key '{near}', but no '{key}': rename it")
     return content
+
+
+def _shown(places: Sequence[str]) -> str:
+    more = f" and {len(places) - _MOST_NAMED} more" * (len(places) > _MOST_NAMED)
+    return ", ".join(places[:_MOST_NAMED]) + more
+
+
+def _misspelt(key: str, content: Mapping[str, Any]) -> str:
+    """A key that stands for one that is absent, by its letters; empty where there is none."""
+    if key in content:
+        return ""
+    near = [name for name in content if name.strip().lower() == key]
+    return next(iter(near or difflib.get_close_matches(key, content, 1, _ALIKE)), "")
+
+
+def _class_number(raw: Any) -> int | None:
+    """A value of a label map, None for anything else than a whole number."""
+    if isinstance(raw, str) and _WHOLE.fullmatch(raw):
+        return int(raw)
+    is_whole = isinstance(raw, (int, float)) and not isinstance(raw, bool) and raw % 1 == 0
+    return int(raw) if is_whole else None
 
 
 def _json_labels(path: Path, described: Mapping[str, Any]) -> Stated:
     """Classes of a dataset.json: ``{name: value}`` (nnU-Net) or ``{value: name}`` (MSD)."""
     raw = described.get("labels")
-    if not isinstance(raw, Mapping) or not raw:
+    if not raw:
         return Stated()
-    by_value = all(str(key).lstrip("-").isdigit() for key in raw)
-    try:
-        pairs = [(int(k), str(v)) if by_value else (int(v), str(k)) for k, v in raw.items()]
-    except (TypeError, ValueError) as error:
+    if not isinstance(raw, Mapping):
+        raise DatalistError(f"{path}: 'labels' is not an object such as {{\"liver\": 1}}: fix it")
+    by_value = all(_WHOLE.fullmatch(key) for key in raw)
+    pairs = [(_class_number(k), v) if by_value else (_class_number(v), k) for k, v in raw.items()]
+    if any(value is None or not isinstance(name, str) for value, name in pairs):
         raise DatalistError(
-            f"{path}: 'labels' has values that are not class numbers ({raw}); regions of several "
-            "classes are not read here: name one value for each class"
-        ) from error
+            f"{path}: 'labels' has values that are not class numbers, or classes without a name "
+            f"({raw}); regions of several classes are not read here: name one value for each class"
+        )
     if len({value for value, _ in pairs}) < len(pairs):
         raise DatalistError(f"{path}: 'labels' names a value twice ({raw}); fix it")
     unlabeled = frozenset(value for value, name in pairs if name.lower() == "ignore")

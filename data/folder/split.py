@@ -27,6 +27,7 @@ _SHARES_OF_MANY = "70/10/20"
 ENOUGH_MASKS = 10
 #: Patients of a split: weights or scores of a single one are chance.
 _LEAST = 2
+_MOST_NAMED = 10
 #: Patients that an automatic split leaves to train on; at ten masks one is left to test.
 _LEAST_TRAINING = 7
 
@@ -216,12 +217,12 @@ def _given_by_file(
     faults: list[Fault],
 ) -> dict[str, Split | None]:
     found: dict[str, Split | None] = {}
+    unknown: dict[Split, list[str]] = {}
     for split, listed in names.items():
         for name in listed:
             members = [c.pair.case_id for c in cases if name in (c.pair.case_id, c.patient)]
             if not members:
-                problem = f"'{name}' of its {split} split is neither a case nor a patient here"
-                faults.append(file_fault(source, problem, "fix the name or add the case"))
+                unknown.setdefault(split, []).append(name)
             for case_id in members:
                 if found.get(case_id, split) != split:
                     faults.append(
@@ -232,8 +233,17 @@ def _given_by_file(
                         )
                     )
                 found.setdefault(case_id, split)
-    if not names.get("validation"):
-        faults.append(file_fault(source, "its validation split is empty", "name cases for it"))
+    for split, strange in unknown.items():
+        shown = ", ".join(f"'{name}'" for name in strange[:_MOST_NAMED])
+        more = f" and {len(strange) - _MOST_NAMED} more" * (len(strange) > _MOST_NAMED)
+        they = (
+            "are neither cases nor patients" if strange[1:] else "is neither a case nor a patient"
+        )
+        problem = f"{shown}{more} of its {split} split {they} here"
+        faults.append(file_fault(source, problem, "fix the name or add the case"))
+    for split in ("training", "validation"):
+        if not names.get(split):
+            faults.append(file_fault(source, f"its {split} split is empty", "name cases for it"))
     return found
 
 
@@ -255,7 +265,7 @@ def _read_file(text: str) -> SplitRule:
     path, fold = Path(text), 0
     if not path.is_file():
         head, separator, tail = text.rpartition(":")
-        if not separator or not tail.isdigit() or not Path(head).is_file():
+        if not separator or not re.fullmatch("[0-9]{1,6}", tail) or not Path(head).is_file():
             raise DatalistError(
                 f"--split '{text}' is neither '{DEFAULT_SPLIT}' nor percentages such as "
                 f"{_SHARES_OF_MANY} nor a file"
@@ -265,6 +275,8 @@ def _read_file(text: str) -> SplitRule:
         content = read_json(path)
     except ValueError as error:
         raise DatalistError(str(error)) from error
+    if not isinstance(content, list) and path != Path(text):
+        raise DatalistError(f"{path} has no folds but one split: give it without ':{fold}'")
     if isinstance(content, list):
         if not fold < len(content):
             raise DatalistError(f"{path} has {len(content)} folds, none with number {fold}")
@@ -283,6 +295,10 @@ def _names(path: Path, content: Any) -> dict[Split, list[str]]:
             raise DatalistError(
                 f"{path} has the list '{key}', which is not one of {', '.join(_KEYS)}{hint}"
             )
+    if len({_KEYS[key] for key in known}) < len(known):
+        raise DatalistError(
+            f"{path} names a split twice ({', '.join(known)}): put its cases in one list"
+        )
     return {
         _KEYS[key]: [unicodedata.normalize("NFC", str(name)) for name in value]
         for key, value in known.items()

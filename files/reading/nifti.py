@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,12 @@ def read_nifti(path: Path, voxels: bool) -> Volume:
         grid = Volume(spatial, affine, None, channels, facts, tuple(remarks))
         if not voxels:
             return grid
-        offset = int(header["vox_offset"])
-        if single and offset < header.sizeof_hdr:
+        place = float(header["vox_offset"])
+        offset = int(place) if math.isfinite(place) else 0
+        if single and not header.sizeof_hdr <= place < math.inf:
+            where = ", within the header" if math.isfinite(place) else ""
             raise UnreadableError(
-                f"its header says that the voxels begin at byte {offset}, within the header",
+                f"its header says that the voxels begin at byte {place:.0f}{where}",
                 "correct its vox_offset (352 in most files), or write the file again with another "
                 "tool",
             )

@@ -166,7 +166,8 @@ class DualBranchNetwork(nn.Module):
         if any(side < d or side % d for side, d in zip(sides, divisors, strict=True)):
             raise ValueError(
                 f"every side must be a multiple of {divisor}, got {sides}; "
-                "pad or resize the image (monai.transforms.DivisiblePad)"
+                "pad or resize the image (monai.transforms.DivisiblePad), "
+                "in a bundle by spatial_size or crop_size"
             )
         # torch refuses these too, by a message that does not say what to change.
         alone = self.norm == "instance" or (self.norm == "batch" and self.training and batch == 1)

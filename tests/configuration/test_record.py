@@ -15,6 +15,7 @@ from mixseg.configuration.record import (
     bundle_facts,
     changed_settings,
     own_configuration,
+    read_record,
     write_record,
 )
 from mixseg.configuration.start import _inference_branch
@@ -57,6 +58,13 @@ def test_what_is_written_is_what_was_run(bundle: str, tmp_path: Path) -> None:
     source = yaml.safe_load((BUNDLES / bundle / "configs" / "evaluate.yaml").read_text())
     assert evaluate["run"] == source["run"]
     assert read(tmp_path / "configs" / "inference.yaml")["features"] == [4, 8]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "3", '{"bundle": "b"}'])
+def test_a_broken_record_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(ValueError, match=r"record\.json' (cannot be read|is not a run's record)"):
+        read_record(tmp_path, "bundle", "data")
 
 
 def test_a_record_of_a_record_is_the_same(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_schema_faults_are_listed_together_with_file_and_place(tmp_path: Path) -
     message = str(caught.value)
     assert str(path) in message
     assert "training.0.color: unknown key" in message
-    assert "training.1.case_id: Field required" in message
+    assert "training.1.case_id: it is missing" in message
 
 
 def test_broken_and_missing_json_name_the_file(tmp_path: Path) -> None:
@@ -239,6 +239,21 @@ def test_class_names_that_a_configuration_would_run_are_refused(name: str) -> No
     with pytest.raises(ValueError, match=r"begin with a sign that .* rename these classes"):
         Datalist(classes=["background", name])
     assert Datalist(classes=["background", "5% $ @"]).classes[1] == "5% $ @"
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "\x1b[31mred", "tumor #1", "a::b"])
+def test_class_names_that_would_not_arrive_as_they_are_written(name: str) -> None:
+    with pytest.raises(ValueError, match="rename these classes"):
+        Datalist(classes=["background", name])
+
+
+def test_a_misspelt_key_is_named_with_the_one_that_is_meant(tmp_path: Path) -> None:
+    content = {"clases": ["bg", "a"], "training": [{"image": "a", "case_id": "a", "lable": "b"}]}
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    with pytest.raises(DatalistError) as caught:
+        Datalist.load(tmp_path / "list.json")
+    assert "clases: unknown key; is 'classes' meant?" in str(caught.value)
+    assert "training.0.lable: unknown key; is 'label' meant?" in str(caught.value)
 
 
 def test_a_list_of_files_is_an_image_and_its_channels(tmp_path: Path) -> None:

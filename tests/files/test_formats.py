@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import struct
 import zlib
@@ -35,7 +36,7 @@ def refused(path: Path, voxels: bool = True) -> UnreadableError:
 # NIfTI
 
 
-@pytest.mark.parametrize("offset", [0.0, 128.0])
+@pytest.mark.parametrize("offset", [0.0, 128.0, -1e9])
 def test_voxels_that_begin_within_the_header_are_refused(tmp_path: Path, offset: float) -> None:
     nib.save(nib.Nifti1Image(scan(), RAS), tmp_path / "a.nii")
     content = bytearray((tmp_path / "a.nii").read_bytes())
@@ -46,6 +47,17 @@ def test_voxels_that_begin_within_the_header_are_refused(tmp_path: Path, offset:
         fault = refused(tmp_path / name)
         assert f"the voxels begin at byte {offset:.0f}, within the header" in str(fault)
         assert "vox_offset (352" in fault.fix
+
+
+@pytest.mark.parametrize("offset", [math.nan, math.inf])
+def test_voxels_that_begin_nowhere_are_refused(tmp_path: Path, offset: float) -> None:
+    nib.save(nib.Nifti1Image(scan(), RAS), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<f", content, 108, offset)
+    (tmp_path / "a.nii").write_bytes(content)
+    fault = refused(tmp_path / "a.nii")
+    assert f"the voxels begin at byte {offset}" in str(fault)
+    assert "vox_offset (352" in fault.fix
 
 
 def test_units_of_a_header_are_brought_to_millimeters(tmp_path: Path) -> None:

@@ -188,8 +188,8 @@ def test_truncated_checkpoint_falls_back_to_the_one_before(
     assert epochs == [3]
     assert load(tmp_path / "model_last.pt") == expected
     assert any(
-        m.startswith(f"{tmp_path / 'checkpoint.pt'} cannot be read (")
-        and m.endswith("), trying the one before")
+        m.startswith(f"'{tmp_path / 'checkpoint.pt'}' cannot be read")
+        and m.endswith(": trying the one before")
         for m in caplog.messages
     )
     assert f"resuming {tmp_path / 'checkpoint_previous.pt'} after epoch 2" in caplog.messages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -237,6 +238,22 @@ def test_folders_a_patient_with_equal_file_names_keep_their_folders(
     assert "lost.nii.gz is left out: a link to" in left_out
     assert left_out in result.output
     assert "0 predicted, 2 were finished already" in predictor(tmp_path / "in", output).output
+
+
+def test_a_file_name_that_is_no_utf8_is_predicted_and_reported(
+    predictor: Any, images: Path, tmp_path: Path, read_report: Any
+) -> None:
+    (tmp_path / "in").mkdir()
+    name = os.fsdecode(b"lat\xe9.nii.gz")
+    try:
+        shutil.copy(images / "a.nii.gz", tmp_path / "in" / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    result = predictor(tmp_path / "in", tmp_path / "masks")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "masks" / os.fsdecode(b"lat\xe9_LV.nii.gz")).is_file()
+    (case,) = read_report(tmp_path / "masks")["cases"]
+    assert case["case_id"] == os.fsdecode(b"lat\xe9")
 
 
 def test_a_flat_image_gets_a_flat_mask(predictor: Any, images: Path, tmp_path: Path) -> None:

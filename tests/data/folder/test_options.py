@@ -60,6 +60,31 @@ def test_dataset_json_that_cannot_be_followed(root: Path) -> None:
     faults = [str(fault) for fault in inspect_folder(root).faults]
     assert faults[0].startswith(f"{root / 'labels' / 'gone.nii.gz'}: the file is missing")
     assert faults[1].startswith(f"{file}: training[1] names no 'image'")
+    entries = [{"image": f"images/c{i}.nii.gz", "lable": f"labels/c{i}.nii.gz"} for i in range(2)]
+    file.write_text(json.dumps({"training": entries}))
+    (fault,) = inspect_folder(root).faults
+    assert fault.problem == "training[0], training[1] has the key 'lable', but no 'label'"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"lables": {"bg": 0, "a": 1}}, "has the key 'lables', but no 'labels': rename it"),
+        ({"Training": []}, "has the key 'Training', but no 'training': rename it"),
+        ({"training": {"image": "a"}}, "its 'training' is not a list"),
+        ({"labels": ["bg", "a"]}, "'labels' is not an object"),
+        ({"labels": {"bg": 0, "a": 1.5}}, "values that are not class numbers"),
+        ({"labels": {"bg": 0, "a": True}}, "values that are not class numbers"),
+        ({"labels": {"0": "bg", "1": None}}, "classes without a name"),
+        ({"labels": {"0": "bg", "1": ["a"]}}, "classes without a name"),
+    ],
+)
+def test_a_dataset_json_that_means_something_else(
+    root: Path, content: dict[str, Any], message: str
+) -> None:
+    (root / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DatalistError, match=message):
+        inspect_folder(root)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +120,18 @@ def test_split_files_that_cannot_be(root: Path) -> None:
     file.write_text(json.dumps({"train": ["c0"], "val": ["c1"], "tets": ["c2"]}))
     with pytest.raises(DatalistError, match=r"has the list 'tets', .* is 'test' meant"):
         inspect_folder(root, FolderOptions(split=str(file)))
+    file.write_text(json.dumps({"train": ["c0"], "val": ["c1"], "validation": ["c2"]}))
+    with pytest.raises(DatalistError, match=r"names a split twice \(train, val, validation\)"):
+        inspect_folder(root, FolderOptions(split=str(file)))
+    file.write_text(json.dumps({"train": ["c0"], "val": ["c1"]}))
+    with pytest.raises(DatalistError, match=r"has no folds but one split: give it without ':3'"):
+        inspect_folder(root, FolderOptions(split=f"{file}:3"))
+    file.write_text(json.dumps({"train": [], "val": ["c1"]}))
+    (fault,) = inspect_folder(root, FolderOptions(split=str(file))).faults
+    assert fault.problem == "its training split is empty"
+    file.write_text(json.dumps({"train": ["c0", "x", "y", 3], "val": ["c1"]}))
+    (fault,) = inspect_folder(root, FolderOptions(split=str(file))).faults
+    assert fault.problem.startswith("'x', 'y', '3' of its training split are neither cases nor")
     file.write_text(json.dumps({"train": "c0"}))
     with pytest.raises(DatalistError, match="needs the lists 'train', 'val' and 'test'"):
         inspect_folder(root, FolderOptions(split=str(file)))

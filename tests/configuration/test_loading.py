@@ -1,0 +1,57 @@
+"""Configuration files that cannot be read as they are meant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixseg.configuration.loading import load, read_metadata
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"lr: 0.1\n\tseed: 0\n", r"is not valid YAML: .* \(line 2, column 1\)"),
+        (b"lr: [0.1\n", "is not valid YAML"),
+        (b"lr: 0.1\nseed: 0\nlr: 0.2\n", "Duplicate key"),
+        (b"", "holds no settings"),
+        (b"- a\n", "holds no settings"),
+        (b"lr: \xff\n", "cannot be read"),
+        (b"lr: \x1b\n", "cannot be read"),
+    ],
+)
+def test_a_broken_configuration_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"train\.yaml .*{message}"):
+        load(path)
+
+
+FORMAT = {
+    "inputs": {"image": {"num_channels": 1, "spatial_shape": [64, 64]}},
+    "outputs": {"pred": {"channel_def": {"0": "background", "1": "heart"}}},
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [], "text", None, {}, {"network_data_format": 5}, {"network_data_format": {"inputs": []}},
+        {"network_data_format": {**FORMAT, "outputs": {"pred": {"channel_def": ["a"]}}}},
+    ],
+)  # fmt: skip
+def test_metadata_that_say_nothing_of_the_network_are_named(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"metadata\.json "):
+        read_metadata(tmp_path)
+
+
+def test_whole_metadata_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    content = {"version": "1", "network_data_format": FORMAT}
+    (tmp_path / "configs" / "metadata.json").write_text(json.dumps(content))
+    assert read_metadata(tmp_path) == content
