@@ -94,6 +94,13 @@ def clear_errors() -> Iterator[None]:
         yield
     except PermissionError as error:
         raise fail(f"no permission to write '{error.filename}'") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        if error.filename is None:
+            raise fail(str(error)) from error
+        raise fail(
+            f"'{error.filename}' cannot be made, a file is in the place of a folder: choose "
+            "another folder, with --output where the command has it"
+        ) from error
     except OSError as error:
         # An error that was raised with a message alone names the file in it.
         place = "" if error.filename is None else f"'{error.filename}': "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import warnings
@@ -13,6 +14,8 @@ from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
+from monai.bundle.utils import merge_kv
+from monai.utils.misc import CheckKeyDuplicatesYamlLoader, check_key_duplicates
 
 __all__ = [
     "as_parsed",
@@ -39,7 +42,12 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: it is neither, has a key twice, or is no mapping; names the file.
     """
     try:
-        content = ConfigParser.load_config_file(path)
+        # MONAI reads in the encoding of the locale.
+        with open(path, encoding="utf-8-sig") as file:
+            if Path(path).suffix.lower() == ".json":
+                content = json.load(file, object_pairs_hook=check_key_duplicates)
+            else:
+                content = yaml.load(file, CheckKeyDuplicatesYamlLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
@@ -57,11 +65,19 @@ def load_all(files: Sequence[Path]) -> dict[str, Any]:
     """Configuration files one after the other, put together as MONAI does.
 
     Raises:
-        ValueError: as of :func:`load`.
+        ValueError: as of :func:`load`; or a file changes what those before it do not have.
     """
+    parser = ConfigParser({})
     for path in files:
-        load(path)
-    return dict(ConfigParser.load_config_files([str(path) for path in files]))
+        for name, value in load(path).items():
+            try:
+                merge_kv(parser, name, value)
+            except (KeyError, IndexError, TypeError) as error:
+                raise ValueError(
+                    f"{path} changes '{name}', and the files before it have no such part: give "
+                    "them in the order in which they build on each other, or remove the line"
+                ) from error
+    return dict(parser.get())
 
 
 def read_metadata(bundle: Path) -> dict[str, Any]:

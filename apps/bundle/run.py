@@ -117,6 +117,7 @@ def run_logged(
     """
     # The log keeps what a run leaves out on a screen.
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "MIXSEG_VERBOSE": "1"}
+    variables["PYTHONUTF8"] = "1"  # MONAI reads configurations in the encoding of the locale
     if sys.stderr.isatty():
         size = shutil.get_terminal_size()
         variables |= {"COLUMNS": str(size.columns), "LINES": str(size.lines), "FORCE_COLOR": "1"}

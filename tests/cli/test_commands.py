@@ -120,3 +120,12 @@ def test_validate_lists_every_fault(source: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.json"
     broken.write_text("{")
     assert "is not valid JSON" in run("validate", broken).output
+
+
+def test_a_file_in_the_place_of_an_output_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    for place in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        result = run("phantom", place, "--quiet")
+        assert result.exit_code == 1
+        assert "a file is in the place of a folder: choose another" in result.output
+        assert (tmp_path / "taken").read_text() == "x"

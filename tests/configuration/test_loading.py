@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mixseg.configuration.loading import load, read_metadata
+from mixseg.configuration.loading import load, load_all, read_metadata
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,33 @@ def test_a_broken_configuration_is_named(tmp_path: Path, content: bytes, message
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"train\.yaml .*{message}"):
         load(path)
+
+
+def test_files_are_utf8_whatever_the_locale_and_json_keeps_its_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes("name: Ä  # é\nlr: 2.0e-3\n".encode())
+    (tmp_path / "b.json").write_bytes(b'{\t"lr": 1e-3}')
+    code = (
+        "import sys; from pathlib import Path; from mixseg.configuration.loading import load_all;"
+        "print(ascii(load_all([Path(p) for p in sys.argv[1:]])))"
+    )
+    files = [str(tmp_path / "a.yaml"), str(tmp_path / "b.json")]
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *files],
+        env={**os.environ, **ascii_alone},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    read = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert (read["name"], read["lr"]) == ("Ä", 1e-3)
+
+
+def test_an_entry_below_one_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("lr: 0.1\n")
+    (tmp_path / "b.yaml").write_text("optimizer#lr: 0.2\n")
+    with pytest.raises(ValueError, match=r"b\.yaml changes 'optimizer#lr', .* have no such part"):
+        load_all([tmp_path / "a.yaml", tmp_path / "b.yaml"])
 
 
 FORMAT = {
