@@ -457,15 +457,16 @@ def _json_labels(path: Path, described: Mapping[str, Any]) -> Stated:
         raise DatalistError(f"{path}: 'labels' is not an object such as {{\"liver\": 1}}: fix it")
     by_value = all(_WHOLE.fullmatch(key) for key in raw)
     pairs = [(_class_number(k), v) if by_value else (_class_number(v), k) for k, v in raw.items()]
-    if any(value is None or not isinstance(name, str) for value, name in pairs):
+    whole = [(v, name) for v, name in pairs if v is not None and isinstance(name, str)]
+    if len(whole) < len(pairs):
         raise DatalistError(
             f"{path}: 'labels' has values that are not class numbers, or classes without a name "
             f"({raw}); regions of several classes are not read here: name one value for each class"
         )
-    if len({value for value, _ in pairs}) < len(pairs):
+    if len({value for value, _ in whole}) < len(whole):
         raise DatalistError(f"{path}: 'labels' names a value twice ({raw}); fix it")
-    unlabeled = frozenset(value for value, name in pairs if name.lower() == "ignore")
-    classes = sorted((value, name) for value, name in pairs if name.lower() != "ignore")
+    unlabeled = frozenset(value for value, name in whole if name.lower() == "ignore")
+    classes = sorted((value, name) for value, name in whole if name.lower() != "ignore")
     if not any(value == 0 for value, _ in classes):
         classes.insert(0, (0, "background"))
     return Stated(tuple(name for _, name in classes), tuple(v for v, _ in classes), unlabeled)
