@@ -121,7 +121,7 @@ def _is_alive(process: int) -> bool:
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     """:func:`write_atomically` for text, in UTF-8.
 
-    A file name that is no UTF-8 stands in it as Python and JSON write it (``\\udce9`` for the byte
+    A file name that is not UTF-8 stands in it as Python and JSON write it (``\\udce9`` for the byte
     0xe9): the report of a prediction must not fail at the name of an image.
 
     Raises:

@@ -55,4 +55,4 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise _ContentError(f"holds {name}, which no JSON file may: write a number")
+    raise _ContentError(f"holds {name}, which JSON does not allow: write a number")

@@ -82,11 +82,10 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
         raise _unreadable(path, f"it is damaged or incomplete. {_AGAIN}") from error
     except _UnreadableError:
         raise
-    except (
-        Exception
-    ) as error:  # the unpickler's, in half a dozen ways; it advises to trust the file
+    except Exception as error:
+        # The unpickler fails in half a dozen ways, and advises to trust the file.
         reason = (
-            "it is no file of torch.save, or holds objects that could run code, which are not "
+            "it is not a file of torch.save, or holds objects that could run code, which are not "
             f"loaded. {_AGAIN}, or save network.state_dict() alone"
         )
         raise _unreadable(path, reason) from error

@@ -14,7 +14,7 @@ from mixseg.files.documents import read_json
     [
         (b'{"train": ["a"], "val": ["b"], "train": ["c"]}', "has the key 'train' twice"),
         (b'[{"a": {"x": 1, "x": 1}}]', "has the key 'x' twice"),
-        (b'{"ignore": NaN}', "holds NaN, which no JSON file may"),
+        (b'{"ignore": NaN}', "holds NaN, which JSON does not allow"),
         (b"[-Infinity]", "holds -Infinity"),
         ("{}".encode("utf-16"), "is not text in UTF-8: save it as UTF-8"),
         ('["é"]'.encode("latin-1"), "is not text in UTF-8: save it as UTF-8"),
