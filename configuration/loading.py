@@ -81,7 +81,7 @@ def load_all(files: Sequence[Path]) -> dict[str, Any]:
 
 
 def read_metadata(bundle: Path) -> dict[str, Any]:
-    """A bundle's ``metadata.json``, which says what its network takes and gives.
+    """A bundle's ``metadata.json``, which says what its network takes.
 
     Raises:
         ValueError: it cannot be read, or does not say that; names the file.
@@ -89,14 +89,13 @@ def read_metadata(bundle: Path) -> dict[str, Any]:
     path = bundle / "configs" / "metadata.json"
     content = load(path)
     try:
-        formats = content["network_data_format"]
-        image, mask = formats["inputs"]["image"], formats["outputs"]["pred"]
-        int(image["num_channels"]), len(image["spatial_shape"]), mask["channel_def"].items()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        image = content["network_data_format"]["inputs"]["image"]
+        int(image["num_channels"]), len(image["spatial_shape"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} does not say what the network takes and gives: its network_data_format needs "
-            "num_channels and spatial_shape of inputs.image, and channel_def of outputs.pred. Copy "
-            "it from the bundle, or from one of the same kind"
+            f"{path} does not say what the network takes: its network_data_format needs "
+            "num_channels and spatial_shape of inputs.image. Copy the file from the bundle, or "
+            "from one of the same kind"
         ) from error
     return content
 

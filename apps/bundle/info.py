@@ -31,15 +31,14 @@ def describe(folder: Path) -> dict[str, str]:
         gives, its weights, scores and licenses. Facts that its files do not give are left out.
     """
     metadata = read_metadata(folder)
-    formats = metadata["network_data_format"]
-    image, mask = formats["inputs"]["image"], formats["outputs"]["pred"]
+    image = metadata["network_data_format"]["inputs"]["image"]
     weights = sorted(p.relative_to(folder).as_posix() for p in folder.glob("**/models/*.pt"))
     facts = {
         "name": f"{folder.resolve().name} {metadata.get('version', '')}",
         "task": metadata.get("task", ""),
         "method": metadata.get("description", ""),
         "input": f"{_channels(image)}, {_dimensions(image)}. {metadata.get('image_classes', '')}",
-        "output": "a mask: " + ", ".join(f"{k} {v}" for k, v in mask["channel_def"].items()),
+        "output": _classes(metadata),
         "weights": ", ".join(weights) or "none: train it",
         "scores": _scores(metadata.get("eval_metrics", {})),
         "data": metadata.get("data_source", ""),
@@ -51,13 +50,23 @@ def describe(folder: Path) -> dict[str, str]:
     return {title: text for title, text in facts.items() if text}
 
 
+def _classes(metadata: Mapping[str, Any]) -> str:
+    try:
+        classes = metadata["network_data_format"]["outputs"]["pred"]["channel_def"].items()
+    except (KeyError, TypeError, AttributeError):  # another project's bundle need not say it
+        return ""
+    return "a mask: " + ", ".join(f"{value} {name}" for value, name in classes)
+
+
 def _channels(image: Mapping[str, Any]) -> str:
-    count = image["num_channels"]
-    return f"{image['modality']} with {count} channel{'s' * (count != 1)}"
+    count = int(image["num_channels"])
+    return f"{image.get('modality', 'images')} with {count} channel{'s' * (count != 1)}"
 
 
 def _dimensions(image: Mapping[str, Any]) -> str:
-    return {2: "read slice by slice (2D)", 3: "read as volumes (3D)"}[len(image["spatial_shape"])]
+    return (
+        "read slice by slice (2D)" if len(image["spatial_shape"]) == 2 else "read as volumes (3D)"
+    )
 
 
 def _scores(metrics: Mapping[str, Any]) -> str:

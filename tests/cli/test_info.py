@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from mixseg.cli.main import app
@@ -45,6 +47,20 @@ def test_it_tells_inputs_labels_weights_and_licenses(tmp_path: Path) -> None:
     (tmp_path / "heart" / "models").mkdir()
     (tmp_path / "heart" / "models" / "model.pt").touch()
     assert "models/model.pt" in info(tmp_path / "heart")
+
+
+@pytest.mark.parametrize("outputs", [{}, {"pred": {"channel_def": ["a"]}}])
+def test_what_another_projects_bundle_does_not_say_is_left_out(
+    tmp_path: Path, outputs: dict[str, Any]
+) -> None:
+    image = {"num_channels": 1, "spatial_shape": [64, 64]}
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text(
+        json.dumps({"network_data_format": {"inputs": {"image": image}, "outputs": outputs}})
+    )
+    text = info(tmp_path)
+    assert "images with 1 channel, read slice by slice (2D)" in text
+    assert "output" not in text
 
 
 def test_a_bundle_that_is_not_there_is_named() -> None:

@@ -71,7 +71,7 @@ FORMAT = {
     "content",
     [
         [], "text", None, {}, {"network_data_format": 5}, {"network_data_format": {"inputs": []}},
-        {"network_data_format": {**FORMAT, "outputs": {"pred": {"channel_def": ["a"]}}}},
+        {"network_data_format": {"inputs": {"image": {"num_channels": "one"}}}},
     ],
 )  # fmt: skip
 def test_metadata_that_say_nothing_of_the_network_are_named(tmp_path: Path, content: Any) -> None:
