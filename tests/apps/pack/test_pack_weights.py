@@ -81,5 +81,5 @@ def test_a_checkpoint_with_its_weights_under_a_key(tmp_path: Path) -> None:
         read_weights(tmp_path / "b.pt")
     # A pickle that would build an object of ours is not loaded.
     torch.save({"w": SimpleNamespace()}, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match=r"c\.pt' cannot be read as weights: it is no file"):
+    with pytest.raises(ValueError, match=r"c\.pt' cannot be read as weights: it is not a file"):
         read_weights(tmp_path / "c.pt")
