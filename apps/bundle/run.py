@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from itertools import takewhile
 from pathlib import Path
 from threading import Lock, Thread
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 from fire.parser import DefaultParseValue
 
@@ -114,6 +115,10 @@ def run_logged(
 
     Returns:
         Its exit status.
+
+    Raises:
+        BrokenPipeError: nobody reads the screen any more; the command was ended.
+        OSError: the log, or the screen, cannot be written; likewise.
     """
     # The log keeps what a run leaves out on a screen.
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "MIXSEG_VERBOSE": "1"}
@@ -125,7 +130,7 @@ def run_logged(
         # Where the bar cannot be drawn over itself, a line every half minute is enough.
         variables.setdefault("TQDM_MININTERVAL", "30")
     with (
-        log.open("ab") as file,
+        log.open("ab", buffering=0) as file,
         child(
             command, variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
         ) as process,
@@ -135,14 +140,18 @@ def run_logged(
         lock, said = Lock(), set[bytes]()
         out, err = (None, None) if quiet else (sys.stdout, sys.stderr)
         streams = [
-            _Stream(process.stdout, out, file, lock, said, everything=verbose),
-            _Stream(process.stderr, err, file, lock, said, everything=verbose, error=True),
+            _Stream(process, process.stdout, out, file, lock, said, everything=verbose),
+            _Stream(process, process.stderr, err, file, lock, said, everything=verbose, error=True),
         ]
         for stream in streams:
             stream.start()
         for stream in streams:
             stream.join()
-        return process.wait()
+        status = process.wait()
+        for stream in streams:
+            if stream.failure is not None:
+                raise stream.failure
+        return status
 
 
 class _Stream(Thread):
@@ -150,9 +159,10 @@ class _Stream(Thread):
 
     def __init__(
         self,
+        process: subprocess.Popen[bytes],
         source: IO[bytes],
         screen: Any,
-        log: BinaryIO,
+        log: FileIO,
         lock: Lock,
         said: set[bytes],
         *,
@@ -160,14 +170,26 @@ class _Stream(Thread):
         error: bool = False,
     ) -> None:
         super().__init__(daemon=True)
-        self._source, self._screen, self._log = source, screen, log
+        self._process, self._source, self._screen, self._log = process, source, screen, log
         self._lock, self._said = lock, said
         self._everything, self._error = everything, error
         self._line = b""
         self._drawn = 0  # bytes of the unfinished line, a progress bar, that are on the screen
+        #: Why the log or the screen cannot be written.
+        self.failure: OSError | None = None
 
     def run(self) -> None:
-        """Read to the end."""
+        """Read to the end; end the process where what it prints cannot be passed on."""
+        try:
+            self._pass_on()
+        except OSError as error:
+            self.failure = error
+            self._process.terminate()
+            # It would wait for a reader of its last words.
+            while self._source.read(4096):
+                pass
+
+    def _pass_on(self) -> None:
         while chunk := self._source.read(4096):
             *lines, self._line = (self._line + chunk).split(b"\n")
             for line in lines:
@@ -180,8 +202,10 @@ class _Stream(Thread):
     def _finish(self, line: bytes) -> None:
         with self._lock:
             # Of a progress bar, the log keeps the last state.
-            self._log.write(line.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
-            self._log.flush()
+            try:
+                self._log.write(line.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, self._log.name) from error
         if self._drawn or b"\r" in line.rstrip(b"\r"):
             self._draw(line + b"\n")
             self._drawn = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +77,22 @@ def test_values_arrive_as_they_were_given(value: object) -> None:
         check=True,
     )
     assert done.stdout.strip() == repr(value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_log_that_cannot_be_written_ends_the_run() -> None:
+    program = "while True: print('line ' * 1000, flush=True)"
+    with pytest.raises(OSError, match="No space left") as raised:
+        run_logged([sys.executable, "-c", program], Path("/dev/full"), quiet=True)
+    assert raised.value.filename == "/dev/full"
+
+
+def test_a_closed_screen_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "while True: print('a line', flush=True)"
+    reading, writing = os.pipe()
+    os.close(reading)
+    with io.TextIOWrapper(io.FileIO(writing, "w")) as screen:  # type: ignore[type-var]
+        monkeypatch.setattr(sys, "stdout", screen)
+        with pytest.raises(BrokenPipeError):
+            run_logged([sys.executable, "-c", program], tmp_path / "log")
+    assert (tmp_path / "log").read_text().startswith("a line\n")
