@@ -25,6 +25,7 @@ MAX_BYTES = 4 * 2**30
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can hold
 _SHOWN = 10  # faults of a message
+_LONGEST = 240  # bytes of a name that every system can hold, its folders included
 
 
 class ArchiveError(ValueError):
@@ -107,7 +108,10 @@ def _check_outer_sum(source: Path) -> None:
     listed = sum_file(source)
     if not listed.is_file():
         return
-    sums = read_sums(listed.read_text(encoding="utf-8"))
+    try:
+        sums = read_sums(listed.read_text(encoding="utf-8"), listed.name)
+    except ValueError as error:
+        raise ArchiveError(f"'{listed}' cannot be read ({error}); download both again") from error
     if source.name in sums and sums[source.name] != (found := sha256_of(source)):
         raise ArchiveError(
             f"'{source}' does not match '{listed}' (sha256 {found[:12]}… instead of "
@@ -139,6 +143,8 @@ def _checked_members(source: Path, archive: zipfile.ZipFile) -> list[zipfile.Zip
 
 def _fault_of(member: zipfile.ZipInfo) -> str | None:
     """Why a member is refused by its name or kind."""
+    if len(member.orig_filename.encode()) > _LONGEST:
+        return f"{member.orig_filename[:40]!r}… is longer than {_LONGEST} bytes"
     # As stored: Python cuts a name at a zero byte and turns the system's separator into '/'.
     name, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
     parts = PurePosixPath(name).parts

@@ -41,8 +41,12 @@ def write_sums(folder: Path) -> Path:
     return target
 
 
-def read_sums(text: str) -> dict[str, str]:
+def read_sums(text: str, source: str = SUMS_NAME) -> dict[str, str]:
     """Name → SHA-256 out of the text of a list.
+
+    Args:
+        text: a line for each file.
+        source: the list's name, for messages.
 
     Raises:
         ValueError: a line is not in the format of ``sha256sum``; a name occurs twice, leaves the
@@ -52,12 +56,12 @@ def read_sums(text: str) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), start=1):
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ValueError(f"{SUMS_NAME}, line {number}: {line!r} is not a sum and a name")
+            raise ValueError(f"{source}, line {number}: {line!r} is not a sum and a name")
         name = match["name"]
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ValueError(f"{SUMS_NAME}, line {number}: {name!r} lies outside the folder")
+            raise ValueError(f"{source}, line {number}: {name!r} lies outside the folder")
         if name in sums:
-            raise ValueError(f"{SUMS_NAME}, line {number}: {name!r} is listed twice")
+            raise ValueError(f"{source}, line {number}: {name!r} is listed twice")
         sums[name] = match["hash"]
     return sums
 

@@ -142,6 +142,8 @@ def pipe(name: str) -> zipfile.ZipInfo:
         ([("toy//a", b"")], "'toy//a' is not a name that every system can hold"),
         ([("toy/./a", b"")], "'toy/./a' is not a name that every system can hold"),
         ([("toy/a.", b"")], "'toy/a.' is not a name that every system can hold"),
+        ([("toy/" + "d/" * 1500 + "x", b"")], "d/d/'… is longer than 240 bytes"),
+        ([("toy/" + "x" * 300, b"")], "xxx'… is longer than 240 bytes"),
         ([("other/a", b"")], "it holds 2 things at its top, a bundle is one folder"),
     ],
 )
@@ -218,6 +220,10 @@ def test_the_sum_beside_the_zip_is_compared(folder: Path, tmp_path: Path) -> Non
     make(path, sound([("toy/more", b"")]))
     with pytest.raises(ArchiveError, match=r"does not match '.*toy_v1\.zip\.sha256'"):
         unpack(path, tmp_path / "place")
+    for content in (b"\xff\xfe", b"no sum\n"):
+        sum_file(path).write_bytes(content)
+        with pytest.raises(ArchiveError, match=r"toy_v1\.zip\.sha256' cannot be read .*again"):
+            unpack(path, tmp_path / "place")
     sum_file(path).unlink()
     assert unpack(path, tmp_path / "place").name == "toy"
 
