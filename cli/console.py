@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -92,6 +92,8 @@ def clear_errors() -> Iterator[None]:
     """Turn the errors that a user can fix (bad data, unwritable folders) into :func:`fail`."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever read the output has seen enough: Typer ends the command without a word
     except PermissionError as error:
         raise fail(f"no permission to write '{error.filename}'") from error
     except (FileExistsError, NotADirectoryError) as error:
@@ -104,22 +106,21 @@ def clear_errors() -> Iterator[None]:
     except OSError as error:
         # An error that was raised with a message alone names the file in it.
         place = "" if error.filename is None else f"'{error.filename}': "
-        raise fail(f"{place}{error.strerror or error}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "; make room, or choose another folder" if full else ""
+        raise fail(f"{place}{error.strerror or error}{fix}") from error
     except ValueError as error:
         raise fail(str(error)) from error
 
 
 @contextmanager
 def interruptible(again: str) -> Iterator[None]:
-    """End the command at Ctrl-C, and at SIGTERM in the same way, with the command that resumes."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """End the command at Ctrl-C, or SIGTERM, with the command that resumes."""
     try:
         yield
     except KeyboardInterrupt:
         console.print(f"\n[yellow]interrupted; to resume:[/] {again}", soft_wrap=True)
         raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

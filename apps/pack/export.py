@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 
 from mixseg.apps.bundle.info import network_inputs
 from mixseg.apps.bundle.weights import build_network, misfits, read_weights
-from mixseg.configuration.loading import load, silence
+from mixseg.configuration.loading import cause_of, load, silence
 from mixseg.files.atomic import strict_json
 from mixseg.networks.exported import ExportedNetwork, max_difference, onnx_options
 from mixseg.networks.tracing import example_shapes
@@ -37,6 +37,7 @@ def export_bundle(
         ValueError: for weights that do not fit, several branches, packages that are missing, or
             a file that differs from the network by more than :data:`TOLERANCE`; ``output`` is
             then left as it was.
+        OSError: it cannot be written; likewise.
     """
     if format == "onnx" and (missing := missing_for_onnx()):
         raise ValueError(f"ONNX files need {', '.join(missing)}: pip install 'mixseg[onnx]'")
@@ -60,25 +61,32 @@ def export_bundle(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         file, written = Path(folder) / output.name, Path(folder) / "inference.json"
-        # MONAI keeps this file in the exported one: it has to describe the network that is there.
-        written.write_text(strict_json(parser.get()), encoding="utf-8")
-        plain = Path(folder) / "weights.pt"
-        torch.save(network.state_dict(), plain)
-        options: dict[str, Any] = {
-            "net_id": "network_def",
-            "filepath": str(file),
-            "ckpt_file": str(plain),
-            "meta_file": str(bundle / "configs" / "metadata.json"),
-            "config_file": str(written),
-            "use_trace": True,  # the type that forward returns depends on the branch
-            "input_shape": shapes[0],
-        }
-        with silence():
-            if format == "ts":
-                monai.bundle.ckpt_export(**options)
-            else:
-                free = onnx_options(len(image["spatial_shape"]))
-                monai.bundle.onnx_export(**options, converter_kwargs=free)
+        try:
+            # MONAI keeps this file in the exported one: it has to describe the network there.
+            written.write_text(strict_json(parser.get()), encoding="utf-8")
+            plain = Path(folder) / "weights.pt"
+            torch.save(network.state_dict(), plain)
+            options: dict[str, Any] = {
+                "net_id": "network_def",
+                "filepath": str(file),
+                "ckpt_file": str(plain),
+                "meta_file": str(bundle / "configs" / "metadata.json"),
+                "config_file": str(written),
+                "use_trace": True,  # the type that forward returns depends on the branch
+                "input_shape": shapes[0],
+            }
+            with silence():
+                if format == "ts":
+                    monai.bundle.ckpt_export(**options)
+                else:
+                    free = onnx_options(len(image["spatial_shape"]))
+                    monai.bundle.onnx_export(**options, converter_kwargs=free)
+        except (OSError, RuntimeError) as error:
+            # PyTorch reports a full disk as a RuntimeError of its zip writer.
+            raise OSError(
+                f"{output} could not be written ({cause_of(error)}): if the disk is full, make "
+                "room, or choose another --output"
+            ) from error
         exported = ExportedNetwork(file)
         found = max_difference(network, exported, shapes)
         allowed = TOLERANCE * max(1.0, float(logits.abs().max()))

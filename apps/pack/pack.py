@@ -34,7 +34,7 @@ from mixseg.apps.plan.card import FILL_IN
 from mixseg.configuration.loading import load, overlays
 from mixseg.configuration.record import is_run
 from mixseg.configuration.yaml_text import set_values
-from mixseg.files.atomic import strict_json, write_text_atomic
+from mixseg.files.atomic import strict_json, write_atomically, write_text_atomic
 from mixseg.networks.dual_branch.base import present_names
 
 # Overlays of the repository alone.
@@ -188,7 +188,7 @@ def _add_weights(folder: Path, source: Path, precision: Precision) -> None:
     target.parent.mkdir()
     # Saved anew, and plain: MONAI and MONAI Label take a state dict as it is, and a checkpoint's
     # other contents are nobody's business. The records in the file do not depend on its place.
-    torch.save(dict(sorted(weights.items())), target)
+    write_atomically(target, lambda file: torch.save(dict(sorted(weights.items())), file))
 
 
 def _write(path: Path, text: str) -> None:

@@ -105,6 +105,20 @@ def test_what_cannot_be_exported_is_said(
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_a_full_disk_is_said(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("unexpected pos 94656 vs 94608")  # PyTorch's words for it
+
+    monkeypatch.setattr(module.torch, "save", full)
+    output = tmp_path / "out" / "model.ts"
+    status, text = invoke(*narrow(weights, output), "--format", "ts", "--branch", "student")
+    assert status == 1
+    assert "could not be written (unexpected pos 94656 vs 94608): if the disk is full" in text
+    assert not list(output.parent.iterdir())
+
+
 def test_packages_that_are_missing_are_named(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from mixseg.apps.bundle.precision import Precision
 from mixseg.apps.bundle.weights import convert, misfits, read_weights
+from mixseg.apps.pack.pack import pack_bundle
 from mixseg.networks import DualBranchUNet, MeanVarianceNetwork
 
 
@@ -83,3 +84,14 @@ def test_a_checkpoint_with_its_weights_under_a_key(tmp_path: Path) -> None:
     torch.save({"w": SimpleNamespace()}, tmp_path / "c.pt")
     with pytest.raises(ValueError, match=r"c\.pt' cannot be read as weights: it is not a file"):
         read_weights(tmp_path / "c.pt")
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("unexpected pos 94656 vs 94608")  # PyTorch's words for it
+
+    monkeypatch.setattr(torch, "save", full)
+    bundle = Path(__file__).resolve().parents[3] / "bundles" / "la_mixed"
+    with pytest.raises(OSError, match=r"model\.pt could not be written"):
+        pack_bundle(bundle, output=tmp_path)
+    assert not list(tmp_path.iterdir())
