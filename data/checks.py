@@ -110,7 +110,7 @@ def check_cases(
     if training is None and validation is None and test is not None and not test:
         raise DatalistError(
             "there is no case to score: the split is empty. Add cases to it in the datalist, or "
-            f"choose another one of {', '.join(SPLITS)} with --split"
+            "choose the other one of validation and test with --split"
         )
     cases = [
         Case(

@@ -261,9 +261,11 @@ def read_selection(train: Path, dataset_dir: Path) -> Selection:
         dataset_dir: the data. Where its datalist lies elsewhere, the run names it.
 
     Raises:
-        ValueError: the datalist or the selection cannot be used, no case is left to propose, or
-            the classes of data and bundle do not fit together.
+        ValueError: there is no such folder, the datalist or the selection cannot be used, no case
+            is left to propose, or the classes of data and bundle do not fit together.
     """
+    if not dataset_dir.exists():
+        raise ValueError(f"there is no '{dataset_dir}': give the folder of the data with --data")
     classes = _classes([train], {})
     parser = _parser([train], {"dataset_dir": str(dataset_dir)})
     try:

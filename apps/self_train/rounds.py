@@ -68,6 +68,8 @@ def train_rounds(
     if split not in ("validation", "test"):
         raise ValueError(f"--split is '{split}': give validation or test")
     choose_device(device)  # a missing one is refused before anything is written
+    if plan.selection.datalist.base_dir == output.resolve():
+        raise ValueError(f"'{output}' is the folder of the data set: choose another -o")
     ensure_writable([output], "-o")
     with claim(output, "this self-training"):
         settings = plan.decisive

@@ -80,7 +80,10 @@ def parse_split(text: str) -> SplitRule:
         return _read_file(text)
     train, validation, test = (float(number) for number in match.groups())
     if abs(train + validation + test - 100) > 1e-6:
-        raise ValueError(f"--split {text}: the percentages add up to {train + validation + test:g}")
+        raise ValueError(
+            f"--split {text}: the percentages add up to {train + validation + test:g}; give three "
+            f"that add up to 100, such as {_SHARES_OF_MANY}"
+        )
     if not train or not validation:
         raise ValueError(
             f"--split {text}: training and validation need a share (training/validation/test)"

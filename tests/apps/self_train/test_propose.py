@@ -291,6 +291,7 @@ def test_messages(phantom: Path, make_run: Callable[..., Path], tmp_path: Path) 
         (("-o", tmp_path / "file" / "out"), {}, "choose another folder with -o"),
         (("-o", phantom), {}, f"'{phantom}' is the folder of a data set: choose another -o"),
         (("--weights", none), {}, f"there is no '{none}'"),
+        (("--data", none), {}, f"there is no '{none}': give the folder of the data with --data"),
         ((), {"num_partial": 0}, "there is nothing to propose: give a run that was trained on"),
         ((), {"num_full": 9}, "num_full is 9, but the training split has 3 fully labeled"),
         ((), {"unlabeled_value": 0}, "unlabeled_value is 0, a class that proposals need"),

@@ -366,6 +366,8 @@ def test_messages(
         ("--student", "no_such"): "there is no bundle 'no_such'",
         ("--student", bare): "has no setting 'noisy_as', which it needs to train on proposals",
         ("-o", tmp_path / "file" / "out"): "choose another folder with -o",
+        ("-o", data): f"'{data}' is the folder of the data set: choose another -o",
+        ("--data", bare / "no"): f"there is no '{bare / 'no'}': give the folder of the data",
         ("--noisy_as", "noisy"): "--noisy_as is 'noisy': give full or partial",
         ("--no_such", 1): "'--no_such' is neither an option nor a setting of the student",
         ("--num_full", 1): "'--num_full' is set by the teacher here",

@@ -97,7 +97,7 @@ def test_a_dataset_json_that_means_something_else(
         ({"classes": ["bg"]}, "1 classes; 2 to 255 are possible"),
         ({"patient_pattern": "c."}, r"has no group: put the patient in parentheses"),
         ({"patient_pattern": "(c"}, "is not a regular expression"),
-        ({"split": "70/10/10"}, "the percentages add up to 90"),
+        ({"split": "70/10/10"}, "add up to 90; give three that add up to 100, such as 70/10/20"),
         ({"split": "80/0/20"}, "training and validation need a share"),
         ({"split": "gone.json"}, "nor percentages such as 70/10/20 nor a file"),
     ],
