@@ -1,16 +1,16 @@
-"""Paths in a configuration, whose syntax would take parts of them for its own."""
+"""Values of the command line that MONAI alters or drops: paths with its syntax, and null."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 
-from monai.bundle.config_item import ConfigExpression
+from monai.bundle.config_item import ConfigExpression, ConfigItem
 
 from mixseg.configuration.settings import option_texts
 from mixseg.configuration.workflow import running_parser
 
-__all__ = ["literal_path", "restore_paths"]
+__all__ = ["literal_path", "restore_values"]
 
 #: Settings that are paths whatever they look like: ``20240131`` is a folder, not a number.
 _PATHS = ("dataset_dir", "datalist", "output_dir", "ckpt_dir", "checkpoint", "exported")
@@ -39,21 +39,36 @@ def literal_path(path: str | os.PathLike[str]) -> str:
     return f"${quoted}"
 
 
-def restore_paths(arguments: Sequence[str]) -> None:
-    """Let the paths of ``monai.bundle run``'s command line reach the configuration as they are.
+def restore_values(arguments: Sequence[str]) -> None:
+    """Let paths and null of ``monai.bundle run``'s command line reach the configuration.
 
-    Python Fire, which reads the command line, makes numbers of ``20240131`` and ``2024_01``, and
-    MONAI's parser rewrites what :func:`literal_path` escapes. A value that begins with ``$``, ``@``
-    or ``%`` is a path only where such a file or folder exists.
+    MONAI leaves out an option of the value None, so that the default would stay. Python Fire, which
+    reads the command line, makes numbers of the paths ``20240131`` and ``2024_01``, and MONAI's
+    parser rewrites what :func:`literal_path` escapes. A value that begins with ``$``, ``@`` or
+    ``%`` is a path only where such a file or folder exists.
 
     Args:
         arguments: the command line after the program.
+
+    Raises:
+        ValueError: a part of an entry is set to None.
     """
     parser = running_parser()
     if parser is None:
         return
+    # The parser has split the configuration into items already; these are not resolved yet.
+    items = parser.ref_resolver.items
     for name, text in option_texts(arguments).items():
-        if name not in parser.config or text in ("None", "null", "none", ""):
+        if text == "None" and ("#" in name or "::" in name):
+            raise ValueError(
+                f"--{name} None cannot be given here: write '{name}: null' into a file, and pass "
+                "it behind the others in --config_file"
+            )
+        if name not in parser.config or text in ("null", "none", ""):
+            continue
+        if text == "None":
+            parser.config[name] = None
+            items[name] = ConfigItem(None, name)
             continue
         if text[:1] in ("$", "@", "%") and not os.path.exists(text):
             continue
@@ -65,7 +80,5 @@ def restore_paths(arguments: Sequence[str]) -> None:
         literal = literal_path(text)
         literal = literal if literal.startswith("$") else f"${text!r}"
         parser.config[name] = literal
-        # The parser has split the configuration into items already; this one is not resolved yet.
-        resolver = parser.ref_resolver
-        resolver.items[name] = ConfigExpression(literal, name, globals=parser.globals)
-        resolver.resolved_content.pop(name, None)
+        items[name] = ConfigExpression(literal, name, globals=parser.globals)
+        parser.ref_resolver.resolved_content.pop(name, None)

@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 
 from mixseg.configuration.loading import cause_of, load
 from mixseg.configuration.parent import end_with_parent
-from mixseg.configuration.paths import restore_paths
+from mixseg.configuration.paths import restore_values
 from mixseg.configuration.record import (
     bundle_name,
     changed_settings,
@@ -99,7 +99,7 @@ def start_command(argv: Sequence[str] | None = None) -> None:
             + "; ".join(f"--{name}{suggestion(near)}" for name, near in unknown.items())
             + ". The settings are at the top of the configuration files"
         )
-    restore_paths(argv[1:])
+    restore_values(argv[1:])
     if misread := misread_values(argv[1:]):
         raise ValueError(
             "; ".join(f"write --{name} {value!r}" for name, value in misread.items())

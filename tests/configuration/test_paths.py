@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from monai.bundle import ConfigParser
 
-from mixseg.configuration.paths import literal_path, restore_paths
+from mixseg.configuration.loading import cause_of
+from mixseg.configuration.paths import literal_path, restore_values
 
 
 @pytest.mark.parametrize(
@@ -26,9 +29,9 @@ def test_paths_of_the_command_line_reach_the_configuration(option: str) -> None:
         "output_dir": "runs/run::3",
         "ckpt_dir": "a",
         "datalist": "$@dataset_dir + '/datalist.json'",
-        "initialize": ["$restore_paths(typed)"],
+        "initialize": ["$restore_values(typed)"],
     }
-    parser = ConfigParser(config, globals={"restore_paths": restore_paths, "typed": typed})
+    parser = ConfigParser(config, globals={"restore_values": restore_values, "typed": typed})
     parser.get_parsed_content("initialize")
     assert parser.get_parsed_content("dataset_dir") == "20240131"
     assert parser.get_parsed_content("output_dir") == "runs/run#3"
@@ -37,3 +40,26 @@ def test_paths_of_the_command_line_reach_the_configuration(option: str) -> None:
     # A record of the configuration gives the same paths.
     again = ConfigParser(dict(parser.config) | {"initialize": []})
     assert again.get_parsed_content("output_dir") == "runs/run#3"
+
+
+def restored(config: dict[str, Any], typed: list[str]) -> ConfigParser:
+    """The configuration, after what begins a run."""
+    config |= {"initialize": ["$restore_values(typed)"]}
+    parser = ConfigParser(config, globals={"restore_values": restore_values, "typed": typed})
+    parser.get_parsed_content("initialize")
+    return parser
+
+
+@pytest.mark.parametrize("typed", [["--free_negatives", "None"], ["--free-negatives=None"]])
+def test_null_of_the_command_line_replaces_the_default(typed: list[str]) -> None:
+    # MONAI leaves the option out, so the configuration still has its default.
+    parser = restored({"free_negatives": "auto", "radius": "@free_negatives"}, ["run", *typed])
+    assert parser.get_parsed_content("radius") is None
+    assert parser.config["free_negatives"] is None
+
+
+def test_null_within_an_entry_is_refused() -> None:
+    config = {"optimizer": {"weight_decay": 0.1}}
+    with pytest.raises(RuntimeError) as raised:
+        restored(config, ["run", "--optimizer#weight_decay", "None"])
+    assert "write 'optimizer#weight_decay: null' into a file" in str(cause_of(raised.value))
