@@ -11,6 +11,7 @@ from mixseg.apps.bundle.find import bundle_name, find_bundle
 from mixseg.apps.bundle.workflow import (
     TRAINING_ARGUMENTS,
     check_settings,
+    data_settings,
     evaluate_run,
     output_folder,
     train_bundle,
@@ -84,8 +85,7 @@ def cross_validate(
     owner = f"the bundle {bundle_name(folder)}"
     known = settings_of(files)
     check_settings(given, known, owner, TRAINING_ARGUMENTS)
-    places = {"bundle_root": str(folder.resolve())}
-    places |= {} if data is None else {"dataset_dir": str(data.resolve())}
+    places = {"bundle_root": str(folder.resolve()), **data_settings(data, files, given)}
     datalist, dataset_dir, numbers = _cases(files, {**given, **places})
     used = len(full_patients(datalist, dataset_dir)[: numbers["num_full"]])
     parts = [

@@ -12,12 +12,16 @@ from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refu
 from mixseg.apps.bundle.run import run_bundle
 from mixseg.apps.bundle.weights import bundle_weights
 from mixseg.configuration.kinds import refuse_other_kinds
-from mixseg.configuration.loading import configurations, load
+from mixseg.configuration.loading import configurations, load, read_parser
+from mixseg.configuration.paths import literal_path
 from mixseg.configuration.processes import Processes
 from mixseg.configuration.record import is_run
 from mixseg.configuration.settings import settings_of, suggestion
+from mixseg.data.datalist import Datalist, DatalistError
+from mixseg.data.find import find_datalist
 
 __all__ = [
+    "data_settings",
     "evaluate_run",
     "evaluation_files",
     "output_folder",
@@ -142,7 +146,7 @@ def train_bundle(
             f"'{output}' holds a training: continue it with --resume, start again with "
             "--overwrite, or choose another --output"
         )
-    given |= _places(folder, data, output, device)
+    given |= data_settings(data, files, given) | _places(folder, output, device)
     if "ckpt_dir" in known:
         given["ckpt_dir"] = (output / "models").resolve()
     given |= {
@@ -196,7 +200,7 @@ def evaluate_run(
     owner = f"the bundle {bundle_name(folder)}"
     check_settings(given, settings_of(files), owner, EVALUATION_ARGUMENTS)
     output = output_folder(run, folder, output, split)
-    given |= _places(folder, data, output, device)
+    given |= data_settings(data, files, given) | _places(folder, output, device)
     given |= {"checkpoint": weights.resolve(), "split": split}
     run_bundle("evaluating", files, given, output / "evaluate.log", verbose=verbose)
     return output
@@ -247,13 +251,52 @@ def _weights_to_start_from(source: str) -> Path:
     return (path if path.exists() and not packed else find_bundle(source)).resolve()
 
 
-def _places(folder: Path, data: Path | None, output: Path, device: str | None) -> dict[str, Any]:
-    """The settings that say where a run reads, writes and computes."""
+def data_settings(
+    data: Path | None, files: Sequence[Path], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings that make a bundle or a run read other data.
+
+    A bundle of ``mixseg new`` names its datalist, and so does the run of a fold. It counts where
+    its images lie in the other folder, too, as in a copy; else the folder's own datalist does.
+
+    Args:
+        data: folder of the data; None for what the configuration says.
+        files: the configuration.
+        given: settings that replace those of the configuration.
+
+    Raises:
+        ValueError: there is no such folder, or it holds neither.
+    """
+    if data is None:
+        return {}
+    if not data.exists():
+        raise ValueError(f"there is no '{data}': give the folder of the data with --data")
+    folder = data.resolve()
+    settings: dict[str, Any] = {"dataset_dir": str(folder)}
+    if "datalist" in given:
+        return settings
+    bundle_root = literal_path(files[0].resolve().parents[1])
+    parser = read_parser(files, {"bundle_root": bundle_root})
+    named = parser.get_parsed_content("datalist") if "datalist" in parser else None
+    if named is None:
+        return settings
+    listed = Datalist.load(folder / named)
+    images = [(folder / entry.image).resolve() for _, entry in listed.items()]
+    if any(image.exists() and image.is_relative_to(folder) for image in images):
+        return settings
+    try:
+        find_datalist(folder)
+    except DatalistError as error:
+        raise ValueError(
+            f"'{data}' holds neither images of '{named}', which names the cases here, nor a "
+            "datalist of its own: leave out --data, or give --datalist"
+        ) from error
+    return settings | {"datalist": None}
+
+
+def _places(folder: Path, output: Path, device: str | None) -> dict[str, Any]:
+    """The settings that say where a run writes and computes."""
     places: dict[str, Any] = {"bundle_root": folder.resolve(), "output_dir": output.resolve()}
-    if data is not None:
-        if not data.exists():
-            raise ValueError(f"there is no '{data}': give the folder of the data with --data")
-        places["dataset_dir"] = data.resolve()
     if device is not None:
         if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
             raise ValueError(f"--device {device} is not a device: give cpu, cuda or cuda:1")

@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 
 from mixseg.apps.bundle.find import bundle_name, find_bundle, find_trained, refuse_changed
 from mixseg.apps.bundle.weights import bundle_weights
+from mixseg.apps.bundle.workflow import data_settings
 from mixseg.configuration.loading import cause_of, configurations, load, read_parser
 from mixseg.configuration.settings import read_settings, settings_in, settings_of
 from mixseg.data.datalist import Datalist, Entry, data_hash
@@ -264,10 +265,8 @@ def read_selection(train: Path, dataset_dir: Path) -> Selection:
         ValueError: there is no such folder, the datalist or the selection cannot be used, no case
             is left to propose, or the classes of data and bundle do not fit together.
     """
-    if not dataset_dir.exists():
-        raise ValueError(f"there is no '{dataset_dir}': give the folder of the data with --data")
     classes = _classes([train], {})
-    parser = _parser([train], {"dataset_dir": str(dataset_dir)})
+    parser = _parser([train], data_settings(dataset_dir, [train], {}))
     try:
         items: list[dict[str, Any]] = parser.get_parsed_content("train#dataset#data")
         datalist: Datalist = parser.get_parsed_content("datalist_content")

@@ -71,7 +71,7 @@ def test_a_training_gets_its_places_and_settings(tmp_path: Path, bundle: Path, r
         "amp": False,
         "noisy_as": None,
         "bundle_root": bundle,
-        "dataset_dir": tmp_path / "data",
+        "dataset_dir": str(tmp_path / "data"),
         "output_dir": output,
         "ckpt_dir": output / "models",
         "device": "$torch.device('cuda:1')",
@@ -171,3 +171,35 @@ def test_an_evaluation_scores_the_weights_of_the_run(bundle: Path, runs: Runs) -
         "split": "validation",
     }
     assert (second["files"], second["log"]) == (["evaluate.yaml"], bundle / "test" / "evaluate.log")
+
+
+def write_datalist(path: Path, image: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    case = {"image": image, "label": "l.png", "supervision": "full", "case_id": "a"}
+    content = {"classes": ["background", "cell"], "unlabeled": 2, "training": [case]}
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("own", ["datalist: '{}'", "datalist: $@bundle_root + '/datalist.json'"])
+def test_a_bundle_with_its_own_datalist_reads_the_data_that_it_is_given(
+    runs: Runs, bundle: Path, tmp_path: Path, own: str
+) -> None:
+    datalist = write_datalist(bundle / "datalist.json", "a.png")
+    with (bundle / "configs" / "train.yaml").open("a") as file:
+        file.write(f"bundle_root: .\n{own.format(datalist)}\n")
+    other = write_datalist(tmp_path / "other" / "datalist.json", "b.png").parent
+    copy, empty = tmp_path / "copy", tmp_path / "empty"
+    copy.mkdir()
+    (copy / "a.png").touch()
+    empty.mkdir()
+
+    def given(data: Path, **settings: Any) -> dict[str, Any]:
+        workflow.train_bundle(bundle, data=data, output=tmp_path / "run", settings=settings)
+        return dict(runs.pop()["settings"])
+
+    assert given(other)["datalist"] is None  # the folder's own
+    assert "datalist" not in given(copy)
+    assert given(empty, datalist="x.json")["datalist"] == "x.json"
+    with pytest.raises(ValueError, match=r"empty' holds neither images of '.*datalist\.json'"):
+        given(empty)
