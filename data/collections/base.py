@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mixseg.data.datalist import SPLITS, Datalist, DatalistError, Entry, Split
+from mixseg.files.documents import read_json
 
 __all__ = [
     "NIFTI_SUFFIXES",
@@ -114,9 +114,9 @@ def read_split_file(path: Path) -> dict[str, list[str]]:
         DatalistError: the file cannot be read, or a list is missing.
     """
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatalistError(f"{path} cannot be read: {error}") from error
+        splits = read_json(path)
+    except ValueError as error:
+        raise DatalistError(str(error)) from error
     if not isinstance(splits, dict) or not all(
         isinstance(splits.get(key), list) for key in ("train", "val", "test")
     ):

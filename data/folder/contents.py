@@ -102,7 +102,7 @@ def read_pairs(
         pairs: the cases.
         progress: show a progress bar on standard error.
         threshold: of labels that are gray pictures of one class, see :func:`read_label_map`.
-        stated: what is known of the values; labels of classes are no smoothed masks.
+        stated: what is known of the values; labels of classes are not smoothed masks.
     """
     known = frozenset(stated.codes or range(len(stated.names or ())))
     with ThreadPoolExecutor(_WORKERS) as pool:

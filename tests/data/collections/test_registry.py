@@ -13,6 +13,8 @@ from mixseg.cli import prepare
 from mixseg.cli.main import app
 from mixseg.data import Datalist, Entry, find_datalist, list_images
 from mixseg.data.collections import ENTRY_POINTS, Collection, Prepared, collections, registry
+from mixseg.data.collections.base import read_split_file
+from mixseg.data.datalist import DatalistError
 
 
 class Toys(Collection):
@@ -86,3 +88,10 @@ def test_its_prepare_is_a_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["prepare", "toys", str(tmp_path), "--seed", "3"])
     assert done.exit_code == 0
     assert Datalist.load(tmp_path / "list3.json").training[0].case_id == "a"
+
+
+def test_a_list_that_stands_twice_in_a_split_loses_no_case(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    path.write_text('{"train": ["a"], "train": ["b"], "val": ["c"], "test": ["d"]}')
+    with pytest.raises(DatalistError, match=r"split\.json has the key 'train' twice"):
+        read_split_file(path)
