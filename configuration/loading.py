@@ -39,7 +39,7 @@ def load(path: Path) -> dict[str, Any]:
     """A configuration file, YAML or JSON, as it is written, expressions and references unresolved.
 
     Raises:
-        ValueError: it is neither, has a key twice, or is no mapping; names the file.
+        ValueError: it is neither, has a key twice, or is not a mapping; names the file.
     """
     try:
         # MONAI reads in the encoding of the locale.

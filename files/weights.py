@@ -42,7 +42,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if odd := [name for name, value in weights.items() if not _is_plain(value)]:
         raise ValueError(
             f"'{path}' holds sparse, complex or empty tensors in {', '.join(odd[:_SHOWN])}, which "
-            "are no weights: save network.state_dict()"
+            "are not weights: save network.state_dict()"
         )
     if bad := [name for name, value in weights.items() if not _is_finite(value)]:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""

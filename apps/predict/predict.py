@@ -79,7 +79,7 @@ def open_run(
     Raises:
         ValueError: there is no such bundle, image, file, setting, device or weights, the weights
             do not fit, two masks would have one name, another prediction writes to ``output``, or
-            DICOM SEG is wanted without highdicom or of an image that is no DICOM.
+            DICOM SEG is wanted without highdicom or of an image that is not DICOM.
     """
     processes = processes or Processes()
     if wanted.dicom_seg:
