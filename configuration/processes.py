@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +12,12 @@ from datetime import timedelta
 import torch
 
 __all__ = ["Processes", "join_ranks"]
+
+#: Seconds between the end of a group and that of the process. A thread of Gloo releases a tensor
+#: after the operation is known to be complete. If the interpreter has ended by then, PyTorch aborts
+#: the process: "terminate called without an active exception"
+#: (https://github.com/pytorch/pytorch/pull/179291).
+_REST = 1.0
 
 
 def join_ranks(backend: str, minutes: float = 10.0) -> None:
@@ -90,8 +97,9 @@ class Processes:
         join_ranks("nccl" if self.device.type == "cuda" else "gloo", minutes)
 
     def leave(self) -> None:
-        """End the group."""
+        """End the group, and give its threads time to release what they sent."""
         torch.distributed.destroy_process_group()
+        time.sleep(_REST)
 
     def meet(self, hours: float = 24.0) -> None:
         """Wait until every process has come here.
