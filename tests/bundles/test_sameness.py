@@ -209,3 +209,10 @@ def test_every_setting_is_read(bundle: str) -> None:
     for setting in settings(bundle).keys() - by_name:
         rest = yaml.safe_dump({name: value for name, value in content.items() if name != setting})
         assert re.search(rf"@{setting}\b", rest), setting
+
+
+@pytest.mark.parametrize("bundle", [*FLAGSHIPS, *PAPERS])
+def test_configurations_read_alike_in_every_locale(bundle: str) -> None:
+    """MONAI opens them in the encoding of the locale, which is not UTF-8 everywhere."""
+    for path in (BUNDLES / bundle / "configs").rglob("*"):
+        assert not path.is_file() or path.read_bytes().isascii(), path
