@@ -19,6 +19,7 @@ from mixseg.configuration.record import is_run
 from mixseg.configuration.settings import settings_of, suggestion
 from mixseg.data.datalist import Datalist, DatalistError
 from mixseg.data.find import find_datalist
+from mixseg.files.lock import claim
 
 __all__ = [
     "data_settings",
@@ -121,8 +122,8 @@ def train_bundle(
         The folder of the run.
 
     Raises:
-        ValueError: there is no such bundle, file or setting; ``output`` is missing, or holds a
-            training and it is not said what to do with it.
+        ValueError: there is no such bundle, file or setting; ``output`` is missing, in use, or
+            holds a training and it is not said what to do with it.
         ChildProcessError: the training failed; says why.
     """
     processes = processes or Processes()
@@ -152,6 +153,9 @@ def train_bundle(
     given |= {
         name: True for name, wanted in (("resume", resume), ("overwrite", overwrite)) if wanted
     }
+    if processes.first:
+        # The run claims the folder, after it was logged there: not beside one under way.
+        claim(output, "this training").lock.release()
     log = output / ("train.log" if processes.first else f"train_{processes.rank}.log")
     quiet = not processes.first
     run_bundle("training", files, given, log, verbose=verbose and not quiet, quiet=quiet)
@@ -188,7 +192,8 @@ def evaluate_run(
         The folder of the scores.
 
     Raises:
-        ValueError: there is no such run, file, split or setting, or there are no weights.
+        ValueError: there is no such run, file, split or setting, there are no weights, or
+            ``output`` is in use.
         ChildProcessError: the evaluation failed; says why.
     """
     if split not in SPLITS:
@@ -202,7 +207,8 @@ def evaluate_run(
     output = output_folder(run, folder, output, split)
     given |= data_settings(data, files, given) | _places(folder, output, device)
     given |= {"checkpoint": weights.resolve(), "split": split}
-    run_bundle("evaluating", files, given, output / "evaluate.log", verbose=verbose)
+    with claim(output, "this evaluation"):
+        run_bundle("evaluating", files, given, output / "evaluate.log", verbose=verbose)
     return output
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner, Result
 
 from mixseg.apps.bundle import folds, workflow
@@ -46,6 +47,22 @@ def bundle(tmp_path: Path) -> Path:
 
 def run(*words: object) -> Result:
     return CliRunner(env={"COLUMNS": "300"}).invoke(app, list(map(str, words)))
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_folder_in_use_is_left_alone(
+    command: str, tmp_path: Path, bundle: Path, runs: Runs
+) -> None:
+    (tmp_path / "data").mkdir()
+    (bundle / "models").mkdir()
+    (bundle / "models" / "model.pt").touch()
+    output = tmp_path / "run"
+    output.mkdir()
+    with FileLock(output / ".lock"):
+        refused = run(command, bundle, "--data", tmp_path / "data", "-o", output)
+    assert refused.exit_code == 1
+    assert f"'{output}' is in use: another process is running" in refused.output
+    assert (runs, list(output.iterdir())) == ([], [output / ".lock"])
 
 
 def test_a_training_gets_its_places_and_settings(tmp_path: Path, bundle: Path, runs: Runs) -> None:
