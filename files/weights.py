@@ -39,10 +39,10 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"'{path}' holds no state dict and is not the full state of a training: give the "
             "model.pt or model_last.pt of a training, or save network.state_dict()"
         )
-    if odd := [name for name, value in weights.items() if not _is_plain(value)]:
+    if odd := [name for name, value in weights.items() if not _is_plain(name, value)]:
         raise ValueError(
-            f"'{path}' holds sparse, complex or empty tensors in {', '.join(odd[:_SHOWN])}, which "
-            "are not weights: save network.state_dict()"
+            f"'{path}' holds sparse, complex, empty or integer tensors in "
+            f"{', '.join(odd[:_SHOWN])}, which are not weights: save network.state_dict()"
         )
     if bad := [name for name, value in weights.items() if not _is_finite(value)]:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
@@ -99,8 +99,11 @@ def _unreadable(path: str | os.PathLike[str], reason: str) -> _UnreadableError:
     return _UnreadableError(f"'{path}' cannot be read as weights: {reason}")
 
 
-def _is_plain(value: Tensor) -> bool:
-    return value.layout == torch.strided and not (value.is_complex() or value.is_meta)
+def _is_plain(name: str, value: Tensor) -> bool:
+    if value.layout != torch.strided or value.is_complex() or value.is_meta:
+        return False
+    # Counts of batches and tables of positions are integers, quantized weights are, too.
+    return value.is_floating_point() or not name.endswith((".weight", ".bias"))
 
 
 def _is_finite(value: Tensor) -> bool:

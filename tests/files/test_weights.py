@@ -90,9 +90,9 @@ def test_a_torchscript_is_called_one(tmp_path: Path) -> None:
     [
         (torch.tensor([1.0, float("nan")]), "not finite in b"),
         (torch.tensor([1e300], dtype=torch.double), "not finite in b"),
-        (torch.tensor([1 + 2j]), "sparse, complex or empty tensors in b"),
-        (torch.eye(3).to_sparse(), "sparse, complex or empty tensors in b"),
-        (torch.empty(2, device="meta"), "sparse, complex or empty tensors in b"),
+        (torch.tensor([1 + 2j]), "sparse, complex, empty or integer tensors in b"),
+        (torch.eye(3).to_sparse(), "sparse, complex, empty or integer tensors in b"),
+        (torch.empty(2, device="meta"), "sparse, complex, empty or integer tensors in b"),
     ],
 )
 def test_values_that_a_network_would_change_are_refused(
@@ -107,4 +107,16 @@ def test_a_zip_of_something_else_is_refused(file: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a.txt", "x")
     with pytest.raises(ValueError, match="cannot be read as weights"):
+        read_weights(file)
+
+
+def test_integers_are_counts_but_never_weights(file: Path) -> None:
+    counts = {
+        "norm.num_batches_tracked": torch.tensor(3),
+        "relative_position_index": torch.arange(2),
+    }
+    torch.save({**WEIGHTS, **counts}, file)
+    assert read_weights(file).keys() == {*WEIGHTS, *counts}
+    torch.save({**WEIGHTS, "head.weight": torch.ones(2, dtype=torch.int8)}, file)
+    with pytest.raises(ValueError, match=r"integer tensors in head\.weight"):
         read_weights(file)
