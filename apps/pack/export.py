@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,8 @@ from mixseg.networks.tracing import example_shapes
 
 #: Largest difference of the logits, relative to the largest logit where that is above one.
 TOLERANCE = 1e-4
+#: What PyTorch's zip writer says where the disk is full; it raises a RuntimeError.
+_WRITER = re.compile(r"inline_container|PytorchStreamWriter|unexpected pos|file write failed")
 
 
 def missing_for_onnx() -> list[str]:
@@ -82,9 +85,11 @@ def export_bundle(
                     free = onnx_options(len(image["spatial_shape"]))
                     monai.bundle.onnx_export(**options, converter_kwargs=free)
         except (OSError, RuntimeError) as error:
-            # PyTorch reports a full disk as a RuntimeError of its zip writer.
+            cause = cause_of(error)
+            if not (isinstance(cause, OSError) or _WRITER.search(str(cause))):
+                raise ValueError(f"the network cannot be exported: {cause}") from error
             raise OSError(
-                f"{output} could not be written ({cause_of(error)}): if the disk is full, make "
+                f"{output} could not be written ({cause}): if the disk is full, make "
                 "room, or choose another --output"
             ) from error
         exported = ExportedNetwork(file)

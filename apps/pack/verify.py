@@ -28,6 +28,7 @@ from mixseg.apps.pack.checks.files import (
     NotChecked,
     check_checksums,
     check_compiled,
+    check_hidden_modules,
     check_large_files,
     check_links,
     check_sizes,
@@ -101,6 +102,7 @@ def check_release(bundle: Path) -> list[str]:
 FILE_CHECKS: dict[str, Check] = {
     "checksums": check_checksums,
     "compiled code": check_compiled,
+    "hidden modules": check_hidden_modules,
     "files": check_files,
     "name": check_name,
     "metadata": check_metadata,

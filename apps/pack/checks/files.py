@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -64,6 +66,19 @@ def check_compiled(bundle: Path) -> list[str]:
         f"{path.relative_to(bundle).as_posix()} is compiled code, which nobody can read: delete it"
         for path in sorted(bundle.rglob("*"))
         if path.suffix in (".pyc", ".pyo", ".so", ".pyd")
+    ]
+
+
+def check_hidden_modules(bundle: Path) -> list[str]:
+    """No file hides a module of Python or of a package from what is run in the bundle's folder."""
+    own = {"mixseg"} if is_packed(bundle) else set()
+    known = {*sys.stdlib_module_names, *packages_distributions()} - own
+    places = [*bundle.glob("*.py"), *(path.parent for path in bundle.glob("*/__init__.py"))]
+    return [
+        f"{place.name} hides the module {place.stem} from what is run in this folder: rename it, "
+        "or delete it"
+        for place in sorted(places)
+        if place.stem in known
     ]
 
 

@@ -105,17 +105,28 @@ def test_what_cannot_be_exported_is_said(
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_a_full_disk_is_said(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        # PyTorch's words for a full disk.
+        (
+            "unexpected pos 94656 vs 94608",
+            "could not be written (unexpected pos 94656 vs 94608): if the disk is full",
+        ),
+        ("no kernel for this operation", "the network cannot be exported: no kernel for this"),
+    ],
+)
+def test_a_full_disk_is_told_from_a_network_that_cannot_be_exported(
+    error: str, said: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise RuntimeError("unexpected pos 94656 vs 94608")  # PyTorch's words for it
+    def fail(*_: object) -> None:
+        raise RuntimeError(error)
 
-    monkeypatch.setattr(module.torch, "save", full)
+    monkeypatch.setattr(module.torch, "save", fail)
     output = tmp_path / "out" / "model.ts"
     status, text = invoke(*narrow(weights, output), "--format", "ts", "--branch", "student")
     assert status == 1
-    assert "could not be written (unexpected pos 94656 vs 94608): if the disk is full" in text
+    assert said in text
     assert not list(output.parent.iterdir())
 
 

@@ -19,6 +19,7 @@ from mixseg.apps.pack.checks.configs import check_files, check_packages
 from mixseg.apps.pack.checks.files import (
     check_checksums,
     check_compiled,
+    check_hidden_modules,
     check_weight_values,
 )
 from mixseg.apps.pack.checks.network import check_code, check_network
@@ -193,6 +194,20 @@ def test_what_is_not_listed_is_a_fault(folder: Path, name: str, content: bytes) 
         assert check_compiled(folder) == [
             f"{name} is compiled code, which nobody can read: delete it"
         ]
+
+
+@pytest.mark.parametrize("name", ["torch.py", "json.py", "monai/__init__.py"])
+def test_a_file_that_hides_a_module_is_a_fault(folder: Path, name: str) -> None:
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "torch.py").touch()  # scripts.torch hides nothing
+    assert check_hidden_modules(folder) == []
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    write_sums(folder)  # listed or not
+    (fault,) = check_hidden_modules(folder)
+    place = Path(name).parts[0]
+    assert fault.startswith(f"{place} hides the module {place.removesuffix('.py')} from what is")
 
 
 def test_weights_with_nan_are_a_fault(folder: Path) -> None:
