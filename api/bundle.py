@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from mixseg.apps.bundle.workflow import evaluate_run, train_bundle
 from mixseg.apps.predict.predict import open_run
 from mixseg.apps.predict.run import PredictionRun, Wanted
 from mixseg.configuration.loading import load
+from mixseg.files.documents import read_object
 from mixseg.files.reading import is_picture, open_volume
 
 __all__ = ["Bundle", "CaseResult"]
@@ -233,8 +233,7 @@ class Bundle:
             settings=settings,
             device=self.device,
         )
-        summary: dict[str, Any] = json.loads((scores / "summary.json").read_text(encoding="utf-8"))
-        return summary
+        return read_object(scores / "summary.json")
 
     def _predict(
         self,

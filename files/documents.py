@@ -1,4 +1,4 @@
-"""JSON files that users write or download."""
+"""JSON files: those that users write or download, and those of an earlier run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json"]
+__all__ = ["read_json", "read_object"]
 
 #: Larger files are not descriptions of data.
 _MOST_BYTES = 256 << 20
@@ -38,6 +38,27 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is not text in UTF-8: save it as UTF-8") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def read_object(path: str | os.PathLike[str], *needed: str) -> dict[str, Any]:
+    """The content of a JSON file that this package wrote.
+
+    Args:
+        path: the file.
+        *needed: names that the caller reads.
+
+    Raises:
+        ValueError: see :func:`read_json`; or it is not an object with these names. The file is
+            named.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold a JSON object: restore or delete the file")
+    if missing := [name for name in needed if name not in content]:
+        raise ValueError(
+            f"{path} has no '{missing[0]}', which mixseg writes there: restore or delete the file"
+        )
+    return content
 
 
 class _ContentError(Exception):

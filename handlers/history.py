@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mixseg.data.samplers import process_share
 from mixseg.files.atomic import strict_json, write_bytes_atomic, write_csv
+from mixseg.files.documents import read_object
 from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import validate
 from mixseg.report.cases import CasePanel, plot_cases
@@ -109,7 +109,7 @@ class History:
         self._began = self.clock()
         path = self.output_dir / "training.json"
         # A training that starts again has removed the file.
-        earlier = json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.is_file() else []
+        earlier = read_object(path, "sessions")["sessions"] if path.is_file() else []
         session = {"device": str(engine.state.device), "precision": engine.precision}
         self._sessions = [*earlier, {**session, "seconds": 0.0, "ended": "under way"}]
 

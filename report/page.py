@@ -26,6 +26,7 @@ import yaml
 from PIL import Image
 
 from mixseg.files.atomic import write_text_atomic
+from mixseg.files.documents import read_object
 from mixseg.metrics.scores import CaseScore
 from mixseg.metrics.summary import summarize
 from mixseg.report.agreement import agreement, bland_altman_figure, volume_figure
@@ -584,15 +585,7 @@ def _pictures(folder: Path, wanted: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def _json(path: Path) -> dict[str, Any]:
     """Content of a JSON file; empty where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"'{path}' is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{path}' is no JSON object")
-    return content
+    return read_object(path) if path.is_file() else {}
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mixseg.configuration.settings import settings_of
 from mixseg.data.datalist import Datalist, data_hash
 from mixseg.data.folds import fold_datalist, full_patients
 from mixseg.files.atomic import ensure_writable, strict_json, write_text_atomic
+from mixseg.files.documents import read_object
 from mixseg.files.provenance import sha256_of
 from mixseg.metrics.scores import CaseScore
 from mixseg.report.page import try_to_write_page
@@ -129,7 +129,7 @@ def cross_validate(
             show(f"{name}: test", "heading")
             evaluate_run(run, output=scores, device=device, verbose=verbose)
         rows += read_metrics_csv(scores / "metrics.csv")
-        tested = json.loads((scores / "summary.json").read_text(encoding="utf-8"))
+        tested = read_object(scores / "summary.json")
         spacings |= tested.get("spacing_mm", {})
     write_metrics_csv(rows, output / "metrics.csv")
     write_summary(
@@ -169,7 +169,7 @@ def _refuse_another(output: Path, request: Mapping[str, Any]) -> None:
     """Refuse a folder with other folds; else note what these are."""
     path = output / _REQUEST_NAME
     if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_object(path)
         if changed := [name for name in request if earlier.get(name) != request[name]]:
             raise ValueError(
                 f"'{output}' holds a cross-validation of other {', '.join(changed)}: choose "

@@ -35,6 +35,7 @@ from mixseg.configuration.loading import load, overlays
 from mixseg.configuration.record import is_run
 from mixseg.configuration.yaml_text import set_values
 from mixseg.files.atomic import strict_json, write_atomically, write_text_atomic
+from mixseg.files.documents import read_object
 from mixseg.networks.dual_branch.base import present_names
 
 # Overlays of the repository alone.
@@ -96,7 +97,7 @@ def write_index(path: Path, target: Path, digest: str, repo: str) -> None:
         repo: ``OWNER/REPOSITORY/TAG`` of the release that the zip is attached to.
     """
     owner, name, tag = repo.split("/")
-    index = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    index = read_object(path) if path.is_file() else {}
     index[target.stem] = {
         "checksum": digest,
         "checksum_type": "sha256",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from mixseg.apps.bundle.workflow import evaluate_run, train_bundle, training_fil
 from mixseg.configuration.settings import settings_of
 from mixseg.data.phantom.dataset import split_sizes, write_phantom
 from mixseg.files.atomic import strict_json, write_text_atomic
+from mixseg.files.documents import read_object
 from mixseg.files.provenance import environment
 
 BUNDLE = "acdc_lv_mixed"
@@ -99,7 +99,7 @@ class Quickstart:
             self.state_path.unlink(missing_ok=True)
         self.output.mkdir(parents=True, exist_ok=True)
         if self.state_path.is_file():
-            state = json.loads(self.state_path.read_text(encoding="utf-8"))
+            state = read_object(self.state_path, "settings", "seconds", "done")
             if state["settings"] != self.settings:
                 raise ValueError(
                     f"'{self.output}' holds a quickstart with other settings; "
@@ -151,8 +151,9 @@ class Quickstart:
         runs = {}
         for run in RUNS:
             path = self.output / run / "test" / "summary.json"
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            kept = {name: summary[name] for name in ("scores", "configuration", "data_hash")}
+            names = ("scores", "configuration", "data_hash")
+            summary = read_object(path, *names)
+            kept = {name: summary[name] for name in names}
             # As typed in the repository: no path of this machine.
             kept["commands"] = self._commands(run, Path(), Path("quickstart"))
             runs[run] = kept

@@ -17,6 +17,7 @@ from mixseg.apps.self_train.proposals import Proposals, propose_masks
 from mixseg.apps.self_train.table import write_rounds
 from mixseg.configuration.loading import load
 from mixseg.files.atomic import ensure_writable, strict_json, write_text_atomic
+from mixseg.files.documents import read_object
 from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, sha256_of
 
@@ -96,14 +97,8 @@ def _open(output: Path, settings: dict[str, Any]) -> None:
     if not path.is_file():
         write_text_atomic(path, strict_json(wanted))
         return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        other = sorted(k for k in found.keys() | wanted if found.get(k) != wanted.get(k))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(
-            f"'{path}' is not a record of a self-training ({error}): choose another -o"
-        ) from error
-    if other:
+    found = read_object(path)
+    if other := sorted(k for k in found.keys() | wanted if found.get(k) != wanted.get(k)):
         raise ValueError(
             f"'{output}' holds a self-training with another {', '.join(other)}: choose "
             "another -o, or give the same options as there"
@@ -132,8 +127,7 @@ class _Rounds:
             proposals = self._propose(number)
             self.show(f"round {number}: training", "heading")
             self._train(number, proposals)
-        content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        return {**content, "scores": {"validation": self.score(number, "validation")}}
+        return {**read_object(record), "scores": {"validation": self.score(number, "validation")}}
 
     def _propose(self, number: int) -> Proposals:
         before = round_folder(self.output, number - 1)
@@ -206,7 +200,7 @@ class _Rounds:
             typed: dict[str, object] = {"split": split, **self._given_device, **settings}
             self.show(mixseg_command("evaluate", folder, typed), "command")
             evaluate_run(folder, split=split, settings=settings, device=self.device)
-        scores: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))["scores"]
+        scores: dict[str, Any] = read_object(summary, "scores")["scores"]
         branch = load(folder / "configs" / "inference.yaml").get("branch")
         return dict(scores[branch] if branch in scores else next(iter(scores.values())))
 

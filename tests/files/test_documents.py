@@ -1,4 +1,4 @@
-"""JSON that people write by hand."""
+"""JSON that people write by hand, and that of earlier runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mixseg.files.documents import read_json
+from mixseg.files.documents import read_json, read_object
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,20 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
     path = tmp_path / "list.json"
     path.write_bytes(b'\xef\xbb\xbf{"a": [1.5, null, true]}')
     assert read_json(path) == {"a": [1.5, None, True]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"scores": {', "is not valid JSON"),
+        ('[{"scores": {}}]', "does not hold a JSON object: restore or delete the file"),
+        ('{"folds": 3}', "has no 'scores', which mixseg writes there"),
+    ],
+)
+def test_a_damaged_file_of_an_earlier_run_is_named(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"summary\.json {message}"):
+        read_object(path, "scores")

@@ -380,7 +380,7 @@ def test_what_holds_nothing_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds nothing to report: give the folder of a training"):
         write_page(tmp_path)
     (tmp_path / "report.json").write_text("{")
-    with pytest.raises(ValueError, match=r"report\.json' is no JSON"):
+    with pytest.raises(ValueError, match=r"report\.json is not valid JSON"):
         write_page(tmp_path)
 
 
