@@ -4,12 +4,11 @@
 
 DATA holds `acdc/` and `la/` (docs/data.md). Scans are copied into temporary folders; `mixseg label`
 starts a real server on the CPU for each of the two bundles, and everything that follows goes
-through its REST interface, in the form in which 3D Slicer's plugin sends it. The command fails at
-the first thing that is not as it should be, and writes what it measured to
-benchmarks/results/label_end_to_end.json, with its log beside it. Where a bundle has no weights,
-what `mixseg label` is told is added with --acdc and --la:
-
-    --acdc "--checkpoint model.pt --features [8,16,32,64,128]"
+through its REST interface, in the form in which 3D Slicer's plugin sends it. Two more servers
+measure what a model learns from five scribbled scans: one that starts from the weights that ship,
+one from random weights and a single mask. The command fails at the first thing that is not as it
+should be, and writes what it measured to benchmarks/results/label_end_to_end.json, with its log
+beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -31,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from label_improvement import EPOCH_LENGTH, SCRIBBLED, measure
 from label_server import Case, Log, Server, check, is_locked, load, sha256, wait_for
 from monai.bundle import ConfigParser
 from scipy.ndimage import binary_dilation, binary_erosion
@@ -40,6 +39,7 @@ from mixseg.files.provenance import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SCANS = 6
+HEART = "acdc_lv_mixed"
 PACKAGES = ("monailabel", "monai", "pydicom", "dicomweb-client", "numpy", "torchvision")
 SLICER_BATCH = {"device": "cuda", "multi_gpu": True, "gpus": "all", "label_tag": "original"}
 
@@ -184,17 +184,22 @@ def killed(case: Case, server: Server, log: Log, epochs: int) -> None:
     }
 
 
+def started(case: Case, log: Log, scans: int) -> Server:
+    """A server, and what it says of its model."""
+    server = Server(case, log, "start")
+    info = server.call("GET", "/info/")
+    case.answers["arguments"] = case.options
+    case.answers["labels"] = info["models"][case.name]["labels"]
+    case.answers["options"] = info["trainers"][case.name]["config"]
+    case.answers["strategies"] = sorted(info["strategies"])
+    check(info["datastore"]["total"] == scans, f"{scans} scans are served", log)
+    return server
+
+
 def run_case(case: Case, log: Log) -> dict[str, Any]:
     try:
-        server = Server(case, log, "start")
-        info = server.call("GET", "/info/")
-        # Files by their names alone: folders are those of one machine.
-        case.answers["arguments"] = [Path(word).name for word in case.options]
+        server = started(case, log, SCANS)
         case.answers["weights"] = sha256(case.folder / "models" / "model.pt")
-        case.answers["labels"] = info["models"][case.name]["labels"]
-        case.answers["options"] = info["trainers"][case.name]["config"]
-        case.answers["strategies"] = sorted(info["strategies"])
-        check(info["datastore"]["total"] == SCANS, f"{SCANS} scans are served", log)
         annotate(case, server, log)
         unseen = sorted({p.name[:-7] for p in case.studies.glob("*.nii.gz")} - {*case.masks})[-1]
         before = compare_inference(case, server, unseen, "before training", log)
@@ -230,21 +235,62 @@ def copied(source: Path, scans: list[str], studies: Path) -> None:
         shutil.copyfile(source / "image" / f"{scan}.nii.gz", studies / f"{scan}.nii.gz")
 
 
-def acdc_case(data: Path, bundle: str, work: Path, options: list[str]) -> Case:
+def drawn_by_hand(data: Path, scan: str) -> np.ndarray:
+    """The left ventricle in the scribbles of ACDC, 2 where unlabeled."""
+    drawn = load(data / "scribble" / f"{scan}.nii.gz")
+    return np.select([drawn == 3, drawn < 3], [1, 0], 2).astype(np.uint8)
+
+
+def ventricle(data: Path, scan: str) -> np.ndarray:
+    """The left ventricle in the masks of ACDC."""
+    return (load(data / "label" / f"{scan}.nii.gz") == 3).astype(np.uint8)
+
+
+def acdc_case(data: Path, bundle: str, work: Path) -> Case:
     """End-diastolic frames; the left ventricle, with the scribbles drawn by hand."""
     patients = json.loads((data / "split.json").read_text())["train"]
     frames = {p.name[:-7] for p in (data / "image").glob("*_frame01.nii.gz")}
     scans = [f"{p}_frame01" for p in patients if f"{p}_frame01" in frames][:SCANS]
     copied(data, scans, work / "acdc")
-    masks = {scans[0]: (load(data / "label" / f"{scans[0]}.nii.gz") == 3).astype(np.uint8)}
-    scribbles = {}
-    for scan in scans[1:3]:
-        drawn = load(data / "scribble" / f"{scan}.nii.gz")
-        scribbles[scan] = np.select([drawn == 3, drawn < 3], [1, 0], 2).astype(np.uint8)
-    return Case("acdc_lv_confkd", bundle, work / "acdc", options, masks, scribbles, 5)
+    masks = {scans[0]: ventricle(data, scans[0])}
+    scribbles = {scan: drawn_by_hand(data, scan) for scan in scans[1:3]}
+    return Case(HEART, bundle, work / "acdc", [], masks, scribbles, 5)
 
 
-def la_case(data: Path, bundle: str, work: Path, options: list[str]) -> Case:
+def learn(data: Path, bundle: str, work: Path, log: Log, *, anew: bool) -> dict[str, Any]:
+    """Scores before and after five scribbled scans, on other patients of the test split.
+
+    The scribbled patients are from the test split, too: the weights that ship know none of them.
+    """
+    scans = {
+        patient: sorted(p.name[:-7] for p in (data / "image").glob(f"{patient}_*.nii.gz"))
+        for patient in json.loads((data / "split.json").read_text())["test"]
+    }
+    drawn = [frames[0] for frames in list(scans.values())[:SCRIBBLED]]
+    masked = [list(scans.values())[SCRIBBLED][0]] if anew else []
+    scored = [frame for frames in list(scans.values())[SCRIBBLED + 1 :] for frame in frames]
+    studies = work / ("anew" if anew else "shipped")
+    copied(data, [*drawn, *masked, *scored], studies)
+    case = Case(
+        HEART,
+        bundle,
+        studies,
+        ["--from-scratch"] if anew else [],
+        {scan: ventricle(data, scan) for scan in masked},
+        {scan: drawn_by_hand(data, scan) for scan in drawn},
+        EPOCH_LENGTH,
+        port=free_port(),
+    )
+    try:
+        server = started(case, log, len(drawn + masked + scored))
+        measure(case, {scan: ventricle(data, scan) for scan in scored}, server, log)
+    finally:
+        for server in case.servers:
+            server.stop(signal.SIGTERM)
+    return {name: case.answers[name] for name in ("arguments", "scored", "steps", "rounds")}
+
+
+def la_case(data: Path, bundle: str, work: Path) -> Case:
     """Left atrium; strokes are the core of every eighth slice and a ring around it."""
     scans = json.loads((data / "split.json").read_text())["train"][:SCANS]
     copied(data, scans, work / "la")
@@ -261,7 +307,14 @@ def la_case(data: Path, bundle: str, work: Path, options: list[str]) -> Case:
                 drawn[..., index][far & ~near] = 0
                 drawn[..., index][binary_erosion(plane, iterations=4)] = 1
         scribbles[scan] = drawn
-    return Case("la_confkd", bundle, work / "la", options, masks, scribbles, 3)
+    return Case("la_mixed", bundle, work / "la", [], masks, scribbles, 3)
+
+
+def free_port() -> int:
+    """A port that no server listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def installed(package: str) -> str | None:
@@ -276,8 +329,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("MIXSEG_DATA"))
     parser.add_argument("--bundles", type=Path, help="folder of the bundles, else by their names")
-    parser.add_argument("--acdc", default="", help="further arguments of mixseg label")
-    parser.add_argument("--la", default="", help="further arguments of mixseg label")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -289,22 +340,24 @@ def main() -> None:
         (arguments.output / "label_end_to_end.log").open("w", encoding="utf-8") as file,
     ):
         work, log = Path(folder), Log(file)
-        builds = (("acdc", acdc_case, "acdc_lv_confkd"), ("la", la_case, "la_confkd"))
-        for name, build, bundle in builds:
+        for name, build, bundle in (("acdc", acdc_case, HEART), ("la", la_case, "la_mixed")):
             source = str(arguments.bundles / bundle) if arguments.bundles else bundle
-            options = shlex.split(getattr(arguments, name))
-            case = build(arguments.data / name, source, work, options)
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                case.port = free.getsockname()[1]
+            case = build(arguments.data / name, source, work)
+            case.port = free_port()
             log(f"--- {case.name}: {SCANS} scans, one complete mask, two scribbled")
             results[case.name] = run_case(case, log)
+        source = str(arguments.bundles / HEART) if arguments.bundles else HEART
+        learned = {}
+        for name, anew in (("weights that ship", False), ("random weights", True)):
+            log(f"--- {HEART}: {name}, and {SCRIBBLED} scribbled scans")
+            learned[name] = learn(arguments.data / "acdc", source, work, log, anew=anew)
         total = round(time.monotonic() - log.started, 1)
         log(f"everything: {total} s")
     content = {
         "benchmark": "label_end_to_end",
         "packages": {name: installed(name) for name in PACKAGES},
         "bundles": results,
+        "five scribbled scans": learned,
         "seconds": {**log.seconds, "everything": total},
         **environment(),
     }

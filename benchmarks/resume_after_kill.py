@@ -5,12 +5,12 @@
 
 A tiny run of each 2D bundle (synthetic volumes or pictures made here, every kind of state: dropout,
 moving averages, peers, projection heads, discriminators, learned weights of instances, rate
-schedule, ramps, random flips) is trained once without interruption and once killed with SIGKILL ten
-times, each time resumed with ``--resume true``. The moments are drawn with a seed: the run is
-killed within one epoch's time after it has written 0, 1 or 2 checkpoints of its own, so kills fall
-into start-up, iterations, validations, drawings and writes. The command fails unless every tensor
-of the final weights and of the final checkpoint is equal. A bundle's entry of the result file is
-replaced; the others stay.
+schedule, ramps, random augmentation) is trained once without interruption and once killed with
+SIGKILL ten times, each time resumed with ``--resume true``. The moments are drawn with a seed: the
+run is killed within one epoch's time after it has written 0, 1 or 2 checkpoints of its own, so
+kills fall into start-up, iterations, validations, drawings and writes. The command fails unless
+every tensor of the final weights and of the final checkpoint is equal. A bundle's entry of the
+result file is replaced; the others stay.
 """
 
 from __future__ import annotations
@@ -82,6 +82,17 @@ INDICATORS: dict[str, Any] = {
 #: Settings of each bundle's method, or of a row after ``:``; ramps pass half of the run, so that
 #: kills find them on their way.
 METHODS: dict[str, dict[str, Any]] = {
+    # The recipe: its own augmentation and schedule, and bfloat16 where the processor has it.
+    "acdc_lv_mixed": {
+        "num_partial": 2,
+        "batch_full": 2,
+        "batch_partial": 2,
+        "weak_label": "erosion",
+        "slice_size": SIZE,
+        "crop_size": [SIZE, SIZE],
+        "spatial_size": [SIZE, SIZE],
+        "lr_power": None,
+    },
     "acdc_lv_confkd": {**SCRIBBLED, "ramps": {"lambda_ent": 40}},
     "acdc_lv_confkd:single": {
         **SCRIBBLED,
