@@ -34,6 +34,7 @@ from label_server import Case, Log, Server, check, is_locked, load, sha256, wait
 from monai.bundle import ConfigParser
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from mixseg.engines.precision import autocast_dtype
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment
 
@@ -56,7 +57,7 @@ def own_inference(case: Case, scan: str) -> np.ndarray:
 
 
 def own_entropy(case: Case, scan: str) -> float:
-    """Normalized entropy in float64, from the network's own logits."""
+    """Normalized entropy in float64, from the network's own logits in the bundle's precision."""
     parser = ConfigParser(
         dict(ConfigParser.load_config_file(case.folder / "configs/inference.yaml"))
     )
@@ -67,8 +68,10 @@ def own_entropy(case: Case, scan: str) -> float:
     image = parser.get_parsed_content("preprocessing")(
         {"image": str(case.studies / f"{scan}.nii.gz")}
     )["image"]
-    with torch.no_grad():
-        logits = np.asarray(parser.get_parsed_content("inferer")(image[None], network)[0], float)
+    dtype = autocast_dtype(parser.get("amp", False), "cpu")
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
+        output = parser.get_parsed_content("inferer")(image[None], network)[0]
+    logits = torch.as_tensor(output).double().numpy()
     p = np.exp(logits - logits.max(0))
     p /= p.sum(0)
     return float(-(p * np.log(np.maximum(p, 1e-300))).sum(0).mean() / np.log(len(p)))

@@ -12,6 +12,7 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 
 from mixseg.apps.label.brush import segment_names
 from mixseg.apps.label.model import model_classes
+from mixseg.engines.precision import autocast_dtype
 from mixseg.losses.entropy import shannon_entropy
 
 __all__ = ["StudentInferTask"]
@@ -20,11 +21,12 @@ __all__ = ["StudentInferTask"]
 class StudentInferTask(BundleInferTask):
     """``inference.yaml`` behind MONAI Label's interface.
 
-    Beyond the parent: weights must fit the network exactly, where the parent leaves what does not
-    fit at random; masks are uint8 unless the client asks for another type; two more segments are
-    offered to draw with (:class:`mixseg.apps.label.brush.BrushLabel`); and no transform sees the
-    plain ``image_path`` that the parent puts beside ``image``, which MONAI's Spacingd takes for
-    metadata and fails on.
+    Beyond the parent: the network runs in the precision that the bundle's ``amp`` chooses on the
+    device, so that masks are those of ``monai.bundle run inference``; weights must fit the network
+    exactly, where the parent leaves what does not fit at random; masks are uint8 unless the client
+    asks for another type; two more segments are offered to draw with
+    (:class:`mixseg.apps.label.brush.BrushLabel`); and no transform sees the plain ``image_path``
+    that the parent puts beside ``image``, which MONAI's Spacingd takes for metadata and fails on.
 
     Args:
         folder: the model's folder.
@@ -33,6 +35,8 @@ class StudentInferTask(BundleInferTask):
 
     def __init__(self, folder: Path, conf: Mapping[str, str]) -> None:
         super().__init__(str(folder), dict(conf), type="segmentation", load_strict=True)
+        config = self.bundle_config
+        self.amp = config.get_parsed_content("amp") if "amp" in config else False
         classes = model_classes(folder)
         self.num_classes = len(classes)
         self.labels = segment_names(classes)
@@ -44,6 +48,14 @@ class StudentInferTask(BundleInferTask):
     ) -> dict[str, Any]:
         """The bundle's ``preprocessing``."""
         return self._without_texts(data, transforms, super().run_pre_transforms)
+
+    def run_inferer(
+        self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda"
+    ) -> dict[str, Any]:
+        """The bundle's ``inferer``, in its precision."""
+        dtype = autocast_dtype(self.amp, device)
+        with torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None):
+            return dict(super().run_inferer(data, convert_to_batch, device))
 
     def run_post_transforms(
         self, data: dict[str, Any], transforms: Sequence[Callable]

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (docs/monai_label.md)")
 
@@ -19,6 +20,7 @@ from mixseg.apps.label import scoring as active
 from mixseg.apps.label.datastore import LabelDatastore
 from mixseg.apps.label.inference import StudentInferTask
 from mixseg.apps.label.model import make_model_folder
+from mixseg.engines import precision
 
 BUNDLES = Path(__file__).resolve().parents[3] / "bundles"
 EXTENSIONS = ["*.nii.gz"]
@@ -88,6 +90,26 @@ def test_the_mask_is_the_scan_s_grid_and_the_entropy_a_share(
     np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
     assert answer["label_names"] == task.labels
     assert 0 < task.entropy(str(tmp_path / "scan.nii.gz"), "cpu") < 1
+
+
+def test_the_network_runs_in_the_bundle_s_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    settings = {"features": [2, 4, 4], "crop_size": [32, 32], "spatial_size": [16, 16]}
+    make_model_folder(BUNDLES / "acdc_lv_mixed", folder, None, settings)
+    task = StudentInferTask(folder, {})
+    network = task.bundle_config.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(folder / "models" / "model.pt", weights_only=True))
+    image = torch.rand(1, 16, 16, 1)
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(precision, "_has_native_bfloat16", lambda native=native: native)
+        data = {"image": image, "model_filename": "model.pt", "logging": "WARNING"}
+        found = task.run_inferer(data, device="cpu")["pred"]
+        inferer = task.bundle_config.get_parsed_content("inferer")
+        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=native):
+            wanted = inferer(image[None], network.eval())[0]
+        assert torch.equal(torch.as_tensor(found), torch.as_tensor(wanted))
 
 
 @pytest.fixture
