@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 
 __all__ = ["PARENT_VARIABLE", "end_with_parent"]
 
@@ -32,7 +33,8 @@ def end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == int(parent):
             time.sleep(_INTERVAL)
-        print(f"process {parent}, which started this one, is gone", file=sys.stderr)
+        with suppress(OSError):  # the reader may be gone, too
+            print(f"process {parent}, which started this one, is gone", file=sys.stderr)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="end with parent", daemon=True).start()

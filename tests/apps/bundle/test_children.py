@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -25,8 +26,9 @@ time.sleep(120)
 
 
 def command(note: Path) -> None:
-    """Starts a run and waits for its end."""
-    with child([sys.executable, "-c", _RUN, str(note)], os.environ) as process:
+    """Starts a run and waits for its end, as the one reader of what it prints."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with child([sys.executable, "-c", _RUN, str(note)], os.environ, **pipes) as process:
         process.wait()
 
 
