@@ -432,11 +432,11 @@ def journeys_block(root: Path) -> str:
         rows.append([title, walk["cases"], _reached(name, walk), *times, memory])
     below = []
     if walks:
-        one = next(iter(walks.values()))
+        machines = sorted({walk["hardware"]["cpu"] for walk in walks.values()})
         threads = sorted({walk["threads"] for walk in walks.values()})
         busy = any(walk["load_before"] > 0.5 for walk in walks.values())
         below.append(
-            f"{one['hardware']['cpu']}, {', '.join(map(str, threads))} thread"
+            f"{' and '.join(machines)}, {', '.join(map(str, threads))} thread"
             f"{'s' * (threads != [1])}" + (", beside other work." if busy else ".")
         )
     return table(heads, rows, *below, texts=3)
