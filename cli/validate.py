@@ -29,7 +29,7 @@ def validate(
     """
     from mixseg.data.checks import validate_datalist
     from mixseg.data.datalist import Datalist
-    from mixseg.data.file_checks import group_faults
+    from mixseg.data.file_checks import group_faults, told_apart
 
     with clear_errors():
         loaded = Datalist.load(datalist)
@@ -44,7 +44,7 @@ def validate(
             case = f"{fault.case_id} ({fault.split})" if fault.case_id else ""
             file = fault.file
             if others:
-                names = ", ".join(Path(name).name for name in others[:20])
+                names = ", ".join(told_apart([file, *others])[1:21])
                 file += f"\nand {len(others)} more: {names}{', …' * (len(others) > 20)}"
             cells = (escape(text) for text in (file, case, fault.problem, fault.fix))
             table.add_row(f"[{style}]{fault.level}[/]", *cells)

@@ -486,10 +486,20 @@ def describe_faults(faults: Sequence[Fault]) -> list[str]:
     for fault, others in group_faults(faults):
         more = ""
         if others:
-            names = ", ".join(Path(name).name for name in others[:_MOST_NAMED])
+            names = ", ".join(told_apart([fault.file, *others])[1 : _MOST_NAMED + 1])
             more = f" (so {_files(len(others))}: {names}{', …' * (len(others) > _MOST_NAMED)})"
         lines.append(f"{fault}{more}")
     return lines
+
+
+def told_apart(paths: Sequence[str]) -> list[str]:
+    """The names of files, with as many of their folders as tell them apart."""
+    parts = [Path(path).parts for path in paths]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return list(paths)
 
 
 def _files(count: int) -> str:

@@ -13,7 +13,15 @@ from mixseg.data.folder.classes import ClassMap
 from mixseg.data.folder.contents import ImageFacts, LabelFacts, PairFacts
 from mixseg.data.folder.pairs import Pair, file_fault
 
-__all__ = ["KINDS", "Conversion", "FolderCase", "Kind", "MissingClasses", "recognize_cases"]
+__all__ = [
+    "KINDS",
+    "Conversion",
+    "FolderCase",
+    "Kind",
+    "MissingClasses",
+    "missing_labels",
+    "recognize_cases",
+]
 
 #: What a case is recognized as.
 Kind = Literal["full", "partial", "classes", "none"]
@@ -108,6 +116,19 @@ def recognize_cases(
     return cases, unlabeled, used
 
 
+def missing_labels(facts: Sequence[PairFacts]) -> list[Fault]:
+    """The faults of images that nobody labeled, where the labels cannot be told yet."""
+    return [_no_label(f.pair) for f in facts if f.pair.label is None and f.pair.scribble is None]
+
+
+def _no_label(pair: Pair) -> Fault:
+    return file_fault(
+        pair.image,
+        "the image has no label",
+        "add its label, or give --allow-unlabeled if it is meant to have none",
+    )
+
+
 def _unlabeled_values(facts: Sequence[PairFacts], classes: ClassMap) -> list[int]:
     """The values of unlabeled voxels that the files use."""
     count = len(classes.names)
@@ -191,13 +212,7 @@ def _recognize(
             faults += _empty_label(facts.label.path, allow_unlabeled)
             kind, annotated = "none", None
     if kind == "none" and facts.label is None and not allow_unlabeled:
-        faults.append(
-            file_fault(
-                pair.image,
-                "the image has no label",
-                "add its label, or give --allow-unlabeled if it is meant to have none",
-            )
-        )
+        faults.append(_no_label(pair))
     if len(faults) > before:
         return None
     return FolderCase(pair, patient, kind, facts.image, voxels, annotated)

@@ -98,7 +98,8 @@ def decide_classes(
         given = [
             x for fact in facts for x in (fact.pair.label, fact.pair.scribble) if x is not None
         ]
-        if len(given) > len(labels) and not any(set(label.counts) - {0} for label in labels):
+        lost = len(given) > len(labels) or (faults and not given)
+        if lost and not any(set(label.counts) - {0} for label in labels):
             return None  # the others have faults of their own
         codes = _codes_from_values(labels, stated.unlabeled, root, faults)
         if codes is None:
@@ -215,7 +216,10 @@ def _unknown_fix(
         given = _joined([*stated, *unknown])
         return f"if that means unlabeled, give --unlabeled {given}; else name it with --classes"
     if len(present) == len(classes.names) and present[0] == 0:
-        return f'if each value is a class, give --values "{_joined(present)}"'
+        return (
+            f'if all files hold these values, give --values "{_joined(present)}"; if this file '
+            "numbers the classes otherwise than the others, store it as they are"
+        )
     return (
         "correct the label, or name all the classes with --classes (and their values with "
         "--values where these are not 0, 1, 2, …)"
@@ -267,12 +271,14 @@ def _odd_values(
     else:
         if len(foregrounds) > 1:
             kinds = "; ".join(f"{v} in {_files(found)}" for v, found in sorted(foregrounds.items()))
+            stray = [value for value in _CUSTOMARY if value in foregrounds]
+            means = f"; if {stray[0]} means unlabeled, --unlabeled {stray[0]}" if stray else ""
             return [
                 file_fault(
                     root,
                     f"each label has one foreground, of the value {kinds}",
                     "if these mean the same class, give --threshold 1; if they are several, "
-                    f'--values "{_joined([0, *sorted(foregrounds)])}"',
+                    f'--values "{_joined([0, *sorted(foregrounds)])}"{means}',
                 )
             ]
     # The longest run 0, 1, 2, … counts as the classes that are meant.
@@ -292,7 +298,11 @@ def _odd_values(
             for value in strange
             if value in label.counts
         ]
-    smoothed = ""
+    holders = [label for label in labels if set(label.counts) & set(strange)]
+    where = otherwise = smoothed = ""
+    if run > 1 and len(holders) < len(labels):
+        where = f"; {_listed(strange)} in {_files(holders)}"
+        otherwise = "; files that number the classes otherwise than the others must be converted"
     if len(values) > _MANY:
         smoothed = (
             "; if they are gray levels of a smoothed mask of one class, give --threshold "
@@ -301,9 +311,10 @@ def _odd_values(
     return [
         file_fault(
             root,
-            f"the labels hold the values {_listed(values)}, which are not 0, 1, 2, … in a row",
+            f"the labels hold the values {_listed(values)}, which are not 0, 1, 2, … in a "
+            f"row{where}",
             f'give the value of each class, background first: --values "{every}"; a value that '
-            f"means unlabeled goes to --unlabeled instead{smoothed}",
+            f"means unlabeled goes to --unlabeled instead{smoothed}{otherwise}",
         )
     ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mixseg.data.datalist import DatalistError, Split
 from mixseg.data.file_checks import Fault, describe_faults
-from mixseg.data.folder.cases import FolderCase, MissingClasses, recognize_cases
+from mixseg.data.folder.cases import FolderCase, MissingClasses, missing_labels, recognize_cases
 from mixseg.data.folder.classes import ClassMap, decide_classes
 from mixseg.data.folder.contents import PairFacts, read_pairs
 from mixseg.data.folder.layouts import find_layout
@@ -164,6 +164,8 @@ def inspect_folder(
     report.faults += _double_ids(facts)
     report.classes = decide_classes(facts, said, layout.root, report.faults)
     if report.classes is None:
+        if not given.allow_unlabeled:
+            report.faults += missing_labels(facts)
         return report
     report.cases, report.unlabeled, report.values = recognize_cases(
         facts,

@@ -24,6 +24,7 @@ from mixseg.data.folder.pairs import (
     match_folders,
     match_side_by_side,
     name_pairs,
+    without_faults,
 )
 from mixseg.files.documents import read_json
 from mixseg.files.reading import IMAGE_SUFFIXES, PICTURE_SUFFIXES, split_suffix
@@ -145,17 +146,17 @@ def _plain(
                 )
             ]
             return layout
-        layout.pairs = name_pairs(pairs)
+        layout.pairs = name_pairs(without_faults(pairs, layout.faults))
         return _with_scribbles(layout, drawn)
     layout = Layout("images and labels in folders", root, stated=stated, notes=notes)
     pairs, layout.faults = match_folders(files, _needed_files(labels, notes), drawn)
     layout.faults = faults + layout.faults
-    layout.pairs = name_pairs(pairs)
+    layout.pairs = name_pairs(without_faults(pairs, layout.faults))
     return layout
 
 
 _SUBJECT = re.compile(r"^sub-[A-Za-z0-9]+")
-_BIDS_LABEL = re.compile(r"_(?:dseg|mask|seg|label|roi|lesion)$")
+_BIDS_LABEL = re.compile(r"_(?:dseg|mask|seg|label|roi|lesion)(?:-manual)?$")
 _ENTITY = re.compile(r"(?:^|_)(sub|ses|run|acq|rec|echo|dir)-([A-Za-z0-9]+)")
 
 
@@ -174,6 +175,12 @@ def _bids(root: Path, files: Sequence[File], stated: Stated, notes: list[str]) -
     if not labels or not scans or not all(_SUBJECT.match(f.stem) for f in files):
         return None
     layout = Layout("BIDS", root, stated=stated, notes=notes)
+    others = [file.path.name for file in files if file not in labels and file not in scans]
+    if others:
+        notes.append(
+            f"files below derivatives that are not named as labels: {len(others)}, left out, such "
+            f"as {others[0]}"
+        )
     taken: dict[File, Path] = {}
     for label in labels:
         own = dict(_ENTITY.findall(label.stem))
@@ -245,7 +252,7 @@ def _nnunet(
             f"{unlabeled} files of '{root / 'imagesTs'}' have no label and are left out: "
             "images to predict, not to train on"
         )
-    layout.pairs = name_pairs(pairs)
+    layout.pairs = name_pairs(without_faults(pairs, layout.faults))
     return layout
 
 
@@ -284,7 +291,7 @@ def _one_channel(
             f"the cases have {len(wanted)} channels, which are one image: {listed}; --channel "
             "takes one of them alone"
         )
-    complete = []
+    joined = []
     cases = {case: file for parts in by_channel.values() for case, file in parts.items()}
     for case, file in cases.items():
         channels = [by_channel.get(number, {}).get(case) for number in wanted]
@@ -298,9 +305,11 @@ def _one_channel(
                 )
             )
         found = [part for part in channels if part is not None]
-        if not lacking:
-            complete.append(replace(found[0], channels=tuple(part.path for part in found[1:])))
-    return complete
+        if lacking:
+            joined.append(file)  # its label is no orphan
+        else:
+            joined.append(replace(found[0], channels=tuple(part.path for part in found[1:])))
+    return joined
 
 
 def _listed_files_exist(root: Path, described: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ __all__ = [
     "match_folders",
     "match_side_by_side",
     "name_pairs",
+    "without_faults",
 ]
 
 #: Folders that a preparation writes; what lies in them is never taken for somebody's data.
@@ -178,6 +179,7 @@ def join_modalities(
             first = next(iter(case.values()))
             problem = f"the case '{stem}' has no channel {', '.join(lacking)}"
             faults.append(file_fault(first.path, problem, "add it, or choose one with --channel"))
+            joined.append(File(first.path, parents, stem, first.suffix))  # its label is no orphan
             continue
         first, *others = (case[name] for name in wanted)
         paths = tuple(file.path for file in others)
@@ -346,6 +348,12 @@ def _roles(files: Sequence[File]) -> dict[File, str]:
         if roles[file] != "image" and (file.parents, file.stem) in bases and own not in images:
             roles[file] = "image"
     return roles
+
+
+def without_faults(pairs: Iterable[Pair], faults: Iterable[Fault]) -> list[Pair]:
+    """The pairs whose image is not at fault already, such as for a channel that it lacks."""
+    named = {fault.file for fault in faults}
+    return [pair for pair in pairs if str(pair.image) not in named]
 
 
 def name_pairs(pairs: Iterable[Pair]) -> list[Pair]:

@@ -35,6 +35,8 @@ _DTYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
+#: What helps where the file of the voxels is missing.
+_BESIDE = "copy it to where the header names it, or correct its ElementDataFile"
 _MOST_LINES = 200
 _PART = 1 << 20
 
@@ -146,7 +148,7 @@ def _data(path: Path, fields: Mapping[str, str], start: int, size: int) -> np.nd
     if name.upper() != "LOCAL":
         source, start = path.parent / name, 0
         if not source.is_file():
-            raise UnreadableError(f"the file of its voxels, {name}, is missing", "copy both files")
+            raise UnreadableError(f"the file of its voxels, {name}, is missing", _BESIDE)
     there = source.stat().st_size
     skip = int(_numbers(fields, "HeaderSize", [0])[0])
     with open(source, "rb") as file, named_faults():

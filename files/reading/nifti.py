@@ -11,7 +11,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from mixseg.files.geometry import mm_of_unit
-from mixseg.files.reading.streams import drain, opened, read_array
+from mixseg.files.reading.streams import GZIP, drain, opened, read_array
 from mixseg.files.reading.volume import (
     Remark,
     UnreadableError,
@@ -111,6 +111,8 @@ def _sibling(stem: Path, suffix: str) -> Path:
 
 def _header(head: bytes) -> Any:
     """The header, unchecked: nibabel's checks replace what is wrong without a word."""
+    if head[:2] == GZIP:
+        raise UnreadableError("it is compressed twice", "decompress it once: gunzip")
     start = head[:4]
     sizes = {int.from_bytes(start, order) for order in ("little", "big")}
     if 540 in sizes and len(head) >= 540:

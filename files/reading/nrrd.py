@@ -53,6 +53,7 @@ _LPS = (-1.0, -1.0, 1.0)
 _MOST_HEADER = 1 << 20
 _SPARE = 1 << 20
 _DETACHED = ("data file", "datafile")
+_BESIDE = "copy it to where the header names it, or correct its field 'data file'"
 _SEVERAL = ("its voxels lie in several files", "store them in one file")
 #: Millimeters of the units of space that are not mm.
 _UNITS = {"m": 1e3, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "nm": 1e-6}
@@ -236,9 +237,7 @@ def _data(
             raise UnreadableError(*_SEVERAL)
         source, start = path.parent / detached, 0
         if not source.is_file():
-            raise UnreadableError(
-                f"the file of its voxels, {detached}, is missing", "copy both files"
-            )
+            raise UnreadableError(f"the file of its voxels, {detached}, is missing", _BESIDE)
     encoding = fields.get("encoding", "raw").lower()
     try:
         lines = int(fields.get("line skip", fields.get("lineskip", 0)))

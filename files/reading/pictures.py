@@ -35,7 +35,7 @@ _TURNS = {
 }
 #: Color types of PNG: RGB, gray with opacity, RGB with opacity.
 _PNG_SEVERAL = (2, 4, 6)
-_TIFF_ORIENTATION, _TIFF_BITS, _TIFF_FORMAT = 274, 258, 339
+_TIFF_ORIENTATION, _TIFF_BITS, _TIFF_FORMAT, _TIFF_PHOTOMETRIC = 274, 258, 339, 262
 #: By sample format and bits, what Pillow gives another type.
 _TIFF_TYPES = {(1, 32): np.uint32, (2, 8): np.int8}
 #: How the modes are read that hold neither gray values nor colors as they are.
@@ -72,6 +72,7 @@ def read_picture(path: Path, voxels: bool) -> Volume:
         stored_as = picture.format
         tags = getattr(picture, "tag_v2", {})
         kind = tags.get(_TIFF_FORMAT, (1,))[0], tags.get(_TIFF_BITS, (0,))[0]
+        white_is_zero = tags.get(_TIFF_PHOTOMETRIC) == 0
     # Pillow turns some TIFF files itself, and gets others wrong.
     turned_here = stored_as == "TIFF" and orientation != 1
     source = io.BytesIO(_unturned(path.read_bytes())) if turned_here else path
@@ -91,6 +92,8 @@ def read_picture(path: Path, voxels: bool) -> Volume:
     if kind in _TIFF_TYPES:
         # Pillow takes whole numbers of 32 bits as signed, those of 8 bits as unsigned.
         data = data.view(_TIFF_TYPES[kind])
+    if white_is_zero and data.dtype.kind == "u" and data.dtype.itemsize == 2:
+        data = np.invert(data)  # as Pillow does for those of 8 bits
     opaque = True
     if mode in _OPACITY:
         opacity = data[..., -1]

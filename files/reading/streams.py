@@ -15,7 +15,7 @@ from mixseg.files.reading.volume import DAMAGED, UnreadableError
 
 __all__ = ["drain", "opened", "read_array", "refuse_pointers"]
 
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 _PART = 1 << 20
 
 
@@ -23,7 +23,7 @@ _PART = 1 << 20
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The content of a file, decompressed where its first bytes say gzip, whatever its name."""
     with open(path, "rb") as file:
-        compressed = file.read(2) == _GZIP
+        compressed = file.read(2) == GZIP
         file.seek(0)
         if not compressed:
             yield file
@@ -81,7 +81,7 @@ def drain(stream: Any, limit: int) -> None:
 
 
 def refuse_pointers(path: Path) -> None:
-    """Name what stands in the place of an image: nothing, a web page, a pointer of Git LFS.
+    """Name what stands in the place of an image: nothing, an archive, a web page, a pointer.
 
     Raises:
         UnreadableError: with what helps.
@@ -92,5 +92,13 @@ def refuse_pointers(path: Path) -> None:
         raise UnreadableError("the file is empty", "copy or download it again")
     if head.startswith(b"version https://git-lfs"):
         raise UnreadableError("it is a pointer of Git LFS, not the image", "fetch it: git lfs pull")
+    if head.startswith(b"PK\3\4"):
+        raise UnreadableError("it is a zip archive, not the image", "unpack it: unzip")
+    # A plain file with this text stands for a link where the file system has none.
+    if b"annex/objects/" in head:
+        raise UnreadableError(
+            "it is a pointer of git-annex, not the image",
+            "fetch it: git annex get, or datalad get",
+        )
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise UnreadableError("it is a web page, not an image", "download it again, logged in")

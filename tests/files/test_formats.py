@@ -6,6 +6,7 @@ import gzip
 import math
 import os
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,8 @@ def test_compression_is_told_by_the_content(tmp_path: Path) -> None:
     (tmp_path / "packed.nii").write_bytes(gzip.compress(raw))
     for name in ("plain.nii.gz", "packed.nii"):
         np.testing.assert_array_equal(open_volume(tmp_path / name).data, values)
+    (tmp_path / "twice.nii.gz").write_bytes(gzip.compress(gzip.compress(raw)))
+    assert "compressed twice" in str(refused(tmp_path / "twice.nii.gz"))
 
 
 @pytest.mark.parametrize(
@@ -405,11 +408,14 @@ def test_channels_of_sixteen_bits_lose_none_of_them(tmp_path: Path, color: int) 
     np.testing.assert_array_equal(joined.data, np.swapaxes(values[..., :2], 0, 1))
 
 
-def _tiff(path: Path, values: np.ndarray, kind: int) -> None:
-    """An uncompressed gray TIFF file of one strip; ``kind`` is 1 unsigned, 2 signed, 3 float."""
+def _tiff(path: Path, values: np.ndarray, kind: int, black: int = 1) -> None:
+    """An uncompressed gray TIFF file of one strip; ``kind`` is 1 unsigned, 2 signed, 3 float.
+
+    ``black`` is 1 where black is 0, and 0 where white is.
+    """
     rows, columns = values.shape
     size, bits = values.nbytes, 8 * values.itemsize
-    tags = [(256, columns), (257, rows), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1)]
+    tags = [(256, columns), (257, rows), (258, bits), (259, 1), (262, black), (273, 8), (277, 1)]
     tags += [(278, rows), (279, size), (339, kind)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     head = struct.pack("<2sHI", b"II", 42, 8 + size)
@@ -423,6 +429,14 @@ def test_numbers_of_a_tiff_keep_their_sign(tmp_path: Path, dtype: str, kind: int
     values = np.linspace(limits.min, limits.max, 42).reshape(6, 7).astype(dtype)
     _tiff(tmp_path / "a.tif", values, kind)
     np.testing.assert_array_equal(open_volume(tmp_path / "a.tif").data, values.T)
+
+
+def test_white_may_be_zero_in_a_tiff_of_any_bits(tmp_path: Path) -> None:
+    for dtype in (np.uint8, np.uint16):
+        values = np.linspace(0, np.iinfo(dtype).max, 42).reshape(6, 7).astype(dtype)
+        _tiff(tmp_path / "a.tif", values, 1, black=0)
+        expected = np.iinfo(dtype).max - values.T
+        np.testing.assert_array_equal(open_volume(tmp_path / "a.tif").data, expected)
 
 
 def test_a_tiff_of_a_kind_that_is_not_read_is_not_called_truncated(tmp_path: Path) -> None:
@@ -529,6 +543,13 @@ def test_what_stands_in_the_place_of_an_image(tmp_path: Path) -> None:
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
     )
     assert "git lfs pull" in refused(tmp_path / "lfs.nii.gz").fix
+    (tmp_path / "annex.nii.gz").write_text("../.git/annex/objects/fk/0W/MD5E-s12--0.nii.gz")
+    error = refused(tmp_path / "annex.nii.gz")
+    assert "a pointer of git-annex" in str(error)
+    assert "datalad get" in error.fix
+    with zipfile.ZipFile(tmp_path / "zip.nii.gz", "w") as archive:
+        archive.writestr("scan.nii", "?")
+    assert "unpack it" in refused(tmp_path / "zip.nii.gz").fix
     (tmp_path / "page.nrrd").write_text("<!DOCTYPE html><html>Please log in</html>")
     assert "it is a web page" in str(refused(tmp_path / "page.nrrd"))
     (tmp_path / "empty.png").touch()

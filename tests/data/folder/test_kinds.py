@@ -271,8 +271,8 @@ def test_modalities_of_brats_are_the_channels_of_one_image(tmp_path: Path, separ
     one = inspect_folder(tmp_path, FolderOptions(values=[0, 1, 2, 4], channel=2))
     assert {case.pair.image.name.split(".")[0][-4:] for case in one.cases} == {"t1ce"}
     (tmp_path / "BraTS20_Training_002" / f"BraTS20_Training_002{separator}t2.nii.gz").unlink()
-    faults = inspect_folder(tmp_path, options).faults
-    assert "the case 'BraTS20_Training_002' has no channel t2" in faults[0].problem
+    (fault,) = inspect_folder(tmp_path, options).faults  # and its label is no orphan
+    assert "the case 'BraTS20_Training_002' has no channel t2" in fault.problem
 
 
 def test_bids_labels_belong_to_the_scan_of_their_subject_and_session(tmp_path: Path) -> None:
@@ -297,6 +297,26 @@ def test_bids_labels_belong_to_the_scan_of_their_subject_and_session(tmp_path: P
     fault = inspect_folder(tmp_path).faults[0]
     assert "its scan cannot be told" in fault.problem
     assert "sub-01_ses-1_FLAIR.nii.gz, sub-01_ses-1_T1w.nii.gz" in fault.problem
+
+
+def test_labels_of_the_spinal_cord_toolbox_and_what_else_lies_in_derivatives(
+    tmp_path: Path,
+) -> None:
+    for i in range(1, 4):
+        anat = Path(f"sub-{i:02d}") / "anat"
+        save(tmp_path / anat / f"sub-{i:02d}_T2w.nii.gz", image(i))
+        labels = tmp_path / "derivatives" / "labels" / anat
+        save(labels / f"sub-{i:02d}_T2w_lesion-manual.nii.gz", full(1))
+        save(labels / f"sub-{i:02d}_T2w_centerline.nii.gz", full(1))
+    report = inspect_folder(tmp_path)
+    assert report.faults == [], [str(fault) for fault in report.faults]
+    assert {c.pair.label.name[7:] for c in report.cases if c.pair.label} == {
+        "T2w_lesion-manual.nii.gz"
+    }
+    assert any("left out, such as sub-01_T2w_centerline.nii.gz" in n for n in report.notes)
+    save(labels / "sub-03_T2w_seg-manual.nii.gz", full(1))
+    (fault,) = inspect_folder(tmp_path).faults
+    assert "has two labels" in fault.problem
 
 
 def test_an_exact_name_comes_before_a_suffix(tmp_path: Path) -> None:
@@ -524,3 +544,45 @@ def test_equal_faults_are_listed_once_with_a_count(tmp_path: Path) -> None:
     assert len(lines) == 2
     assert "c1.nii.gz: the label's affine differs" in lines[1]
     assert "(so 2 other files: c2.nii.gz, c3.nii.gz)" in lines[1]
+
+
+def test_equal_names_in_a_list_of_faults_come_with_their_folders(tmp_path: Path) -> None:
+    for i in range(3):
+        save(tmp_path / f"p{i}" / "imaging.nii.gz", image(i))
+        save(tmp_path / f"p{i}" / "segmentation.nii.gz", full(1), AFFINE + np.diag([0, 0, 1, 0]))
+    with pytest.raises(ValueError, match="3 faults in") as caught:
+        inspect_folder(tmp_path).check()
+    assert "(so 2 other files: p1/segmentation.nii.gz, p2/segmentation.nii.gz)" in str(caught.value)
+
+
+def test_labels_and_images_that_do_not_match_are_all_named_and_nothing_else(tmp_path: Path) -> None:
+    for i in range(3):
+        save(tmp_path / "images" / f"Case{i}.nii.gz", image(i))
+        save(tmp_path / "labels" / f"case{i}.nii.gz", full(1))
+    faults = [fault.problem for fault in inspect_folder(tmp_path).faults]
+    assert faults == ["the label has no image"] * 3 + ["the image has no label"] * 3
+    fill(tmp_path / "more", [full(1, 5)] * 3)
+    save(tmp_path / "more" / "images" / "extra.nii.gz", image(9))
+    odd, extra = inspect_folder(tmp_path / "more").faults
+    assert "the labels hold the values 0, 1, 5" in odd.problem
+    assert Path(extra.file).name == "extra.nii.gz"
+    assert len(inspect_folder(tmp_path / "more", FolderOptions(allow_unlabeled=True)).faults) == 1
+
+
+def test_files_that_number_the_classes_otherwise_are_named(tmp_path: Path) -> None:
+    fill(tmp_path, [full(1, 2), full(128, 255), full(1, 2), full(1, 2)])
+    (fault,) = inspect_folder(tmp_path).faults
+    assert "128, 255 in 1 file (c1.nii.gz)" in fault.problem
+    assert "otherwise than the others must be converted" in fault.fix
+    (fault,) = inspect_folder(tmp_path, FolderOptions(classes=["none", "a", "b"])).faults
+    assert Path(fault.file).name == "c1.nii.gz"
+    assert "store it as they are" in fault.fix
+
+
+def test_one_foreground_of_255_may_be_the_unlabeled_voxels(tmp_path: Path) -> None:
+    fill(tmp_path, [full(1), full(255), full(1)])
+    (fault,) = inspect_folder(tmp_path).faults
+    assert fault.fix.endswith("if 255 means unlabeled, --unlabeled 255")
+    report = inspect_folder(tmp_path, FolderOptions(unlabeled=255))
+    assert report.faults == []
+    assert sorted(case.kind for case in report.cases) == ["full", "full", "partial"]
