@@ -134,6 +134,8 @@ def _header(path: Path) -> _Slice | None:
     itk.Object.SetGlobalWarningDisplay(False)
     reader = itk.GDCMImageIO.New(FileName=str(path))
     if not reader.CanReadFile(str(path)):
+        if _modality(path) in _NO_IMAGES:
+            return None
         raise UnreadableError(
             f"{path.name} is not a readable DICOM file",
             "copy it again, or take it out of the folder",
@@ -330,12 +332,19 @@ def _ordered(slices: list[_Slice]) -> list[_Slice]:
     gaps = np.diff(sorted_places)
     usual = float(np.median(gaps))
     twice = np.flatnonzero(gaps < 0.01 * max(usual, 1e-3))
+    if len(twice) == len(slices) - 1:
+        raise UnreadableError(
+            f"all {len(slices)} slices have one position: their tags state none, or they are time "
+            "points of one slice",
+            "export the series again with its positions (ImagePositionPatient); of a series in "
+            "time, give one frame",
+        )
     if len(twice):
         one, two = slices[twice[0]], slices[twice[0] + 1]
         raise UnreadableError(
             f"{len(twice)} slices have the position of another slice, such as "
             f"{one.name} and {two.name}: several time points or echoes, or copies",
-            _ONE_SERIES,
+            "put each series, time point and echo into a folder of its own, without copies",
         )
     wide = np.flatnonzero(np.abs(gaps - usual) > _UNEVEN * usual)
     if len(wide):
@@ -344,7 +353,7 @@ def _ordered(slices: list[_Slice]) -> list[_Slice]:
         )
         raise UnreadableError(
             f"slices are missing or uneven: {named}, where others are {usual:.4g} mm apart",
-            "export the whole series again",
+            "export the whole series again; if it was scanned so, resample it to even slices",
         )
     return slices
 

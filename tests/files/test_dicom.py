@@ -90,6 +90,36 @@ def test_slices_at_one_place(tmp_path: Path, write_series: Write) -> None:
         UnreadableError, match=r"1 slices have the position of another slice, .*copy\.dcm"
     ):
         open_volume(folder)
+    (folder / "copy.dcm").unlink()
+    for path in folder.iterdir():
+        slice_ = pydicom.dcmread(path)
+        del slice_.ImagePositionPatient
+        slice_.save_as(path)
+    with pytest.raises(UnreadableError, match="slices have one position: their tags state none"):
+        open_volume(folder)
+
+
+@pytest.mark.parametrize(
+    "syntax", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian]
+)
+def test_structures_and_plans_beside_the_slices_are_left_out(
+    tmp_path: Path, write_series: Write, syntax: str
+) -> None:
+    """As treatment planning systems export them: slices, RTSTRUCT and RTPLAN in one folder."""
+    folder = write_series(tmp_path / "a", scan())
+    for kind, number in (("RTSTRUCT", 3), ("RTPLAN", 5)):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = f"1.2.840.10008.5.1.4.1.1.481.{number}"
+        meta.MediaStorageSOPInstanceUID = f"1.2.826.0.{number}"
+        meta.TransferSyntaxUID = syntax
+        beside = Dataset()
+        beside.SOPClassUID = meta.MediaStorageSOPClassUID
+        beside.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+        beside.StudyInstanceUID, beside.SeriesInstanceUID = "1.2.826.9", f"1.2.826.9.{number}"
+        beside.Modality = kind
+        beside.file_meta = meta
+        beside.save_as(folder / f"{kind}.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(open_volume(folder).data, scan())
 
 
 def test_damaged_slices_and_folders_without_any(tmp_path: Path, write_series: Write) -> None:
