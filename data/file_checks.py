@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -271,10 +272,21 @@ def examine_grid(
                 path,
                 f"the {name}'s affine differs from the image's by up to {difference:g} mm "
                 f"(tolerance {tolerance:g}; {case.image})",
-                "copy the image's header to the label if the grids are truly the same, else "
+                "its axes run otherwise than the image's: resample it to the image's grid, do not "
+                "copy the header"
+                if _turned(image, label)
+                else "copy the image's header to the label if the grids are truly the same, else "
                 "resample",
             )
         )
+
+
+def _turned(one: Volume, other: Volume) -> bool:
+    """Whether two grids fill one place, with axes in other directions or another order."""
+    ends = np.array(list(itertools.product(*((0, size - 1) for size in one.shape))))
+    here, there = (ends @ v.affine[:3, : ends.shape[1]].T + v.affine[:3, 3] for v in (one, other))
+    near = np.linalg.norm(here[:, None] - there[None], axis=-1).min(axis=1)
+    return bool((near < 0.1 * voxel_sizes(one.affine).min()).all())
 
 
 def listed(values: Sequence[int]) -> str:

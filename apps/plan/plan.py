@@ -84,7 +84,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         ValueError: saying what is wrong with the name, or that the folder is not empty.
     """
     faults = check_name(folder)
-    if not folder.name.isidentifier():
+    if not folder.name[:1].isalpha() and folder.name[:1] != "_":
         faults.append(f"the name '{folder.name}' must begin with a letter: choose another")
     if faults:
         raise ValueError("; ".join(dict.fromkeys(faults)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,8 @@ __all__ = [
 
 #: Largest distance of a voxel's probabilities from the sum 1 that counts as rounding.
 _SUM_TOLERANCE = 1e-3
+#: Bytes of a mask's name, so that those of its maps and previews have at most 255.
+_LONGEST_NAME = 240
 #: Where a prepared case keeps what further networks see of it.
 _OTHERS = "others"
 
@@ -414,7 +417,7 @@ class BundlePipeline:
 
 
 def refuse_same_outputs(cases: Sequence[InputCase], outputs: Sequence[Path]) -> None:
-    """Refuse images whose masks would have one name.
+    """Refuse images whose masks would have one name, or one too long for the file system.
 
     Raises:
         ValueError: naming the images.
@@ -423,6 +426,9 @@ def refuse_same_outputs(cases: Sequence[InputCase], outputs: Sequence[Path]) -> 
     groups: dict[str, list[InputCase]] = {}
     for case, output in zip(cases, outputs, strict=True):
         groups.setdefault(str(output).lower(), []).append(case)
+    for case, output in zip(cases, outputs, strict=True):
+        if len(os.fsencode(output.name)) > _LONGEST_NAME:
+            raise ValueError(f"the name of '{case.image}' is too long for its mask's: shorten it")
     lines = []
     for name, group in groups.items():
         if len(group) > 1:

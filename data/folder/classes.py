@@ -151,6 +151,8 @@ def _number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault
         for name in (name for label in named for name in label.names):
             first.setdefault(name.casefold(), name)
         known = list(first.values())
+        if len(known) > 2:  # of one class there is no order
+            faults += _nameless(facts, named[0], stated.unlabeled, known)
     codes = stated.codes or tuple(range(len(known)))
     code_of = {name.casefold(): code for name, code in zip(known, codes, strict=False)}
     # Where a segment is the background, scribbles leave the rest untouched.
@@ -195,6 +197,22 @@ def _number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault
                 counts[table[value]] += number
             setattr(fact, role, replace(label, counts=dict(sorted(counts.items())), table=table))
     return Stated(tuple(known), tuple(codes), unlabeled)
+
+
+def _nameless(
+    facts: Sequence[PairFacts], named: LabelFacts, unlabeled: frozenset[int], known: Sequence[str]
+) -> list[Fault]:
+    """Labels with numbers alone, where others have names and nobody says which number is which."""
+    return [
+        file_fault(
+            label.path,
+            f"it has no names for its values {_listed(values)}, as '{named.path.name}' has",
+            "save it with its segments' names, or say what the values 0, 1, 2, … mean: --classes "
+            f'"{",".join(known)}" in the order of these values',
+        )
+        for label in _labels(facts)
+        if not label.names and (values := [v for v in label.counts if v not in {0, *unlabeled}])
+    ]
 
 
 def _labels(facts: Sequence[PairFacts]) -> list[LabelFacts]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mixseg.data.file_checks import INTERPOLATED
 from mixseg.files.finding import find_images
-from mixseg.files.geometry import place_on_grid
+from mixseg.files.geometry import AFFINE_TOLERANCE, place_on_grid
 from mixseg.files.reading import Remark, UnreadableError, Volume, open_volume, voxels
 
 __all__ = ["LabelMap", "read_label_map", "structure_files"]
@@ -51,7 +51,7 @@ def read_label_map(path: Path, image: Volume | None, threshold: float | None = N
         UnreadableError: what cannot be used, with the file's name where ``path`` is a folder.
     """
     if path.is_dir():
-        return _structures(path)
+        return _structures(path, image)
     volume = open_volume(path)
     if volume.segments:
         return _placed(_segments(volume), image)
@@ -106,6 +106,10 @@ def _segments(volume: Volume) -> LabelMap:
     return LabelMap(volume, names, ("segments by name",), remarks)
 
 
+def _same_grid(one: Volume, other: Volume) -> bool:
+    return one.shape == other.shape and np.allclose(one.affine, other.affine, atol=AFFINE_TOLERANCE)
+
+
 def _placed(label: LabelMap, image: Volume | None) -> LabelMap:
     """A segmentation that 3D Slicer cropped to its segments, on the image's grid."""
     volume = label.volume
@@ -118,7 +122,7 @@ def _placed(label: LabelMap, image: Volume | None) -> LabelMap:
     return replace(label, volume=volume, reasons=(*label.reasons, "cropped→whole grid"))
 
 
-def _structures(folder: Path) -> LabelMap:
+def _structures(folder: Path, image: Volume | None) -> LabelMap:
     """The masks of a folder in one map; where two overlap, the later has the voxels."""
     files = structure_files(folder)
     grid: Volume | None = None
@@ -133,10 +137,11 @@ def _structures(folder: Path) -> LabelMap:
         if grid is None:
             grid = volume
             data = np.zeros(volume.shape, np.uint8 if len(files) < 255 else np.int32)
-        elif volume.shape != grid.shape or not np.allclose(volume.affine, grid.affine, atol=1e-3):
-            raise UnreadableError(
-                f"{path.name} has another grid than {files[0][1].name}", "resample it"
-            )
+        elif not _same_grid(volume, grid):
+            one, other = path.name, files[0][1].name
+            if image is not None and _same_grid(volume, image):
+                one, other = other, one
+            raise UnreadableError(f"{one} has another grid than {other}", f"resample {one}")
         twice += int(np.count_nonzero(data[mask]))
         data[mask] = number
     assert grid is not None, "a folder without files is not a label"

@@ -215,6 +215,10 @@ def test_masks_never_lie_among_the_images_nor_overwrite_each_other(
     for image in (images / "a.nii.gz", images / "A.nii"):
         assert f"'{image}'" in refused.output
     assert stamps(tmp_path / "masks") == {}
+    (images / "A.nii").rename(images / f"{'ä' * 120}.nii")
+    refused = predictor(images, tmp_path / "masks")
+    assert refused.exit_code == 1
+    assert "is too long for its mask's: shorten it" in refused.output
 
 
 def test_folders_a_patient_with_equal_file_names_keep_their_folders(

@@ -128,6 +128,27 @@ def test_names_of_segments_do_not_depend_on_capitals(tmp_path: Path) -> None:
         np.testing.assert_array_equal(label, full(1))
 
 
+def test_numbers_beside_names_need_somebody_who_says_what_they_mean(tmp_path: Path) -> None:
+    for i in range(3):
+        save(tmp_path / "images" / f"c{i}.nii.gz", image(i))
+    write_seg(
+        tmp_path / "labels" / "c0.seg.nrrd", full(2, 1)[None], [("tumor", 2, 0), ("liver", 1, 0)]
+    )
+    for i in (1, 2):
+        save(tmp_path / "labels" / f"c{i}.nii.gz", full(2, 1))
+    faults = inspect_folder(tmp_path).faults
+    assert [Path(fault.file).name for fault in faults] == ["c1.nii.gz", "c2.nii.gz"]
+    assert "no names for its values 1, 2, as 'c0.seg.nrrd' has" in faults[0].problem
+    stated = FolderOptions(classes=["background", "liver", "tumor"])
+    datalist = prepare_folder(tmp_path, tmp_path / "out", stated)
+    for label in stored_labels(datalist, tmp_path).values():
+        np.testing.assert_array_equal(label, full(2, 1))
+    write_seg(tmp_path / "labels" / "c0.seg.nrrd", full(1)[None], [("tumor", 1, 0)])
+    for i in (1, 2):
+        save(tmp_path / "labels" / f"c{i}.nii.gz", full(1))
+    assert inspect_folder(tmp_path).faults == []  # of one class there is no order
+
+
 def test_strokes_on_the_background_are_not_the_untouched_voxels(tmp_path: Path) -> None:
     segments = [("liver", 1, 0), ("Background", 2, 0)]
     for i in range(3):
@@ -213,6 +234,23 @@ def test_a_mask_for_each_structure(tmp_path: Path, layout: str) -> None:
     for label in labels.values():
         np.testing.assert_array_equal(label, expected)
     sound(datalist)
+    save(folder / "liver.nii.gz", full(1), AFFINE + np.diag([0, 0, 1, 0]))
+    (fault,) = inspect_folder(tmp_path).faults
+    assert "liver.nii.gz has another grid than spleen.nii.gz" in fault.problem
+    assert fault.fix == "resample liver.nii.gz"
+
+
+def test_a_label_that_is_stored_in_another_direction_keeps_its_header(tmp_path: Path) -> None:
+    for i, turned in enumerate((True, False, False)):
+        save(tmp_path / "images" / f"c{i}.nii.gz", image(i), AFFINE)
+        reverse = AFFINE @ np.diag([-1, 1, 1, 1])
+        reverse[:3, 3] = AFFINE[:3] @ [SHAPE[0] - 1, 0, 0, 1]
+        shifted = AFFINE + np.array([[0, 0, 0, 5]] + [[0] * 4] * 3)
+        affine = reverse if turned else shifted
+        save(tmp_path / "labels" / f"c{i}.nii.gz", full(1)[::-1] if turned else full(1), affine)
+    fixes = {Path(f.file).name: f.fix for f in inspect_folder(tmp_path).faults}
+    assert "do not copy the header" in fixes["c0.nii.gz"]
+    assert "copy the image's header to the label if" in fixes["c1.nii.gz"]
 
 
 # Names
