@@ -395,7 +395,9 @@ def _examine_supervision(
                 case,
                 path,
                 f"supervision is 'full', but {unknown} voxels are unlabeled",
-                "declare supervision 'partial', or complete the mask",
+                "declare supervision 'partial', or complete the mask"
+                if case.split == "training"
+                else "complete the mask, or move the case to training as 'partial'",
             )
         )
     elif unknown and case.split != "training":

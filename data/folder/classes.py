@@ -235,8 +235,8 @@ def _unknown_fix(
         return f"if that means unlabeled, give --unlabeled {given}; else name it with --classes"
     if len(present) == len(classes.names) and present[0] == 0:
         return (
-            f'if all files hold these values, give --values "{_joined(present)}"; if this file '
-            "numbers the classes otherwise than the others, store it as they are"
+            f'if each value is a class, give --values "{_joined(present)}" where all files hold '
+            "these values; where this one numbers the classes otherwise, store it as the others are"
         )
     return (
         "correct the label, or name all the classes with --classes (and their values with "

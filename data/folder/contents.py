@@ -220,7 +220,8 @@ def _read_label(
             file_fault(
                 path,
                 f"the {name} holds {len(counts)} different values: it looks like an image",
-                "give the images first and the labels second",
+                "give the images first and the labels second; if it numbers the objects of one "
+                "class, give --threshold 1",
             )
         )
     if any(fault.level == "error" for fault in faults[before:]):

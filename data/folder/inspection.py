@@ -152,6 +152,11 @@ def inspect_folder(
     labels, scribbles = (
         None if path is None else Path(path).resolve() for path in (given.labels, given.scribbles)
     )
+    if given.threshold is not None and given.unlabeled is not None and scribbles is None:
+        raise ValueError(
+            "--threshold makes every voxel of a label background or the class, and leaves none for "
+            "--unlabeled: give one of them"
+        )
     layout = find_layout(Path(images).resolve(), labels, scribbles, given.channel)
     report = FolderReport(layout.name, layout.root, notes=layout.notes)
     said = _stated(given, layout)

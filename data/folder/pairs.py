@@ -124,6 +124,10 @@ def find_files(folder: Path, notes: list[str] | None = None) -> list[File]:
     findings = find_images(folder)
     if notes is not None:
         notes += [f"{path} is left out: {reason}" for path, reason in findings.left_out]
+        if findings.hidden:
+            notes.append(
+                f"hidden files named as images, below {folder}: {findings.hidden} left out"
+            )
     return [
         File(
             image.path,

@@ -183,6 +183,9 @@ def test_validation_and_test_need_complete_masks(tmp_path: Path, make_case: Make
         "bare": "the validation case has no label",
         "weak": "the validation case has 75 unlabeled voxels",  # 90 less a slab of 5 × 3
     }
+    called_full = make_case("called_full", label=partial)
+    (fault,) = validate_datalist(built(tmp_path, [make_case("a")], [called_full]))
+    assert "move the case to training as 'partial'" in fault.fix
 
 
 def test_one_unlabeled_partial_case_is_a_note_all_of_them_an_error(

@@ -614,7 +614,7 @@ def test_files_that_number_the_classes_otherwise_are_named(tmp_path: Path) -> No
     assert "otherwise than the others must be converted" in fault.fix
     (fault,) = inspect_folder(tmp_path, FolderOptions(classes=["none", "a", "b"])).faults
     assert Path(fault.file).name == "c1.nii.gz"
-    assert "store it as they are" in fault.fix
+    assert "store it as the others are" in fault.fix
 
 
 def test_one_foreground_of_255_may_be_the_unlabeled_voxels(tmp_path: Path) -> None:
@@ -624,3 +624,13 @@ def test_one_foreground_of_255_may_be_the_unlabeled_voxels(tmp_path: Path) -> No
     report = inspect_folder(tmp_path, FolderOptions(unlabeled=255))
     assert report.faults == []
     assert sorted(case.kind for case in report.cases) == ["full", "full", "partial"]
+    with pytest.raises(ValueError, match="leaves none for --unlabeled"):
+        inspect_folder(tmp_path, FolderOptions(unlabeled=255, threshold=1))
+
+
+def test_hidden_files_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, [full(1)] * 3)
+    (tmp_path / "images" / "._c0.nii.gz").write_bytes(b"left by a Mac")
+    report = inspect_folder(tmp_path)
+    assert len(report.cases) == 3
+    assert f"hidden files named as images, below {tmp_path / 'images'}: 1 left out" in report.notes
