@@ -31,6 +31,6 @@ def test_answers_are_those_of_the_run(bundle: str, answer: str, text: str) -> No
 
 
 def test_predictions_were_equal_to_the_voxel() -> None:
-    for bundle in ("acdc_lv_confkd", "la_confkd"):
+    for bundle in ("acdc_lv_mixed", "la_mixed"):
         for when in ("before training", "after training, no restart"):
             assert RESULTS["bundles"][bundle][f"infer, {when}"]["different"] == 0
