@@ -4,11 +4,9 @@
 
 DATA holds `acdc/` and `la/` (docs/data.md). Scans are copied into temporary folders; `mixseg label`
 starts a real server on the CPU for each of the two bundles, and everything that follows goes
-through its REST interface, in the form in which 3D Slicer's plugin sends it. Two more servers
-measure what a model learns from five scribbled scans: one that starts from the weights that ship,
-one from random weights and a single mask. The command fails at the first thing that is not as it
-should be, and writes what it measured to benchmarks/results/label_end_to_end.json, with its log
-beside it.
+through its REST interface, in the form in which 3D Slicer's plugin sends it. The command fails at
+the first thing that is not as it should be, and writes what it measured to
+benchmarks/results/label_end_to_end.json, with its log beside it.
 """
 
 from __future__ import annotations
@@ -29,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from label_improvement import EPOCH_LENGTH, SCRIBBLED, measure
 from label_server import Case, Log, Server, check, is_locked, load, sha256, wait_for
 from monai.bundle import ConfigParser
 from scipy.ndimage import binary_dilation, binary_erosion
@@ -260,39 +257,6 @@ def acdc_case(data: Path, bundle: str, work: Path) -> Case:
     return Case(HEART, bundle, work / "acdc", [], masks, scribbles, 5)
 
 
-def learn(data: Path, bundle: str, work: Path, log: Log, *, anew: bool) -> dict[str, Any]:
-    """Scores before and after five scribbled scans, on other patients of the test split.
-
-    The scribbled patients are from the test split, too: the weights that ship know none of them.
-    """
-    scans = {
-        patient: sorted(p.name[:-7] for p in (data / "image").glob(f"{patient}_*.nii.gz"))
-        for patient in json.loads((data / "split.json").read_text())["test"]
-    }
-    drawn = [frames[0] for frames in list(scans.values())[:SCRIBBLED]]
-    masked = [list(scans.values())[SCRIBBLED][0]] if anew else []
-    scored = [frame for frames in list(scans.values())[SCRIBBLED + 1 :] for frame in frames]
-    studies = work / ("anew" if anew else "shipped")
-    copied(data, [*drawn, *masked, *scored], studies)
-    case = Case(
-        HEART,
-        bundle,
-        studies,
-        ["--from-scratch"] if anew else [],
-        {scan: ventricle(data, scan) for scan in masked},
-        {scan: drawn_by_hand(data, scan) for scan in drawn},
-        EPOCH_LENGTH,
-        port=free_port(),
-    )
-    try:
-        server = started(case, log, len(drawn + masked + scored))
-        measure(case, {scan: ventricle(data, scan) for scan in scored}, server, log)
-    finally:
-        for server in case.servers:
-            server.stop(signal.SIGTERM)
-    return {name: case.answers[name] for name in ("arguments", "scored", "steps", "rounds")}
-
-
 def la_case(data: Path, bundle: str, work: Path) -> Case:
     """Left atrium; strokes are the core of every eighth slice and a ring around it."""
     scans = json.loads((data / "split.json").read_text())["train"][:SCANS]
@@ -349,18 +313,12 @@ def main() -> None:
             case.port = free_port()
             log(f"--- {case.name}: {SCANS} scans, one complete mask, two scribbled")
             results[case.name] = run_case(case, log)
-        source = str(arguments.bundles / HEART) if arguments.bundles else HEART
-        learned = {}
-        for name, anew in (("weights that ship", False), ("random weights", True)):
-            log(f"--- {HEART}: {name}, and {SCRIBBLED} scribbled scans")
-            learned[name] = learn(arguments.data / "acdc", source, work, log, anew=anew)
         total = round(time.monotonic() - log.started, 1)
         log(f"everything: {total} s")
     content = {
         "benchmark": "label_end_to_end",
         "packages": {name: installed(name) for name in PACKAGES},
         "bundles": results,
-        "five scribbled scans": learned,
         "seconds": {**log.seconds, "everything": total},
         **environment(),
     }

@@ -31,10 +31,11 @@ def make_model_folder(
 ) -> bool:
     """Make ``target`` out of a bundle, unless it is there already.
 
-    ``settings`` are written into both configurations. Labels are the classes that the network
-    predicts, for these are what an annotator draws; all cases of the datalist are trained on. What
-    a server has trained into ``target/models/model.pt`` is kept as long as the same bundle and
-    settings are given.
+    ``settings`` are written into both configurations. Unless ``lr`` is one of them, it is a tenth
+    of the bundle's where there are ``weights``. Labels are the classes that the network predicts,
+    for these are what an annotator draws; all cases of the datalist are trained on. What a server
+    has trained into ``target/models/model.pt`` is kept as long as the same bundle and settings are
+    given.
 
     Args:
         bundle: the bundle's folder.
@@ -61,7 +62,14 @@ def make_model_folder(
         name: set_values(text, {k: v for k, v in values.items() if k in known[name]})
         for name, text in texts.items()
     }
-    texts["train.yaml"] = set_values(texts["train.yaml"], _annotated(known["train.yaml"], values))
+    own = _annotated(known["train.yaml"], values)
+    if "lr" not in values and isinstance(rate := known["train.yaml"].get("lr"), (int, float)):
+        written = target / "configs" / "train.yaml"
+        # Written once: later starts keep it, with weights given or without.
+        own["lr"] = (
+            load(written).get("lr") if written.is_file() else rate / (_SLOWER if weights else 1)
+        )
+    texts["train.yaml"] = set_values(texts["train.yaml"], own)
     if target.is_dir():
         _check_same(target, texts)
         return False
@@ -105,6 +113,9 @@ def model_classes(folder: Path) -> list[str]:
 _COUNTS = ("num_full", "num_partial", "num_unlabeled")
 #: Batches an epoch where a bundle's own number follows from the patients.
 _EPOCH_LENGTH = 24
+#: What the learning rate is divided by where the server starts from trained weights: at the full
+#: rate, they forget (benchmarks/label_improvement.py).
+_SLOWER = 10
 
 
 def _annotated(train: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,20 @@ def test_trained_weights_stay_when_the_server_starts_again(tmp_path: Path, weigh
     assert (target / "models" / "model.pt").read_bytes() == b"trained"
 
 
+def test_trained_weights_learn_at_a_tenth_of_the_rate(tmp_path: Path, weights: Path) -> None:
+    def rate(name: str, given: Path | None, **settings: Any) -> float:
+        model_folder.make_model_folder(BUNDLE, tmp_path / name, given, TINY | settings)
+        return float(load(tmp_path / name / "configs" / "train.yaml")["lr"])
+
+    usual = float(load(BUNDLE / "configs" / "train.yaml")["lr"])
+    assert rate("trained", weights) == pytest.approx(usual / 10)
+    assert rate("random", None) == usual
+    assert rate("chosen", weights, lr=usual) == usual
+    # Started again without the weights, or with them: the folder is the same.
+    assert rate("trained", None) == pytest.approx(usual / 10)
+    assert rate("random", weights) == usual
+
+
 def test_weights_of_another_network_leave_nothing_behind(tmp_path: Path, weights: Path) -> None:
     target = tmp_path / "model" / "acdc_lv_confkd"
     with pytest.raises(ValueError, match=r"w\.pt' does not fit the network of acdc_lv_confkd: .*"
