@@ -442,6 +442,23 @@ def journeys_block(root: Path) -> str:
     return table(heads, rows, *below, texts=3)
 
 
+@_made_of("label_improvement", "Dice before and after five scribbled scans")
+def label_improvement_block(result: Any) -> str:
+    """What two models in MONAI Label learn from five scribbled scans."""
+    rows = []
+    for start in ("weights that ship", "random weights"):
+        for name, scores in result[start]["rounds"].items():
+            dice = f"{scores['dice']:.1f}"
+            rows.append([start, name, f"{result[start]['lr']:g}", dice, f"{scores['lowest']:.1f}"])
+    return table(
+        ["Start", "Scored", "`lr`", "Dice [%]", "lowest"],
+        rows,
+        f"{result['random weights']['scored']} frames of other patients; {result['steps']} steps a "
+        "training.",
+        texts=2,
+    )
+
+
 @_made_of("erosion", "Scribbles by erosion")
 def erosion_block(result: Any) -> str:
     """Time of scribbles by erosion, and what they leave of the left ventricle."""
