@@ -21,7 +21,7 @@ from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import validate
 from mixseg.report.cases import CasePanel, plot_cases
 from mixseg.report.curves import plot_curves
-from mixseg.report.page import try_to_write_page
+from mixseg.report.page import PAGE_NAME, try_to_write_page
 
 __all__ = ["History"]
 
@@ -175,7 +175,7 @@ class History:
         self._drawn = self.clock()
 
     def _catch_up(self, engine: Any) -> None:
-        """Draw the pictures that are missing or older than the last epoch."""
+        """Write what the end of the training did not come to: pictures, session, page."""
         table = self.output_dir / "history.csv"
         made = table.stat().st_mtime_ns if table.is_file() else 0
         names = ["curves.png"]
@@ -187,13 +187,20 @@ class History:
         ):
             names.append("cases.png")
         paths = [self.output_dir / name for name in names]
-        if all(path.is_file() and path.stat().st_mtime_ns >= made for path in paths):
-            return
-        if len(paths) > 1:
-            validate(self.evaluator, engine)
-        self._pending = [] if self.scorer is None else self.scorer.panels
-        self._draw()
-        try_to_write_page(self.output_dir)
+        if not all(_is_since(path, made) for path in paths):
+            if len(paths) > 1:
+                validate(self.evaluator, engine)
+            self._pending = [] if self.scorer is None else self.scorer.panels
+            self._draw()
+        ended = self.output_dir / "training.json"
+        if ended.is_file() and not self._sessions:
+            self._sessions = read_object(ended, "sessions")["sessions"]
+            if self._sessions[-1]["ended"] == "under way":
+                self._sessions[-1]["ended"] = "completed"
+                write_bytes_atomic(ended, strict_json({"sessions": self._sessions}).encode())
+        latest = max(path.stat().st_mtime_ns for path in [table, *paths] if path.is_file())
+        if not _is_since(self.output_dir / PAGE_NAME, latest):
+            try_to_write_page(self.output_dir)
 
     def _interrupt(self) -> None:
         self._draw()
@@ -222,3 +229,8 @@ class History:
         self._end("completed")
         if self._writer is not None:
             self._writer.close()
+
+
+def _is_since(path: Path, moment: int) -> bool:
+    """Whether a file was written at that time of the clock, in ns, or later."""
+    return path.is_file() and path.stat().st_mtime_ns >= moment

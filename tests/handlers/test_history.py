@@ -348,6 +348,14 @@ def test_how_long_each_process_trained_and_how_it_ended(
     assert {s["device"] for s in sessions} == {"cpu"}
     page = (tmp_path / "report.html").read_text()
     assert "25 s, resumed 1 ×" in page
+    # As a kill leaves it between the last checkpoint and the end: under way, and without a page.
+    sessions[-1]["ended"] = "under way"
+    (tmp_path / "training.json").write_text(json.dumps({"sessions": sessions}))
+    (tmp_path / "report.html").unlink()
+    build(True).run()
+    ended = [s["ended"] for s in json.loads((tmp_path / "training.json").read_text())["sessions"]]
+    assert ended == ["ended by ValueError: the loss is not finite", "completed"]
+    assert (tmp_path / "report.html").read_text() == page
 
 
 def test_a_page_that_cannot_be_made_costs_no_training(
