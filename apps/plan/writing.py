@@ -164,6 +164,7 @@ def _metadata(template: Path, plan: Plan) -> str:
     content: dict[str, Any] = json.loads(
         (template / "configs" / "metadata.json").read_text(encoding="utf-8")
     )
+    content.pop("expected_quality", None)  # was measured on the template's weights
     facts, names = plan.facts, plan.facts.classes
     listed = ", ".join(f"{i} is {name}" for i, name in enumerate(names))
     unknown = facts.unlabeled
