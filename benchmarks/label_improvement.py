@@ -11,6 +11,7 @@ patient. Both are scored on both frames of the other patients, before and after.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -117,11 +118,8 @@ def main() -> None:
     if arguments.data is None:
         parser.error("give --data, the folder of acdc/, or set MIXSEG_DATA")
     learned = {}
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        open(os.devnull, "w") as nowhere,
-    ):
-        log = Log(nowhere)
+    log = Log(io.StringIO())  # the screen alone
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for name, anew in (("weights that ship", False), ("random weights", True)):
             log(f"--- {HEART}: {name}, and {SCRIBBLED} scribbled scans")
             work = Path(folder) / name.replace(" ", "_")

@@ -107,9 +107,7 @@ class History:
 
     def _begin(self, engine: Any) -> None:
         self._began = self.clock()
-        path = self.output_dir / "training.json"
-        # A training that starts again has removed the file.
-        earlier = read_object(path, "sessions")["sessions"] if path.is_file() else []
+        earlier = self._read_sessions()
         session = {"device": str(engine.state.device), "precision": engine.precision}
         self._sessions = [*earlier, {**session, "seconds": 0.0, "ended": "under way"}]
 
@@ -118,8 +116,16 @@ class History:
         if self._sessions:
             seconds = round(self.clock() - self._began, 1)
             self._sessions[-1] |= {"seconds": seconds, "ended": ended}
-            content = strict_json({"sessions": self._sessions}).encode()
-            write_bytes_atomic(self.output_dir / "training.json", content)
+            self._write_sessions(self._sessions)
+
+    def _read_sessions(self) -> list[dict[str, Any]]:
+        """The processes so far; none where a training that starts again has removed the file."""
+        path = self.output_dir / "training.json"
+        return list(read_object(path, "sessions")["sessions"]) if path.is_file() else []
+
+    def _write_sessions(self, sessions: list[dict[str, Any]]) -> None:
+        content = strict_json({"sessions": sessions}).encode()
+        write_bytes_atomic(self.output_dir / "training.json", content)
 
     def _start(self, engine: Any) -> None:
         self._sums, self._lr = {}, 0.0
@@ -192,12 +198,10 @@ class History:
                 validate(self.evaluator, engine)
             self._pending = [] if self.scorer is None else self.scorer.panels
             self._draw()
-        ended = self.output_dir / "training.json"
-        if ended.is_file() and not self._sessions:
-            self._sessions = read_object(ended, "sessions")["sessions"]
-            if self._sessions[-1]["ended"] == "under way":
-                self._sessions[-1]["ended"] = "completed"
-                write_bytes_atomic(ended, strict_json({"sessions": self._sessions}).encode())
+        sessions = self._read_sessions()
+        if sessions and sessions[-1]["ended"] == "under way":
+            sessions[-1]["ended"] = "completed"
+            self._write_sessions(sessions)
         latest = max(path.stat().st_mtime_ns for path in [table, *paths] if path.is_file())
         if not _is_since(self.output_dir / PAGE_NAME, latest):
             try_to_write_page(self.output_dir)

@@ -154,7 +154,7 @@ def train_bundle(
         name: True for name, wanted in (("resume", resume), ("overwrite", overwrite)) if wanted
     }
     if processes.first:
-        # The run claims the folder, after it was logged there: not beside one under way.
+        # The run claims the folder itself, but its log is opened before: refuse one in use here.
         claim(output, "this training").lock.release()
     log = output / ("train.log" if processes.first else f"train_{processes.rank}.log")
     quiet = not processes.first
