@@ -21,6 +21,8 @@ from mixseg.transforms.images import (
     LoadVolumed,
     RescaleIntensity,
     RescaleIntensityd,
+    StackNeighbors,
+    StackNeighborsd,
 )
 from mixseg.transforms.labels import (
     ConvertUnlabeled,
@@ -97,6 +99,8 @@ __all__ = [
     "SelectClasses",
     "SelectClassesd",
     "SlicePreprocessing",
+    "StackNeighbors",
+    "StackNeighborsd",
     "SupervisionFromLabeld",
     "VolumePreprocessing",
     "calibrate_radius",

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+import torch
 from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
@@ -100,6 +101,43 @@ class AddDepth(Transform):
         return volume
 
 
+class StackNeighbors(Transform):
+    """Show a network in 2D the slices on both sides of each slice, as further channels.
+
+    Args:
+        neighbors: n, slices on each side; 0 leaves the image as it is.
+
+    Raises:
+        ValueError: n is negative.
+    """
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012 (MONAI's way)
+
+    def __init__(self, neighbors: int = 1) -> None:
+        if neighbors < 0:
+            raise ValueError(f"neighbors must not be negative, got {neighbors}")
+        self.neighbors = neighbors
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Stack the neighbors of each slice.
+
+        Args:
+            image: (channels, H, W, D), slices along the last axis.
+
+        Returns:
+            ((2n + 1)·channels, H, W, D) of the same type and metadata: the channels of the slice
+            n before, …, of the slice itself, …, of the slice n after. Beyond the first and the
+            last slice, these stand in.
+
+        Examples:
+            >>> StackNeighbors(1)(torch.tensor([[[[1, 2, 3]]]])).squeeze().tolist()
+            [[1, 1, 2], [1, 2, 3], [2, 3, 3]]
+        """
+        shifts = torch.arange(-self.neighbors, self.neighbors + 1)[:, None]
+        places = (torch.arange(image.shape[-1]) + shifts).clamp(0, image.shape[-1] - 1)
+        return image[..., places].movedim(-2, 0).flatten(0, 1)
+
+
 class RescaleIntensity(Transform):
     """Bring the intensities of an image to the range that the network is trained on.
 
@@ -167,6 +205,13 @@ class AddDepthd(OfEachKey):
 
     array = AddDepth
     backend = AddDepth.backend
+
+
+class StackNeighborsd(OfEachKey):
+    """Dictionary form of :class:`StackNeighbors`, with its arguments."""
+
+    array = StackNeighbors
+    backend = StackNeighbors.backend
 
 
 class RescaleIntensityd(OfEachKey):

@@ -23,7 +23,12 @@ from monai.transforms import (
 
 from mixseg.transforms.cropping import CropToCenterd, above_minimum
 from mixseg.transforms.free_negatives import FreeNegativesd, negative_radius
-from mixseg.transforms.images import AddDepthd, LoadVolumed, RescaleIntensityd
+from mixseg.transforms.images import (
+    AddDepthd,
+    LoadVolumed,
+    RescaleIntensityd,
+    StackNeighborsd,
+)
 from mixseg.transforms.labels import (
     ConvertUnlabeledd,
     MaskUnannotatedClassesd,
@@ -263,6 +268,8 @@ class SlicePreprocessing(_Preprocessing):
         noise: arguments of :class:`mixseg.transforms.NoisyLabel`, which makes the masks of items
             that are flagged ``distort`` wrong on purpose; None leaves all as they are.
         reference: keep the mask as it was before ``noise`` under ``reference``.
+        neighbors: slices on each side that the network sees as further channels, see
+            :class:`mixseg.transforms.StackNeighbors`.
 
     Raises:
         ValueError: another ``resampling``, or a size that is not of a slice.
@@ -273,6 +280,7 @@ class SlicePreprocessing(_Preprocessing):
     spatial_size: Sequence[int]
     noise: Mapping[str, Any] | None = None
     reference: bool = False
+    neighbors: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -302,7 +310,10 @@ class SlicePreprocessing(_Preprocessing):
                     label_keys, crop, constant_values=self.num_classes, allow_missing_keys=True
                 )
             )
-        return [*steps, self._resized(self.spatial_size, label_keys)]
+        steps.append(self._resized(self.spatial_size, label_keys))
+        if self.neighbors:
+            steps.append(StackNeighborsd("image", neighbors=self.neighbors))
+        return steps
 
     def _label_keys(self) -> tuple[str, ...]:
         return (*super()._label_keys(), "reference") if self.reference else super()._label_keys()

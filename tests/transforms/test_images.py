@@ -13,7 +13,13 @@ from monai.transforms import LoadImaged
 from PIL import Image
 
 from mixseg.files.geometry import spacing_mm
-from mixseg.transforms import AddDepth, AddDepthd, RescaleIntensity, RescaleIntensityd
+from mixseg.transforms import (
+    AddDepth,
+    AddDepthd,
+    RescaleIntensity,
+    RescaleIntensityd,
+    StackNeighbors,
+)
 
 RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)  # rows, columns, colors
 
@@ -125,3 +131,29 @@ def test_percentiles_are_those_of_each_channel() -> None:
 def test_bad_rules(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RescaleIntensity(**options)
+
+
+def test_neighbors_of_every_slice_and_channel() -> None:
+    image = torch.rand(2, 3, 4, 5)
+    stacked = StackNeighbors(2)(image)
+    assert stacked.shape == (10, 3, 4, 5)
+    for place in range(5):
+        near = [min(max(place + shift, 0), 4) for shift in range(-2, 3)]
+        expected = torch.cat([image[..., index] for index in near])
+        assert torch.equal(stacked[..., place], expected)
+
+
+def test_neighbors_of_a_picture_are_the_picture() -> None:
+    image = torch.rand(3, 4, 5, 1)
+    assert torch.equal(StackNeighbors(1)(image), image.repeat(3, 1, 1, 1))
+
+
+def test_neighbors_keep_the_metadata() -> None:
+    image = MetaTensor(torch.rand(1, 3, 4, 5), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
+    stacked = StackNeighbors(1)(image)
+    assert torch.equal(stacked.affine, image.affine)
+
+
+def test_a_negative_number_of_neighbors_is_refused() -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        StackNeighbors(-1)

@@ -101,6 +101,7 @@ def plain(values: Any) -> np.ndarray:
 PREPARATIONS: dict[str, Any] = {
     "slices": slices(),
     "slices, padded and turned": slices(crop_size=(80, 70), orientation="LPS"),
+    "slices and their neighbors": slices(neighbors=1),
     "slices of one size": slices(slice_size=(40, 90), normalization="minmax"),
     "volumes": VolumePreprocessing(source_classes=CLASSES, spacing=(2.0, 2.5, 4.0)),
     "volumes as they lie": VolumePreprocessing(
@@ -120,7 +121,7 @@ def test_training_evaluation_and_inference_see_one_image(
     assert torch.equal(trained["image"].as_tensor(), inferred["image"].as_tensor())
     assert torch.equal(evaluated["image"].as_tensor(), inferred["image"].as_tensor())
     assert torch.equal(evaluated["image"].affine, inferred["image"].affine)
-    assert trained["label"].shape == trained["image"].shape
+    assert trained["label"].shape == (1, *trained["image"].shape[1:])
     assert trained["label"].dtype == torch.uint8
     # What was scored has the file's own grid.
     file = nib.load(item["label"])
@@ -137,7 +138,11 @@ def test_training_evaluation_and_inference_see_one_image(
 def test_predictions_return_to_the_files_grid(name: str, tmp_path: Path) -> None:
     """The label as the network sees it, taken back by the way of the image, is the file's label."""
     item, preparation = case(tmp_path, affine=OBLIQUE), PREPARATIONS[name]
-    wide = {"slices": slices(crop_size=(64, 64), spatial_size=(64, 64))}.get(name, preparation)
+    fine: Any = {"crop_size": (64, 64), "spatial_size": (64, 64)}
+    wide = {
+        "slices": slices(**fine),
+        "slices and their neighbors": slices(**fine, neighbors=1),
+    }.get(name, preparation)
     trained = wide.training([item])(item)
     onehot = torch.stack([trained["label"].as_tensor()[0] == c for c in range(4)]).float()
     inferred = wide.inference(item)
