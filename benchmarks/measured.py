@@ -343,6 +343,32 @@ def training_cost_block(root: Path) -> str:
     return table(heads, rows, text, texts=2)
 
 
+def step_time_block(root: Path) -> str:
+    """Time of a training step of the flagship by precision and memory layout."""
+    found = (result_of(root, f"step_time{end}") for end in ("", "_cuda"))
+    contents = [content for content in found if content]
+    if not contents:
+        return f"Time of a step: {NOT_RUN}.\n"
+    heads = ["Device", "Bundle", "Variant", "Step [ms]", "over the first, quartiles"]
+    rows, machines = [], []
+    for content in contents:
+        hardware, device = content["hardware"], content["setting"]["device"]
+        machines.append(
+            f"{device}: {hardware['gpu'] or hardware['cpu']}, {hardware['torch_threads']} threads"
+        )
+        for bundle, variants in content["bundles"].items():
+            for variant, one in variants.items():
+                low, high = one["quartiles"]
+                rows.append(
+                    [
+                        device, f"`{bundle}`", variant, f"{one['milliseconds']:.0f}",
+                        f"{one['over_reference']:.2f} ({low:.2f} to {high:.2f})",
+                    ]
+                )  # fmt: skip
+    text = f"Median over turns of all variants. {'; '.join(machines)}."
+    return table(heads, rows, text, texts=3)
+
+
 @_made_of("tutorial_wbc", "Scores")
 def tutorial_block(result: Any) -> str:
     """Test scores of the tutorial's two runs."""

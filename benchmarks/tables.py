@@ -38,6 +38,7 @@ from measured import (
     phantom_block,
     quality_block,
     result_of,
+    step_time_block,
     table,
     training_cost_block,
     tutorial_block,
@@ -222,6 +223,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "noise": noise_block,
     "phantom_statistics": phantom_block,
     "quality": quality_block,
+    "step_time": step_time_block,
     "training_cost": training_cost_block,
     "tutorial_wbc": tutorial_block,
 }

@@ -42,19 +42,24 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "s4gan": ("wbc_s4gan", {"batch_full": 4, "batch_unlabeled": 4}),
 }
 #: Setting → kind of supervision.
-KINDS = {"batch_full": "full", "batch_unlabeled": "none"}
+KINDS = {"batch_full": "full", "batch_partial": "partial", "batch_unlabeled": "none"}
 
 
 def random_batch(parser: Any) -> dict[str, Any]:
     """A mixed batch of the bundle's sizes as its loader collates it; noise and random classes."""
-    counts = {kind: int(parser.get_parsed_content(key)) for key, kind in KINDS.items()}
+    counts = {
+        kind: int(parser.get_parsed_content(key)) for key, kind in KINDS.items() if key in parser
+    }
     number = sum(counts.values())
-    size = parser.get_parsed_content("spatial_size")
+    size = parser.get_parsed_content("spatial_size" if "spatial_size" in parser else "crop_size")
     classes = parser.get_parsed_content("num_classes")
     generator = torch.Generator().manual_seed(0)
     channels = parser.get_parsed_content("in_channels")
     label = torch.randint(0, classes, (number, 1, *size), generator=generator, dtype=torch.uint8)
-    label[counts["full"] :] = classes  # unlabeled
+    seen = torch.rand(label.shape, generator=generator) < 0.1
+    seen[number - counts.get("none", 0) :] = False
+    seen[: counts["full"]] = True
+    label[~seen] = classes  # unlabeled
     return {
         "image": torch.randn((number, channels, *size), generator=generator),
         "label": label,

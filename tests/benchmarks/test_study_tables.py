@@ -7,10 +7,11 @@ import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from scipy.stats import wilcoxon
 
@@ -136,6 +137,50 @@ def test_scores_that_a_file_lacks_are_left_out(
     del content["test"]["scores"]["teacher"]["nucleus"]["iou"]
     path.write_text(json.dumps(content))
     assert table()[2][6:8] == ["", "55.0"]
+
+
+def test_the_time_of_a_step_is_a_ratio_within_each_turn(
+    benchmark_script: Benchmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = benchmark_script("step_time")
+    # The machine slows down from turn to turn; the first one warms up.
+    slow = iter([9.0] * 4 + [1.0] * 4 + [2.0] * 4 + [4.0] * 4)
+    factors = {"float32": 1.0, "float32, channels last": 1.5, "bfloat16": 0.5,
+               "bfloat16, channels last": 0.25}  # fmt: skip
+    made: dict[int, str] = {}
+
+    class Trainer:
+        state = SimpleNamespace(epoch=0, max_epochs=1)
+
+        def run(self) -> None:
+            pass
+
+    def build(bundle: str, device: str, variant: str) -> Trainer:
+        trainer = Trainer()
+        made[id(trainer)] = variant
+        return trainer
+
+    def timed(work: Any, device: Any) -> tuple[float, float]:
+        return 0.0, next(slow) * factors[made[id(work.__self__)]]
+
+    monkeypatch.setattr(script, "build", build)
+    monkeypatch.setattr(script, "timed", timed)
+    found = script.measure("acdc_lv_mixed", "cpu", turns=3)
+    assert {name: one["over_reference"] for name, one in found.items()} == factors
+    assert found["bfloat16"]["milliseconds"] == 1000
+    assert found["bfloat16"]["quartiles"] == [0.5, 0.5]
+
+
+def test_the_time_of_a_step_is_that_of_the_bundle(benchmark_script: Benchmark) -> None:
+    trainer = benchmark_script("step_time").build("acdc_lv_mixed", "cpu", "float32, channels last")
+    assert trainer.precision == "float32"
+    assert trainer.memory_format == torch.channels_last
+    (batch,) = trainer.data_loader
+    assert batch["image"].shape == (16, 1, 112, 112)
+    label, kinds = batch["label"], batch["supervision"]
+    assert kinds == ["full"] * 8 + ["partial"] * 8
+    assert (label[:8] < 2).all()
+    assert 0.05 < (label[8:] < 2).float().mean() < 0.15
 
 
 def test_the_cost_of_a_step_is_a_ratio_within_each_round(
