@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 
@@ -109,7 +110,9 @@ class PartialCrossEntropyDiceLoss(PartialDiceLoss):
         return partial_cross_entropy_dice(logits, label, include_background=self.include_background)
 
 
-def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+def dice_cross_entropy(
+    logits: Tensor, label: Tensor, *, class_weight: Tensor | None = None
+) -> Tensor:
     """Cross-entropy + soft Dice over the labeled voxels of a batch.
 
     The sum of `partial_cross_entropy`, divided by the labeled voxels, and the mean over the
@@ -127,6 +130,9 @@ def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
         logits: (B, C, *spatial), floating point, C >= 2.
         label: (B, 1, *spatial) or (B, *spatial), integer or float dtype holding 0..C-1, or C where
             unlabeled. Other values are refused when data are loaded and not checked here.
+        class_weight: (C,) factor of each voxel in all sums, by the class that it is labeled with,
+            on the device of the logits; None for 1. The cross-entropy is divided by the number of
+            labeled voxels nevertheless, see `partial_cross_entropy`.
 
     Returns:
         Scalar >= 0; float32 for half-precision logits. 0 with zero gradient, never NaN, when no
@@ -146,7 +152,8 @@ def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
         >>> round(dice_cross_entropy(logits, label).item(), 4)
         1.3863
     """
-    return partial_cross_entropy(logits, label) + _labeled_dice(logits, label, batch=True)
+    cross_entropy = partial_cross_entropy(logits, label, class_weight=class_weight)
+    return cross_entropy + _labeled_dice(logits, label, batch=True, class_weight=class_weight)
 
 
 class DiceCrossEntropyLoss(nn.Module):
@@ -186,22 +193,23 @@ def image_dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return image_cross_entropy(logits, label) + _labeled_dice(logits, label, batch=False)
 
 
-def _labeled_dice(logits: Tensor, label: Tensor, *, batch: bool) -> Tensor:
+def _labeled_dice(
+    logits: Tensor, label: Tensor, *, batch: bool, class_weight: Tensor | None = None
+) -> Tensor:
     """Soft Dice loss, mean of the labeled foreground classes: a scalar, or (B,) by image."""
     logits = prepare_logits(logits)
     num_classes = logits.shape[1]
-    target = voxel_map(label, logits, name="label").long().unsqueeze(1)
-    loss = DiceLoss(
-        softmax=True,
-        to_onehot_y=True,
-        include_background=False,
-        batch=batch,
-        reduction="none",
-        ignore_index=num_classes,
-    )
-    # Classes last: (C - 1,) of the batch, (B, C - 1) by image.
-    values = loss(logits, target).flatten(0 if batch else 1)
-    voxels = target.flatten(0 if batch else 1)
-    labeled = torch.stack([(voxels == c).any(dim=-1) for c in range(1, num_classes)], dim=-1)
-    mean: Tensor = (values * labeled).sum(dim=-1) / labeled.sum(dim=-1).clamp(min=1)
+    target = voxel_map(label, logits, name="label").long().flatten(1)
+    onehot = F.one_hot(target, num_classes + 1)[..., :num_classes].to(logits.dtype)
+    p = logits.softmax(1).flatten(2)
+    # [k, c]: probability of class c, summed over the voxels that are labeled k.
+    with torch.autocast(logits.device.type, enabled=False):  # a product of matrices: in full
+        sums = torch.einsum("bvk,bcv->kc" if batch else "bvk,bcv->bkc", onehot, p)
+    counts = onehot.sum((0, 1) if batch else 1)
+    if class_weight is not None:
+        sums, counts = sums * class_weight.to(sums)[:, None], counts * class_weight.to(sums)
+    overlap = sums.diagonal(dim1=-2, dim2=-1)
+    values = 1 - (2 * overlap + 1e-5) / (sums.sum(-2) + counts + 1e-5)
+    labeled = (counts > 0)[..., 1:]
+    mean: Tensor = (values[..., 1:] * labeled).sum(-1) / labeled.sum(-1).clamp(min=1)
     return mean

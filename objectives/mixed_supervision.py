@@ -13,6 +13,9 @@ from mixseg.objectives.base import Batch, Networks, Objective, Outputs, active, 
 
 __all__ = ["MixedSupervision"]
 
+#: Of a class that the batch's full masks hardly hold.
+_LEAST_WEIGHT = 0.1
+
 
 class MixedSupervision(Objective):
     """Learn from whatever is there: masks, scribbles, partial labels, noisy masks, no label.
@@ -31,7 +34,12 @@ class MixedSupervision(Objective):
     Each kind has a loss of its own: in a common mean over voxels a few masks would outweigh many
     scribbles, which label a twentieth of the voxels. Scribbles hold far more foreground than an
     image does and say nothing about boundaries: with as much weight as masks they make objects too
-    large.
+    large. Eroded masks with free negatives hold far less of it and make objects too small. With
+    ``match_classes``, each voxel of a partial label therefore weighs π_c / q_c, the share of its
+    class c among the voxels of the batch's full masks over that among its labeled voxels: all sums
+    of the loss are then what they would be, had the labels been placed without regard to class.
+    The ratio is at least 0.1, so that a class that the batch's masks lack is learned, too. Batches
+    without a full mask have no such weights.
 
     With one branch there are no pseudo-labels: the network learns from labeled voxels alone. With
     two, both learn from all labels, and the pseudo-label of a voxel is a random mixture
@@ -42,6 +50,7 @@ class MixedSupervision(Objective):
     Args:
         lambda_partial: weight of partial labels.
         lambda_noisy: weight of masks that may be wrong.
+        match_classes: weight partial labels by class, as above.
         lambda_pseudo: weight of pseudo-labels, for ``branches=2``; begin them late by a ramp
             (:class:`mixseg.handlers.WeightRamps`).
         branches: of the network, 1 (``main``) or 2 (``teacher`` and ``student``).
@@ -66,6 +75,7 @@ class MixedSupervision(Objective):
         lambda_noisy: float = 0.5,
         lambda_pseudo: float = 0.0,
         *,
+        match_classes: bool = False,
         branches: Literal[1, 2] = 1,
     ) -> None:
         super().__init__()
@@ -82,6 +92,7 @@ class MixedSupervision(Objective):
         self.lambda_partial = float(lambda_partial)
         self.lambda_noisy = float(lambda_noisy)
         self.lambda_pseudo = float(lambda_pseudo)
+        self.match_classes = match_classes
         self._names = ("main",) if branches == 1 else ("teacher", "student")
 
     @property
@@ -121,9 +132,12 @@ class MixedSupervision(Objective):
         terms: dict[str, Tensor] = {}
         for kind in ("full", "partial", "noisy"):
             if kind in weights and kind in logits:
-                label = batch[kind]["label"]
+                label, weight = batch[kind]["label"], None
+                if kind == "partial" and self.match_classes and "full" in batch:
+                    num_classes = logits[kind][0].shape[1]
+                    weight = _class_weight(batch["full"]["label"], label, num_classes)
                 terms[kind] = torch.stack(
-                    [dice_cross_entropy(z, label) for z in logits[kind]]
+                    [dice_cross_entropy(z, label, class_weight=weight) for z in logits[kind]]
                 ).mean()
         rest = [kind for kind in ("partial", "noisy", "none") if kind in logits]
         if "pseudo" in weights and rest:
@@ -133,6 +147,19 @@ class MixedSupervision(Objective):
 
 def _as_tuple(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (output,) if isinstance(output, Tensor) else output
+
+
+def _class_weight(full: Tensor, partial: Tensor, num_classes: int) -> Tensor:
+    """Share of each class among the voxels of masks over that among labeled voxels, at least 0.1.
+
+    A class that ``partial`` lacks has some weight, which no voxel bears.
+    """
+    masks, labels = (
+        torch.stack([(label == c).sum() for c in range(num_classes)]).float()
+        for label in (full, partial)
+    )
+    share = masks / masks.sum().clamp(min=1)
+    return (share * labels.sum() / labels.clamp(min=1)).clamp(min=_LEAST_WEIGHT)
 
 
 def _pseudo(logits: dict[str, tuple[Tensor, ...]], batch: Batch, kinds: Sequence[str]) -> Tensor:

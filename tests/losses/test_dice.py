@@ -275,6 +275,35 @@ def test_an_image_counts_as_if_it_were_alone() -> None:
     torch.testing.assert_close(image_dice_cross_entropy(logits, label), torch.stack(alone))
 
 
+def test_a_weight_counts_voxels_of_a_class_more_often() -> None:
+    """Whole weights are copies: of each voxel of class 1 two, of class 2 three."""
+    generator = torch.Generator().manual_seed(9)
+    logits = torch.randn(2, 3, 40, generator=generator, dtype=torch.float64)
+    label = torch.randint(0, 4, (2, 1, 40), generator=generator)
+    copies = torch.tensor([1, 2, 3, 1])[label[:, 0]]
+    sums, counts = [], []
+    repeated = [
+        [torch.repeat_interleave(x[i], copies[i], dim=-1) for i in range(2)]
+        for x in (logits, label)
+    ]
+    often = dice_cross_entropy(*(torch.cat(x, dim=-1).unsqueeze(0) for x in repeated))
+    for z, y in ((logits, label), tuple(torch.cat(x, dim=-1).unsqueeze(0) for x in repeated)):
+        sums.append(partial_cross_entropy(z, y).item() * (y < 3).sum().item())
+        counts.append((y < 3).sum().item())
+    weighted = dice_cross_entropy(logits, label, class_weight=torch.tensor([1.0, 2.0, 3.0]))
+    # The cross-entropy is divided by the voxels that are there, not by their copies.
+    expected = often.item() - sums[1] / counts[1] + sums[1] / counts[0]
+    assert weighted.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_weights_of_one_change_nothing() -> None:
+    generator = torch.Generator().manual_seed(10)
+    logits = torch.randn(2, 3, 4, 6, generator=generator, dtype=torch.float64)
+    label = torch.randint(0, 4, (2, 1, 4, 6), generator=generator)
+    weighted = dice_cross_entropy(logits, label, class_weight=torch.ones(3))
+    torch.testing.assert_close(weighted, dice_cross_entropy(logits, label))
+
+
 @pytest.mark.parametrize("function", [dice_cross_entropy, image_mean])
 def test_sum_in_half_precision(function: Term) -> None:
     generator = torch.Generator().manual_seed(4)

@@ -93,6 +93,59 @@ def objective(branches: int) -> MixedSupervision:
     return MixedSupervision(lambda_pseudo=0.3 if branches == 2 else 0.0, branches=branches)
 
 
+def weighted(z: np.ndarray, label: np.ndarray, full: np.ndarray) -> float:
+    """Like ``supervised``, each voxel by the share of its class on masks over that on labels."""
+    y = label[:, 0][label[:, 0] < CLASSES]
+    log_p = np.moveaxis(log_softmax(z, axis=1), 1, -1)[label[:, 0] < CLASSES]
+    on_masks, on_labels = (np.bincount(x.ravel(), minlength=CLASSES)[:CLASSES] for x in (full, y))
+    w = np.maximum(on_masks / on_masks.sum() / (on_labels / on_labels.sum()), 0.1)[y]
+    cross_entropy = -(w * log_p[np.arange(len(y)), y]).sum() / len(y)
+    dice = [
+        1 - (2 * (w * np.exp(log_p[:, c]))[y == c].sum() + 1e-5)
+        / ((w * np.exp(log_p[:, c])).sum() + w[y == c].sum() + 1e-5)
+        for c in range(1, CLASSES)
+    ]  # fmt: skip
+    return float(cross_entropy + np.mean(dice))
+
+
+def test_scribbles_count_classes_as_masks_do() -> None:
+    batch, logits = make_batch(), make_logits(1)
+    # A class that the masks lack counts a tenth.
+    for absent in (None, 1):
+        full, partial = batch["full"]["label"].clone(), batch["partial"]["label"]
+        if absent is not None:
+            full[full == absent] = 0
+        batch["full"]["label"] = full
+        terms = MixedSupervision(match_classes=True)(logits, batch, {})
+        expected = weighted(logits["partial"].numpy(), partial.numpy(), full.numpy())
+        assert terms["partial"].item() == pytest.approx(expected, rel=1e-6)
+        plain = MixedSupervision()(logits, batch, {})
+        for kind in ("full", "noisy"):
+            assert torch.equal(terms[kind], plain[kind])
+
+
+def test_scribbles_without_masks_beside_them_count_voxel_by_voxel() -> None:
+    kinds = ("partial", "none")
+    batch, logits = make_batch(kinds), make_logits(1, kinds)
+    matched = MixedSupervision(match_classes=True)(logits, batch, {})["partial"]
+    assert torch.equal(matched, MixedSupervision()(logits, batch, {})["partial"])
+
+
+def test_scribbles_are_matched_to_what_was_marked_class_by_class() -> None:
+    """A third of the background, all of class 1, half of class 2: the loss of the whole masks."""
+    generator = torch.Generator().manual_seed(3)
+    label = torch.arange(3).repeat_interleave(torch.tensor([30, 6, 12])).view(1, 1, 48)
+    p = torch.rand(3, CLASSES, generator=generator, dtype=torch.float64).log()
+    logits = p[label[0, 0]].T.unsqueeze(0)  # voxels of one class are predicted alike
+    seen = torch.cat([torch.arange(0, 10), torch.arange(30, 36), torch.arange(36, 42)])
+    scribble = torch.full_like(label, CLASSES)
+    scribble[..., seen] = label[..., seen]
+    batch = {"full": {"label": label}, "partial": {"label": scribble}}
+    outputs = {"full": logits, "partial": logits}
+    terms = MixedSupervision(match_classes=True)(outputs, batch, {})
+    torch.testing.assert_close(terms["partial"], terms["full"], rtol=1e-5, atol=0)
+
+
 def drawn_beta(seed: int) -> float:
     torch.manual_seed(seed)
     return float(torch.rand(()))
@@ -119,6 +172,16 @@ def gradients(logits: Logits, batch: Groups, term: str, branches: int = 2) -> Lo
     torch.manual_seed(4)
     objective(branches)(outputs, batch, {})[term].backward()
     return {kind: [z.grad for z in parts] for kind, parts in leaves.items()}
+
+
+def test_gradients_of_matched_scribbles() -> None:
+    batch, logits = make_batch(("full", "partial")), make_logits(1)
+    method = MixedSupervision(match_classes=True)
+
+    def value(partial: Tensor) -> Tensor:
+        return method({"full": logits["full"], "partial": partial}, batch, {})["partial"]
+
+    assert torch.autograd.gradcheck(value, (logits["partial"].clone().requires_grad_(),))
 
 
 @pytest.mark.parametrize("branches", [1, 2])
