@@ -178,6 +178,7 @@ def negative_radius(
     max_iterations: int | None = None,
     slice_axis: int | None = -1,
     distance: Literal["slice", "volume"] = "slice",
+    margin: float = 0.0,
     key: str = "label",
 ) -> float | None:
     """The radius of a training set's free negatives, from its full masks or checked against them.
@@ -193,13 +194,16 @@ def negative_radius(
             which seeds are made and negatives placed, before any later resizing, and with the
             classes that are trained.
         radius: ``"auto"`` for the largest distance, of any full mask, of a foreground voxel from
-            the seeds of the same mask (:func:`calibrate_radius`); a number, in voxels of that
-            grid, to be checked against it; None for no free negatives.
+            the seeds of the same mask (:func:`calibrate_radius`), and ``margin`` more; a number,
+            in voxels of that grid, to be checked against it; None for no free negatives.
         num_classes: C of the transformed label, background included.
         rule: see :func:`calibrate_radius`.
         max_iterations: see :func:`calibrate_radius`.
         slice_axis: see :func:`calibrate_radius`.
         distance: see :func:`free_negatives`.
+        margin: share of the largest distance that ``"auto"`` adds. The largest of n distances is
+            exceeded by one further case in n + 1 if masks and weak cases are alike, by more if
+            weak cases have sparser seeds.
         key: the label's key.
 
     Returns:
@@ -208,9 +212,12 @@ def negative_radius(
         ``radius`` is None, or ``"auto"`` without a full mask.
 
     Raises:
-        ValueError: ``radius`` is neither a number from 0 on, ``"auto"`` nor None; or a full mask
-            has foreground farther than ``radius`` from its seeds. The message names the case.
+        ValueError: ``radius`` is neither a number from 0 on, ``"auto"`` nor None; ``margin`` is
+            negative; or a full mask has foreground farther than ``radius`` from its seeds. The
+            message names the case.
     """
+    if not margin >= 0:
+        raise ValueError(f"margin must not be negative, got {margin}")
     if radius is None:
         return None
     if radius != "auto":
@@ -240,15 +247,17 @@ def negative_radius(
     # Distances are square roots of whole numbers, so that rounding up is exact.
     enough = math.ceil(largest * 10) / 10
     if radius == "auto":
+        radius = math.ceil(largest * (1 + margin) * 10) / 10
         logger.info(
-            "free negatives: background beyond R = %.1f voxels of every seed, the largest distance "
-            "on %d full mask%s (%s)",
-            enough,
+            "free negatives: background beyond R = %.1f voxels of every seed, %sthe largest "
+            "distance on %d full mask%s (%s)",
+            radius,
+            f"{1 + margin:g} times " if margin else "",
             count,
             "s" if count > 1 else "",
             farthest,
         )
-        return enough
+        return radius
     if radius < largest:
         raise ValueError(
             f"radius is {radius:g} voxels, but the full mask of case '{farthest}' reaches "

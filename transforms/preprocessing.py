@@ -64,6 +64,7 @@ class _Preprocessing:
     intensity_sd: float = 1.0
     erosion_rule: str = "kervadec"
     free_negatives: float | Literal["auto"] | None = "auto"
+    negatives_margin: float = 0.0
     weak_label: bool | Literal["noise"] = False
     resampling: Literal["area", "nearest"] = "area"
 
@@ -216,6 +217,7 @@ class _Preprocessing:
                 rule=self.erosion_rule,
                 slice_axis=self.slice_axis,
                 distance=self.distance,
+                margin=self.negatives_margin,
             )
         return Compose(
             [
@@ -261,6 +263,8 @@ class SlicePreprocessing(_Preprocessing):
         free_negatives: of seeds without background strokes: pixels at ``slice_size`` from every
             seed beyond which a slice is background, see :class:`mixseg.transforms.FreeNegatives`;
             ``"auto"`` finds it on the full masks, None does without.
+        negatives_margin: share that ``"auto"`` adds, see
+            :func:`mixseg.transforms.negative_radius`.
         weak_label: give full and partial cases a ``weak_label``, the eroded mask, beside ``label``;
             ``"noise"``: every case one that is made wrong as ``noise`` says.
         resampling: of label maps: ``"area"``, see :class:`mixseg.transforms.ResizeLabel`, or

@@ -261,6 +261,19 @@ def test_radius_of_a_training_set(caplog: pytest.LogCaptureFixture) -> None:
     assert radius_of([line]) == 3
 
 
+def test_a_margin_beyond_the_largest_distance(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    data = [full("a", 5), full("b", 11)]
+    # 1.2 · 5·√2 = 8.48…, rounded up.
+    assert radius_of(data, margin=0.2) == 8.5
+    assert "R = 8.5 voxels of every seed, 1.2 times the largest distance on 2 full" in caplog.text
+    # A radius that is given stays what it is.
+    assert radius_of(data, 7.1, margin=0.2) == 7.1
+    assert radius_of([], margin=0.2) is None
+    with pytest.raises(ValueError, match=r"^margin must not be negative, got -0\.1"):
+        radius_of(data, margin=-0.1)
+
+
 def test_given_radii_are_checked(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     data = [full("a", 5), full("b", 11)]
