@@ -39,6 +39,8 @@ OF_DATA = {"num_full", "num_partial", "weak_label", "source_classes", "target_cl
     "features",
     "max_epochs",
     "lambda_partial",
+    "match_classes",
+    "negatives_margin",
     "batch_full",
     "batch_partial",
     "keep_component",
