@@ -36,11 +36,6 @@ def child(
     Whatever ends the block ends the process: an error, Ctrl-C, and SIGTERM, which is turned into
     KeyboardInterrupt within the block. A bundle's run ends by itself where this process is killed,
     see :func:`mixseg.configuration.end_with_parent`.
-
-    Args:
-        command: program and arguments.
-        environment: its variables.
-        **options: of :class:`subprocess.Popen`.
     """
     variables = {**environment, PARENT_VARIABLE: str(os.getpid())}
     # Signals are the main thread's.

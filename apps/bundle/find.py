@@ -72,9 +72,6 @@ def find_trained(name_or_path: str | os.PathLike[str]) -> Path:
     That is the bundle's own, or the run in its ``eval`` where it was trained there: weights and
     settings are then that run's.
 
-    Args:
-        name_or_path: a run's folder, or a bundle as :func:`find_bundle` takes it.
-
     Raises:
         ValueError: there is no such bundle, or it was changed since it was packed.
         FileExistsError: see :func:`find_bundle`.

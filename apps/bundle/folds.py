@@ -58,16 +58,9 @@ def cross_validate(
 
     The output folder then holds a run per fold, ``fold_1`` and so on, with the scores of its part
     in ``test``; ``metrics.csv``, ``summary.json`` and ``report.html`` are of all folds together.
+    Arguments are as of :func:`train_bundle`; the default output is ``folds`` in its folder.
 
     Args:
-        bundle: its folder, a zip of ``mixseg pack``, or its name.
-        folds: number of folds.
-        data: folder of the data; None for the one that the bundle names.
-        output: folder to write to; None for ``folds`` in the bundle's folder, where that is given.
-        config: files to pass after ``train.yaml``.
-        settings: entries of the configuration with other values.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA if available.
-        verbose: show all that the trainings say.
         show: is told each step, as text and kind (``"heading"``, ``"done"``).
 
     Returns:

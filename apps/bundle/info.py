@@ -23,9 +23,6 @@ def network_inputs(folder: Path) -> dict[str, Any]:
 def describe(folder: Path) -> dict[str, str]:
     """Facts about a bundle that users need before using it.
 
-    Args:
-        folder: the bundle's.
-
     Returns:
         Title → text, in the order in which they are shown: what it segments, what it takes and
         gives, its weights, scores and licenses. Facts that its files do not give are left out.

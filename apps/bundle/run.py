@@ -70,12 +70,8 @@ def run_bundle(
     """Run a bundle to its end.
 
     Args:
-        run_id: ``training``, ``evaluating`` or ``inference``.
-        files: configuration files, later ones override.
-        settings: values that override the files'.
         log: file that all it prints is added to.
         verbose: show all of it, too.
-        quiet: show nothing.
 
     Raises:
         ChildProcessError: it failed; says why, and where the log is.
@@ -107,11 +103,9 @@ def run_logged(
     """Run a command, show its progress as it comes and add all that it prints to ``log``.
 
     Args:
-        command: program and arguments.
         log: the file; of a progress bar it keeps the last state.
         verbose: show all that is printed. By default that is what is printed beside a log, the
             progress bars, what this package logs, and warnings, each once.
-        quiet: show nothing.
 
     Returns:
         Its exit status.

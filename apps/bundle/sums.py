@@ -44,10 +44,6 @@ def write_sums(folder: Path) -> Path:
 def read_sums(text: str, source: str = SUMS_NAME) -> dict[str, str]:
     """Name → SHA-256 out of the text of a list.
 
-    Args:
-        text: a line for each file.
-        source: the list's name, for messages.
-
     Raises:
         ValueError: a line is not in the format of ``sha256sum``; a name occurs twice, leaves the
             folder or is absolute.
@@ -73,7 +69,6 @@ def check_sums(folder: Path, strict: bool = False) -> list[str]:
     ``.cache/huggingface`` at the top.
 
     Args:
-        folder: the bundle.
         strict: name what using the bundle leaves there, too: the folders ``eval`` and ``data`` at
             the top, and ``__pycache__`` anywhere. Weights in ``eval`` are used before the packed
             ones, and compiled code is run in place of the code beside it.

@@ -57,7 +57,6 @@ def training_files(folder: Path, config: Sequence[Path] = ()) -> list[Path]:
     """``train.yaml`` of a bundle and the files after it.
 
     Args:
-        folder: the bundle's.
         config: further files, by their paths or by their names in ``configs/``.
 
     Raises:
@@ -103,17 +102,10 @@ def train_bundle(
 ) -> Path:
     """Train a bundle in a process of its own.
 
+    Arguments are as of :meth:`mixseg.Bundle.train`; a run itself is its own default output. All
+    that the training says is in ``output/train.log``; ``verbose`` shows it, too.
+
     Args:
-        bundle: its folder, a zip of ``mixseg pack``, or its name.
-        data: folder of the data; None for the one that the bundle names.
-        output: folder of the run; None for ``eval`` in the bundle's folder, where that is given,
-            and for a run itself.
-        config: files to pass after ``train.yaml``.
-        settings: entries of the configuration with other values.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA if available.
-        resume: continue the training that ``output`` holds.
-        overwrite: start again where it holds one.
-        verbose: show all that the training says; it is in ``output/train.log`` anyway.
         processes: that train together, each calling this; None for this one alone. With several,
             ``multi_gpu_train.yaml`` comes after ``train.yaml``, and the further ones show nothing
             and log to ``train_1.log`` and so on.
@@ -177,16 +169,8 @@ def evaluate_run(
 ) -> Path:
     """Score the weights of a run, or of a bundle that comes with some, in a process of its own.
 
-    Args:
-        run: folder of a run; or of a bundle, its zip, or its name.
-        data: folder of the data; None for the one that the run names.
-        output: folder of the scores; None for one named after the split in the run's folder.
-        split: ``test`` or ``validation``.
-        weights: file of weights; None for the run's own.
-        config: files to pass after the run's own and before ``evaluate.yaml``.
-        settings: entries of the configuration with other values.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …; None for CUDA if available.
-        verbose: show all that is said; it is in ``output/evaluate.log`` anyway.
+    Arguments are as of :meth:`mixseg.Bundle.evaluate`. All that is said is in
+    ``output/evaluate.log``; ``verbose`` shows it, too.
 
     Returns:
         The folder of the scores.
@@ -219,8 +203,6 @@ def check_settings(
 
     Args:
         settings: name → value; entries below a setting as ``optimizer#lr``.
-        known: the configuration.
-        owner: what has it, for the message.
         own: settings that are given in another way → how.
 
     Raises:
@@ -264,11 +246,6 @@ def data_settings(
 
     A bundle of ``mixseg new`` names its datalist, and so does the run of a fold. It counts where
     its images lie in the other folder, too, as in a copy; else the folder's own datalist does.
-
-    Args:
-        data: folder of the data; None for what the configuration says.
-        files: the configuration.
-        given: settings that replace those of the configuration.
 
     Raises:
         ValueError: there is no such folder, or it holds neither.

@@ -127,10 +127,6 @@ def check_device(name: Any) -> str:
 def check_inference(request: Mapping[str, Any], places: Collection[Path]) -> None:
     """Refuse a request for an inference that names other files than the server's own.
 
-    Args:
-        request: JSON of the client, as MONAI Label completes it.
-        places: folders that files of the request may lie in.
-
     Raises:
         ValueError: an image elsewhere, weights by a path, an answer of another format, a tag that
             is not a plain name, or a device that is none.
@@ -162,7 +158,6 @@ def check_settings(request: Mapping[str, Any], train: Mapping[str, Any]) -> dict
 
     Args:
         request: JSON of the client; entries that are not settings of train.yaml are ignored.
-        train: content of train.yaml.
 
     Raises:
         ValueError: a setting that a request cannot give, or a value of another type.

@@ -42,13 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class BundleTraining(TrainTask):
-    """``train.yaml`` behind MONAI Label's interface, see :mod:`mixseg.apps.label.training`.
-
-    Args:
-        folder: the model's folder.
-        patient_pattern: how ids name patients, see
-            :func:`mixseg.apps.label.labels.write_submitted`.
-    """
+    """``train.yaml`` behind MONAI Label's interface, see :mod:`mixseg.apps.label.training`."""
 
     def __init__(self, folder: Path, patient_pattern: str) -> None:
         self.folder = folder

@@ -27,10 +27,6 @@ class LabelDatastore(LocalDatastore):
     process undoes what was submitted meanwhile. Here the file is replaced atomically, and read
     again before every change. Ids and tags are plain names. The server neither deletes nor loses
     what it did not write itself.
-
-    Args:
-        studies: the folder.
-        **options: of ``LocalDatastore``.
     """
 
     def __init__(self, studies: str, **options: Any) -> None:

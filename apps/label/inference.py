@@ -27,10 +27,6 @@ class StudentInferTask(BundleInferTask):
     asks for another type; two more segments are offered to draw with
     (:class:`mixseg.apps.label.brush.BrushLabel`); and no transform sees the plain ``image_path``
     that the parent puts beside ``image``, which MONAI's Spacingd takes for metadata and fails on.
-
-    Args:
-        folder: the model's folder.
-        conf: the server's configuration.
     """
 
     def __init__(self, folder: Path, conf: Mapping[str, str]) -> None:
@@ -75,10 +71,6 @@ class StudentInferTask(BundleInferTask):
 
         The quantity that the entropy term of the method lowers: Shannon entropy of the softmax,
         averaged over all voxels that the network sees, here divided by ln C.
-
-        Args:
-            image: the scan's file.
-            device: where the network runs.
 
         Returns:
             0 (sure everywhere) to 1 (all classes alike everywhere).

@@ -46,10 +46,6 @@ class Submitted:
 def convert_label(scan: StoredScan, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """A submitted label in the project's convention.
 
-    Args:
-        scan: a scan with a label.
-        classes: names of the classes, background first.
-
     Returns:
         uint8 (H, W, D), values 0…C (C: unlabeled), and its affine, 4×4 in mm.
 
@@ -87,10 +83,6 @@ def validation_patients(patients: Sequence[str], val_split: float) -> set[str]:
     Patients are ordered by a hash of their names, so that a further one hardly moves the others;
     one at least is left for training.
 
-    Args:
-        patients: those whose cases are all complete.
-        val_split: share of them, 0 ≤ ``val_split`` < 1.
-
     Raises:
         ValueError: the share is out of range.
     """
@@ -116,9 +108,6 @@ def write_submitted(
     alone find them there, the others leave them out. No label file of theirs is looked for.
 
     Args:
-        scans: the store's scans.
-        classes: names of the classes, background first.
-        folder: gets ``labels/<id>.nii.gz`` and ``datalist.json``.
         val_split: share of the completely labeled patients that validate; scribbled ones never do.
         patient_pattern: regular expression whose first group, found in an id, is the patient; ids
             without a match are patients of their own.

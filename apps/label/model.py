@@ -38,10 +38,7 @@ def make_model_folder(
     given.
 
     Args:
-        bundle: the bundle's folder.
-        target: the model's folder, named as the bundle.
         weights: state dict to begin with; None begins with random weights.
-        settings: entries of the configurations with other values.
 
     Returns:
         Whether the folder was made now.

@@ -21,10 +21,6 @@ class PublishWeights:
 
     The working model stays as it is unless the new weights can be read, are finite and fit the
     network that the server predicts with.
-
-    Args:
-        source: ``model.pt`` of the training.
-        model: folder of the model, whose ``models/model.pt`` is replaced.
     """
 
     def __init__(self, source: str | os.PathLike[str], model: str | os.PathLike[str]) -> None:

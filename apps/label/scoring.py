@@ -74,10 +74,6 @@ class EntropyScoring(ScoringMethod):
 
     Scores go to a file of their own and not to the datastore: this runs in another process, which
     would write its own idea of the datastore over what is submitted meanwhile.
-
-    Args:
-        task: the student.
-        folder: the model's folder.
     """
 
     def __init__(self, task: StudentInferTask, folder: Path) -> None:
@@ -109,12 +105,7 @@ class EntropyScoring(ScoringMethod):
 
 
 class EntropyStrategy(Strategy):
-    """Hands out the scan of highest entropy; one that was handed out waits for a day.
-
-    Args:
-        scoring: computes scores where there is none at all.
-        folder: the model's folder.
-    """
+    """Hands out the scan of highest entropy; one that was handed out waits for a day."""
 
     def __init__(self, scoring: EntropyScoring, folder: Path) -> None:
         super().__init__("The scan that the student is least sure about")

@@ -64,8 +64,6 @@ def server_environment(work: Path, scoring: bool, host: str) -> dict[str, str]:
     """Variables that make the server work offline and score only where asked to.
 
     Args:
-        work: the app's folder.
-        scoring: score scans in the background.
         host: where the server listens; if it is for this machine alone, it is asked by no other
             name.
     """

@@ -68,8 +68,6 @@ def settings_of(request: Mapping[str, Any], train: Mapping[str, Any], device: st
     Slicer sends empty, and more): these are left aside.
 
     Args:
-        request: JSON of the client.
-        train: content of train.yaml.
         device: where to train unless the request says it.
 
     Raises:
@@ -219,10 +217,6 @@ def training_overrides(
     """What train.yaml is run with: its own parts, found by their names and not their places.
 
     Args:
-        train: content of train.yaml.
-        folder: the model.
-        run: the training's folder.
-        settings: what was asked for.
         validates: whether there are complete cases to validate on.
         resuming: whether weights come from the training's checkpoint.
 

@@ -56,13 +56,6 @@ def pack_bundle(
 ) -> tuple[Path, str]:
     """Write the zip of a run, or of a bundle with weights; see :func:`mixseg.cli.pack.pack`.
 
-    Args:
-        bundle: its folder, which names the zip.
-        weights: other weights than its own, of the network that its files describe.
-        output: folder of the zip.
-        version: of the bundle, where it is not that of metadata.json.
-        precision: of the weights' numbers.
-
     Returns:
         The zip, and its SHA-256, which is also beside it in ``<zip>.sha256``.
 
@@ -91,8 +84,6 @@ def write_index(path: Path, target: Path, digest: str, repo: str) -> None:
     It looks for ``models/model_info.json`` in the repository at the tag of the release.
 
     Args:
-        path: the index; other entries in it stay.
-        target: the zip.
         digest: its SHA-256. MONAI does not compare it.
         repo: ``OWNER/REPOSITORY/TAG`` of the release that the zip is attached to.
     """

@@ -26,10 +26,6 @@ def packed_card(text: str, train: str) -> str:
     What stands between ``<!-- repository -->`` and ``<!-- /repository -->`` is left out, and what
     a comment ``<!-- packed`` hides is shown. Marks of commands that continuous integration runs
     are left out. The defaults in the table of settings become those of the packed ``train.yaml``.
-
-    Args:
-        text: the card in the repository.
-        train: text of the packed ``train.yaml``.
     """
     lines = re.findall(r"^(\w+): (.+?)(?:  *#.*)?$", train, re.MULTILINE)
     values = {name: value.strip('"') for name, value in lines}
@@ -53,11 +49,6 @@ def packed_metadata(
     """``metadata.json`` without mixseg, with all that the code inside needs instead.
 
     A version that the file states stays; of other packages it is the installed one.
-
-    Args:
-        text: the bundle's metadata.json.
-        requirements: what the code inside needs.
-        version: of the bundle, where it is not the file's.
 
     Raises:
         ValueError: the changelog has no entry for the version.

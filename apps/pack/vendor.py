@@ -38,9 +38,6 @@ def reached_modules(configs: Iterable[Path]) -> list[str]:
     Imports inside functions count, and so do texts that are the name of a module
     (``files("mixseg.apps.pack")``).
 
-    Args:
-        configs: YAML or JSON files; names are looked for in their keys and values.
-
     Returns:
         Dotted names of modules and packages, sorted; ``mixseg`` itself is not among them.
 
@@ -208,7 +205,6 @@ def _foreign_imports(module: str, always: bool = False) -> set[str]:
     """First parts of the names that a module imports from elsewhere than mixseg and Python.
 
     Args:
-        module: dotted name.
         always: only those that importing the module needs: not the ones inside functions and
             under ``try`` or ``if``.
     """

@@ -133,7 +133,6 @@ def verify_bundle(bundle: Path, run: bool = False) -> dict[str, Outcome]:
     """Make the checks that read a bundle, and those that run it where they are asked for.
 
     Args:
-        bundle: its folder.
         run: make the checks that run the bundle's code, too. Where a packed bundle is not what was
             packed, nothing of it is run all the same.
 

@@ -58,7 +58,6 @@ def model_card(plan: Plan, settings: Sequence[tuple[str, str, str]]) -> str:
     """docs/README.md.
 
     Args:
-        plan: of the bundle.
         settings: name, value and comment of every setting of train.yaml.
     """
     facts = plan.facts

@@ -109,13 +109,6 @@ def network_cost(
 
     Counted on the CPU with a tiny image, and the same everywhere: activations grow with the
     voxels, whatever the device.
-
-    Args:
-        method: a key of :data:`NETWORKS`.
-        spatial_dims: 2 or 3.
-        features: channels of each level.
-        channels: of the image.
-        classes: background included.
     """
     options: dict[str, Any] = {"in_channels": channels, "out_channels": classes}
     with torch.random.fork_rng(devices=[]):

@@ -113,9 +113,6 @@ def measure(
 
     Args:
         items: what :func:`mixseg.data.select_cases` returns.
-        classes: of the datalist.
-        unlabeled: of the datalist.
-        progress: show a bar on standard error.
 
     Raises:
         ValueError: a file cannot be read, or the images differ in

@@ -163,12 +163,7 @@ def make_plan(
 
 
 def case_uses(datalist: Datalist, facts: DataFacts) -> list[str]:
-    """What each case is used for, a line a split and one for those that are left out.
-
-    Args:
-        datalist: the datalist.
-        facts: of the training cases that are used.
-    """
+    """What each case is used for, a line a split and one for those that are left out."""
     kinds = {"full masks": facts.full_cases, "partial labels": facts.partial_cases}
     used = [f"{number} with {kind}" for kind, number in kinds.items() if number]
     lines = [f"training: {' and '.join(used)}"]

@@ -86,8 +86,6 @@ def find_cases(
     """The images at and below several places, each a case of a name of its own.
 
     Args:
-        sources: images, and folders of images.
-        output: folder of the masks, which are not images.
         channels: that an image has; files that hold one each are joined.
         only_dicom: refuse images that a DICOM SEG cannot refer to.
 
@@ -155,7 +153,6 @@ def join_channels(cases: Sequence[InputCase], channels: int) -> list[InputCase]:
     """The cases, with files named as nnU-Net names channels (``a_0000``, ``a_0001``) as one.
 
     Args:
-        cases: a case a file.
         channels: that the bundle takes; files are joined where each case has that many.
     """
     groups: dict[tuple[Path, str], list[InputCase]] = {}

@@ -358,9 +358,6 @@ class BundlePipeline:
     def probabilities(self, batch: dict[str, Any]) -> NDArray[np.float32]:
         """Of each class in the image's own grid, before anything is chosen by them.
 
-        Args:
-            batch: a prepared case.
-
         Returns:
             (C, *spatial) float32, each voxel's sum 1.
         """

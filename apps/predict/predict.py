@@ -59,18 +59,11 @@ def open_run(
 
     Of several processes, each predicts its share of the images. The first one waits for the others
     when the block ends, and writes one report for all.
+    Arguments are as of the command. Of several bundles, such as the folds of a cross-validation,
+    the probabilities are averaged, a map of their disagreement is written, and masks are as the
+    first one says.
 
     Args:
-        bundle: folder of a run or of a bundle, a zip of ``mixseg pack``, or a bundle's name; of
-            several, such as the folds of a cross-validation, the probabilities are averaged, and a
-            map of their disagreement is written. Masks are written as the first one says.
-        sources: images, and folders of images.
-        output: folder for masks and report.
-        weights: file of weights, of one bundle; None for each bundle's own, downloaded if needed.
-        device: where the network runs; None for CUDA if available.
-        config: files to pass after ``inference.yaml``.
-        settings: entries of the configuration with other values.
-        wanted: what to write beside the masks.
         processes: that share the images; None for this one alone.
 
     Yields:

@@ -31,11 +31,7 @@ def plot_prediction(
     """Draw one case.
 
     Args:
-        case: the image, which is read again.
-        prediction: its mask.
         entropy: (*spatial) in [0, 1]; None leaves the cell out.
-        path: PNG file to write.
-        class_names: names of all classes, background first.
         planes: an axial, a coronal and a sagittal cut of a volume, instead of the slice along the
             last axis that shows most of the mask.
     """

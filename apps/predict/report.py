@@ -88,13 +88,7 @@ class PredictionReport:
             (folder / JSON_NAME).replace(folder / self.replaces)
 
     def finished(self, case: InputCase, mask: Path, wanted: Sequence[str]) -> bool:
-        """Whether the case's files all exist and belong to this image.
-
-        Args:
-            case: the image.
-            mask: its mask, relative to the folder.
-            wanted: kinds of files, see :meth:`add`.
-        """
+        """Whether the case's files all exist and belong to this image."""
         entry = self.cases.get(mask.as_posix())
         if entry is None:
             return False
@@ -116,10 +110,8 @@ class PredictionReport:
         """Enter a finished case.
 
         Args:
-            case: the image.
             stamp: of the image when it was read, see :attr:`InputCase.stamp`.
             outputs: its files by kind, relative to the folder; ``mask`` among them.
-            facts: what else is reported of it.
         """
         mask = outputs["mask"].as_posix()
         self.cases[mask] = {
@@ -145,11 +137,7 @@ class PredictionReport:
         self._save_if_cheap()
 
     def collect(self, processes: int) -> None:
-        """Take in what the other processes report, once they have ended, and remove their folders.
-
-        Args:
-            processes: their number, this one included.
-        """
+        """Take in what the other processes report, once they ended, and remove their folders."""
         for rank in range(1, processes):
             content = _read(rank_folder(self.folder, rank))
             if content.get("digest") != self.header["digest"]:

@@ -18,11 +18,7 @@ _COLUMNS = (("dice", 100.0, 1), ("hd95_vox", 1.0, 1), ("hd95_mm", 1.0, 1))
 
 
 def score_lines(results: Mapping[str, Any]) -> list[list[str]]:
-    """Cells below :data:`HEADER`, one line per run, mean ± sd over the test cases.
-
-    Args:
-        results: content of ``results.json``.
-    """
+    """Cells below :data:`HEADER`, one line per run, mean ± sd over the test cases."""
     lines = []
     for run, title in METHODS.items():
         run_settings = results["runs"][run]["configuration"]

@@ -49,11 +49,6 @@ def find_repository() -> Path:
 def check_patients(patients: int, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse a phantom with fewer patients for training than the runs need.
 
-    Args:
-        patients: of the phantom.
-        known: settings of the bundle.
-        given: those that are given on the command line.
-
     Raises:
         ValueError: says how many patients suffice.
     """

@@ -189,17 +189,7 @@ def plan_rounds(
 ) -> Plan:
     """Find everything that a self-training needs; nothing is written.
 
-    Args:
-        teacher: folder of a run, or of a bundle with weights, its zip, or its name.
-        student: the bundle's folder, zip or name; None for the row of one branch of the data's
-            bundle.
-        data: the data that the teacher was trained on.
-        branch: the teacher's; None for the one that it predicts with.
-        weights: the teacher's; None for its own.
-        config: files of settings after the student's own, by their paths or their names in
-            ``configs/``.
-        arguments: settings of the student's train.yaml as typed, ``--name value``.
-        keep_scribbles: let stored partial labels replace the predictions.
+    Arguments are as of ``mixseg self-train``.
 
     Raises:
         ValueError: there is no such bundle, file or setting, or teacher, student and data do not
@@ -217,8 +207,6 @@ def find_teacher(run: str, weights: Path | None = None, branch: str | None = Non
     """A run by its folder, or a bundle by its folder, zip or name, with its weights.
 
     Args:
-        run: see :func:`mixseg.apps.bundle.find.find_trained`.
-        weights: other weights than its own.
         branch: that predicts; None for the one that the method predicts with.
 
     Raises:
@@ -258,7 +246,6 @@ def read_selection(train: Path, dataset_dir: Path) -> Selection:
     """What a run was trained on; no label is opened whose supervision the datalist declares.
 
     Args:
-        train: ``train.yaml`` of a run or a bundle.
         dataset_dir: the data. Where its datalist lies elsewhere, the run names it.
 
     Raises:

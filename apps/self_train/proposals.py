@@ -71,13 +71,8 @@ def propose_masks(
     skipped.
 
     Args:
-        source: predicts.
-        selection: the cases.
         output: folder, other than that of the data's own datalist.
-        device: where the network runs.
         keep_scribbles: replace a prediction by the partial labels where the case has some.
-        overwrite: predict finished cases again.
-        progress: show a progress bar.
 
     Raises:
         ValueError: the folder has another datalist, or the bundle cannot be built.

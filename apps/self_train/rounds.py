@@ -45,13 +45,8 @@ def train_rounds(
     resumes from its own checkpoint.
 
     Args:
-        plan: who teaches, who learns, and on which cases.
-        rounds: how many.
-        data: the data that the teacher was trained on.
         output: folder for the rounds, with their table in ``rounds.md``, ``.csv`` and ``.json``.
         split: ``test`` scores the last round on it, too; else ``validation``.
-        device: where networks are trained and predict; None for CUDA if available.
-        progress: show progress bars.
         show: is given what a user may want to see, and its kind: ``"heading"``, ``"command"``,
             ``"done"`` or an empty text.
 

@@ -31,7 +31,6 @@ class ProposalWriter:
     ``proposals/<case id>``, and holds the partial labels where these are kept.
 
     Args:
-        selection: the cases and their classes.
         keep_scribbles: replace the prediction by the partial labels where a case has some.
     """
 
@@ -76,10 +75,6 @@ def _file_stem(case_id: str) -> str:
 
 def _read_scribble(entry: Entry, selection: Selection) -> np.ndarray:
     """The partial labels of a case on its image's grid.
-
-    Args:
-        entry: the case, with absolute paths.
-        selection: names the file.
 
     Returns:
         (*spatial) uint8: classes that the bundle predicts, their number C where unlabeled.
