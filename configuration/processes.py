@@ -85,9 +85,6 @@ class Processes:
     def join(self, minutes: float = 10.0) -> None:
         """Train together: make the group, take the process' GPU, leave the log to the first one.
 
-        Args:
-            minutes: see :func:`join_ranks`.
-
         Raises:
             ValueError: the time is not positive.
         """
@@ -103,9 +100,6 @@ class Processes:
 
     def meet(self, hours: float = 24.0) -> None:
         """Wait until every process has come here.
-
-        Args:
-            hours: that one waits for the others.
 
         Raises:
             RuntimeError: one of them did not come.

@@ -67,10 +67,6 @@ def is_run(folder: Path) -> bool:
 def read_record(folder: Path, *needed: str) -> dict[str, Any]:
     """Record of a run: its bundle and its data.
 
-    Args:
-        folder: of the run.
-        needed: entries that the caller reads.
-
     Raises:
         ValueError: the file cannot be read or lacks one of them; names it.
     """
@@ -96,10 +92,6 @@ def own_configuration(config: Mapping[str, Any], configs: Path) -> dict[str, Any
 
     Left out are the entries of ``multi_gpu_train.yaml``, the handlers that a launcher adds, and
     values that no file can hold.
-
-    Args:
-        config: of the parser: files and overrides merged, expressions as they are written.
-        configs: folder of the files.
     """
     base = _base(configs)
     left_out = {"_meta_", "overwrite"} | (_TRACKING - base.keys())
@@ -121,10 +113,6 @@ def changed_settings(own: Mapping[str, Any], configs: Path) -> dict[str, list[An
 
     Where the bundle is itself a run, the values of the bundle that this one was trained from are
     compared. Places of files, the device, and what a workflow alone reads are left out.
-
-    Args:
-        own: as of :func:`own_configuration`.
-        configs: folder of the bundle's files.
     """
     base, left_out = _base(configs), {*_PLACES, *_OF_MACHINE, *_WORKFLOW, *_PLACES_OF_DATA}
     wanted = {name: value for name, value in own.items() if name not in left_out}
@@ -138,10 +126,6 @@ def changed_settings(own: Mapping[str, Any], configs: Path) -> dict[str, list[An
 
 def bundle_facts(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Name and version of the bundle that is evaluated, and what differs from it.
-
-    Args:
-        folder: of the bundle, or of a run, whose bundle is named.
-        settings: of the evaluation, see :func:`mixseg.configuration.settings.run_settings`.
 
     Returns:
         ``bundle``, ``version``, and ``changed_settings`` as of :func:`changed_settings`.
@@ -199,13 +183,8 @@ def write_record(
     data. ``record.json`` is written last.
 
     Args:
-        folder: the run's.
-        configs: of the bundle that trains; may be the run's own.
-        own: see :func:`own_configuration`.
-        dataset_dir: the data's folder.
         datalist: the datalist's file, or None for the one in ``dataset_dir``.
         branch: that the method predicts with; None where it has no choice.
-        facts: content of ``record.json``.
     """
     base = _base(configs)
     values = dict(own) | {k: v for k, v in _PLACES.items() if k in own}

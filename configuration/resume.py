@@ -36,12 +36,7 @@ _ABSENT = "nothing"
 
 
 def config_differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
-    """A line for each entry that can change the result and is not what it was.
-
-    Args:
-        recorded: the run's configuration.
-        present: the one that is asked for, in the same form.
-    """
+    """A line for each entry that can change the result and is not what it was."""
     one, other = (
         {k: v for k, v in config.items() if k not in _WORKFLOW} for config in (recorded, present)
     )
@@ -61,7 +56,6 @@ def fingerprint(
 
     Args:
         cases: split → cases, in their order, as :func:`mixseg.data.select_cases` returns them.
-        progress: show a progress bar on standard error.
 
     Returns:
         Split → cases; in place of a file its name and the SHA-256 of its content.
@@ -103,12 +97,7 @@ def data_differences(
     recorded: Mapping[str, Sequence[Mapping[str, Any]]],
     present: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> list[str]:
-    """A line for each case that is not what it was, and for an order that has changed.
-
-    Args:
-        recorded: the run's fingerprint.
-        present: that of the data now.
-    """
+    """A line for each case that is not what it was, and for an order that has changed."""
     before, now = _by_case(recorded), _by_case(present)
     lines = []
     for case in [*before, *(case for case in now if case not in before)]:

@@ -145,9 +145,6 @@ def misread_values(arguments: Sequence[str]) -> dict[str, Any]:
     text ``false`` counts as true. In the file of ``--args_file`` a number such as ``1e-3`` is a
     text, since PyYAML wants a point in it.
 
-    Args:
-        arguments: as for :func:`unknown_options`.
-
     Returns:
         Name → the value that was meant.
     """
@@ -167,11 +164,7 @@ def misread_values(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def one_dash(arguments: Sequence[str]) -> list[str]:
-    """Options that begin with one dash, which Python Fire takes for values of MONAI's own ones.
-
-    Args:
-        arguments: as for :func:`unknown_options`.
-    """
+    """Options that begin with one dash, which Python Fire takes for values of MONAI's own ones."""
     return [
         argument
         for before, argument in itertools.pairwise(["", *arguments])

@@ -37,9 +37,6 @@ def running_workflow() -> ConfigWorkflow | None:
 def running_entry(name: str) -> Any:
     """An entry of the configuration of which the caller is a component, built where it was not yet.
 
-    Args:
-        name: id of the entry, e.g. ``"validate#dataset#data"``.
-
     Raises:
         ValueError: no configuration is run, or it has no such entry.
     """

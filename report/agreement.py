@@ -44,7 +44,6 @@ def agreement(predicted: ArrayLike, reference: ArrayLike) -> Agreement:
 
     Args:
         predicted: a value per case.
-        reference: the other value of each case, in the same unit.
 
     Raises:
         ValueError: there is no case.
@@ -62,12 +61,7 @@ def agreement(predicted: ArrayLike, reference: ArrayLike) -> Agreement:
 
 
 def volume_figure(volumes: Volumes, unit: str) -> Figure:
-    """Predicted over reference volumes, a color per class, with the line of identity.
-
-    Args:
-        volumes: by class, at least one case.
-        unit: of the volumes.
-    """
+    """Predicted over reference volumes, a color per class, with the line of identity."""
     figure, axes = _empty()
     top = max(max(max(p), max(r)) for p, r in volumes.values()) or 1.0
     axes.plot([0, top], [0, top], color=MUTED, linewidth=1.0, linestyle="--")
@@ -81,12 +75,7 @@ def volume_figure(volumes: Volumes, unit: str) -> Figure:
 
 
 def bland_altman_figure(volumes: Volumes, unit: str) -> Figure:
-    """Differences over means of predicted and reference volumes, with bias and limits a class.
-
-    Args:
-        volumes: by class, at least one case.
-        unit: of the volumes.
-    """
+    """Differences over means of predicted and reference volumes, with bias and limits a class."""
     figure, axes = _empty()
     axes.axhline(0.0, color=MUTED, linewidth=1.0)
     for (name, (predicted, reference)), color in zip(

@@ -63,7 +63,6 @@ def inline_svg(figure: Figure, description: str) -> str:
     ``--muted`` and ``--grid``. Text is escaped.
 
     Args:
-        figure: what to draw.
         description: what readers who do not see it are told.
     """
     buffer = io.StringIO()
@@ -113,7 +112,6 @@ def style(axes: Axes, title: str = "", rows: int = 0) -> None:
 
     Args:
         axes: axes whose curves are drawn already.
-        title: heading, aligned left; none if empty.
         rows: rows to keep free for the legend between the plot and the title, where it has fewer.
     """
     rows = max(rows, legend_rows(axes))

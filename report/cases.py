@@ -307,13 +307,7 @@ def _class_colors(num_classes: int, single: str) -> list[str]:
 def _overlay(
     shown: NDArray[np.float64], labels: NDArray[Any], colors: Sequence[str]
 ) -> NDArray[np.float64]:
-    """RGB image with the classes, and unlabeled pixels in gray, blended over the intensities.
-
-    Args:
-        shown: (rows, columns), or (rows, columns, 3), in [0, 1].
-        labels: (rows, columns).
-        colors: of the classes 1, 2, …
-    """
+    """RGB image with the classes, and unlabeled pixels in gray, blended over the intensities."""
     picture = np.broadcast_to(np.atleast_3d(shown), (*labels.shape, 3)).copy()
     for label, color in enumerate([*colors, _UNLABELED_COLOR], start=1):
         inside = labels == label

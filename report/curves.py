@@ -80,11 +80,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
 
 
 def curve_figures(history: Sequence[Mapping[str, Any]]) -> tuple[Figure, Figure]:
-    """The losses and the validation Dice of :func:`plot_curves`, a figure each.
-
-    Args:
-        history: see there.
-    """
+    """The losses and the validation Dice of :func:`plot_curves`, a figure each."""
     unit = "epoch" if all(_number(row.get("epoch")) is not None for row in history) else "iteration"
     series = _series(history, unit)
     figures = []

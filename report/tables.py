@@ -48,11 +48,7 @@ def score_table(rows: Iterable[CaseScore]) -> Table:
 
 
 def print_scores(rows: Iterable[CaseScore]) -> None:
-    """Print `score_table` in its full width.
-
-    Args:
-        rows: scores of one run.
-    """
+    """Print `score_table` in its full width."""
     table, console = score_table(rows), Console()
     # In a log file or a narrow window rich would squeeze the columns until nothing is left.
     unbounded = console.options.update(max_width=1000)
@@ -79,12 +75,7 @@ def as_markdown(
     """A Markdown table.
 
     Args:
-        header: names of the columns.
-        lines: cells of each line below it.
         texts: the columns that are aligned to the left, and not as numbers.
-
-    Returns:
-        Markdown text that ends with a newline.
     """
     rule = ["---" if name in texts else "---:" for name in header]
     return "".join(

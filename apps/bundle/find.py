@@ -50,10 +50,12 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
         return _unpacked(path)
     if path.is_dir():
         if not _is_bundle(path):
-            raise ValueError(_no_bundle(path))
+            inside = ", ".join(_bundles_in(path))
+            fix = f"name one of {inside} in it" if inside else "give the folder that holds it"
+            raise ValueError(f"'{path}' is not a bundle, it has no configs/metadata.json: {fix}")
         load(path / "configs" / "metadata.json")  # names what is broken in it
         return path
-    places = _named_places()
+    places = [Path("bundles"), ROOT / "bundles"]  # of bundles that are called by name alone
     if path.name == str(path):
         for place in places:
             if _is_bundle(place / path):
@@ -135,17 +137,6 @@ def _is_bundle(folder: Path) -> bool:
 
 def _bundles_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if _is_bundle(p)) if folder.is_dir() else []
-
-
-def _named_places() -> list[Path]:
-    """Folders whose subfolders can be called by name alone."""
-    return [Path("bundles"), ROOT / "bundles"]
-
-
-def _no_bundle(folder: Path) -> str:
-    inside = _bundles_in(folder)
-    fix = f"name one of {', '.join(inside)} in it" if inside else "give the folder that holds it"
-    return f"'{folder}' is not a bundle, it has no configs/metadata.json: {fix}"
 
 
 def _unpacked(file: Path) -> Path:

@@ -30,16 +30,20 @@ def describe(folder: Path) -> dict[str, str]:
     metadata = read_metadata(folder)
     image = metadata["network_data_format"]["inputs"]["image"]
     weights = sorted(p.relative_to(folder).as_posix() for p in folder.glob("**/models/*.pt"))
+    slices = len(image["spatial_shape"]) == 2
+    dimensions = "read slice by slice (2D)" if slices else "read as volumes (3D)"
+    scores = metadata.get("eval_metrics", {}).items()
     facts = {
         "name": f"{folder.resolve().name} {metadata.get('version', '')}",
         "task": metadata.get("task", ""),
         "method": metadata.get("description", ""),
-        "input": f"{_channels(image)}, {_dimensions(image)}. {metadata.get('image_classes', '')}",
+        "input": f"{_channels(image)}, {dimensions}. {metadata.get('image_classes', '')}",
         "output": _classes(metadata),
         "weights": ", ".join(weights) or "none: train it",
-        "scores": _scores(metadata.get("eval_metrics", {})),
+        "scores": ", ".join(f"{name} {value}" for name, value in scores),
         "data": metadata.get("data_source", ""),
-        "license": _heading(folder / "LICENSE"),
+        # Up to the first empty line.
+        "license": " ".join(_text(folder / "LICENSE").partition("\n\n")[0].split()),
         "data license": _text(folder / "docs" / "data_license.txt"),
         "intended use": metadata.get("intended_use", ""),
         "card": "docs/README.md" if (folder / "docs" / "README.md").is_file() else "",
@@ -58,21 +62,6 @@ def _classes(metadata: Mapping[str, Any]) -> str:
 def _channels(image: Mapping[str, Any]) -> str:
     count = int(image["num_channels"])
     return f"{image.get('modality', 'images')} with {count} channel{'s' * (count != 1)}"
-
-
-def _dimensions(image: Mapping[str, Any]) -> str:
-    return (
-        "read slice by slice (2D)" if len(image["spatial_shape"]) == 2 else "read as volumes (3D)"
-    )
-
-
-def _scores(metrics: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in metrics.items())
-
-
-def _heading(path: Path) -> str:
-    """The first lines of a license text, up to the first empty one."""
-    return " ".join(_text(path).partition("\n\n")[0].split())
 
 
 def _text(path: Path) -> str:

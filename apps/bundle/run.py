@@ -134,8 +134,8 @@ def run_logged(
         lock, said = Lock(), set[bytes]()
         out, err = (None, None) if quiet else (sys.stdout, sys.stderr)
         streams = [
-            _Stream(process, process.stdout, out, file, lock, said, everything=verbose),
-            _Stream(process, process.stderr, err, file, lock, said, everything=verbose, error=True),
+            _Stream(process, process.stdout, out, file, lock, said, verbose),
+            _Stream(process, process.stderr, err, file, lock, said, verbose, error=True),
         ]
         for stream in streams:
             stream.start()
@@ -159,7 +159,6 @@ class _Stream(Thread):
         log: FileIO,
         lock: Lock,
         said: set[bytes],
-        *,
         everything: bool,
         error: bool = False,
     ) -> None:

@@ -130,8 +130,11 @@ def train_bundle(
     if output is None and is_run(folder):
         output = folder
     output = output_folder(bundle, folder, output)
-    if given.get("init_weights") is not None:
-        given["init_weights"] = _weights_to_start_from(str(given["init_weights"]))
+    if (source := given.get("init_weights")) is not None:
+        start = Path(str(source))
+        packed = start.suffix.lower() == ".zip"
+        found = start if start.exists() and not packed else find_bundle(str(source))
+        given["init_weights"] = found.resolve()
     if resume and overwrite:
         raise ValueError("--resume and --overwrite cannot be combined")
     if not (resume or overwrite) and any((output / name).is_file() for name in _TRAINED):
@@ -226,17 +229,6 @@ def output_folder(
     if Path(given).is_dir():
         return folder / inside
     raise ValueError(f"give --output: '{given}' is installed, and its folder must not change")
-
-
-def _weights_to_start_from(source: str) -> Path:
-    """A file of weights or the folder that holds some, given by its path, its zip or its name.
-
-    Raises:
-        ValueError: there is no such file, folder or bundle.
-    """
-    path = Path(source)
-    packed = path.suffix.lower() == ".zip"
-    return (path if path.exists() and not packed else find_bundle(source)).resolve()
 
 
 def data_settings(

@@ -83,8 +83,6 @@ class MixedSupervisionApp(MONAILabelApp):
     """One bundle: inference, training, and the next scan by the student's entropy.
 
     Args:
-        app_dir: the app's folder; the model lies below ``model/``.
-        studies: folder of scans.
         conf: ``models``, the model's name; ``patient_pattern``, how ids name patients.
     """
 

@@ -29,7 +29,6 @@ class Submitted:
     """Input of a training.
 
     Attributes:
-        datalist: the file.
         full: ids of training cases with complete masks.
         partial: ids of training cases with scribbles or partial masks.
         none: ids of scans without a label.

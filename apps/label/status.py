@@ -24,11 +24,9 @@ class TrainingStatus:
     also says which process trains (``pid``), so that an interrupted training can be told.
 
     Args:
-        path: the file, replaced atomically.
         evaluator: the validator, None where there is none.
         key: its metric to show.
         interval: least seconds between two writings within an epoch.
-        clock: seconds since 1970.
     """
 
     def __init__(

@@ -48,7 +48,6 @@ class TrainSettings:
         val_split: share of the complete cases that validate.
         pretrained: begin with the model's weights of now, else with random ones.
         resume: resume a training that was interrupted, where no label has changed since.
-        device: where to train.
         settings: numbers for settings of train.yaml, see
             :func:`mixseg.apps.label.access.check_settings`.
     """

@@ -40,6 +40,9 @@ class Choice:
     reason: str
 
 
+_DRAWN = Choice("weak_label", "drawn", "the datalist names scribbles")
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Batches and iterations of a training.
@@ -91,9 +94,8 @@ def slice_axis(facts: DataFacts) -> int:
 def data_choices(facts: DataFacts, method: str, dimensions: int) -> list[Choice]:
     """Classes, channels and the unlabeled value."""
     count = len(facts.classes)
-    names = Choice("class_names", list(facts.classes), "what the network predicts")
     choices = [
-        names,
+        Choice("class_names", list(facts.classes), "what the network predicts"),
         Choice("in_channels", facts.channels, "of every training image"),
     ]
     if method == "mixed" or dimensions == 2:
@@ -116,13 +118,9 @@ def normalization_choices(
     """How intensities are scaled, and the range that the network then sees."""
     seen = facts.intensities
     if facts.pictures and seen.byte:
-        why, clip, of = (
-            "pictures of bytes: a value means the same in each",
-            _BYTES,
-            "training images",
-        )
+        why, of = "pictures of bytes: a value means the same in each", "training images"
         mean, sd = seen.mean, seen.sd
-        clip_why = "all values of a byte"
+        clip, clip_why = _BYTES, "all values of a byte"
     elif not facts.pictures and seen.integer and seen.lowest <= _CT_AIR and seen.objects:
         why, of = f"CT: whole numbers from {seen.lowest:g}, alike in each image", "foreground"
         low, high, mean, sd = seen.objects
@@ -173,11 +171,8 @@ def _labels(facts: DataFacts, drawn: bool) -> str:
 def _mixed_choices(facts: DataFacts, drawn: bool, plan: Schedule) -> list[Choice]:
     if not facts.partial:
         return []
-    if drawn:
-        choices = [Choice("weak_label", "drawn", "the datalist names scribbles")]
-    else:
-        why = "masks become seeds; partial labels stay as they are"
-        choices = [Choice("weak_label", "erosion", why)]
+    why = "masks become seeds; partial labels stay as they are"
+    choices = [_DRAWN if drawn else Choice("weak_label", "erosion", why)]
     if not facts.background_drawn:
         why = "no stroke marks background: it begins this far from all seeds"
         choices.append(Choice("free_negatives", "auto", why))
@@ -188,9 +183,7 @@ def _confkd_choices(facts: DataFacts, drawn: bool, plan: Schedule) -> list[Choic
     if not facts.partial:
         lower = "a lower bound: no case is partially labeled"
         return [Choice(name, 0, lower) for name in ("lambda_w", "lambda_kd", "lambda_ent")]
-    choices = []
-    if drawn:
-        choices.append(Choice("weak_label", "drawn", "the datalist names scribbles"))
+    choices = [_DRAWN] if drawn else []
     if facts.background_drawn:
         why = "the partial labels mark background too"
         choices.append(Choice("lambda_w", 1, why))

@@ -26,12 +26,8 @@ class Plan:
     """Everything that the files say.
 
     Attributes:
-        name: of the bundle and its folder.
-        method: ``"mixed"`` or ``"confkd"``.
         dimensions: 2 or 3.
         datalist: absolute path.
-        facts: what the training cases show.
-        choices: settings, in the order of explanation.
         value_range: of the image as the network sees it.
         seconds: rough time of the training on a CPU, None where it is not known.
     """

@@ -128,8 +128,6 @@ class Sizes:
     """Choices of sizes, the schedule they go with, and on a CPU a rough time.
 
     Attributes:
-        choices: of the settings.
-        schedule: batches and iterations.
         seconds: rough time of the training on a CPU; None on CUDA.
         notes: what the user should know, sentences.
     """
@@ -251,12 +249,6 @@ def _budget_notes(
     )
 
 
-def _shortened(iterations: int, machine: Machine) -> int:
-    """Fewer iterations, and not smaller images alone, where there is little time."""
-    share = min(1.0, machine.seconds / Machine.seconds)
-    return max(300, 100 * math.floor(iterations * math.sqrt(share) / 100))
-
-
 def _first_that_fits(
     sides_of: Callable[[int], list[int]],
     facts: DataFacts,
@@ -269,7 +261,9 @@ def _first_that_fits(
     options = ladder.cuda if machine.cuda else ladder.cpu
     iterations = ladder.iterations[0 if machine.cuda else 1]
     if not machine.cuda:
-        iterations = _shortened(iterations, machine)
+        # Fewer iterations, and not smaller images alone, where there is little time.
+        share = min(1.0, machine.seconds / Machine.seconds)
+        iterations = max(300, 100 * math.floor(iterations * math.sqrt(share) / 100))
     for size, width, (full, partial) in options:
         sides, features = sides_of(size), tuple(ladder.features(width))
         cost = network_cost(method, spatial_dims, features, facts.channels, len(facts.classes))
@@ -350,9 +344,9 @@ def _width_reason(width: int, template: int, machine: Machine) -> str:
 def _paired_classes(names: Sequence[str]) -> bool:
     """Whether a class is the mirror image of another one."""
     lower = {name.lower() for name in names}
-    mirrored = {_LEFT.sub(_right, name) for name in lower if _LEFT.search(name)}
+    mirrored = {
+        _LEFT.sub(lambda left: "right" if left[0] == "left" else "r", name)
+        for name in lower
+        if _LEFT.search(name)
+    }
     return bool(mirrored & lower)
-
-
-def _right(left: re.Match[str]) -> str:
-    return "right" if left[0] == "left" else "r"

@@ -167,7 +167,6 @@ def _metadata(template: Path, plan: Plan) -> str:
     content.pop("expected_quality", None)  # was measured on the template's weights
     facts, names = plan.facts, plan.facts.classes
     listed = ", ".join(f"{i} is {name}" for i, name in enumerate(names))
-    unknown = facts.unlabeled
     content |= {
         "version": "0.1.0",
         "changelog": {"0.1.0": "written by mixseg new"},
@@ -180,7 +179,7 @@ def _metadata(template: Path, plan: Plan) -> str:
         "data_source": FILL_IN,
         "data_type": "picture" if facts.pictures else "volume",
         "image_classes": f"{facts.channels} channels, normalized as train.yaml says",
-        "label_classes": f"single channel data, {listed}; in training labels {unknown} is "
+        "label_classes": f"single channel data, {listed}; in training labels {facts.unlabeled} is "
         "unlabeled",
         "pred_classes": f"{len(names)} channels: {listed}",
         "references": list(REFERENCES[plan.method]),
@@ -188,10 +187,9 @@ def _metadata(template: Path, plan: Plan) -> str:
     content["required_packages_version"]["mixseg"] = version("mixseg")
     formats = content["network_data_format"]
     low, high = plan.value_range
-    modality = "n/a"
     formats["inputs"]["image"] |= {
         "num_channels": facts.channels,
-        "modality": modality,
+        "modality": "n/a",
         "value_range": [low, high],
         "channel_def": _channels(facts),
     }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -136,17 +138,6 @@ class _Tap:
         return item
 
 
-class _Collected(logging.Handler):
-    """Keeps the warnings that are logged."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-
-
 class MaskWriter(Protocol):
     """What can take the place of a bundle's writer."""
 
@@ -167,11 +158,9 @@ class BundlePipeline:
     postprocessing and writer are the ones that ``monai.bundle run inference`` would use.
 
     Args:
-        bundle: folder of the bundle.
         files: ``inference.yaml`` and the overlays after it.
         settings: entries of these files that are replaced.
         weights: checkpoint; None where a setting names an exported network instead.
-        device: where the network runs.
         staging: folder that the postprocessing writes to.
         others: further networks, whose probabilities are averaged with this one's before anything
             is chosen by them. What follows, and the mask's file, is this bundle's.
@@ -257,9 +246,8 @@ class BundlePipeline:
         self.class_names = [str(name) for name in parser.get_parsed_content("class_names")]
         inferer = parser.get_parsed_content("inferer")
         self.axes = {self.network_dims + isinstance(inferer, SliceInferer)}
-        if any(
-            isinstance(s, AddDepthd) for s in parser.get_parsed_content("preprocessing").transforms
-        ):
+        preprocessing: Compose = parser.get_parsed_content("preprocessing")
+        if any(isinstance(step, AddDepthd) for step in preprocessing.transforms):
             self.axes.add(2)
         postprocessing: Compose = parser.get_parsed_content("postprocessing")
         steps = list(postprocessing.transforms)
@@ -389,7 +377,7 @@ class BundlePipeline:
         feed, state = [batch], self._evaluator.state
         self._evaluator.data_loader = feed
         try:
-            with _collected_warnings() as messages:
+            with _collected_warnings() as records:
                 self._evaluator.run()
             mask, taken = state.output[0]["pred"], self._tap.probabilities
             return Prediction(
@@ -398,7 +386,7 @@ class BundlePipeline:
                 meta=dict(mask.meta),
                 spacing=spacing_mm(mask.meta, mask.ndim - 1),
                 constant=constant,
-                warnings=tuple(messages),
+                warnings=tuple(record.getMessage() for record in records),
                 disagreement=self._mean.disagreement,
             )
         except Exception as error:
@@ -457,25 +445,22 @@ def choose_device(name: str | None) -> torch.device:
             f"--device {name} is not available: PyTorch {torch.__version__} sees {seen} here; "
             "give --device cpu, or leave it out"
         )
-    available = {
-        "cpu": True,
-        "cuda": True,
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available.get(device.type, False):
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    if device.type not in ("cpu", "cuda", *mps):
         raise ValueError(f"--device {name} is not available here: give --device cpu")
     return device
 
 
 @contextmanager
-def _collected_warnings() -> Iterator[list[str]]:
+def _collected_warnings() -> Iterator[list[logging.LogRecord]]:
     """Warnings of this package's loggers, for the report instead of the screen."""
-    handler, logger = _Collected(), logging.getLogger("mixseg")
+    handler, logger = BufferingHandler(sys.maxsize), logging.getLogger("mixseg")
+    handler.setLevel(logging.WARNING)
     previous = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
     try:
-        yield handler.messages
+        yield handler.buffer
     finally:
         logger.removeHandler(handler)
         logger.propagate = previous

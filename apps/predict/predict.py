@@ -152,7 +152,7 @@ def claimed(output: Path) -> Iterator[Path]:
 
 def _header(pipeline: BundlePipeline) -> dict[str, Any]:
     """Header of the report, common to all cases."""
-    members = [_described(one) for one in (pipeline, *pipeline.others)]
+    members = [described(one) for one in (pipeline, *pipeline.others)]
     first, others = members[0], members[1:]
     identity = ("bundle", "version", "files", "weights_sha256", "settings")
     digests = [{name: member[name] for name in identity} for member in members]
@@ -176,7 +176,7 @@ def _header(pipeline: BundlePipeline) -> dict[str, Any]:
     }
 
 
-def _described(pipeline: BundlePipeline) -> dict[str, Any]:
+def described(pipeline: BundlePipeline) -> dict[str, Any]:
     """A bundle with its weights, for the report."""
     metadata = load(pipeline.bundle / "configs" / "metadata.json")
     weights = pipeline.weights or Path(str(pipeline.settings.get("exported")))

@@ -45,9 +45,8 @@ class Wanted:
     @property
     def kinds(self) -> list[str]:
         """The files of a finished case."""
-        names = {"mask": True, "probabilities": self.probabilities, "entropy": self.entropy}
-        names |= {"disagreement": self.disagreement, "dicom_seg": self.dicom_seg}
-        return [name for name, wanted in names.items() if wanted]
+        names = ("probabilities", "entropy", "disagreement", "dicom_seg")
+        return ["mask", *(name for name in names if getattr(self, name))]
 
 
 @dataclass
@@ -267,11 +266,7 @@ def _why(error: BaseException, case: InputCase) -> CaseError:
 
 def _unreadable(kind: str, image: Path, reason: UnreadableError) -> CaseError:
     name = "NIfTI" if image.name.lower().endswith((".nii", ".nii.gz")) else "image"
-    return CaseError(
-        kind,
-        f"the image is not a readable {name} file ({reason})",
-        reason.fix,
-    )
+    return CaseError(kind, f"the image is not a readable {name} file ({reason})", reason.fix)
 
 
 def _stem(mask: Path) -> str:
@@ -300,7 +295,9 @@ def _facts(
         warnings.append("the image is constant (all voxels are equal)")
     if spacing is None:
         warnings.append("the voxel size is not known: sizes are in voxels, not in ml")
-    millilitres = None
+    probabilities, quality, millilitres = prediction.probabilities, None, None
+    if probabilities is not None:
+        quality = expected_dice(probabilities, prediction.mask)
     if spacing is not None:
         size = float(np.prod(spacing)) / 1000
         millilitres = {name: round(count * size, 3) for name, count in voxels.items()}
@@ -310,14 +307,6 @@ def _facts(
         "voxels": voxels,
         "ml": millilitres,
         "mean_entropy": None if entropy is None else round(float(entropy.mean()), 6),
-        "quality": _quality(prediction),
+        "quality": None if quality is None else round(quality, 6),
         "warnings": warnings,
     }
-
-
-def _quality(prediction: Prediction) -> float | None:
-    """The expected Dice; None without probabilities, and where nothing was found."""
-    if prediction.probabilities is None:
-        return None
-    quality = expected_dice(prediction.probabilities, prediction.mask)
-    return None if quality is None else round(quality, 6)

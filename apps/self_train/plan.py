@@ -59,8 +59,6 @@ class Teacher:
     """Model that proposes: a run, or a bundle with weights.
 
     Attributes:
-        folder: of its configuration.
-        weights: the checkpoint.
         settings: entries of inference.yaml that are replaced.
     """
 
@@ -119,9 +117,6 @@ class Student:
     """The bundle that is trained anew in every round.
 
     Attributes:
-        folder: the bundle.
-        overlays: configurations to pass after train.yaml.
-        training: settings of its train.yaml.
         seed: that the rounds' numbers are added to.
     """
 
@@ -138,14 +133,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides about the rounds' weights.
-
-    Attributes:
-        teacher: proposes in the first round.
-        student: is trained in every round.
-        selection: the cases.
-        keep_scribbles: let stored partial labels replace the predictions.
-    """
+    """All that decides about the rounds' weights."""
 
     teacher: Teacher
     student: Student

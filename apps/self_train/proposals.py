@@ -11,15 +11,13 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.apps.bundle.find import bundle_name
 from mixseg.apps.predict.images import InputCase
 from mixseg.apps.predict.pipeline import BundlePipeline
-from mixseg.apps.predict.predict import claimed
+from mixseg.apps.predict.predict import claimed, described
 from mixseg.apps.predict.report import JSON_NAME, PredictionReport, settings_digest
 from mixseg.apps.predict.run import PredictionRun, Wanted
 from mixseg.apps.self_train.plan import Selection, Teacher
 from mixseg.apps.self_train.writer import ProposalWriter
-from mixseg.configuration.loading import load
 from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import environment, sha256_of
@@ -33,7 +31,6 @@ class Proposals:
 
     Attributes:
         datalist: the file; there unless a case failed.
-        report: of every case.
         masks: of every case, relative to the folder.
     """
 
@@ -107,9 +104,7 @@ def propose_masks(
         names = pipeline.output_names(cases)
         # A datalist stands for finished masks of one kind: removed first and written last.
         datalist.unlink(missing_ok=True)
-        report = PredictionReport(
-            output, _header(pipeline, source, selection, keep_scribbles), len(cases)
-        )
+        report = PredictionReport(output, _header(pipeline, selection, keep_scribbles), len(cases))
         try:
             run = PredictionRun(pipeline, cases, output, report, Wanted(False, False, 0))
             run.predict_all(overwrite, progress)
@@ -162,18 +157,13 @@ def _datalist(selection: Selection, labels: Sequence[Path]) -> Datalist:
     return selection.datalist.model_copy(update={"training": training})
 
 
-def _header(
-    pipeline: BundlePipeline, source: Teacher, selection: Selection, keep_scribbles: bool
-) -> dict[str, Any]:
+def _header(pipeline: BundlePipeline, selection: Selection, keep_scribbles: bool) -> dict[str, Any]:
     """What the report records once for all cases; its ``digest`` tells equal masks."""
-    metadata = load(source.folder / "configs" / "metadata.json")
+    member = described(pipeline)
+    files = member.pop("files")
     header = {
-        "bundle": bundle_name(source.folder),
-        "version": str(metadata.get("version", "")),
-        "configuration": [[path.name, sha256_of(path)] for path in pipeline.files],
-        "settings": dict(source.settings),
-        "weights": str(source.weights),
-        "weights_sha256": sha256_of(source.weights),
+        **member,
+        "configuration": files,
         "classes": pipeline.class_names,
         "source_values": selection.classes.values.tolist(),
         "keep_scribbles": keep_scribbles,
