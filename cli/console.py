@@ -21,11 +21,25 @@ if TYPE_CHECKING:
     from mixseg.data.datalist import Datalist
 
 
-#: Options of several commands.
+#: Arguments and options of several commands.
+Bundle = Annotated[
+    str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
+]
+Trained = Annotated[
+    str,
+    typer.Argument(help="Folder of a run; or of a bundle with weights, its zip, or its name."),
+]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: CUDA if available.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show all log messages.")]
+KeepScribbles = Annotated[
+    bool,
+    typer.Option(
+        "--keep-scribbles", help="Keep stored partial labels: they replace the prediction."
+    ),
+]
 
 console = Console()
 error_console = Console(stderr=True)
@@ -36,7 +50,7 @@ class _Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one."""
-        error_console.print(f"[yellow]note:[/] {escape(record.getMessage())}", soft_wrap=True)
+        note(record.getMessage())
 
 
 @contextmanager
@@ -66,6 +80,16 @@ def this_command(without: str = "", plus: str = "") -> str:
 
 
 logging.getLogger("mixseg.apps").addHandler(_Notes(logging.WARNING))
+
+
+def say(text: str) -> None:
+    """Print text as it is: nothing in it is taken for a style, and paths stay in one piece."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def note(text: str, place: Console = error_console) -> None:
+    """Print what the user should know, on standard error unless told otherwise."""
+    place.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True)
 
 
 def fail(message: str) -> typer.Exit:
@@ -114,12 +138,12 @@ def clear_errors() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(again: str) -> Iterator[None]:
+def interruptible(again: str, to: str = "resume") -> Iterator[None]:
     """End the command at Ctrl-C, or SIGTERM, with the command that resumes."""
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"\n[yellow]interrupted; to resume:[/] {again}", soft_wrap=True)
+        console.print(f"\n[yellow]interrupted; to {to}:[/] {again}", soft_wrap=True)
         raise typer.Exit(130) from None
 
 
@@ -129,14 +153,19 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise fail(f"'{path}' exists; give --overwrite to replace it")
 
 
+def number_table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left")
+    return table
+
+
 def datalist_table(datalist: Datalist, title: str) -> Table:
     """Patients, cases and hand-drawn scribbles of each split."""
     from mixseg.data.datalist import SPLITS
 
-    table = Table(title=title, title_justify="left")
-    table.add_column("split")
-    for name in ("patients", "cases", "scribble files"):
-        table.add_column(name, justify="right")
+    table = number_table(title, "split", "patients", "cases", "scribble files")
     for split in SPLITS:
         entries = getattr(datalist, split)
         table.add_row(

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import Device, clear_errors, console, this_command
+from mixseg.cli.console import (
+    Device,
+    Trained,
+    Verbose,
+    clear_errors,
+    interruptible,
+    say,
+    this_command,
+)
 
 
 class Split(str, Enum):
@@ -20,10 +28,7 @@ class Split(str, Enum):
 
 def evaluate(
     context: typer.Context,
-    run: Annotated[
-        str,
-        typer.Argument(help="Folder of a run; or of a bundle with weights, its zip, or its name."),
-    ],
+    run: Trained,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data; default: the one that the run names.")
     ] = None,
@@ -42,7 +47,7 @@ def evaluate(
         typer.Option(help="Configuration that the run was trained with; can be repeated."),
     ] = None,
     device: Device = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show all log messages.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Score a trained run, or a bundle that comes with weights, on the cases of a split.
 
@@ -66,7 +71,7 @@ def evaluate(
         known = settings_of(evaluation_files(folder, config or ()))
         name = f"the bundle {folder.resolve().name}"
         settings = read_settings(context.args, known, name, EVALUATION_ARGUMENTS)
-        try:
+        with interruptible(this_command(), to="start again"):
             scores = evaluate_run(
                 run,
                 data=data,
@@ -78,9 +83,4 @@ def evaluate(
                 device=device,
                 verbose=verbose,
             )
-        except KeyboardInterrupt:
-            console.print(
-                f"\n[yellow]interrupted; to start again:[/] {this_command()}", soft_wrap=True
-            )
-            raise typer.Exit(130) from None
-    console.print(f"log: {scores / 'evaluate.log'}", soft_wrap=True)
+    say(f"log: {scores / 'evaluate.log'}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console, fail
+from mixseg.cli.console import Bundle, clear_errors, fail, say
 
 
 class Format(str, Enum):
@@ -20,9 +20,7 @@ class Format(str, Enum):
 
 def export(
     context: typer.Context,
-    bundle: Annotated[
-        str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
-    ],
+    bundle: Bundle,
     format: Annotated[Format, typer.Option(help="Kind of file.")] = Format.ONNX,
     weights: Annotated[
         Path | None, typer.Option(help="Weights; default: the bundle's own, downloaded if needed.")
@@ -59,8 +57,7 @@ def export(
         if output.suffix != f".{format.value}":
             raise ValueError(f"'{output}' must end in .{format.value}")
         difference, flipped, voxels = export_bundle(folder, format.value, weights, output, settings)
-    console.print(
+    say(
         f"{output}: the logits differ by at most {difference:.1e} from the network's, the class "
-        f"in {flipped:,} of {voxels:,} voxels",
-        soft_wrap=True,
+        f"in {flipped:,} of {voxels:,} voxels"
     )

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.cli.console import clear_errors, console
+from mixseg.cli.console import Bundle, clear_errors, console
 
 
 def info(
-    bundle: Annotated[
-        str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
-    ],
+    bundle: Bundle,
 ) -> None:
     """Show what a bundle segments, its inputs and labels, its scores and its licenses.
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from mixseg.cli.console import clear_errors, console
+from mixseg.cli.console import clear_errors, say, show
 
 
 def label(
@@ -111,20 +109,13 @@ def label(
         work = (work or studies / "mixseg_label").resolve()
         folder = work / "model" / name
         made = make_model_folder(source, folder, weights, settings)
-        main = importlib.util.find_spec("mixseg.apps.label.main")
-        if main is None or main.origin is None:
-            raise ValueError(
-                "mixseg.apps.label is missing from this installation: install mixseg again"
-            )
-        shutil.copyfile(main.origin, work / "main.py")
-    console.print(
+        shutil.copyfile(Path(server.__file__).with_name("main.py"), work / "main.py")
+    say(
         f"model: {folder} ({'made now' if made else 'as it was trained'})\n"
-        f"server: http://{host}:{port} (Ctrl-C ends it)",
-        soft_wrap=True,
-        highlight=False,
+        f"server: http://{host}:{port} (Ctrl-C ends it)"
     )
     conf = {"models": name, "patient_pattern": patient_pattern}
     command = server.server_command(work, studies.resolve(), conf, host, port)
-    console.print(f"[cyan]{escape(' '.join(command))}[/]", soft_wrap=True, highlight=False)
+    show(" ".join(command), "command")
     status = server.start(command, server.server_environment(work, scoring, host))
     raise typer.Exit(status)

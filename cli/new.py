@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixseg.cli.console import Quiet, clear_errors, console, error_console
+from mixseg.cli.console import Quiet, clear_errors, console, note, say
 
 if TYPE_CHECKING:
     from mixseg.apps.plan.plan import Plan
@@ -124,18 +124,14 @@ def new(
             write_text_atomic(folder / path, text)
         remember(folder)  # what was written here does not come from elsewhere
     kind = "pictures" if facts.pictures else {2: "slices (2D)", 3: "volumes (3D)"}[dims]
-    console.print(f"{method.value} on {kind}: {why}; for a {machine}", soft_wrap=True)
+    say(f"{method.value} on {kind}: {why}; for a {machine}")
     console.print(_table(plan))
     for line in case_uses(loaded, facts):
-        console.print(f"  {line}", soft_wrap=True, highlight=False)
-    for note in (*data_notes(facts, folder, method.value), *notes):
-        error_console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+        say(f"  {line}")
+    for text in (*data_notes(facts, folder, method.value), *notes):
+        note(text)
     console.print(f"wrote {folder}; now fill in docs/data_license.txt there, and train:")
-    console.print(
-        f"  mixseg train {shlex.quote(str(folder))}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    say(f"  mixseg train {shlex.quote(str(folder))}")
 
 
 def _table(plan: Plan) -> Table:

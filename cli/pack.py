@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mixseg.apps.bundle.precision import Precision
-from mixseg.cli.console import clear_errors, console
+from mixseg.cli.console import clear_errors, say
 
 
 def pack(
@@ -52,4 +52,4 @@ def pack(
         if repo is not None:
             write_index(output / "model_info.json", target, digest, repo)
     size = target.stat().st_size / 2**20
-    console.print(f"{target}: {size:.1f} MB\nsha256 {digest}", soft_wrap=True)
+    say(f"{target}: {size:.1f} MB\nsha256 {digest}")

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from mixseg.cli.console import Device, Quiet, clear_errors, console, fail
+from mixseg.cli.console import Device, Quiet, clear_errors, console, fail, note, say
 
 if TYPE_CHECKING:
     from mixseg.apps.predict.report import PredictionReport
@@ -120,27 +119,23 @@ def _announce(report: PredictionReport, processes: int) -> None:
     header = report.header
     if processes > 1:
         console.print(f"{processes} processes share the images; progress is that of the first one")
-    console.print(
+    say(
         f"{header['bundle']} {header['version']} on {header['device']}, weights "
-        f"{header['weights']} (sha256 {header['weights_sha256'][:12]}…)",
-        soft_wrap=True,
-        highlight=False,
+        f"{header['weights']} (sha256 {header['weights_sha256'][:12]}…)"
     )
     for other in header["averaged_with"]:
-        console.print(
+        say(
             f"averaged with {other['bundle']} {other['version']}, weights {other['weights']} "
-            f"(sha256 {other['weights_sha256'][:12]}…)",
-            soft_wrap=True,
-            highlight=False,
+            f"(sha256 {other['weights_sha256'][:12]}…)"
         )
     if report.replaces:
-        console.print(
-            f"[yellow]note:[/] the folder holds masks of other settings; masks of the same names "
-            f"are replaced, their report is kept as {report.replaces}",
-            soft_wrap=True,
+        note(
+            "the folder holds masks of other settings; masks of the same names are replaced, their "
+            f"report is kept as {report.replaces}",
+            console,
         )
     for sentence in report.left_out:
-        console.print(f"[yellow]note:[/] {escape(sentence)}", soft_wrap=True)
+        note(sentence, console)
 
 
 def _run_to_the_end(run: PredictionRun, overwrite: bool, progress: bool) -> None:
@@ -171,10 +166,7 @@ def _finish(report: PredictionReport) -> None:
     from mixseg.report.page import PAGE_NAME
 
     found = f", {report.skipped} were finished already" if report.skipped else ""
-    console.print(
-        f"{report.predicted} predicted{found}: masks and {PAGE_NAME} are in {report.folder}",
-        soft_wrap=True,
-    )
+    say(f"{report.predicted} predicted{found}: masks and {PAGE_NAME} are in {report.folder}")
     failed = list(report.failures.values())
     if failed:
         lines = "".join(f"\n  {f['input']}: {f['problem']}; {f['fix']}" for f in failed)

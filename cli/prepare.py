@@ -21,10 +21,9 @@ from typing import (
 )
 
 import typer
-from rich.markup import escape
 from typer.main import get_command
 
-from mixseg.cli.console import clear_errors, console, datalist_table, error_console
+from mixseg.cli.console import clear_errors, console, datalist_table, note, say
 from mixseg.cli.lazy import HELP, Command, LazyCommand, LazyGroup
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def prepare(collection: Collection, **values: Any) -> None:
             done = collection.prepare(**values)
         console.print(datalist_table(done.datalist, f"{collection.title} in {done.folder}"))
         for path in done.written:
-            console.print(f"wrote {path}", soft_wrap=True)
+            say(f"wrote {path}")
 
 
 def _command(collection: Collection) -> Callable[..., None]:
@@ -158,4 +157,4 @@ def _notes() -> Iterator[None]:
     for warning in caught:
         # Others (deprecations in a reader) are not about the data.
         if issubclass(warning.category, UserWarning):
-            error_console.print(f"[yellow]note:[/] {escape(str(warning.message))}", soft_wrap=True)
+            note(str(warning.message))

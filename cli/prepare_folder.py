@@ -18,9 +18,11 @@ from mixseg.cli.console import (
     clear_errors,
     console,
     datalist_table,
-    error_console,
     fail,
+    note,
+    number_table,
     refuse_existing,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -164,10 +166,9 @@ def folder(
         console.print(datalist_table(datalist, f"splits, seed {seed}"))
         copies = sum(len(case.conversions) for part in report.splits.values() for case in part)
         if copies:
-            console.print(f"wrote {copies} converted labels in {path.parent}", soft_wrap=True)
-        console.print(f"wrote {path}; to write a bundle for it:", soft_wrap=True)
-        command = shown(["mixseg", "new", "my_bundle", "--datalist", str(path)])
-        console.print(f"  {command}", soft_wrap=True, highlight=False)
+            say(f"wrote {copies} converted labels in {path.parent}")
+        say(f"wrote {path}; to write a bundle for it:")
+        say(f"  {shown(['mixseg', 'new', 'my_bundle', '--datalist', str(path)])}")
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -234,7 +235,7 @@ def _prepared_otherwise(
             f"given: {command}. To split it in your own way, name the folders of its images and "
             "labels"
         )
-    console.print(f"This is {known.title}; the same as: {command}", soft_wrap=True)
+    say(f"This is {known.title}; the same as: {command}")
     title = f"{known.title} in {images}"
     if dry_run:
         datalist = known.datalist(images, options.seed)
@@ -245,35 +246,27 @@ def _prepared_otherwise(
     path = None if output is None else _output_path(images, None, output)
     done = known.prepare(images, output=path, seed=options.seed, overwrite=overwrite)
     console.print(datalist_table(done.datalist, title))
-    console.print(f"wrote {done.written[-1]}", soft_wrap=True)
+    say(f"wrote {done.written[-1]}")
     return True
 
 
 def _print(report: FolderReport) -> None:
     """What was found, before anything is written."""
-    console.print(f"{report.root}: {report.layout}", soft_wrap=True)
+    say(f"{report.root}: {report.layout}")
     if report.cases:
         console.print(_case_table(report))
         console.print(_image_table(report.cases))
     if report.classes is not None and report.cases:
         console.print(_class_table(report))
-    for note in (*report.notes, *report.uses):
-        error_console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A table whose first column is text and whose others are numbers."""
-    table = Table(title=title, title_justify="left")
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left")
-    return table
+    for text in (*report.notes, *report.uses):
+        note(text)
 
 
 def _case_table(report: FolderReport) -> Table:
     from mixseg.data.datalist import SPLITS
     from mixseg.data.folder.cases import KINDS
 
-    table = _table("cases", "recognized as", "cases", "patients", "scribble files", *SPLITS)
+    table = number_table("cases", "recognized as", "cases", "patients", "scribble files", *SPLITS)
     for kind, text in KINDS.items():
         cases = [case for case in report.cases if case.kind == kind]
         if not cases:
@@ -293,7 +286,7 @@ def _class_table(report: FolderReport) -> Table:
 
     classes = cast(ClassMap, report.classes)
     count = len(classes.names)
-    table = _table("labels", "class", "index", "value in files", "cases", "voxels", "share")
+    table = number_table("labels", "class", "index", "value in files", "cases", "voxels", "share")
     total = sum(sum(case.voxels.values()) for case in report.cases)
     rows = [*zip(classes.names, range(count), map(str, classes.codes), strict=True)]
     unlabeled = ", ".join(str(value) for value in report.values)
@@ -310,7 +303,7 @@ def _class_table(report: FolderReport) -> Table:
 
 def _image_table(cases: list[FolderCase]) -> Table:
     """Least, middle and greatest size, spacing and intensity."""
-    table = _table("images", "", "least", "median", "greatest")
+    table = number_table("images", "", "least", "median", "greatest")
     images = [case.image for case in cases]
     rows: list[tuple[str, list[float]]] = []
     axes = max(len(image.shape) for image in images)

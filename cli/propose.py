@@ -9,11 +9,15 @@ import typer
 
 from mixseg.cli.console import (
     Device,
+    KeepScribbles,
     Quiet,
+    Trained,
     clear_errors,
     console,
     fail,
     interruptible,
+    note,
+    say,
     this_command,
 )
 
@@ -22,22 +26,14 @@ if TYPE_CHECKING:
 
 
 def propose(
-    run: Annotated[
-        str,
-        typer.Argument(help="Folder of a run; or of a bundle with weights, its zip, or its name."),
-    ],
+    run: Trained,
     data: Annotated[Path, typer.Option(help="The data that it was trained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the proposals.")],
     branch: Annotated[
         str | None,
         typer.Option(help="Branch that proposes; default: the one that the method predicts with."),
     ] = None,
-    keep_scribbles: Annotated[
-        bool,
-        typer.Option(
-            "--keep-scribbles", help="Keep stored partial labels: they replace the prediction."
-        ),
-    ] = False,
+    keep_scribbles: KeepScribbles = False,
     device: Device = None,
     weights: Annotated[
         Path | None,
@@ -66,11 +62,9 @@ def propose(
         source = find_teacher(run, weights, branch)
         chosen = choose_device(device)
         selection = read_selection(source.config("train.yaml"), data)
-        console.print(
+        say(
             f"{len(selection.proposed)} cases to propose, {len(selection.full)} with full masks; "
-            f"{source.folder.name} on {chosen}, weights {source.weights}",
-            soft_wrap=True,
-            highlight=False,
+            f"{source.folder.name} on {chosen}, weights {source.weights}"
         )
         try:
             proposals = propose_masks(
@@ -99,10 +93,10 @@ def summarize(proposals: Proposals) -> None:
     found = f", {report.skipped} were finished already" if report.skipped else ""
     console.print(f"{report.predicted} predicted{found}")
     if proposals.empty:
-        console.print(
-            f"[yellow]note:[/] {len(proposals.empty)} of {report.inputs} proposals are empty: a "
+        note(
+            f"{len(proposals.empty)} of {report.inputs} proposals are empty: a "
             "network trained on them learns to predict background",
-            soft_wrap=True,
+            console,
         )
     failed = list(report.failures.values())
     if failed:
@@ -113,4 +107,4 @@ def summarize(proposals: Proposals) -> None:
             f"{len(failed)} of {report.inputs} cases could not be proposed, no datalist was "
             f"written:{lines}"
         )
-    console.print(f"datalist: {proposals.datalist}", soft_wrap=True, highlight=False)
+    say(f"datalist: {proposals.datalist}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console, interruptible, show, this_command
+from mixseg.cli.console import clear_errors, console, interruptible, say, show, this_command
 
 
 def quickstart(
@@ -67,8 +67,8 @@ def quickstart(
     console.print(screen_table(results))
     for run, title in METHODS.items():
         places = (output / run / name for name in FIGURES.values())
-        console.print(f"{title}: {', '.join(map(str, places))}", soft_wrap=True)
-    console.print(f"scores: {output / 'results.json'}, {output / 'results.md'}", soft_wrap=True)
+        say(f"{title}: {', '.join(map(str, places))}")
+    say(f"scores: {output / 'results.json'}, {output / 'results.md'}")
     if record:
         record_figures(root, output)
         console.print("recorded; now run: python benchmarks/tables.py")

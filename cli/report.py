@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mixseg.cli.console import clear_errors, console
+from mixseg.cli.console import clear_errors, say
 
 
 def report(
@@ -26,4 +26,4 @@ def report(
 
     with clear_errors():
         for folder in folders:
-            console.print(f"report: {write_page(folder)}", soft_wrap=True)
+            say(f"report: {write_page(folder)}")

@@ -9,11 +9,14 @@ import typer
 
 from mixseg.cli.console import (
     Device,
+    KeepScribbles,
     Quiet,
+    Trained,
     clear_errors,
     console,
     fail,
     interruptible,
+    say,
     show,
     this_command,
 )
@@ -21,10 +24,7 @@ from mixseg.cli.console import (
 
 def self_train(
     context: typer.Context,
-    teacher: Annotated[
-        str,
-        typer.Argument(help="Folder of a run; or of a bundle with weights, its zip, or its name."),
-    ],
+    teacher: Trained,
     data: Annotated[Path, typer.Option(help="The data that the teacher was trained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the rounds.")],
     rounds: Annotated[int, typer.Option(help="Networks to train, one after another.")],
@@ -46,12 +46,7 @@ def self_train(
     config: Annotated[
         list[Path] | None, typer.Option(help="The student's file of settings; can be repeated.")
     ] = None,
-    keep_scribbles: Annotated[
-        bool,
-        typer.Option(
-            "--keep-scribbles", help="Keep stored partial labels: they replace the prediction."
-        ),
-    ] = False,
+    keep_scribbles: KeepScribbles = False,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -101,6 +96,5 @@ def self_train(
                 "the same command resumes"
             ) from error
     console.print(round_table(lines))
-    last = round_folder(output, rounds) / "models" / "model.pt"
-    console.print(f"last weights: {last}", soft_wrap=True, highlight=False)
-    console.print(f"table: {output / 'rounds.md'}", soft_wrap=True, highlight=False)
+    say(f"last weights: {round_folder(output, rounds) / 'models' / 'model.pt'}")
+    say(f"table: {output / 'rounds.md'}")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mixseg.cli.console import Device, clear_errors, console, interruptible, show, this_command
+from mixseg.cli.console import (
+    Bundle,
+    Device,
+    Verbose,
+    clear_errors,
+    interruptible,
+    say,
+    show,
+    this_command,
+)
 
 
 def train(
     context: typer.Context,
-    bundle: Annotated[
-        str, typer.Argument(help="A bundle's folder, a zip of 'mixseg pack', or a name.")
-    ],
+    bundle: Bundle,
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of the data; default: the one that the bundle names."),
@@ -43,7 +50,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a training in the output folder.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show all log messages.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a bundle.
 
@@ -82,6 +89,14 @@ def train(
         known = settings_of(training_files(folder, config or ()))
         name = f"the bundle {folder.resolve().name}"
         settings = read_settings(context.args, known, name, TRAINING_ARGUMENTS)
+        options: dict[str, Any] = {
+            "data": data,
+            "output": output,
+            "config": config or (),
+            "settings": settings,
+            "device": device,
+            "verbose": verbose,
+        }
         again = this_command("--overwrite", plus="" if folds else "--resume")
         rows = None
         with interruptible(again):
@@ -95,47 +110,20 @@ def train(
                         "--folds takes neither --resume nor --overwrite: the same command resumes, "
                         "and another --output starts again"
                     )
-                run, rows = cross_validate(
-                    bundle,
-                    folds,
-                    data=data,
-                    output=output,
-                    config=config or (),
-                    settings=settings,
-                    device=device,
-                    verbose=verbose,
-                    show=show,
-                )
+                run, rows = cross_validate(bundle, folds, **options, show=show)
             else:
                 run = train_bundle(
-                    bundle,
-                    data=data,
-                    output=output,
-                    config=config or (),
-                    settings=settings,
-                    device=device,
-                    resume=resume,
-                    overwrite=overwrite,
-                    verbose=verbose,
-                    processes=processes,
+                    bundle, **options, resume=resume, overwrite=overwrite, processes=processes
                 )
     if rows is not None:
         print_scores(rows)
         runs = " ".join(str(fold_folder(run, fold)) for fold in range(folds or 0))
-        console.print(
+        say(
             f"scores of every full mask: {run / 'report.html'}, {run / 'metrics.csv'}; to average "
-            f"the folds: mixseg predict {runs} -i IMAGES -o MASKS",
-            soft_wrap=True,
+            f"the folds: mixseg predict {runs} -i IMAGES -o MASKS"
         )
         return
     if not processes.first:
         return
-    console.print(
-        f"weights: {run / 'models' / 'model.pt'}; report.html, curves, pictures and log: {run}",
-        soft_wrap=True,
-    )
-    console.print(
-        f"to segment images with it: {shown(['mixseg', 'predict', str(run)])} -i IMAGES -o MASKS",
-        soft_wrap=True,
-        highlight=False,
-    )
+    say(f"weights: {run / 'models' / 'model.pt'}; report.html, curves, pictures and log: {run}")
+    say(f"to segment images with it: {shown(['mixseg', 'predict', str(run)])} -i IMAGES -o MASKS")

@@ -192,7 +192,8 @@ def write_record(
     if "datalist" in own:
         values["datalist"] = None if datalist is None else _near(folder, datalist)
     values["imports"] = _with_folder(own.get("imports", ()))
-    files = {"train.yaml": _with(_text(configs / "train.yaml", base), base, values)}
+    text = (configs / "train.yaml").read_text(encoding="utf-8") if base else ""
+    files = {"train.yaml": _with(text, base, values)}
     if (configs / "inference.yaml").is_file():
         text = (configs / "inference.yaml").read_text(encoding="utf-8")
         files["inference.yaml"] = _shared(text, base, values, branch)
@@ -214,10 +215,6 @@ def _base(configs: Path) -> dict[str, Any]:
     """What train.yaml says by itself; empty where the files have other names."""
     path = configs / "train.yaml"
     return dict(ConfigParser.load_config_files(str(path))) if path.is_file() else {}
-
-
-def _text(path: Path, base: Mapping[str, Any]) -> str:
-    return path.read_text(encoding="utf-8") if base else ""
 
 
 def _restore(own: dict[str, Any], base: Mapping[str, Any], place: Sequence[str]) -> None:

@@ -85,9 +85,9 @@ class FullCheckpoint:
     def attach(self, engine: Any) -> None:
         """Take part in ``engine``, a :class:`mixseg.engines.MixedSupervisionTrainer`."""
         engine.register_state("selection", self)
-        engine.before_run += [self._begin, self._resume]
+        engine.before_run += [lambda _: begin_training(anew=False), self._resume]
         engine.when_done.append(self._end)
-        engine.after_run.append(self._release)
+        engine.after_run.append(lambda _: release_run(self.path.parent))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         engine.add_event_handler(Events.COMPLETED, self._end)
         engine.add_event_handler(Events.INTERRUPT, self._end)
@@ -102,12 +102,6 @@ class FullCheckpoint:
 
     def _is_writer(self) -> bool:
         return process_share()["rank"] == 0
-
-    def _begin(self, engine: Any) -> None:
-        begin_training(anew=False)
-
-    def _release(self, engine: Any) -> None:
-        release_run(self.path.parent)
 
     def _resume(self, engine: Any) -> None:
         if not self.resume:

@@ -80,11 +80,11 @@ class Part:
 
 @dataclass
 class Page:
-    """The page before it is written: a title, facts, numbers to see first, and sections."""
+    """The page before it is written; facts without a value are not shown."""
 
     title: str
     status: str
-    facts: list[tuple[str, str]]
+    facts: list[tuple[str, Any]]
     tiles: list[tuple[str, str]]
     parts: list[Part]
 
@@ -176,18 +176,15 @@ def _training(folder: Path) -> Page:
 
 def _training_facts(
     times: Mapping[str, Any], history: Sequence[Mapping[str, str]]
-) -> list[tuple[str, str]]:
-    facts = []
+) -> list[tuple[str, Any]]:
+    facts: list[tuple[str, Any]] = []
     if history:
-        facts.append(("Iterations", history[-1].get("iteration", "")))
-    sessions = times.get("sessions", [])
-    if sessions:
+        facts.append(("Iterations", history[-1].get("iteration")))
+    if sessions := times.get("sessions", []):
+        resumed = f", resumed {len(sessions) - 1} ×" if len(sessions) > 1 else ""
         seconds = sum(session["seconds"] for session in sessions)
-        resumed = len(sessions) - 1
-        text = _duration(seconds) + (f", resumed {resumed} ×" if resumed else "")
-        facts.append(("Time", text))
-        facts.append(("Device", str(sessions[-1]["device"])))
-        facts.append(("Precision", str(sessions[-1]["precision"])))
+        facts.append(("Time", _duration(seconds) + resumed))
+        facts += [(name.capitalize(), sessions[-1][name]) for name in ("device", "precision")]
     return facts
 
 
@@ -242,17 +239,16 @@ def _evaluation(folder: Path) -> Page:
     own = [row for row in rows if row.branch == shown]
     cases = _by_case(own)
     configuration = summary.get("configuration", {})
-    facts = _facts(folder, summary.get("run", {}) | summary, configuration)
-    for name in ("split", "folds"):
-        value = configuration.get(name, summary.get(name))
-        if value is not None:
-            facts.append((name.capitalize(), str(value)))
-    for name in ("device", "precision"):
-        if name in summary.get("run", {}):
-            facts.append((name.capitalize(), str(summary["run"][name])))
-    if "seconds" in summary.get("run", {}):
-        facts.append(("Time", _duration(summary["run"]["seconds"])))
-    dice = [_mean(row.dice for row in case) for case in cases.values()]
+    run = summary.get("run", {})
+    facts = [
+        *_facts(folder, run | summary, configuration),
+        ("Split", configuration.get("split", summary.get("split"))),
+        ("Folds", summary.get("folds")),
+        ("Device", run.get("device")),
+        ("Precision", run.get("precision")),
+        ("Time", _duration(run["seconds"]) if "seconds" in run else ""),
+    ]
+    dice = [fmean(row.dice for row in case) for case in cases.values()]
     spread = f" ± {100 * stdev(dice):.1f}" if len(dice) > 1 else ""
     tiles = [
         ("cases", str(len(cases))),
@@ -281,9 +277,8 @@ def _evaluation(folder: Path) -> Page:
     if surfaces := _pictures(folder, {"surfaces.png": "Predicted surfaces, colored by distance"}):
         parts.append(Part("Surfaces", pictures=surfaces))
     parts.append(_case_table(cases))
-    changes = summary.get("run", {}).get("changed_settings")
-    parts = _in_order(_evaluation_faults(own, summary), parts, changes)
-    name = summary.get("run", {}).get("bundle") or folder.resolve().name
+    parts = _in_order(_evaluation_faults(own, summary), parts, run.get("changed_settings"))
+    name = run.get("bundle") or folder.resolve().name
     kind = "Cross-validation" if "folds" in summary else "Evaluation"
     return Page(f"{kind} of {name}", "", facts, tiles, parts)
 
@@ -354,13 +349,13 @@ def _volumes(rows: Sequence[CaseScore], spacings: Mapping[str, Sequence[float] |
 def _case_table(cases: Mapping[str, Sequence[CaseScore]]) -> Part:
     names = list(dict.fromkeys(row.class_name for rows in cases.values() for row in rows))
     several = len(names) > 1
-    ordered = sorted(cases.items(), key=lambda item: _mean(row.dice for row in item[1]))
+    ordered = sorted(cases.items(), key=lambda item: fmean(row.dice for row in item[1]))
     known = all(row.hd95_mm is not None for rows in cases.values() for row in rows)
     lines = []
     for case_id, rows in ordered[:_ROWS]:
         dice = {row.class_name: f"{100 * row.dice:.1f}" for row in rows}
-        mean = [f"{100 * _mean(row.dice for row in rows):.1f}"] if several else []
-        hd95 = _mean((row.hd95_mm if known else row.hd95_vox) or 0.0 for row in rows)
+        mean = [f"{100 * fmean(row.dice for row in rows):.1f}"] if several else []
+        hd95 = fmean((row.hd95_mm if known else row.hd95_vox) or 0.0 for row in rows)
         cells = [dice.get(name, "–") for name in names]
         lines.append([case_id, *mean, *cells, f"{hd95:.1f}"])
     header = ["case", *(["mean Dice [%]"] if several else [])]
@@ -391,16 +386,14 @@ def _prediction(folder: Path) -> Page:
     if "cases" not in report or "classes" not in report:
         raise ValueError(f"'{folder / _MASKS}' is no report of a prediction")
     cases, failures = report["cases"], report.get("failures", [])
-    facts = [
+    facts: list[tuple[str, Any]] = [
         ("Bundle", f"{report.get('bundle', '')} {report.get('version', '')}".strip()),
         ("Weights (SHA-256)", str(report.get("weights_sha256", ""))[:16]),
     ]
-    others = report.get("averaged_with", [])
-    for other in others:
+    for other in report.get("averaged_with", []):
         text = f"{other['bundle']} {other['version']}, {str(other['weights_sha256'])[:16]}"
         facts.append(("Averaged with", text))
-    facts += [("Device", str(report.get("device", "")))]
-    facts += [("Precision", str(report["precision"]))] if report.get("precision") else []
+    facts += [("Device", report.get("device")), ("Precision", report.get("precision"))]
     facts += _provenance(report)
     if "seconds" in report:
         facts.append(("Time of the last command", _duration(report["seconds"])))
@@ -491,35 +484,28 @@ def _order(quality: float | None) -> tuple[bool, float]:
 
 def _facts(
     folder: Path, record: Mapping[str, Any], settings: Mapping[str, Any]
-) -> list[tuple[str, str]]:
+) -> list[tuple[str, Any]]:
     """Which bundle, seed, versions and commit."""
-    facts = []
-    bundle = record.get("bundle")
+    bundle, seed = record.get("bundle"), settings.get("seed", record.get("seed"))
     metadata = _json(folder / "configs" / "metadata.json")
     number = record.get("version") or metadata.get("version", "")
-    if bundle:
-        facts.append(("Bundle", f"{bundle} {number}".strip()))
-    if (seed := settings.get("seed", record.get("seed"))) is not None:
-        facts.append(("Seed", str(seed)))
-    environments = record.get("environments")
-    return facts + _provenance(environments[-1] if environments else record)
+    return [
+        ("Bundle", f"{bundle} {number}".strip() if bundle else ""),
+        ("Seed", "" if seed is None else str(seed)),
+        *_provenance((record.get("environments") or [record])[-1]),
+    ]
 
 
-def _provenance(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = []
-    versions = environment.get("versions", {})
-    if versions:
-        listed = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
-        facts.append(("Versions", listed))
-    if commit := environment.get("git_commit"):
-        changed = ", with changes" if environment.get("git_modified") else ""
-        facts.append(("Commit", f"{commit[:12]}{changed}"))
-    hardware = environment.get("hardware", {})
-    if hardware:
-        facts.append(("Hardware", str(hardware.get("gpu") or hardware.get("cpu") or "")))
-    if date := environment.get("date"):
-        facts.append(("Date", str(date).replace("T", " ").replace("+00:00", " UTC")))
-    return facts
+def _provenance(environment: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    versions, hardware = environment.get("versions", {}), environment.get("hardware", {})
+    commit, date = environment.get("git_commit") or "", environment.get("date") or ""
+    changed = ", with changes" if commit and environment.get("git_modified") else ""
+    return [
+        ("Versions", ", ".join(f"{name} {number}" for name, number in versions.items() if number)),
+        ("Commit", commit[:12] + changed),
+        ("Hardware", hardware.get("gpu") or hardware.get("cpu")),
+        ("Date", str(date).replace("T", " ").replace("+00:00", " UTC")),
+    ]
 
 
 def _changed(changes: Any) -> Part:
@@ -553,10 +539,6 @@ def _in_order(
 
 def _left(count: int, name: str) -> str:
     return f"{count - _ROWS} more are in {name}." if count > _ROWS else ""
-
-
-def _mean(values: Iterable[float]) -> float:
-    return fmean(values)
 
 
 def _duration(seconds: float) -> str:

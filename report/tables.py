@@ -37,13 +37,32 @@ def score_table(rows: Iterable[CaseScore]) -> Table:
         the number of cases with an empty prediction, reference or both.
     """
     header, lines = score_cells(rows)
-    table = Table(title="Scores, mean ± sd over cases", header_style="bold", title_justify="left")
-    for index, name in enumerate(header):
-        # Long headings break, figures never do: the table fits narrow terminals.
-        heading = escape("\n".join(textwrap.wrap(name, 13)))
-        table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
+    return as_table("Scores, mean ± sd over cases", header, lines, texts=header[:2])
+
+
+def as_table(
+    title: str,
+    header: Sequence[str],
+    lines: Iterable[Sequence[str]],
+    texts: Collection[str],
+    width: int = 13,
+) -> Table:
+    """A table for the terminal; a line whose first cell is a branch has the branch's color.
+
+    Words, and headings of more letters than ``width``, break, figures never do: the table fits
+    narrow terminals.
+
+    Args:
+        texts: the columns that are aligned to the left, and not as numbers.
+    """
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        # Rich takes what stands in brackets for a style, and drops it.
+        heading = escape("\n".join(textwrap.wrap(name, width)))
+        left = name in texts
+        table.add_column(heading, justify="left" if left else "right", no_wrap=not left)
     for line in lines:
-        table.add_row(*line, style=_STYLES.get(line[0]))
+        table.add_row(*map(escape, line), style=_STYLES.get(line[0]))
     return table
 
 

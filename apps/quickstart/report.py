@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from mixseg.report.tables import as_markdown, mean_and_sd
+from mixseg.report.tables import as_markdown, as_table, mean_and_sd
 
 #: Name of a run's folder and of its scores in results.json, and what the tables call it.
 METHODS = {"lower_bound": "lower bound", "mixed": "mixed supervision"}
 HEADER = ("Method", "Labels", "Cases", "Dice [%]", "HD95 [voxels]", "HD95 [mm]")
-_COLUMNS = (("dice", 100.0, 1), ("hd95_vox", 1.0, 1), ("hd95_mm", 1.0, 1))
+_COLUMNS = (("dice", 100.0), ("hd95_vox", 1.0), ("hd95_mm", 1.0))
 
 
 def score_lines(results: Mapping[str, Any]) -> list[list[str]]:
@@ -27,25 +25,14 @@ def score_lines(results: Mapping[str, Any]) -> list[list[str]]:
             labels += f", {run_settings['num_partial']} scribbles"
         for classes in results["runs"][run]["scores"].values():
             for scores in classes.values():
-                cells = [
-                    mean_and_sd(scores[key], factor, digits) for key, factor, digits in _COLUMNS
-                ]
+                cells = [mean_and_sd(scores[key], factor) for key, factor in _COLUMNS]
                 lines.append([title, labels, str(scores["n"]), *cells])
     return lines
 
 
 def screen_table(results: Mapping[str, Any]) -> Table:
     """The scores for the terminal."""
-    table = Table(title="Test cases, mean ± sd", header_style="bold", title_justify="left")
-    for index, name in enumerate(HEADER):
-        # Rich takes what stands in brackets for a style, and drops it. Words and headings break,
-        # figures never do: the table fits narrow terminals.
-        heading = escape("\n".join(textwrap.wrap(name, 8)))
-        side: Literal["left", "right"] = "left" if index < 2 else "right"
-        table.add_column(heading, justify=side, no_wrap=index >= 2)
-    for line in score_lines(results):
-        table.add_row(*line)
-    return table
+    return as_table("Test cases, mean ± sd", HEADER, score_lines(results), HEADER[:2], width=8)
 
 
 def markdown_report(results: Mapping[str, Any]) -> str:
@@ -53,10 +40,8 @@ def markdown_report(results: Mapping[str, Any]) -> str:
     table = as_markdown(HEADER, score_lines(results), texts=HEADER[:2])
     settings, seconds, hardware = results["settings"], results["seconds"], results["hardware"]
     run_settings = results["runs"]["mixed"]["configuration"]
-    iterations, count = (
-        run_settings["max_epochs"] * run_settings["epoch_length"],
-        hardware["cpu_count"],
-    )
+    iterations = run_settings["max_epochs"] * run_settings["epoch_length"]
+    count = hardware["cpu_count"]
     return table + (
         f"\nSynthetic phantom of {settings['patients']} patients, two scans each. Labels are of "
         f"patients, scores of scans: mean ± sd over the test split, seed {settings['seed']}, "

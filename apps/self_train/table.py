@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from mixseg.files.atomic import strict_json, write_text_atomic
-from mixseg.report.tables import as_markdown, mean_and_sd
+from mixseg.files.atomic import strict_json, write_csv, write_text_atomic
+from mixseg.report.tables import as_markdown, as_table, mean_and_sd
 
 __all__ = ["HEADER", "round_lines", "round_table", "write_rounds"]
 
@@ -50,13 +47,7 @@ def _scored(
 
 def round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
     """The rounds for the terminal."""
-    table = Table(title="Rounds, mean ± sd over cases", header_style="bold", title_justify="left")
-    for name in HEADER:
-        justify = "left" if name in _TEXTS else "right"
-        table.add_column(escape(name), justify=justify)  # type: ignore[arg-type]
-    for line in round_lines(rounds):
-        table.add_row(*map(escape, line))
-    return table
+    return as_table("Rounds, mean ± sd over cases", HEADER, round_lines(rounds), _TEXTS)
 
 
 def write_rounds(
@@ -65,16 +56,10 @@ def write_rounds(
     """Write ``rounds.json`` (with ``content``), ``rounds.csv`` (means alone) and ``rounds.md``."""
     table = as_markdown(HEADER, round_lines(rounds), _TEXTS)
     write_text_atomic(folder / "rounds.json", strict_json({**content, "rounds": rounds}))
-    write_text_atomic(folder / "rounds.csv", _means(rounds))
+    first = [*_OWN, "split", "class", "cases"]
+    means = [
+        dict(zip(first, cells, strict=True)) | {key: scores[key]["mean"] for key, _ in _COLUMNS}
+        for cells, scores in _scored(rounds)
+    ]
+    write_csv(folder / "rounds.csv", means)
     write_text_atomic(folder / "rounds.md", table)
-
-
-def _means(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each round, split and class, scores as in ``summary.json``."""
-    text = io.StringIO()
-    keys = [key for key, _ in _COLUMNS]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_OWN, "split", "class", "cases", *keys])
-    for first, scores in _scored(rounds):
-        writer.writerow([*first, *(scores[key]["mean"] for key in keys)])
-    return text.getvalue()

@@ -162,7 +162,10 @@ def check_shared(bundle: Path) -> list[str]:
         and not isinstance(train[name], dict)
         and train[name] != inference[name]
     ]
-    networks = [_without(config["network_def"], "branch") for config in (train, inference)]
+    networks = [
+        {key: value for key, value in config["network_def"].items() if key != "branch"}
+        for config in (train, inference)
+    ]
     faults += _differences("network_def", *networks)
     faults += _differences("inferer", train["validate"]["inferer"], inference["inferer"])
     return faults + _preparation_faults(train, inference)
@@ -234,10 +237,6 @@ def check_overlays(bundle: Path) -> list[str]:
             ):
                 faults.append(f"{path.name}: {key!r} matches nothing in train.yaml")
     return faults
-
-
-def _without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in keys}
 
 
 def _differences(what: str, one: dict[str, Any], other: dict[str, Any]) -> list[str]:
