@@ -49,7 +49,6 @@ class _Notes(logging.Handler):
     """Prints what the rooms below log as notes."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one."""
         note(record.getMessage())
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from enum import Enum, EnumMeta
 from importlib.metadata import entry_points
 from typing import (
@@ -43,7 +42,6 @@ class _CollectionCommand(LazyCommand):
     """The command of a collection, which is imported when it is called."""
 
     def load(self, name: str) -> Any:
-        """Build the command."""
         from mixseg.data.collections.registry import collections
 
         app = typer.Typer(rich_markup_mode="rich", add_completion=False)
@@ -64,7 +62,6 @@ class _Collections(LazyGroup):
     }
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names in the order of the help."""
         return [*self.lazy, *self._others()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -101,8 +98,13 @@ def _prepare() -> None:
 def prepare(collection: Collection, **values: Any) -> None:
     """Prepare a collection, and print its splits and what was written."""
     with clear_errors():
-        with _notes():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             done = collection.prepare(**values)
+        for warning in caught:
+            # Others (deprecations in a reader) are not about the data.
+            if issubclass(warning.category, UserWarning):
+                note(str(warning.message))
         console.print(datalist_table(done.datalist, f"{collection.title} in {done.folder}"))
         for path in done.written:
             say(f"wrote {path}")
@@ -146,15 +148,3 @@ def _typed(kind: Any, name: str) -> Any:
             choice: Any = EnumMeta.__call__(Enum, name, values, type=str)
             return choice | None
     return kind
-
-
-@contextmanager
-def _notes() -> Iterator[None]:
-    """Print what is said of the data as notes."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        # Others (deprecations in a reader) are not about the data.
-        if issubclass(warning.category, UserWarning):
-            note(str(warning.message))

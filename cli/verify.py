@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from mixseg.cli.console import clear_errors, console, fail
-
-if TYPE_CHECKING:
-    from mixseg.apps.pack.verify import Outcome
 
 
 def verify(
@@ -60,18 +57,12 @@ def verify(
                 remember(folder)
         for check, outcome in results.items():
             counts[outcome.word] += 1
-            table.add_row(name, check, _cell(outcome))
+            said = escape("\n".join(outcome.faults) or outcome.not_checked)
+            color = {"ok": "green", "failed": "red"}.get(outcome.word, "yellow")
+            table.add_row(name, check, f"[{color}]{outcome.word}{': ' if said else ''}[/]{said}")
     console.print(table)
     rest = f", {counts['not checked']} not checked" if counts["not checked"] else ""
     if counts["failed"]:
         console.print(f"[bold red]{counts['failed']} checks failed[/]{rest}")
         raise typer.Exit(1)
     console.print(f"[green]all checks passed[/]{rest}")
-
-
-def _cell(outcome: Outcome) -> str:
-    if outcome.faults:
-        return f"[red]failed: {escape(chr(10).join(outcome.faults))}[/]"
-    if outcome.not_checked:
-        return f"[yellow]not checked:[/] {escape(outcome.not_checked)}"
-    return "[green]ok[/]"

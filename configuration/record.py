@@ -309,8 +309,11 @@ def _shared(
     wanted = dict(known)
     for name, value in values.items():
         # What both files say is the same; where a file has its own word, it keeps it.
-        if name in known and name not in _OWN and (name in _PLACES or _alike(known, base, name)):
-            wanted[name] = _like(known[name], base.get(name), value)
+        if name not in known or name in _OWN:
+            continue
+        before = base.get(name)
+        if name in _PLACES or isinstance(before, dict) or _same(known[name], before):
+            wanted[name] = _like(known[name], before, value)
     for place, name in _ELSEWHERE.items():
         part, key = place.split("#")
         inferers = [c.get(part, {}).get(key) for c in (base, values)]
@@ -322,11 +325,6 @@ def _shared(
         wanted["branch"] = branch
     wanted["imports"] = _with_folder(known.get("imports", ()))
     return _with(text, known, wanted)
-
-
-def _alike(known: Mapping[str, Any], base: Mapping[str, Any], name: str) -> bool:
-    value = base.get(name)
-    return isinstance(value, dict) or _same(known[name], value)
 
 
 def _like(known: Any, base: Any, value: Any) -> Any:

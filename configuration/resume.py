@@ -29,8 +29,6 @@ _WORKFLOW = frozenset({"imports", "initialize", "run", "training", "finalize", "
 
 _SPLITS = ("training", "validation")
 _WORKERS = min(8, (os.cpu_count() or 1) + 2)
-#: Bytes of data below which hashing is not worth a progress bar.
-_QUICK = 200 * 10**6
 _SHOWN = 20
 _ABSENT = "nothing"
 
@@ -69,14 +67,14 @@ def fingerprint(
         for value in (values if isinstance(values, list) else [values])
         if _is_file(value)
     }
-    size = sum(path.stat().st_size for file in files for path in _parts(Path(file)))
     with ThreadPoolExecutor(_WORKERS) as pool:
         done = tqdm(
             pool.map(_digest, sorted(files)),
             total=len(files),
             desc="hashing the data",
             unit="file",
-            disable=not progress or size < _QUICK,
+            delay=2,  # seconds: a bar for few data would come and go
+            disable=not progress,
         )
         digests = dict(zip(sorted(files), done, strict=True))
 

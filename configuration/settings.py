@@ -152,7 +152,7 @@ def misread_values(arguments: Sequence[str]) -> dict[str, Any]:
     if "config_file" not in given:
         return {}
     config = ConfigParser.load_config_files(given["config_file"])
-    typed, misread = _options(arguments), {}
+    typed, misread = option_texts(arguments), {}
     for name, value in given.items():
         if isinstance(value, str) and name not in _RUN_OPTIONS:
             meant = value_of(value, config.get(name))
@@ -174,15 +174,10 @@ def one_dash(arguments: Sequence[str]) -> list[str]:
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
     """Options of the command line, and of the file that ``--args_file`` names."""
-    given = _options(arguments)
+    given = {name: literal(text) for name, text in option_texts(arguments).items()}
     if "args_file" in given:
         given = {**ConfigParser.load_config_file(str(given["args_file"])), **given}
     return given
-
-
-def _options(arguments: Sequence[str]) -> dict[str, Any]:
-    """Name → value of each ``--name value`` and ``--name=value``, as Python Fire reads them."""
-    return {name: literal(text) for name, text in option_texts(arguments).items()}
 
 
 def option_texts(arguments: Sequence[str]) -> dict[str, str]:

@@ -166,16 +166,12 @@ def begin_training(anew: bool = True) -> None:
         recorded = read_record(folder, "bundle", "processes", "data", "environments")
         _refuse_another(folder, own, recorded, facts)
         facts["environments"] = [*recorded["environments"], *facts["environments"]]
+    data = str(parser.get_parsed_content("dataset_dir"))
     datalist = parser.get_parsed_content("datalist") if "datalist" in parser else None
-    write_record(
-        folder,
-        configs,
-        own,
-        str(parser.get_parsed_content("dataset_dir")),
-        None if datalist is None else _file_of(datalist, parser),
-        _inference_branch(own, configs),
-        facts,
-    )
+    if datalist is not None:  # it may be named from the data's folder on
+        datalist = str(datalist if Path(datalist).is_file() else Path(data, datalist))
+    branch = _inference_branch(own, configs)
+    write_record(folder, configs, own, data, datalist, branch, facts)
     _begun[parser] = folder
 
 
@@ -195,7 +191,6 @@ def _hold(folder: Path) -> None:
 
 
 def _facts(parser: ConfigParser, configs: Path) -> dict[str, Any]:
-    """Content of ``record.json``."""
     cases = {
         split: parser.get_parsed_content(place)
         for split, place in (
@@ -256,12 +251,6 @@ def _inference_branch(own: Mapping[str, Any], configs: Path) -> str | None:
         objective = ConfigParser(deepcopy(dict(own))).get_parsed_content("objective")
     branch = getattr(objective, "inference_branch", None)
     return None if branch is None else str(branch)
-
-
-def _file_of(datalist: Any, parser: ConfigParser) -> str:
-    """The datalist's file, which may be named from ``dataset_dir`` on."""
-    inside = Path(str(parser.get_parsed_content("dataset_dir"))) / str(datalist)
-    return str(datalist if Path(str(datalist)).is_file() else inside)
 
 
 def _switch(parser: ConfigParser, name: str) -> bool:

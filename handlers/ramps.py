@@ -125,7 +125,6 @@ class WeightRamps:
 
 
 def _ramp(name: str, entry: int | Mapping[str, Any]) -> Ramp:
-    """A checked ramp."""
     arguments = dict(entry) if isinstance(entry, Mapping) else {"length": entry}
     known = [field.name for field in fields(Ramp)]
     if "length" not in arguments or not set(arguments) <= set(known):

@@ -225,7 +225,6 @@ class CaseScorer:
         predictions: dict[str, np.ndarray],
         scores: dict[str, float],
     ) -> list[CasePanel]:
-        """The rows that picture the case."""
         label = batch["label"]
         affine = torch.as_tensor(label.meta["affine"]).numpy() if self.planes == "all" else None
         sure = next((name for name in ("student", "main") if name in output), None)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
 
 __all__ = ["Validation", "validate"]
 
@@ -51,29 +50,16 @@ class Validation:
 def validate(evaluator: Any, engine: Any) -> None:
     """Score the network of ``engine``, a trainer, as it stands after the trainer's epoch."""
     evaluator.network = engine.inference_network
-    _share_buffers(engine.inference_network)
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    for buffer in evaluator.network.buffers() if distributed else ():
+        torch.distributed.broadcast(buffer, src=0)
     epoch = engine.state.epoch
     # A loader draws a seed whenever it is read: training continues as if it had not.
     with torch.random.fork_rng(devices=[]):
-        if _is_empty_share(evaluator):
+        if distributed and not len(evaluator.data_loader):
             # MONAI's evaluator would not start, and the others wait for this one's scores.
             evaluator.state.epoch = epoch
             evaluator.fire_event(Events.EPOCH_STARTED)
             evaluator.fire_event(Events.EPOCH_COMPLETED)
         else:
             evaluator.run(epoch)
-
-
-def _is_empty_share(evaluator: Any) -> bool:
-    return (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and len(evaluator.data_loader) == 0
-    )
-
-
-def _share_buffers(network: nn.Module) -> None:
-    """Copy the buffers of rank 0 to the other processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for buffer in network.buffers():
-            torch.distributed.broadcast(buffer, src=0)

@@ -79,10 +79,7 @@ class LoadWeights(CheckpointLoader):
     the settings, and the run's own configuration.
 
     Args:
-        network: to load them into.
-        bundle_root: see :func:`find_weights`.
-        checkpoint: see :func:`find_weights`.
-        ckpt_dir: see :func:`find_weights`.
+        network: to load them into; the other arguments are those of :func:`find_weights`.
 
     Raises:
         ValueError: there are no weights; or, when the engine starts, they cannot be read, hold

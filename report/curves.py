@@ -120,13 +120,9 @@ def _series(history: Sequence[Mapping[str, Any]], unit: str) -> _Series:
     return series
 
 
-def _loss_names(series: _Series) -> list[str]:
-    terms = [name for name in series if name not in _NOT_TERMS and not name.startswith("val_")]
-    return [name for name in ("loss", *terms) if name in series]
-
-
 def _draw_losses(axes: Axes, series: _Series) -> None:
-    names = _loss_names(series)
+    terms = [name for name in series if name not in _NOT_TERMS and not name.startswith("val_")]
+    names = [name for name in ("loss", *terms) if name in series]
     values = [value for name in names for value in series[name][1]]
     if values and min(values) >= 0.0 and max(values) > 0.0:
         axes.set_yscale("log", nonpositive="mask")

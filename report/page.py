@@ -485,7 +485,6 @@ def _order(quality: float | None) -> tuple[bool, float]:
 def _facts(
     folder: Path, record: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[tuple[str, Any]]:
-    """Which bundle, seed, versions and commit."""
     bundle, seed = record.get("bundle"), settings.get("seed", record.get("seed"))
     metadata = _json(folder / "configs" / "metadata.json")
     number = record.get("version") or metadata.get("version", "")
@@ -509,7 +508,6 @@ def _provenance(environment: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _changed(changes: Any) -> Part:
-    """The settings that differ from the bundle's."""
     part = Part("Settings that differ from the bundle's")
     if not isinstance(changes, Mapping):
         part.text.append("Not recorded.")

@@ -16,6 +16,7 @@ __all__ = ["StoreError", "StoredScan", "fingerprint", "read_label_store"]
 
 STORE_NAME = "datastore_v2.json"
 _KINDS = ("full", "partial")
+_TAG = "final"  # as 3D Slicer submits
 
 
 class StoreError(ValueError):
@@ -45,7 +46,7 @@ class StoredScan:
     annotated_classes: tuple[str, ...] | None = None
 
 
-def read_label_store(studies: str | os.PathLike[str], tag: str = "final") -> list[StoredScan]:
+def read_label_store(studies: str | os.PathLike[str]) -> list[StoredScan]:
     """All scans of a MONAI Label datastore, with their submitted labels.
 
     MONAI Label's own list for training has neither the scans without a label nor what came along
@@ -54,7 +55,6 @@ def read_label_store(studies: str | os.PathLike[str], tag: str = "final") -> lis
 
     Args:
         studies: folder that the server was started with.
-        tag: which labels to take; 3D Slicer submits as ``final``.
 
     Returns:
         The scans, sorted by id.
@@ -78,7 +78,7 @@ def read_label_store(studies: str | os.PathLike[str], tag: str = "final") -> lis
             "rebuilds it from the files"
         ) from error
     images = folder / content.get("images_dir", ".")
-    labels = folder / content.get("labels_dir", "labels") / tag
+    labels = folder / content.get("labels_dir", "labels") / _TAG
     scans = []
     for case_id, entry in sorted(objects.items()):
         try:
@@ -86,7 +86,7 @@ def read_label_store(studies: str | os.PathLike[str], tag: str = "final") -> lis
         except ValueError as error:
             raise StoreError(f"'{path}': {error}") from error
         image = images / f"{case_id}{entry['image']['ext']}"
-        stored = entry.get("labels", {}).get(tag)
+        stored = entry.get("labels", {}).get(_TAG)
         if not image.is_file():
             raise StoreError(f"the datastore names '{image}', which is missing: put it back")
         if stored is None:

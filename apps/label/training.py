@@ -223,19 +223,22 @@ def training_overrides(
         ValueError: the bundle does not have the standard handlers.
     """
     handlers = deepcopy(train["train"]["handlers"])
-    standard = [handler for handler in handlers if _is(handler, "standard_handlers")]
+    standard = [
+        handler
+        for handler in handlers
+        if isinstance(handler, dict)
+        and str(handler.get("_target_", "")).rpartition(".")[2] == "standard_handlers"
+    ]
     if not standard:
         raise ValueError("train.yaml has no standard_handlers in train#handlers: add them there")
     if settings.pretrained and not resuming:
-        handlers.insert(
-            0,
-            {
-                "_target_": "monai.handlers.CheckpointLoader",
-                "load_path": str(folder / "models" / "model.pt"),
-                "load_dict": {"model": "@network"},
-                "strict": True,
-            },
-        )
+        loader = {
+            "_target_": "monai.handlers.CheckpointLoader",
+            "load_path": str(folder / "models" / "model.pt"),
+            "load_dict": {"model": "@network"},
+            "strict": True,
+        }
+        handlers.insert(0, loader)
     # It is attached before the checkpoints, which keep its state.
     status = {
         "_target_": "mixseg.apps.label.status.TrainingStatus",
@@ -244,13 +247,11 @@ def training_overrides(
         "key": "@validate#key_metric",
     }
     standard[0]["extra"] = [*standard[0].get("extra", ()), status]
-    handlers.append(
-        {
-            "_target_": "mixseg.apps.label.publish.PublishWeights",
-            "source": str(run / "models" / "model.pt"),
-            "model": str(folder),
-        }
-    )
+    publish = {
+        "_target_": "mixseg.apps.label.publish.PublishWeights",
+        "source": str(run / "models" / "model.pt"),
+        "model": str(folder),
+    }
     return {
         **settings.settings,
         "bundle_root": str(folder),
@@ -261,7 +262,7 @@ def training_overrides(
         "device": torch.device(settings.device),
         "max_epochs": settings.max_epochs,
         "resume": resuming,
-        "train#handlers": handlers,
+        "train#handlers": [*handlers, publish],
     }
 
 
@@ -330,12 +331,6 @@ def _is_held(folder: Path) -> bool:
             return False
     except ValueError:
         return True
-
-
-def _is(component: Any, name: str) -> bool:
-    """Whether a part of the configuration is this class or function."""
-    target = component.get("_target_", "") if isinstance(component, dict) else ""
-    return str(target).rpartition(".")[2] == name
 
 
 def _switch(value: Any) -> bool:

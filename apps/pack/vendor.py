@@ -173,7 +173,6 @@ def _module_of(dotted: str) -> str | None:
 
 
 def _modules_in(package: str) -> list[str]:
-    """A package and the modules directly in it."""
     spec = _spec(package)
     if spec is None or spec.origin is None:
         return []
@@ -218,14 +217,8 @@ def _imported(node: Any, module: str) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        source = node.module or ""
-        if node.level:
-            spec = _spec(module)
-            is_package = spec is not None and spec.submodule_search_locations is not None
-            parts = module.split(".")
-            parent = parts[: len(parts) - node.level + is_package]
-            source = ".".join([*parent, *([source] if source else [])])
-        return [f"{source}.{alias.name}" for alias in node.names]
+        assert not node.level, f"{module} imports by a relative name"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
     return []
 
 

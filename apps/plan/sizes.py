@@ -52,7 +52,6 @@ class _Ladder:
         return int(2 ** (len(self.levels) - 1))
 
     def features(self, width: int) -> list[int]:
-        """Channels of each level."""
         return [width * factor for factor in self.levels]
 
 

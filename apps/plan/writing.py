@@ -116,7 +116,6 @@ def _place_choices(plan: Plan) -> list[Choice]:
 
 
 def _inference_choices(plan: Plan) -> list[Choice]:
-    """What inference.yaml alone says."""
     ext = ".png" if plan.facts.pictures else ".nii.gz"
     return [
         Choice("dataset_dir", "$@bundle_root + '/data'", "a folder of images, or one image"),
@@ -152,7 +151,6 @@ def _settings(text: str) -> list[tuple[str, str, str]]:
 
 
 def _header(name: str, plan: Plan) -> str:
-    """The comment that a configuration begins with."""
     names = ", ".join(plan.facts.classes[1:])
     first = _FIRST[name].format(names=names, summary=plan.summary)
     lines = [*textwrap.wrap(first, _WIDTH - 2), *_REST[name].splitlines()]

@@ -97,8 +97,15 @@ def find_cases(
     """
     found = [search_cases(source, output) for source in sources]
     cases = place_cases([case for listed, _ in found for case in listed])
-    if only_dicom:
-        _refuse_other_than_dicom(cases)
+    images = [case.image for case in cases if only_dicom]
+    others = [image for image in images if not (image.is_dir() or is_dicom(image))]
+    if others:
+        named = ", ".join(f"'{path}'" for path in others[:3])
+        raise ValueError(
+            f"--dicom-seg needs DICOM scans, but {len(others)} of {len(cases)} images are not "
+            f"({named}{', …' if len(others) > 3 else ''}): give folders of DICOM series alone, or "
+            "leave out --dicom-seg"
+        )
     left_out = [sentence for _, sentences in found for sentence in sentences]
     return join_channels(cases, channels), left_out
 
@@ -167,18 +174,6 @@ def join_channels(cases: Sequence[InputCase], channels: int) -> list[InputCase]:
         replace(first, case_id=name, channels=tuple(case.image for case in others))
         for (_, name), (first, *others) in groups.items()
     ]
-
-
-def _refuse_other_than_dicom(cases: Sequence[InputCase]) -> None:
-    """Refuse images that a DICOM SEG cannot refer to, naming the first ones."""
-    others = [c.image for c in cases if not (c.image.is_dir() or is_dicom(c.image))]
-    if others:
-        named = ", ".join(f"'{path}'" for path in others[:3])
-        raise ValueError(
-            f"--dicom-seg needs DICOM scans, but {len(others)} of {len(cases)} images are not "
-            f"({named}{', …' if len(others) > 3 else ''}): give folders of DICOM series alone, or "
-            "leave out --dicom-seg"
-        )
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -151,7 +151,6 @@ def claimed(output: Path) -> Iterator[Path]:
 
 
 def _header(pipeline: BundlePipeline) -> dict[str, Any]:
-    """Header of the report, common to all cases."""
     members = [described(one) for one in (pipeline, *pipeline.others)]
     first, others = members[0], members[1:]
     identity = ("bundle", "version", "files", "weights_sha256", "settings")

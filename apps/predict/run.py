@@ -280,7 +280,6 @@ def _facts(
     shape: tuple[int, ...],
     class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """What the report says of a case."""
     counts = np.bincount(prediction.mask.ravel(), minlength=len(class_names)).tolist()
     voxels = dict(zip(class_names, counts, strict=True))
     del voxels[class_names[0]]

@@ -165,7 +165,6 @@ class Quickstart:
         return {"seed": self.settings["seed"], **self.given, **RUNS[run]}
 
     def _commands(self, run: str, root: Path, output: Path) -> list[str]:
-        """The commands that train and score a run."""
         options = {"data": output / "phantom", "output": output / run, "config": _OVERLAY}
         return [
             mixseg_command("train", root / "bundles" / BUNDLE, options | self._settings(run)),

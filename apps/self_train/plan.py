@@ -210,7 +210,6 @@ def find_teacher(run: str, weights: Path | None = None, branch: str | None = Non
 
 
 def _student_folder(student: str | None, teacher: Teacher) -> Path:
-    """The folder of the bundle that learns."""
     if student is None:
         name = bundle_name(teacher.folder)
         found = [s for prefix, s in _STUDENTS.items() if name.startswith(prefix)]

@@ -117,15 +117,14 @@ def check_network(bundle: Path) -> list[str]:
     for name in ("train.yaml", "inference.yaml"):
         network = build_network(configs / name, {}).eval()
         for n in for_n:
-            sizes = {"image": _shape(image["spatial_shape"], n), "pred": []}
-            sizes["pred"] = _shape(pred["spatial_shape"], n)
+            seen, given = (_shape(part["spatial_shape"], n) for part in (image, pred))
             with torch.no_grad():
-                output = network(torch.rand(2, image["num_channels"], *sizes["image"]))
-            wanted = (2, pred["num_channels"], *sizes["pred"])
+                output = network(torch.rand(2, image["num_channels"], *seen))
+            wanted = (2, pred["num_channels"], *given)
             for one in output if isinstance(output, tuple) else (output,):
                 if tuple(one.shape) != wanted:
                     faults.append(
-                        f"{name}: an image of {tuple(sizes['image'])} gives "
+                        f"{name}: an image of {tuple(seen)} gives "
                         f"{tuple(one.shape)}, metadata.json says {wanted}"
                     )
     return faults
