@@ -104,7 +104,9 @@ def standard_handlers(
     Returns:
         Handlers for :class:`mixseg.engines.MixedSupervisionTrainer`.
     """
-    if validate and _has_no_case(evaluator):
+    # All of the validator's: a process' share of them may be empty.
+    cases = getattr(getattr(evaluator, "data_loader", None), "dataset", None)
+    if validate and cases is not None and not len(cases):
         logger.warning("no validation case: the last weights are kept")
         validate = False
     if not validate:
@@ -131,12 +133,6 @@ def standard_handlers(
         ),
     ]
     return HandlerGroup(handlers)
-
-
-def _has_no_case(evaluator: Any) -> bool:
-    """Whether the validator's dataset is empty; a process' share of it may be."""
-    dataset = getattr(getattr(evaluator, "data_loader", None), "dataset", None)
-    return dataset is not None and not len(dataset)
 
 
 @reads_entries(

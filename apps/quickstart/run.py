@@ -37,13 +37,12 @@ def find_repository() -> Path:
     Raises:
         ValueError: the package was installed without it.
     """
-    root = ROOT
-    if not (root / "bundles" / BUNDLE / "configs" / "quickstart.yaml").is_file():
+    if not (ROOT / "bundles" / BUNDLE / "configs" / "quickstart.yaml").is_file():
         raise ValueError(
-            f"bundles/{BUNDLE} is not beside this installation ({root}): clone the repository and "
+            f"bundles/{BUNDLE} is not beside this installation ({ROOT}): clone the repository and "
             "install it with 'pip install -e .'"
         )
-    return root
+    return ROOT
 
 
 def check_patients(patients: int, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -77,11 +76,6 @@ class Quickstart:
     seconds: dict[str, float] = field(default_factory=dict, init=False)
     done: list[str] = field(default_factory=list, init=False)
 
-    @property
-    def state_path(self) -> Path:
-        """Where it is noted what is done."""
-        return self.output / _STATE_NAME
-
     def open(self, overwrite: bool) -> None:
         """Make the folder, or take up what is there.
 
@@ -91,10 +85,10 @@ class Quickstart:
         if overwrite:
             for name in (*RUNS, "phantom"):
                 shutil.rmtree(self.output / name, ignore_errors=True)
-            self.state_path.unlink(missing_ok=True)
+            (self.output / _STATE_NAME).unlink(missing_ok=True)
         self.output.mkdir(parents=True, exist_ok=True)
-        if self.state_path.is_file():
-            state = read_object(self.state_path, "settings", "seconds", "done")
+        if (self.output / _STATE_NAME).is_file():
+            state = read_object(self.output / _STATE_NAME, "settings", "seconds", "done")
             if state["settings"] != self.settings:
                 raise ValueError(
                     f"'{self.output}' holds a quickstart with other settings; "
@@ -173,7 +167,7 @@ class Quickstart:
 
     def _save(self) -> None:
         state = {"settings": self.settings, "seconds": self.seconds, "done": self.done}
-        write_text_atomic(self.state_path, strict_json(state))
+        write_text_atomic(self.output / _STATE_NAME, strict_json(state))
 
 
 def _near(path: Path) -> Path:
