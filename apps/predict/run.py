@@ -294,9 +294,9 @@ def _facts(
         warnings.append("the image is constant (all voxels are equal)")
     if spacing is None:
         warnings.append("the voxel size is not known: sizes are in voxels, not in ml")
-    probabilities, quality, millilitres = prediction.probabilities, None, None
-    if probabilities is not None:
-        quality = expected_dice(probabilities, prediction.mask)
+    probabilities = prediction.probabilities
+    quality = None if probabilities is None else expected_dice(probabilities, prediction.mask)
+    millilitres = None
     if spacing is not None:
         size = float(np.prod(spacing)) / 1000
         millilitres = {name: round(count * size, 3) for name, count in voxels.items()}
