@@ -292,7 +292,7 @@ def _turned(one: Volume, other: Volume) -> bool:
 def listed(values: Sequence[int]) -> str:
     """The first values of a list."""
     shown = ", ".join(str(value) for value in values[:12])
-    return f"[{shown}{', …' if len(values) > 12 else ''}]"
+    return shown + (", …" if len(values) > 12 else "")
 
 
 def is_smoothed(counts: Mapping[int, int]) -> bool:
@@ -375,7 +375,7 @@ def _examine_values(
             case_fault(
                 case,
                 path,
-                f"label values {listed(outside)} are outside the classes 0..{rules.classes - 1} "
+                f"label values [{listed(outside)}] are outside the classes 0..{rules.classes - 1} "
                 f"(unlabeled: {rules.unlabeled})",
                 _values_fix(present, outside),
             )

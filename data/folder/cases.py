@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mixseg.data.file_checks import Fault
 from mixseg.data.folder.classes import ClassMap
 from mixseg.data.folder.contents import ImageFacts, LabelFacts, PairFacts
-from mixseg.data.folder.pairs import Pair, file_fault
+from mixseg.data.folder.pairs import Faults, Pair
 
 __all__ = [
     "KINDS",
@@ -19,8 +18,8 @@ __all__ = [
     "FolderCase",
     "Kind",
     "MissingClasses",
-    "missing_labels",
     "recognize_cases",
+    "refuse_unlabeled",
 ]
 
 #: What a case is recognized as.
@@ -87,7 +86,7 @@ def recognize_cases(
     missing: MissingClasses,
     allow_unlabeled: bool,
     threshold: float | None,
-    faults: list[Fault],
+    faults: Faults,
 ) -> tuple[list[FolderCase], int, list[int]]:
     """Determine the kind of each case from the values of its label, and what must be converted.
 
@@ -116,13 +115,9 @@ def recognize_cases(
     return cases, unlabeled, used
 
 
-def missing_labels(facts: Sequence[PairFacts]) -> list[Fault]:
-    """The faults of images that nobody labeled, where the labels cannot be told yet."""
-    return [_no_label(f.pair) for f in facts if f.pair.label is None and f.pair.scribble is None]
-
-
-def _no_label(pair: Pair) -> Fault:
-    return file_fault(
+def refuse_unlabeled(pair: Pair, faults: Faults) -> None:
+    """Note that nobody labeled an image."""
+    faults.add(
         pair.image,
         "the image has no label",
         "add its label, or give --allow-unlabeled if it is meant to have none",
@@ -135,8 +130,7 @@ def _unlabeled_values(facts: Sequence[PairFacts], classes: ClassMap) -> list[int
     used = {
         value
         for fact in facts
-        for label, scribble in ((fact.label, False), (fact.scribble, True))
-        if label is not None
+        for label, scribble in fact.labels
         for value, index in classes.indices(label.counts, scribble).items()
         if index == count
     }
@@ -152,24 +146,21 @@ def _datalist_value(facts: Sequence[PairFacts], classes: ClassMap, used: Sequenc
     count = len(classes.names)
     if classes.codes != tuple(range(count)) or len(used) != 1:
         return count
-    labels = [label for fact in facts for label in (fact.label, fact.scribble) if label]
-    copied = any(label.dtype or label.reasons for label in labels)
+    copied = any(label.dtype or label.reasons for fact in facts for label, _ in fact.labels)
     # Copies are uint8, and 0 means unlabeled in scribbles alone.
     return count if used[0] == 0 or (used[0] < 0 and copied) else used[0]
 
 
-def _patient_of(pair: Pair, pattern: re.Pattern[str] | None, faults: list[Fault]) -> str:
+def _patient_of(pair: Pair, pattern: re.Pattern[str] | None, faults: Faults) -> str:
     """The patient whom a pattern finds in a case's name; without a pattern the case itself."""
     if pattern is None:
         return pair.case_id
     match = pattern.search(pair.name) or pattern.search(pair.case_id)
     if match is None or not match.group(1):
-        faults.append(
-            file_fault(
-                pair.image,
-                f"--patient-pattern '{pattern.pattern}' finds no patient in '{pair.name}'",
-                "fix the pattern",
-            )
+        faults.add(
+            pair.image,
+            f"--patient-pattern '{pattern.pattern}' finds no patient in '{pair.name}'",
+            "fix the pattern",
         )
         return pair.case_id
     return match.group(1)
@@ -181,78 +172,68 @@ def _recognize(
     patient: str,
     missing: MissingClasses,
     allow_unlabeled: bool,
-    faults: list[Fault],
+    faults: Faults,
 ) -> FolderCase | None:
     """A case; None where something is wrong with it."""
     pair, count = facts.pair, len(classes.names)
     if facts.faults or facts.image is None:
         return None
     before = len(faults)
-    for label, scribble in ((facts.label, False), (facts.scribble, True)):
-        fault = None if label is None else classes.unknown_values(label, scribble)
-        faults += [] if fault is None else [fault]
+    for label, scribble in facts.labels:
+        classes.check_values(label, scribble, faults)
     if len(faults) > before:
         return None
     if facts.scribble is not None:
-        faults += _scribble_faults(facts.scribble, classes)
+        _check_scribble(facts.scribble, classes, faults)
     voxels = _voxels(facts, classes)
     kind: Kind = "full"
     annotated: list[int] | None = None
+    empty = False
     if facts.label is None:
         kind = "none" if facts.scribble is None else "partial"
     elif count in voxels:
-        kind = "partial"
-        if len(voxels) == 1:
-            faults += _empty_label(facts.label.path, allow_unlabeled)
-            kind = "none" if facts.scribble is None else "partial"
+        empty = len(voxels) == 1
+        kind = "none" if empty and facts.scribble is None else "partial"
     elif missing == "unannotated" and set(range(1, count)) - set(voxels):
-        annotated = [index for index in range(1, count) if index in voxels]
-        kind = "classes"
-        if not annotated:
-            faults += _empty_label(facts.label.path, allow_unlabeled)
-            kind, annotated = "none", None
+        annotated = [index for index in range(1, count) if index in voxels] or None
+        empty = annotated is None
+        kind = "none" if empty else "classes"
+    if empty and facts.label is not None and not allow_unlabeled:
+        faults.add(
+            facts.label.path,
+            "the label holds no labeled voxel",
+            "remove it, or give --allow-unlabeled to use the case as one without a label",
+        )
     if kind == "none" and facts.label is None and not allow_unlabeled:
-        faults.append(_no_label(pair))
+        refuse_unlabeled(pair, faults)
     if len(faults) > before:
         return None
     return FolderCase(pair, patient, kind, facts.image, voxels, annotated)
 
 
 def _voxels(facts: PairFacts, classes: ClassMap) -> dict[int, int]:
-    label, scribble = facts.label, facts.label is None
-    label = facts.scribble if label is None else label
-    if label is None:
-        return {}
+    """Voxels of each class in the label, or in the scribble where there is no label."""
     voxels: dict[int, int] = {}
-    for value, index in classes.indices(label.counts, scribble).items():
-        if index is not None:
-            voxels[index] = voxels.get(index, 0) + label.counts[value]
+    for label, scribble in facts.labels[:1]:
+        for value, index in classes.indices(label.counts, scribble).items():
+            if index is not None:
+                voxels[index] = voxels.get(index, 0) + label.counts[value]
     return voxels
 
 
-def _scribble_faults(scribble: LabelFacts, classes: ClassMap) -> list[Fault]:
+def _check_scribble(scribble: LabelFacts, classes: ClassMap, faults: Faults) -> None:
     count = len(classes.names)
     indices = set(classes.indices(scribble.counts, scribble=True).values())
     if count not in indices:
-        problem = "the scribble has no unlabeled voxel"
-        fix = "if 0 means untouched there, give --unlabeled 0; a full mask belongs with the labels"
-    elif indices == {count}:
-        problem, fix = "the scribble has no labeled voxel", "draw one, or remove the file"
-    else:
-        return []
-    return [file_fault(scribble.path, problem, fix)]
-
-
-def _empty_label(path: Path, allowed: bool) -> list[Fault]:
-    if allowed:
-        return []
-    return [
-        file_fault(
-            path,
-            "the label holds no labeled voxel",
-            "remove it, or give --allow-unlabeled to use the case as one without a label",
+        faults.add(
+            scribble.path,
+            "the scribble has no unlabeled voxel",
+            "if 0 means untouched there, give --unlabeled 0; a full mask belongs with the labels",
         )
-    ]
+    elif indices == {count}:
+        faults.add(
+            scribble.path, "the scribble has no labeled voxel", "draw one, or remove the file"
+        )
 
 
 def _add_conversions(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixseg.data.datalist import names_fault
-from mixseg.data.file_checks import Fault
+from mixseg.data.file_checks import listed
 from mixseg.data.folder.contents import LabelFacts, PairFacts
-from mixseg.data.folder.pairs import Stated, file_fault
+from mixseg.data.folder.pairs import Faults, Stated
 
 __all__ = ["ClassMap", "decide_classes"]
 
@@ -43,24 +43,24 @@ class ClassMap:
         places = {code: index for index, code in enumerate(self.codes)}
         return {v: len(self.codes) if v in unlabeled else places.get(v) for v in values}
 
-    def unknown_values(self, label: LabelFacts, scribble: bool) -> Fault | None:
-        """The fault of a label with values that are neither a class nor unlabeled."""
+    def check_values(self, label: LabelFacts, scribble: bool, faults: Faults) -> None:
+        """Note values of a label that are neither a class nor unlabeled."""
         table = self.indices(label.counts, scribble)
         unknown = [value for value, index in table.items() if index is None]
         if not unknown:
-            return None
+            return
         named = ", ".join(f"{c} {n}" for c, n in zip(self.codes, self.names, strict=True))
         stated = sorted(self.unlabeled | (self.scribble_unlabeled if scribble else frozenset()))
-        unlabeled = f"unlabeled ({_listed(stated)})" if stated else "declared unlabeled"
-        return file_fault(
+        unlabeled = f"unlabeled ({listed(stated)})" if stated else "declared unlabeled"
+        faults.add(
             label.path,
-            f"label values [{_listed(unknown)}] are not a class ({named}) and not {unlabeled}",
+            f"label values [{listed(unknown)}] are not a class ({named}) and not {unlabeled}",
             _unknown_fix(label, unknown, self, stated),
         )
 
 
 def decide_classes(
-    facts: Sequence[PairFacts], stated: Stated, root: Path, faults: list[Fault]
+    facts: Sequence[PairFacts], stated: Stated, root: Path, faults: Faults
 ) -> ClassMap | None:
     """The classes, as stated or as the values of all labels show them.
 
@@ -109,30 +109,25 @@ def decide_classes(
     if not 2 <= len(names) <= 255:
         raise ValueError(f"{len(names)} classes; 2 to 255 are possible, background included")
     if odd := names_fault(names):
-        faults.append(file_fault(root, odd, "rename the classes, segments or files"))
+        faults.add(root, odd, "rename the classes, segments or files")
         return None
     if both := sorted((stated.unlabeled & set(codes)) - {0}):
         raise ValueError(f"{both[0]} is the value of a class and cannot be unlabeled")
-    totals: Counter[int] = Counter()
-    for label in labels:
-        totals.update(label.counts)
-    present = sorted(set(totals) - stated.unlabeled)
+    present = sorted({value for label in labels for value in label.counts} - stated.unlabeled)
     if 255 in present and 255 not in codes and not set(present) & set(codes[1:]):
-        faults.append(
-            file_fault(
-                root,
-                f"the labels hold {_listed(present)}, and no voxel of a class but background "
-                f"'{names[0]}': they look like gray levels",
-                f'if each is a class, give --values "{_joined(present)}"; if one means unlabeled, '
-                "--unlabeled",
-            )
+        faults.add(
+            root,
+            f"the labels hold {listed(present)}, and no voxel of a class but background "
+            f"'{names[0]}': they look like gray levels",
+            f'if each is a class, give --values "{_joined(present)}"; if one means unlabeled, '
+            "--unlabeled",
         )
         return None
     zero = frozenset({0} & stated.unlabeled)
     return ClassMap(names, codes, stated.unlabeled - zero, zero)
 
 
-def _number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault]) -> Stated:
+def _number_names(facts: Sequence[PairFacts], stated: Stated, faults: Faults) -> Stated:
     """Give the classes of labels that name them one number in all files.
 
     3D Slicer numbers the segments of a file in their order, which differs from file to file; a
@@ -152,7 +147,16 @@ def _number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault
             first.setdefault(name.casefold(), name)
         known = list(first.values())
         if len(known) > 2:  # of one class there is no order
-            faults += _nameless(facts, named[0], stated.unlabeled, known)
+            for label in _labels(facts):
+                values = [v for v in label.counts if v not in {0, *stated.unlabeled}]
+                if values and not label.names:
+                    faults.add(
+                        label.path,
+                        f"it has no names for its values {listed(values)}, as "
+                        f"'{named[0].path.name}' has",
+                        "save it with its segments' names, or say what the values 0, 1, 2, … mean: "
+                        f'--classes "{",".join(known)}" in the order of these values',
+                    )
     codes = stated.codes or tuple(range(len(known)))
     code_of = {name.casefold(): code for name, code in zip(known, codes, strict=False)}
     # Where a segment is the background, scribbles leave the rest untouched.
@@ -166,26 +170,22 @@ def _number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault
                 continue
             strange = [n for n in label.names if n.casefold() not in code_of]
             for name in strange:
-                faults.append(
-                    file_fault(
-                        label.path,
-                        f"its segment '{name}' is not one of the classes ({', '.join(known)})",
-                        "rename the segment, or name all the classes with --classes",
-                    )
+                faults.add(
+                    label.path,
+                    f"its segment '{name}' is not one of the classes ({', '.join(known)})",
+                    "rename the segment, or name all the classes with --classes",
                 )
             if strange:
                 setattr(fact, role, None)
                 continue
             drawn = any(code_of[name.casefold()] == codes[0] for name in label.names)
             if drawn and role == "label" and label.counts.get(0):
-                faults.append(
-                    file_fault(
-                        label.path,
-                        f"it has a segment for '{known[0]}', and {label.counts[0]:,} voxels in no "
-                        "segment",
-                        f"if these are '{known[0]}' too, remove that segment; if they are "
-                        "unlabeled, move the file to a folder of scribbles and give --scribbles",
-                    )
+                faults.add(
+                    label.path,
+                    f"it has a segment for '{known[0]}', and {label.counts[0]:,} voxels in no "
+                    "segment",
+                    f"if these are '{known[0]}' too, remove that segment; if they are "
+                    "unlabeled, move the file to a folder of scribbles and give --scribbles",
                 )
                 setattr(fact, role, None)
                 continue
@@ -199,24 +199,8 @@ def _number_names(facts: Sequence[PairFacts], stated: Stated, faults: list[Fault
     return Stated(tuple(known), tuple(codes), unlabeled)
 
 
-def _nameless(
-    facts: Sequence[PairFacts], named: LabelFacts, unlabeled: frozenset[int], known: Sequence[str]
-) -> list[Fault]:
-    """Labels with numbers alone, where others have names and nobody says which number is which."""
-    return [
-        file_fault(
-            label.path,
-            f"it has no names for its values {_listed(values)}, as '{named.path.name}' has",
-            "save it with its segments' names, or say what the values 0, 1, 2, … mean: --classes "
-            f'"{",".join(known)}" in the order of these values',
-        )
-        for label in _labels(facts)
-        if not label.names and (values := [v for v in label.counts if v not in {0, *unlabeled}])
-    ]
-
-
 def _labels(facts: Sequence[PairFacts]) -> list[LabelFacts]:
-    return [x for fact in facts for x in (fact.label, fact.scribble) if x is not None]
+    return [label for fact in facts for label, _ in fact.labels]
 
 
 def _unknown_fix(
@@ -245,40 +229,39 @@ def _unknown_fix(
 
 
 def _codes_from_values(
-    labels: Sequence[LabelFacts], unlabeled: frozenset[int], root: Path, faults: list[Fault]
+    labels: Sequence[LabelFacts], unlabeled: frozenset[int], root: Path, faults: Faults
 ) -> tuple[int, ...] | None:
     """0…C−1 where the values are just that; else faults that say what to state."""
     present = {value for label in labels for value in label.counts}
     values = sorted(present - (unlabeled - {0}))
     if values == [0] or not values:
-        faults.append(
-            file_fault(root, "no label holds a foreground class", "name them with --classes")
-        )
+        faults.add(root, "no label holds a foreground class", "name them with --classes")
         return None
     if values != list(range(len(values))):
-        faults += _odd_values(labels, values, unlabeled, root)
+        _note_odd_values(labels, values, unlabeled, root, faults)
         return None
     top = values[-1]
     holders = [label for label in labels if top in label.counts]
     share = sum(x.counts[top] for x in holders) / sum(sum(x.counts.values()) for x in holders)
     if not unlabeled and len(values) > 2 and share > 0.5:
-        faults.append(
-            file_fault(
-                holders[0].path,
-                f"the value {top} fills {100 * share:.0f} % of the {len(holders)} files that hold "
-                "it, which looks like 'unlabeled' rather than a class",
-                f"if it is, give --unlabeled {top}; if it is a class, name the classes with "
-                "--classes",
-            )
+        faults.add(
+            holders[0].path,
+            f"the value {top} fills {100 * share:.0f} % of the {len(holders)} files that hold "
+            "it, which looks like 'unlabeled' rather than a class",
+            f"if it is, give --unlabeled {top}; if it is a class, name the classes with --classes",
         )
         return None
     return tuple(values)
 
 
-def _odd_values(
-    labels: Sequence[LabelFacts], values: Sequence[int], unlabeled: frozenset[int], root: Path
-) -> list[Fault]:
-    """What to say of values that are not 0, 1, 2, … in a row."""
+def _note_odd_values(
+    labels: Sequence[LabelFacts],
+    values: Sequence[int],
+    unlabeled: frozenset[int],
+    root: Path,
+    faults: Faults,
+) -> None:
+    """Say what helps against values that are not 0, 1, 2, … in a row."""
     foregrounds: dict[int, list[LabelFacts]] = {}
     for label in labels:
         own = [v for v in label.counts if v != 0 and v not in unlabeled]
@@ -291,14 +274,13 @@ def _odd_values(
             kinds = "; ".join(f"{v} in {_files(found)}" for v, found in sorted(foregrounds.items()))
             stray = [value for value in _CUSTOMARY if value in foregrounds]
             means = f"; if {stray[0]} means unlabeled, --unlabeled {stray[0]}" if stray else ""
-            return [
-                file_fault(
-                    root,
-                    f"each label has one foreground, of the value {kinds}",
-                    "if these mean the same class, give --threshold 1; if they are several, "
-                    f'--values "{_joined([0, *sorted(foregrounds)])}"{means}',
-                )
-            ]
+            faults.add(
+                root,
+                f"each label has one foreground, of the value {kinds}",
+                "if these mean the same class, give --threshold 1; if they are several, "
+                f'--values "{_joined([0, *sorted(foregrounds)])}"{means}',
+            )
+            return
     # The longest run 0, 1, 2, … counts as the classes that are meant.
     run = next(i for i in range(len(values) + 1) if i not in values)
     strange = [v for v in values if v >= run or v < 0]
@@ -306,46 +288,36 @@ def _odd_values(
     every = _joined([0, *(v for v in values if v != 0)])
     if run > 1 and all(v in _CUSTOMARY for v in strange):
         classes = ", ".join(str(v) for v in range(run))
-        return [
-            file_fault(
-                label.path,
-                f"the value {value} is not one of {classes} in a row",
-                _strange_fix(label, value, sorted(unlabeled | set(strange)), every),
-            )
-            for label in labels
-            for value in strange
-            if value in label.counts
-        ]
+        given = _joined(sorted(unlabeled | set(strange)))
+        for label in labels:
+            for value in (value for value in strange if value in label.counts):
+                fix = (
+                    f"if it means unlabeled, give --unlabeled {given}; if it is a class, give "
+                    f'--values "{every}"'
+                )
+                if sorted(label.counts) == [0, value]:
+                    fix = (
+                        f"the file holds 0 and {value} alone: if {value} is its foreground, as in "
+                        "a picture, store it as a class index; if it means unlabeled, give "
+                        f"--unlabeled {given}"
+                    )
+                faults.add(label.path, f"the value {value} is not one of {classes} in a row", fix)
+        return
     holders = [label for label in labels if set(label.counts) & set(strange)]
     where = otherwise = smoothed = ""
     if run > 1 and len(holders) < len(labels):
-        where = f"; {_listed(strange)} in {_files(holders)}"
+        where = f"; {listed(strange)} in {_files(holders)}"
         otherwise = "; files that number the classes otherwise than the others must be converted"
     if len(values) > _MANY:
         smoothed = (
             "; if they are gray levels of a smoothed mask of one class, give --threshold "
             f"{max(values) / 2:g} alone"
         )
-    return [
-        file_fault(
-            root,
-            f"the labels hold the values {_listed(values)}, which are not 0, 1, 2, … in a "
-            f"row{where}",
-            f'give the value of each class, background first: --values "{every}"; a value that '
-            f"means unlabeled goes to --unlabeled instead{smoothed}{otherwise}",
-        )
-    ]
-
-
-def _strange_fix(label: LabelFacts, value: int, given: Sequence[int], every: str) -> str:
-    if sorted(label.counts) == [0, value]:
-        return (
-            f"the file holds 0 and {value} alone: if {value} is its foreground, as in a picture, "
-            f"store it as a class index; if it means unlabeled, give --unlabeled {_joined(given)}"
-        )
-    return (
-        f"if it means unlabeled, give --unlabeled {_joined(given)}; if it is a class, give "
-        f'--values "{every}"'
+    faults.add(
+        root,
+        f"the labels hold the values {listed(values)}, which are not 0, 1, 2, … in a row{where}",
+        f'give the value of each class, background first: --values "{every}"; a value that '
+        f"means unlabeled goes to --unlabeled instead{smoothed}{otherwise}",
     )
 
 
@@ -353,11 +325,6 @@ def _files(labels: Sequence[LabelFacts]) -> str:
     names = ", ".join(label.path.name for label in labels[:3])
     more = ", …" if len(labels) > 3 else ""
     return f"{len(labels)} file{'' if len(labels) == 1 else 's'} ({names}{more})"
-
-
-def _listed(values: Sequence[int]) -> str:
-    shown = ", ".join(str(value) for value in values[:12])
-    return shown + (", …" if len(values) > 12 else "")
 
 
 def _joined(values: Sequence[int]) -> str:

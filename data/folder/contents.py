@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from mixseg.data.file_checks import (
     Case,
@@ -23,7 +23,7 @@ from mixseg.data.file_checks import (
     read_file,
 )
 from mixseg.data.folder.label_maps import read_label_map
-from mixseg.data.folder.pairs import Pair, Stated, file_fault
+from mixseg.data.folder.pairs import Faults, Pair, Stated
 from mixseg.files.reading import UnreadableError, Volume, count_values, is_picture, voxels
 
 __all__ = ["ImageFacts", "LabelFacts", "PairFacts", "read_pairs"]
@@ -86,8 +86,14 @@ class PairFacts:
     image: ImageFacts | None = None
     label: LabelFacts | None = None
     scribble: LabelFacts | None = None
-    faults: list[Fault] = field(default_factory=list)
+    faults: Faults = field(default_factory=Faults)
     notes: list[Fault] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[tuple[LabelFacts, bool]]:
+        """The label, if any, with False, then the scribble, if any, with True."""
+        both = ((self.label, False), (self.scribble, True))
+        return [(label, drawn) for label, drawn in both if label is not None]
 
 
 def read_pairs(
@@ -104,21 +110,18 @@ def read_pairs(
         threshold: of labels that are gray pictures of one class, see :func:`read_label_map`.
         stated: what is known of the values; labels of classes are not smoothed masks.
     """
-    known = frozenset(stated.codes or range(len(stated.names or ())))
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        bar = tqdm(
-            pool.map(lambda pair: _read_pair(pair, threshold, known, stated.unlabeled), pairs),
-            total=len(pairs),
-            desc="reading files",
-            unit="case",
-            disable=not progress,
-        )
-        return list(bar)
+    return thread_map(
+        lambda pair: _read_pair(pair, threshold, stated),
+        pairs,
+        tqdm_class=tqdm,
+        max_workers=_WORKERS,
+        desc="reading files",
+        unit="case",
+        disable=not progress,
+    )
 
 
-def _read_pair(
-    pair: Pair, threshold: float | None, known: frozenset[int], unlabeled: frozenset[int]
-) -> PairFacts:
+def _read_pair(pair: Pair, threshold: float | None, stated: Stated) -> PairFacts:
     facts = PairFacts(pair)
     add = facts.faults.append
     # The split is not known yet, and the case's id says no more than the file.
@@ -133,10 +136,10 @@ def _read_pair(
             facts.image = _image_facts(pair.image, image, image.data)
     for role, limit in (("label", threshold), ("scribble", None)):
         path: Path | None = getattr(pair, role)
-        found = _read_label(case, path, role, image, facts.faults, limit, known, unlabeled)
+        found = _read_label(case, path, role, image, facts.faults, limit, stated)
         setattr(facts, role, found)
     facts.notes = [fault for fault in facts.faults if fault.level == "note"]
-    facts.faults = [fault for fault in facts.faults if fault.level == "error"]
+    facts.faults = Faults(fault for fault in facts.faults if fault.level == "error")
     return facts
 
 
@@ -163,21 +166,17 @@ def _read_label(
     path: Path | None,
     name: str,
     image: Volume | None,
-    faults: list[Fault],
+    faults: Faults,
     threshold: float | None,
-    known: frozenset[int],
-    unlabeled: frozenset[int],
+    stated: Stated,
 ) -> LabelFacts | None:
     if path is None:
         return None
-    add = faults.append
     if path.suffix.lower() in _LOSSY and threshold is None:
-        add(
-            file_fault(
-                path,
-                f"the {name} is a JPEG file, whose values are not exact",
-                "export it again as PNG, or give --threshold 128 if it is a mask of one class",
-            )
+        faults.add(
+            path,
+            f"the {name} is a JPEG file, whose values are not exact",
+            "export it again as PNG, or give --threshold 128 if it is a mask of one class",
         )
         return None
     before = len(faults)
@@ -185,44 +184,37 @@ def _read_label(
         label = read_label_map(path, image, threshold)
     except UnreadableError as reason:
         kind = "NIfTI" if path.name.lower().endswith((".nii", ".nii.gz")) else "label"
-        add(file_fault(path, f"the {name} is not a readable {kind} file ({reason})", reason.fix))
+        faults.add(path, f"the {name} is not a readable {kind} file ({reason})", reason.fix)
         return None
-    faults += [
-        replace(file_fault(path, remark.problem, remark.fix), level="note")
-        for remark in label.remarks
-    ]
+    for remark in label.remarks:
+        faults.add(path, remark.problem, remark.fix, "note")
     if image is not None:
-        examine_grid(case, str(path), name, image, label.volume, add)
+        examine_grid(case, str(path), name, image, label.volume, faults.append)
     data = voxels(label.volume)
     counts, odd = count_values(data)
+    known = set(stated.codes or range(len(stated.names or ())))
     if odd is not None:
-        add(
-            file_fault(
-                path,
-                f"the {name} ({data.dtype}) has values that are not whole numbers, such as {odd:g}",
-                odd_value_fix(odd, float(data.max())),
-            )
+        faults.add(
+            path,
+            f"the {name} ({data.dtype}) has values that are not whole numbers, such as {odd:g}",
+            odd_value_fix(odd, float(data.max())),
         )
-    elif label.names or set(counts) <= known | unlabeled:
+    elif label.names or set(counts) <= known | stated.unlabeled:
         pass  # somebody says that each value is a class
-    elif is_smoothed({value: n for value, n in counts.items() if value not in unlabeled}):
-        add(
-            file_fault(
-                path,
-                f"the {name} holds {len(counts)} gray levels between {min(counts)} and "
-                f"{max(counts)}: it looks like a mask of one class that was smoothed or resized",
-                f"give --threshold {max(counts) / 2:g}, or export it again with nearest neighbor; "
-                "if each value is a class, name them all with --values or --classes",
-            )
+    elif is_smoothed({value: n for value, n in counts.items() if value not in stated.unlabeled}):
+        faults.add(
+            path,
+            f"the {name} holds {len(counts)} gray levels between {min(counts)} and "
+            f"{max(counts)}: it looks like a mask of one class that was smoothed or resized",
+            f"give --threshold {max(counts) / 2:g}, or export it again with nearest neighbor; "
+            "if each value is a class, name them all with --values or --classes",
         )
     elif len(counts) > _MOST_VALUES:
-        add(
-            file_fault(
-                path,
-                f"the {name} holds {len(counts)} different values: it looks like an image",
-                "give the images first and the labels second; if it numbers the objects of one "
-                "class, give --threshold 1",
-            )
+        faults.add(
+            path,
+            f"the {name} holds {len(counts)} different values: it looks like an image",
+            "give the images first and the labels second; if it numbers the objects of one "
+            "class, give --threshold 1",
         )
     if any(fault.level == "error" for fault in faults[before:]):
         return None

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixseg.data.datalist import DatalistError, Split
-from mixseg.data.file_checks import Fault, describe_faults
-from mixseg.data.folder.cases import FolderCase, MissingClasses, missing_labels, recognize_cases
+from mixseg.data.file_checks import describe_faults
+from mixseg.data.folder.cases import FolderCase, MissingClasses, recognize_cases, refuse_unlabeled
 from mixseg.data.folder.classes import ClassMap, decide_classes
 from mixseg.data.folder.contents import PairFacts, read_pairs
 from mixseg.data.folder.layouts import find_layout
-from mixseg.data.folder.pairs import Layout, Stated, file_fault
+from mixseg.data.folder.pairs import Faults, Layout, Stated
 from mixseg.data.folder.split import DEFAULT_SPLIT, SplitRule, parse_split, split_by_patient
 from mixseg.data.folds import MIN_TRAINING_MASKS
 
@@ -81,7 +81,7 @@ class FolderReport:
     unlabeled: int = 0
     values: list[int] = field(default_factory=list)
     splits: dict[Split, list[FolderCase]] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    faults: Faults = field(default_factory=Faults)
     notes: list[str] = field(default_factory=list)
     cases: list[FolderCase] = field(default_factory=list)
 
@@ -158,19 +158,21 @@ def inspect_folder(
             "--unlabeled: give one of them"
         )
     layout = find_layout(Path(images).resolve(), labels, scribbles, given.channel)
-    report = FolderReport(layout.name, layout.root, notes=layout.notes)
+    report = FolderReport(layout.name, layout.root, faults=layout.faults, notes=layout.notes)
     said = _stated(given, layout)
     facts = read_pairs(layout.pairs, progress, given.threshold, said)
     if not facts:
-        report.faults = layout.faults or [file_fault(layout.root, "it holds no case", "add some")]
+        if not report.faults:
+            report.faults.add(layout.root, "it holds no case", "add some")
         return report
-    report.faults = layout.faults + [fault for fact in facts for fault in fact.faults]
+    report.faults += [fault for fact in facts for fault in fact.faults]
     report.notes += describe_faults([note for fact in facts for note in fact.notes])
-    report.faults += _double_ids(facts)
+    _check_ids(facts, report.faults)
     report.classes = decide_classes(facts, said, layout.root, report.faults)
     if report.classes is None:
         if not given.allow_unlabeled:
-            report.faults += missing_labels(facts)
+            for pair in (pair for pair in layout.pairs if not (pair.label or pair.scribble)):
+                refuse_unlabeled(pair, report.faults)
         return report
     report.cases, report.unlabeled, report.values = recognize_cases(
         facts,
@@ -181,7 +183,7 @@ def inspect_folder(
         threshold=given.threshold,
         faults=report.faults,
     )
-    report.faults += _unlike(report.cases)
+    _check_kinds(report.cases, report.faults)
     _join_equal_images(report.cases, report.notes)
     if report.cases:
         report.splits = split_by_patient(report.cases, rule, given.seed, layout.root, report.faults)
@@ -222,34 +224,28 @@ def _stated(given: FolderOptions, layout: Layout) -> Stated:
     return Stated(names, codes, unlabeled)
 
 
-def _double_ids(facts: Sequence[PairFacts]) -> list[Fault]:
+def _check_ids(facts: Sequence[PairFacts], faults: Faults) -> None:
     first: dict[str, Path] = {}
-    faults = []
     for fact in facts:
         other = first.setdefault(fact.pair.case_id, fact.pair.image)
         if other != fact.pair.image:
             problem = f"the case '{fact.pair.case_id}' is there twice, also as '{other}'"
-            faults.append(file_fault(fact.pair.image, problem, "rename one of the files"))
-    return faults
+            faults.add(fact.pair.image, problem, "rename one of the files")
 
 
-def _unlike(cases: Sequence[FolderCase]) -> list[Fault]:
-    """Images of another kind than most: no network takes both."""
+def _check_kinds(cases: Sequence[FolderCase], faults: Faults) -> None:
+    """Note images of another kind than most: no network takes both."""
     kinds = Counter((len(case.image.shape), case.image.channels) for case in cases)
-    if len(kinds) < 2:
-        return []
-    usual = kinds.most_common(1)[0][0]
-    return [
-        file_fault(
-            case.pair.image,
-            f"the image is {len(case.image.shape)}D with {case.image.channels} channels, most "
-            f"others are {usual[0]}D with {usual[1]}",
-            "convert it, or prepare each kind by itself; "
-            "of a series in time, store one frame per file",
-        )
-        for case in cases
-        if (len(case.image.shape), case.image.channels) != usual
-    ]
+    for case in cases:
+        own, usual = (len(case.image.shape), case.image.channels), kinds.most_common(1)[0][0]
+        if own != usual:
+            faults.add(
+                case.pair.image,
+                f"the image is {own[0]}D with {own[1]} channels, most others are {usual[0]}D with "
+                f"{usual[1]}",
+                "convert it, or prepare each kind by itself; "
+                "of a series in time, store one frame per file",
+            )
 
 
 def _join_equal_images(cases: Sequence[FolderCase], notes: list[str]) -> None:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mixseg.data.datalist import DatalistError, Split
-from mixseg.data.file_checks import Fault
 from mixseg.data.folder.pairs import (
+    Faults,
     File,
     Layout,
     Pair,
     Stated,
-    file_fault,
     find_files,
     join_modalities,
     match_folders,
@@ -83,15 +82,11 @@ def find_layout(
             return _with_scribbles(_listed(file, described, channel), drawn)
         if root.is_file():
             raise DatalistError(f"{file} has no list 'training' of images and labels")
-        found = _subfolders(root)
-        if found is not None:
-            return _plain(root, *found, drawn, _json_labels(file, described), channel)
-        return _plain(root, root, root, drawn, _json_labels(file, described), channel)
-    return _plain(_parent(images, labels), images, labels, drawn, Stated(), channel)
-
-
-def _parent(images: Path, labels: Path) -> Path:
-    return images.parent if images != labels and images.parent == labels.parent else images
+        images, labels = _subfolders(root) or (root, root)
+        return _plain(root, images, labels, drawn, _json_labels(file, described), channel)
+    beside = images != labels and images.parent == labels.parent
+    root = images.parent if beside else images
+    return _plain(root, images, labels, drawn, Stated(), channel)
 
 
 def _subfolders(root: Path) -> tuple[Path, Path] | None:
@@ -126,33 +121,29 @@ def _plain(
     channel: int | None,
 ) -> Layout:
     notes: list[str] = []
-    faults: list[Fault] = []
+    faults = Faults()
     found = _needed_files(images, notes)
     if images.resolve() == labels.resolve() and (layout := _bids(root, found, stated, notes)):
         return _with_scribbles(layout, drawn)
     files = join_modalities(found, channel, faults, notes)
     if images.resolve() == labels.resolve():
-        layout = Layout("images and labels side by side", root, stated=stated, notes=notes)
-        pairs, layout.faults = match_side_by_side(files)
-        layout.faults = faults + layout.faults
+        layout = Layout("images and labels side by side", root, [], stated, faults, notes)
+        pairs = match_side_by_side(files, faults)
         if all(pair.label is None and pair.scribble is None for pair in pairs) and not drawn:
-            layout.faults = [
-                file_fault(
-                    images,
-                    "no file in it is named as a label",
-                    "name labels such as a_mask.nii.gz beside a.nii.gz, or give their folder: "
-                    "mixseg prepare folder IMAGES LABELS; masks of one structure each go into a "
-                    "folder 'segmentations' beside the image",
-                )
-            ]
+            faults.clear()
+            faults.add(
+                images,
+                "no file in it is named as a label",
+                "name labels such as a_mask.nii.gz beside a.nii.gz, or give their folder: "
+                "mixseg prepare folder IMAGES LABELS; masks of one structure each go into a "
+                "folder 'segmentations' beside the image",
+            )
             return layout
-        layout.pairs = name_pairs(without_faults(pairs, layout.faults))
+        layout.pairs = name_pairs(without_faults(pairs, faults))
         return _with_scribbles(layout, drawn)
-    layout = Layout("images and labels in folders", root, stated=stated, notes=notes)
-    pairs, layout.faults = match_folders(files, _needed_files(labels, notes), drawn)
-    layout.faults = faults + layout.faults
-    layout.pairs = name_pairs(without_faults(pairs, layout.faults))
-    return layout
+    pairs = match_folders(files, _needed_files(labels, notes), drawn, faults)
+    pairs = name_pairs(without_faults(pairs, faults))
+    return Layout("images and labels in folders", root, pairs, stated, faults, notes)
 
 
 _SUBJECT = re.compile(r"^sub-[A-Za-z0-9]+")
@@ -193,17 +184,15 @@ def _bids(root: Path, files: Sequence[File], stated: Stated, notes: list[str]) -
         found = candidates if len(candidates) == 1 else named
         if len(found) != 1:
             listed = ", ".join(scan.path.name for scan in candidates) or "none"
-            layout.faults.append(
-                file_fault(
-                    label.path,
-                    f"its scan cannot be told; of its subject and session there are: {listed}",
-                    "name the scan's suffix in it (such as _space-T1w_), or give the folders of "
-                    "images and labels",
-                )
+            layout.faults.add(
+                label.path,
+                f"its scan cannot be told; of its subject and session there are: {listed}",
+                "name the scan's suffix in it (such as _space-T1w_), or give the folders of "
+                "images and labels",
             )
         elif found[0] in taken:
             problem = f"'{found[0].path}' has two labels, this file and '{taken[found[0]]}'"
-            layout.faults.append(file_fault(label.path, problem, "keep one of them"))
+            layout.faults.add(label.path, problem, "keep one of them")
         else:
             taken[found[0]] = label.path
     pairs = [Pair("", scan.name, scan.path, label) for scan, label in taken.items()]
@@ -218,10 +207,10 @@ def _with_scribbles(layout: Layout, drawn: Sequence[File]) -> Layout:
     """Add scribbles of a folder to cases that are found otherwise: by case id."""
     if drawn:
         images = [File(pair.image, (), pair.case_id, "") for pair in layout.pairs]
-        matched, faults = match_folders(images, [], [replace(f, parents=()) for f in drawn])
+        files = [replace(file, parents=()) for file in drawn]
+        matched = match_folders(images, [], files, layout.faults)
         by_image = {pair.image: pair.scribble for pair in matched}
         layout.pairs = [replace(p, scribble=p.scribble or by_image[p.image]) for p in layout.pairs]
-        layout.faults += faults
     return layout
 
 
@@ -235,16 +224,12 @@ def _nnunet(
     layout = Layout("nnU-Net", root, stated=_json_labels(root / "dataset.json", described))
     names = described.get("channel_names", described.get("modality", {}))
     images = _one_channel(layout, files, names, channel)
-    label_files = find_files(root / "labelsTr")
-    pairs, faults = match_folders(images, label_files, drawn)
-    layout.faults += faults
+    pairs = match_folders(images, find_files(root / "labelsTr"), drawn, layout.faults)
     test_images = find_files(root / "imagesTs")
     test_labels = find_files(root / "labelsTs")
     if test_labels:
-        held_out, faults = match_folders(
-            _one_channel(layout, test_images, names, channel), test_labels, []
-        )
-        layout.faults += faults
+        images = _one_channel(layout, test_images, names, channel)
+        held_out = match_folders(images, test_labels, [], layout.faults)
         pairs += [replace(p, split="test") for p in held_out if p.label is not None]
     unlabeled = len(test_images) - sum(pair.split == "test" for pair in pairs)
     if unlabeled:
@@ -264,22 +249,18 @@ def _one_channel(
     for file in files:
         match = _CHANNEL.match(file.stem)
         if match is None:
-            layout.faults.append(
-                file_fault(
-                    file.path,
-                    "the name has no channel suffix such as _0000",
-                    f"rename it to {file.stem}_0000{file.suffix}",
-                )
+            layout.faults.add(
+                file.path,
+                "the name has no channel suffix such as _0000",
+                f"rename it to {file.stem}_0000{file.suffix}",
             )
             continue
         parts = by_channel.setdefault(int(match["channel"]), {})
         if match["case"] in parts:
-            layout.faults.append(
-                file_fault(
-                    file.path,
-                    f"the case is there twice, also as '{parts[match['case']].path}'",
-                    "keep one of the files",
-                )
+            layout.faults.add(
+                file.path,
+                f"the case is there twice, also as '{parts[match['case']].path}'",
+                "keep one of the files",
             )
         parts.setdefault(match["case"], replace(file, stem=match["case"]))
     several = channel is None and len(by_channel) > 1
@@ -297,12 +278,10 @@ def _one_channel(
         channels = [by_channel.get(number, {}).get(case) for number in wanted]
         lacking = [n for n, part in zip(wanted, channels, strict=True) if part is None]
         for number in lacking:
-            layout.faults.append(
-                file_fault(
-                    file.path,
-                    f"the case has no channel {number:04d}",
-                    f"add {case}_{number:04d}{file.suffix}, or choose another one with --channel",
-                )
+            layout.faults.add(
+                file.path,
+                f"the case has no channel {number:04d}",
+                f"add {case}_{number:04d}{file.suffix}, or choose another one with --channel",
             )
         found = [part for part in channels if part is not None]
         if lacking:
@@ -318,11 +297,9 @@ def _listed_files_exist(root: Path, described: Mapping[str, Any]) -> bool:
     if not isinstance(entries, list) or not entries or not isinstance(entries[0], Mapping):
         return False
     image = entries[0].get("image")
-    return isinstance(image, (str, list)) and bool(image) and os.path.exists(root / _first(image))
-
-
-def _first(image: str | list) -> str:
-    return _native(image[0] if isinstance(image, list) else image)
+    if not image or not isinstance(image, (str, list)):
+        return False
+    return os.path.exists(root / _native(image[0] if isinstance(image, list) else image))
 
 
 def _native(path: object) -> str:
@@ -348,7 +325,7 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
     for key, split in keys:
         entries = described.get(key) or []
         if not isinstance(entries, list):
-            layout.faults.append(file_fault(file, f"its '{key}' is not a list", "correct it"))
+            layout.faults.add(file, f"its '{key}' is not a list", "correct it")
             continue
         for place, entry in enumerate(entries):
             item = {"image": entry} if isinstance(entry, (str, list)) else entry
@@ -366,10 +343,10 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
                 pairs.append(replace(pair, split=split))
     if nameless:
         problem = f"{_shown(nameless)} names no 'image'"
-        layout.faults.append(file_fault(file, problem, "add the file of the image"))
+        layout.faults.add(file, problem, "add the file of the image")
     for near, places in misspelt.items():
         problem = f"{_shown(places)} has the key '{near}', but no 'label'"
-        layout.faults.append(file_fault(file, problem, "rename it"))
+        layout.faults.add(file, problem, "rename it")
     if unlabeled:
         layout.notes.append(
             f"{unlabeled} images of {file.name} that it names for validation or test have no "
@@ -380,9 +357,7 @@ def _listed(file: Path, described: Mapping[str, Any], channel: int | None) -> La
     seen: dict[Path, Pair] = {}
     for pair in pairs:
         if pair.image in seen:
-            layout.faults.append(
-                file_fault(pair.image, f"{file.name} lists the image twice", "remove one entry")
-            )
+            layout.faults.add(pair.image, f"{file.name} lists the image twice", "remove one entry")
         seen.setdefault(pair.image, pair)
     layout.pairs = name_pairs(seen.values())
     return layout
@@ -396,7 +371,7 @@ def _listed_pair(
     if channel is not None:
         if not 0 <= channel < len(images):
             problem = f"the case has {len(images)} channels, none with number {channel}"
-            layout.faults.append(file_fault(root / str(images[0]), problem, "fix --channel"))
+            layout.faults.add(root / str(images[0]), problem, "fix --channel")
             return None
         images = [images[channel]]
     paths = [root / _native(each) for each in images]
@@ -404,7 +379,7 @@ def _listed_pair(
         paths.append(root / _native(item["label"]))
     missing = [path for path in paths if not os.path.exists(path)]
     for path in missing:
-        layout.faults.append(file_fault(path, "the file is missing", "fix the list or add it"))
+        layout.faults.add(path, "the file is missing", "fix the list or add it")
     if missing:
         return None
     # Without '..' and '.', and with links as they are.
@@ -413,7 +388,7 @@ def _listed_pair(
     below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
     parts = split_suffix(below.name)
     if parts is None:
-        layout.faults.append(file_fault(path, "the format is not known", "convert the file"))
+        layout.faults.add(path, "the format is not known", "convert the file")
         return None
     name = (below.parent / parts[0]).as_posix()
     return Pair("", name, path, label[0] if label else None, channels=tuple(channels))

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from mixseg.data.datalist import DatalistError, Split
 from mixseg.data.file_checks import Fault
@@ -14,11 +15,11 @@ from mixseg.files.finding import find_images
 
 __all__ = [
     "COPIES",
+    "Faults",
     "File",
     "Layout",
     "Pair",
     "Stated",
-    "file_fault",
     "find_files",
     "match_folders",
     "match_side_by_side",
@@ -97,6 +98,16 @@ class Stated:
     unlabeled: frozenset[int] = frozenset()
 
 
+class Faults(list[Fault]):
+    """What is found wrong, in the order in which it is found."""
+
+    def add(
+        self, path: Path, problem: str, fix: str, level: Literal["error", "note"] = "error"
+    ) -> None:
+        """One more, about a file that is not a case yet."""
+        self.append(Fault(str(path), "", "", problem, fix, level))
+
+
 @dataclass
 class Layout:
     """What a folder holds: its cases, what it says of the classes, and what is wrong with it."""
@@ -105,13 +116,8 @@ class Layout:
     root: Path
     pairs: list[Pair] = field(default_factory=list)
     stated: Stated = Stated()
-    faults: list[Fault] = field(default_factory=list)
+    faults: Faults = field(default_factory=Faults)
     notes: list[str] = field(default_factory=list)
-
-
-def file_fault(path: Path, problem: str, fix: str) -> Fault:
-    """An error about a file that is not a case yet."""
-    return Fault(str(path), "", "", problem, fix)
 
 
 def find_files(folder: Path, notes: list[str] | None = None) -> list[File]:
@@ -148,7 +154,7 @@ _MODALITY = re.compile(
 
 
 def join_modalities(
-    files: Sequence[File], channel: int | None, faults: list[Fault], notes: list[str]
+    files: Sequence[File], channel: int | None, faults: Faults, notes: list[str]
 ) -> list[File]:
     """Files named after their modality (``a_t1``, ``a_flair``) as the channels of one image.
 
@@ -182,7 +188,7 @@ def join_modalities(
         if lacking := [name for name in wanted if name not in case]:
             first = next(iter(case.values()))
             problem = f"the case '{stem}' has no channel {', '.join(lacking)}"
-            faults.append(file_fault(first.path, problem, "add it, or choose one with --channel"))
+            faults.add(first.path, problem, "add it, or choose one with --channel")
             joined.append(File(first.path, parents, stem, first.suffix))  # its label is no orphan
             continue
         first, *others = (case[name] for name in wanted)
@@ -196,8 +202,8 @@ _Key = tuple[tuple[str, ...], str]
 
 
 def match_folders(
-    images: Sequence[File], labels: Sequence[File], scribbles: Sequence[File]
-) -> tuple[list[Pair], list[Fault]]:
+    images: Sequence[File], labels: Sequence[File], scribbles: Sequence[File], faults: Faults
+) -> list[Pair]:
     """Cases of images and labels in folders of their own.
 
     A label belongs to the image of the same folder below the root and the same stem. What is left
@@ -205,13 +211,12 @@ def match_folders(
     ``a_0000``, ``segmentation-0`` to ``volume-0``. Folders of labels named as an image, or beside
     the only image of a folder, hold a mask for each structure.
     """
-    faults: list[Fault] = []
     pairs: dict[_Key, Pair] = {}
     other_names: dict[_Key, _Key] = {}
     for file in images:
         key = (file.parents, file.stem)
         if key in pairs:
-            faults.append(_double(file.path, pairs[key].image))
+            _note_double(file.path, pairs[key].image, faults)
             continue
         pairs[key] = Pair("", file.name, file.path, channels=file.channels)
     for key in pairs:
@@ -231,10 +236,10 @@ def match_folders(
         for file, role in left:
             found = _matching(file, role, pairs, other_names)
             if found is None:
-                faults.append(_orphan(file.path, role))
+                _note_orphan(file.path, role, faults)
             else:
                 pairs[found] = _joined(pairs[found], role, file.path, faults)
-    return list(pairs.values()), faults
+    return list(pairs.values())
 
 
 def _bare(stem: str, suffix: re.Pattern[str], prefix: re.Pattern[str]) -> list[str]:
@@ -281,7 +286,7 @@ def _structures(
     return [file for file in labels if file.parents not in taken], found
 
 
-def match_side_by_side(files: Sequence[File]) -> tuple[list[Pair], list[Fault]]:
+def match_side_by_side(files: Sequence[File], faults: Faults) -> list[Pair]:
     """Cases of images and labels in one folder, told apart by the labels' suffixes.
 
     Of two files of one stem, a photograph (BMP, JPEG) is the image of a PNG mask.
@@ -293,7 +298,6 @@ def match_side_by_side(files: Sequence[File]) -> tuple[list[Pair], list[Fault]]:
         groups.setdefault((file.parents, _base(file, roles[file])), []).append(file)
     _give_to_the_only_image(groups, roles)
     pairs: list[Pair] = []
-    faults: list[Fault] = []
     for group in groups.values():
         photographs = {f for f in group if f.suffix in (".bmp", ".jpg", ".jpeg")}
         if len(group) == 2 and len(photographs) == 1:
@@ -301,9 +305,11 @@ def match_side_by_side(files: Sequence[File]) -> tuple[list[Pair], list[Fault]]:
             if mask.suffix == ".png":
                 roles[mask] = "label"
         images = [f for f in group if roles[f] == "image"]
-        faults += [_double(f.path, images[0].path) for f in images[1:]]
+        for file in images[1:]:
+            _note_double(file.path, images[0].path, faults)
         if not images:
-            faults += [_orphan(f.path, roles[f]) for f in group]
+            for file in group:
+                _note_orphan(file.path, roles[file], faults)
             continue
         pair = Pair("", images[0].name, images[0].path, channels=images[0].channels)
         for file in group:
@@ -312,7 +318,7 @@ def match_side_by_side(files: Sequence[File]) -> tuple[list[Pair], list[Fault]]:
         if images[0] in folders:
             pair = _joined(pair, "label", folders[images[0]], faults)
         pairs.append(pair)
-    return pairs, faults
+    return pairs
 
 
 def _structures_beside(files: Sequence[File]) -> tuple[list[File], dict[File, Path]]:
@@ -393,30 +399,26 @@ def _role(file: File) -> str:
     return "label" if _LABEL.search(file.stem) or _LABEL_PREFIX.search(file.stem) else "image"
 
 
-def _joined(pair: Pair, role: str, path: Path, faults: list[Fault]) -> Pair:
+def _joined(pair: Pair, role: str, path: Path, faults: Faults) -> Pair:
     first = pair.label if role == "label" else pair.scribble
     if first is not None:
-        faults.append(
-            file_fault(
-                path,
-                f"'{pair.image}' has two {role}s, this file and '{first}'",
-                "keep one of them",
-            )
+        faults.add(
+            path, f"'{pair.image}' has two {role}s, this file and '{first}'", "keep one of them"
         )
         return pair
     return replace(pair, label=path) if role == "label" else replace(pair, scribble=path)
 
 
-def _double(path: Path, first: Path) -> Fault:
-    return file_fault(
+def _note_double(path: Path, first: Path, faults: Faults) -> None:
+    faults.add(
         path,
         f"the case is there twice, also as '{first}'",
         "keep one of the files, or rename one if they are two cases",
     )
 
 
-def _orphan(path: Path, role: str) -> Fault:
-    return file_fault(
+def _note_orphan(path: Path, role: str, faults: Faults) -> None:
+    faults.add(
         path,
         f"the {role} has no image",
         f"add its image, or remove the {role}; names match as a.nii.gz with a.nii.gz, "

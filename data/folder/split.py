@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from mixseg.data.datalist import SPLITS, DatalistError, Split
-from mixseg.data.file_checks import Fault
 from mixseg.data.folder.cases import FolderCase
-from mixseg.data.folder.pairs import file_fault
+from mixseg.data.folder.pairs import Faults
 from mixseg.files.documents import read_json
 
 __all__ = ["DEFAULT_SPLIT", "ENOUGH_MASKS", "SplitRule", "parse_split", "split_by_patient"]
@@ -92,7 +91,7 @@ def parse_split(text: str) -> SplitRule:
 
 
 def split_by_patient(
-    cases: Sequence[FolderCase], rule: SplitRule, seed: int, root: Path, faults: list[Fault]
+    cases: Sequence[FolderCase], rule: SplitRule, seed: int, root: Path, faults: Faults
 ) -> dict[Split, list[FolderCase]]:
     """Deal the cases to the splits, those of a patient together.
 
@@ -115,13 +114,11 @@ def split_by_patient(
         patients.setdefault(case.patient, []).append(case)
     kinds = {case.kind for case in cases}
     if "full" not in kinds and (not rule.automatic or kinds == {"none"}):
-        faults.append(
-            file_fault(
-                root,
-                f"none of the {len(cases)} cases has a full mask, which validation needs",
-                "label a few cases completely; if they are, check --classes and --unlabeled; or "
-                "leave out --split, to train without validation",
-            )
+        faults.add(
+            root,
+            f"none of the {len(cases)} cases has a full mask, which validation needs",
+            "label a few cases completely; if they are, check --classes and --unlabeled; or "
+            "leave out --split, to train without validation",
         )
         return splits
     given: dict[str, Split | None] = {case.pair.case_id: case.pair.split for case in cases}
@@ -142,12 +139,10 @@ def split_by_patient(
             continue
         splits[split].append(case)
         if split != "training" and case.kind != "full":
-            faults.append(
-                file_fault(
-                    case.pair.image,
-                    f"the {split} case has no full mask",
-                    "validation and test need complete masks; move the case to training",
-                )
+            faults.add(
+                case.pair.image,
+                f"the {split} case has no full mask",
+                "validation and test need complete masks; move the case to training",
             )
     return splits
 
@@ -157,7 +152,7 @@ def _draw(
     given: dict[str, Split | None],
     rule: SplitRule,
     root: Path,
-    faults: list[Fault],
+    faults: Faults,
 ) -> None:
     """Choose patients for validation and test; the rest stays for training."""
     free = [
@@ -178,13 +173,11 @@ def _draw(
         numbers["test"] = max(1, min(numbers["test"], spare))
     needed = sum(numbers.values()) + _LEAST
     if len(free) < needed:
-        faults.append(
-            file_fault(
-                root,
-                f"{len(free)} patients have full masks only, but {needed} are needed, at least "
-                f"two each for {', '.join(('training', *numbers))}",
-                "leave out --split: all of them train, and cross-validation scores them",
-            )
+        faults.add(
+            root,
+            f"{len(free)} patients have full masks only, but {needed} are needed, at least "
+            f"two each for {', '.join(('training', *numbers))}",
+            "leave out --split: all of them train, and cross-validation scores them",
         )
         return
     for split, number in numbers.items():
@@ -197,19 +190,17 @@ def _refuse_mixed(
     patients: Mapping[str, Sequence[FolderCase]],
     given: Mapping[str, Split | None],
     source: Path,
-    faults: list[Fault],
+    faults: Faults,
 ) -> None:
     for patient, members in patients.items():
         named = {given[case.pair.case_id] for case in members}
         found = [split for split in SPLITS if split in named]
         if len(found) > 1:
-            faults.append(
-                file_fault(
-                    source,
-                    f"patient '{patient}' is in two splits, {' and '.join(found)} "
-                    f"({', '.join(case.pair.case_id for case in members)})",
-                    "keep all cases of a patient in one split",
-                )
+            faults.add(
+                source,
+                f"patient '{patient}' is in two splits, {' and '.join(found)} "
+                f"({', '.join(case.pair.case_id for case in members)})",
+                "keep all cases of a patient in one split",
             )
 
 
@@ -217,7 +208,7 @@ def _given_by_file(
     cases: Sequence[FolderCase],
     names: Mapping[Split, Sequence[str]],
     source: Path,
-    faults: list[Fault],
+    faults: Faults,
 ) -> dict[str, Split | None]:
     found: dict[str, Split | None] = {}
     unknown: dict[Split, list[str]] = {}
@@ -228,12 +219,10 @@ def _given_by_file(
                 unknown.setdefault(split, []).append(name)
             for case_id in members:
                 if found.get(case_id, split) != split:
-                    faults.append(
-                        file_fault(
-                            source,
-                            f"'{name}' is in two splits, {found[case_id]} and {split}",
-                            "keep it in one",
-                        )
+                    faults.add(
+                        source,
+                        f"'{name}' is in two splits, {found[case_id]} and {split}",
+                        "keep it in one",
                     )
                 found.setdefault(case_id, split)
     for split, strange in unknown.items():
@@ -243,10 +232,10 @@ def _given_by_file(
             "are neither cases nor patients" if strange[1:] else "is neither a case nor a patient"
         )
         problem = f"{shown}{more} of its {split} split {they} here"
-        faults.append(file_fault(source, problem, "fix the name or add the case"))
+        faults.add(source, problem, "fix the name or add the case")
     for split in ("training", "validation"):
         if not names.get(split):
-            faults.append(file_fault(source, f"its {split} split is empty", "name cases for it"))
+            faults.add(source, f"its {split} split is empty", "name cases for it")
     return found
 
 
