@@ -11,7 +11,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,8 @@ import numpy as np
 import torch
 from monai.transforms import Compose
 from torch import Tensor
-from tqdm import tqdm
+
+from mixseg.data.threads import in_threads
 
 __all__ = [
     "IMAGE_DTYPES",
@@ -36,7 +36,6 @@ __all__ = [
 
 IMAGE_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
-_MAX_WORKERS = 8
 _META = "case.json"
 
 
@@ -134,15 +133,7 @@ def load_cases(
             raise OSError(f"{folder} was written and cannot be read")
         return case_on_disk
 
-    workers = num_workers or min(_MAX_WORKERS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(load, index) for index in range(len(data))]
-        try:
-            bar = tqdm(futures, desc="loading volumes", unit="case", disable=not progress)
-            return [future.result() for future in bar]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    return in_threads(load, range(len(data)), "loading volumes", progress, num_workers)
 
 
 def _make(original: Mapping[str, Any], index: int, transform: Compose, rules: _Rules) -> CachedCase:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-from tqdm import tqdm
 
 from mixseg.data.datalist import SPLITS, Datalist, DatalistError, Split
 from mixseg.data.file_checks import (
     Case,
     Fault,
     Rules,
-    case_fault,
     describe_faults,
     examine_case,
     grid_faults,
     image_files,
 )
-
-_WORKERS = min(8, (os.cpu_count() or 1) + 2)
+from mixseg.data.threads import in_threads
 
 
 def validate_datalist(
@@ -146,16 +141,7 @@ def _validate(
     spatial_dims: int | None = None,
 ) -> list[Fault]:
     faults = _structure_faults(cases, trains)
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        findings = list(
-            tqdm(
-                pool.map(lambda case: examine_case(case, rules), cases),
-                total=len(cases),
-                desc="checking files",
-                unit="case",
-                disable=not progress,
-            )
-        )
+    findings = in_threads(lambda case: examine_case(case, rules), cases, "checking files", progress)
     for finding in findings:
         faults += finding.faults
     grids = [(case, finding.grid) for case, finding in zip(cases, findings, strict=True)]
@@ -187,8 +173,7 @@ def _structure_faults(cases: Sequence[Case], trains: bool) -> list[Fault]:
     for case in cases:
         if case.case_id in ids:
             faults.append(
-                case_fault(
-                    case,
+                case.fault(
                     case.image,
                     f"case_id '{case.case_id}' is used twice (also in {ids[case.case_id]})",
                     "give every case its own case_id",
@@ -197,8 +182,7 @@ def _structure_faults(cases: Sequence[Case], trains: bool) -> list[Fault]:
         ids.setdefault(case.case_id, case.split)
         if case.image in images:
             faults.append(
-                case_fault(
-                    case,
+                case.fault(
                     case.image,
                     f"the image is listed twice (also as case {images[case.image]})",
                     "remove one of the entries",
@@ -209,8 +193,7 @@ def _structure_faults(cases: Sequence[Case], trains: bool) -> list[Fault]:
         if other != case.split and case.patient_id not in reported:
             reported.add(case.patient_id)
             faults.append(
-                case_fault(
-                    case,
+                case.fault(
                     case.image,
                     f"patient '{case.patient_id}' is in two splits, {other} and {case.split}",
                     "keep all cases of a patient in one split",

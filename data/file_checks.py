@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +85,12 @@ class Case:
     complete: bool = False
     channels: tuple[str, ...] = ()
 
+    def fault(
+        self, file: str, problem: str, fix: str, level: Literal["error", "note"] = "error"
+    ) -> Fault:
+        """A finding about one file of the case."""
+        return Fault(file, self.split, self.case_id, problem, fix, level)
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -152,7 +158,7 @@ def read_file(
     paths = [path, *(case.channels if name == "image" else ())]
     missing = [each for each in paths if not os.path.lexists(each)]
     for each in missing:
-        add(case_fault(case, each, f"the {name} file is missing", "fix the path or add the file"))
+        add(case.fault(each, f"the {name} file is missing", "fix the path or add the file"))
     if missing:
         return None
     try:
@@ -160,10 +166,10 @@ def read_file(
     except UnreadableError as reason:
         kind = "NIfTI" if path.lower().endswith((".nii", ".nii.gz")) else "image"
         problem = f"the {name} is not a readable {kind} file ({reason})"
-        add(case_fault(case, path, problem, reason.fix))
+        add(case.fault(path, problem, reason.fix))
         return None
     for remark in volume.remarks:
-        add(replace(case_fault(case, path, remark.problem, remark.fix), level="note"))
+        add(case.fault(path, remark.problem, remark.fix, "note"))
     return volume
 
 
@@ -171,8 +177,7 @@ def examine_image(case: Case, image: Volume, add: Callable[[Fault], None]) -> tu
     """Collect an image's faults; its spatial axes and channels."""
     if image.palette:
         add(
-            case_fault(
-                case,
+            case.fault(
                 case.image,
                 "the image is a palette picture, whose numbers are not intensities",
                 "store it as gray or RGB",
@@ -187,8 +192,7 @@ def _examine_intensities(case: Case, data: np.ndarray, add: Callable[[Fault], No
     bad = not_finite(data)
     if bad:
         add(
-            case_fault(
-                case,
+            case.fault(
                 case.image,
                 f"the image has {bad} NaN or infinite voxels",
                 "replace them, or leave the case out",
@@ -196,15 +200,14 @@ def _examine_intensities(case: Case, data: np.ndarray, add: Callable[[Fault], No
         )
     elif data.size == 0 or data.min() == data.max():
         add(
-            case_fault(
-                case,
+            case.fault(
                 case.image,
                 "the image is constant (all voxels are equal)",
                 "export it again, or leave the case out",
             )
         )
     elif outlier := find_outlier(data):
-        add(replace(case_fault(case, case.image, *outlier), level="note"))
+        add(case.fault(case.image, *outlier, "note"))
 
 
 def not_finite(data: np.ndarray) -> int:
@@ -242,8 +245,7 @@ def examine_grid(
     """Collect the faults of a label that does not lie on its image's grid."""
     if label.channels > 1:
         add(
-            case_fault(
-                case,
+            case.fault(
                 path,
                 f"the {name} has {label.channels} channels",
                 "store class indices in one channel",
@@ -251,8 +253,7 @@ def examine_grid(
         )
     if image.shape != label.shape:
         add(
-            case_fault(
-                case,
+            case.fault(
                 path,
                 f"the {name}'s shape {label.shape} is not the image's {image.shape} ({case.image})",
                 _shape_fix(label, image),
@@ -267,8 +268,7 @@ def examine_grid(
     tolerance = min(AFFINE_TOLERANCE, 0.01 * float(voxel_sizes(image.affine).min()))
     if not difference <= tolerance:
         add(
-            case_fault(
-                case,
+            case.fault(
                 path,
                 f"the {name}'s affine differs from the image's by up to {difference:g} mm "
                 f"(tolerance {tolerance:g}; {case.image})",
@@ -361,8 +361,7 @@ def _examine_values(
     present, odd = count_values(data)
     if odd is not None:
         add(
-            case_fault(
-                case,
+            case.fault(
                 path,
                 f"the label ({data.dtype}) has values that are not whole numbers, such as {odd:g}",
                 odd_value_fix(odd),
@@ -372,8 +371,7 @@ def _examine_values(
     outside = [v for v in present if not 0 <= v < rules.classes and v != rules.unlabeled]
     if outside:
         add(
-            case_fault(
-                case,
+            case.fault(
                 path,
                 f"label values [{listed(outside)}] are outside the classes 0..{rules.classes - 1} "
                 f"(unlabeled: {rules.unlabeled})",
@@ -391,8 +389,7 @@ def _examine_supervision(
     unknown = sum(n for v, n in values.items() if v == rules.unlabeled)
     if unknown and (case.supervision == "full" or case.erode):
         finding.faults.append(
-            case_fault(
-                case,
+            case.fault(
                 path,
                 f"supervision is 'full', but {unknown} voxels are unlabeled",
                 "declare supervision 'partial', or complete the mask"
@@ -405,8 +402,7 @@ def _examine_supervision(
     is_partial = case.supervision == "partial" or (case.supervision is None and unknown > 0)
     if case.complete and not is_partial and case.scribble is None:
         finding.faults.append(
-            case_fault(
-                case,
+            case.fault(
                 path,
                 "'complete' is about the seeds of a partially labeled case, but no voxel of the "
                 "label is unlabeled",
@@ -421,13 +417,11 @@ def _examine_supervision(
         finding.labeled = sum(values.values()) - unknown
     if finding.labeled == 0:
         finding.faults.append(
-            Fault(
+            case.fault(
                 path,
-                case.split,
-                case.case_id,
                 "the partially labeled case has no labeled voxel",
                 "nothing to fix: it trains on the terms that need no label",
-                level="note",
+                "note",
             )
         )
 
@@ -457,7 +451,7 @@ def grid_faults(
             )
         else:
             continue
-        faults.append(case_fault(case, case.image, problem, fix))
+        faults.append(case.fault(case.image, problem, fix))
     return faults
 
 
@@ -466,17 +460,11 @@ def _kind(grid: tuple[int, int]) -> str:
 
 
 def _unscorable(case: Case, what: str, path: str | None = None) -> Fault:
-    return case_fault(
-        case,
+    return case.fault(
         path or case.image,
         f"the {case.split} case {what}",
         "validation and test need complete masks; move the case to training",
     )
-
-
-def case_fault(case: Case, file: str, problem: str, fix: str) -> Fault:
-    """An error about one file of a case."""
-    return Fault(file, case.split, case.case_id, problem, fix)
 
 
 def group_faults(faults: Sequence[Fault]) -> list[tuple[Fault, list[str]]]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from nibabel.affines import voxel_sizes
-from tqdm import tqdm
-from tqdm.contrib.concurrent import thread_map
 
 from mixseg.data.file_checks import (
     Case,
@@ -24,11 +21,11 @@ from mixseg.data.file_checks import (
 )
 from mixseg.data.folder.label_maps import read_label_map
 from mixseg.data.folder.pairs import Faults, Pair, Stated
+from mixseg.data.threads import in_threads
 from mixseg.files.reading import UnreadableError, Volume, count_values, is_picture, voxels
 
 __all__ = ["ImageFacts", "LabelFacts", "PairFacts", "read_pairs"]
 
-_WORKERS = min(8, os.cpu_count() or 1)
 #: A file with more values than this is taken for an image.
 _MOST_VALUES = 255
 _LOSSY = (".jpg", ".jpeg")
@@ -110,14 +107,8 @@ def read_pairs(
         threshold: of labels that are gray pictures of one class, see :func:`read_label_map`.
         stated: what is known of the values; labels of classes are not smoothed masks.
     """
-    return thread_map(
-        lambda pair: _read_pair(pair, threshold, stated),
-        pairs,
-        tqdm_class=tqdm,
-        max_workers=_WORKERS,
-        desc="reading files",
-        unit="case",
-        disable=not progress,
+    return in_threads(
+        lambda pair: _read_pair(pair, threshold, stated), pairs, "reading files", progress
     )
 
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from mixseg.data.datalist import DATALIST_NAME, SPLITS, Datalist, DatalistError, Entry
 from mixseg.data.folder.cases import Conversion, FolderCase
 from mixseg.data.folder.inspection import FolderOptions, FolderReport, inspect_folder
 from mixseg.data.folder.label_maps import read_label_map
 from mixseg.data.folder.pairs import COPIES
+from mixseg.data.threads import in_threads
 from mixseg.files.atomic import write_atomically
 from mixseg.files.reading import Volume, is_picture, open_volume, voxels
 from mixseg.files.writing import write_nifti
 
 __all__ = ["prepare_folder", "write_folder"]
-
-_MAX_WORKERS = 4
 
 
 def prepare_folder(
@@ -90,15 +87,7 @@ def write_folder(
             target = folder / kind / f"{case.pair.case_id}{suffix}"
             copies[case.pair.case_id, role] = target
             jobs.append((conversion, target))
-    with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        bar = tqdm(
-            pool.map(lambda job: _convert(*job), jobs),
-            total=len(jobs),
-            desc="converting labels",
-            unit="file",
-            disable=not progress or not jobs,
-        )
-        list(bar)
+    in_threads(lambda job: _convert(*job), jobs, "converting labels", progress and bool(jobs))
     parts = {split: [_entry(case, copies) for case in report.splits[split]] for split in SPLITS}
     datalist = Datalist(classes=list(classes.names), unlabeled=report.unlabeled, **parts)
     datalist = datalist.with_base_dir(folder).relative_to(folder)
