@@ -32,7 +32,21 @@ def prepare_logits(logits: Tensor, *, name: str = "logits") -> Tensor:
     if type(logits) is not Tensor:
         # MetaTensor's bookkeeping costs more than the arithmetic and means nothing for a loss.
         logits = logits.as_subclass(Tensor)
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return in_full_precision(logits)
+
+
+def in_full_precision(values: Tensor) -> Tensor:
+    """Half precision as float32."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def check_same_shape(first: Tensor, second: Tensor, names: tuple[str, str]) -> None:
+    """Raise ValueError, naming both, where their shapes differ."""
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have the same shape, got "
+            f"{tuple(first.shape)} and {tuple(second.shape)}"
+        )
 
 
 def voxel_map(values: Tensor, logits: Tensor, *, name: str) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixseg.losses._common import divisor
+from mixseg.losses._common import divisor, in_full_precision
 
 __all__ = ["feature_matching", "labeled_maps", "real_or_fake"]
 
@@ -40,7 +40,7 @@ def real_or_fake(scores: Tensor, real: bool, *, mask: Tensor | None = None) -> T
     """
     if not scores.is_floating_point():
         raise TypeError(f"scores must be floating point, got {scores.dtype}")
-    scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    scores = in_full_precision(scores)
     values = F.softplus(-scores if real else scores)
     if mask is None:
         return values.mean()
@@ -79,9 +79,8 @@ def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
         )
     if not (len(real) and len(fake)):
         return 0 * (real.float().sum() + fake.float().sum())
-    half = (torch.float16, torch.bfloat16)
-    real, fake = (f.float() if f.dtype in half else f for f in (real, fake))
-    return (real.mean(dim=0) - fake.mean(dim=0)).abs().mean()
+    means = [in_full_precision(features).mean(dim=0) for features in (real, fake)]
+    return (means[0] - means[1]).abs().mean()
 
 
 def labeled_maps(label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

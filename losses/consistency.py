@@ -8,15 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from mixseg.losses._common import prepare_logits, voxel_map, voxel_mean
-
-
-def _check_same_shape(first: Tensor, second: Tensor, *, names: tuple[str, str]) -> None:
-    if first.shape != second.shape:
-        raise ValueError(
-            f"{names[0]} and {names[1]} must have the same shape, got "
-            f"{tuple(first.shape)} and {tuple(second.shape)}"
-        )
+from mixseg.losses._common import check_same_shape, prepare_logits, voxel_map, voxel_mean
 
 
 def softmax_mse(
@@ -51,7 +43,7 @@ def softmax_mse(
         >>> round(softmax_mse(student, teacher).item(), 4)  # (¼² + ¼²) / 2
         0.0625
     """
-    _check_same_shape(logits, target_logits, names=("logits", "target_logits"))
+    check_same_shape(logits, target_logits, ("logits", "target_logits"))
     if detach_target:
         target_logits = target_logits.detach()
     p = prepare_logits(logits).softmax(dim=1)
@@ -192,7 +184,7 @@ def gated_consistency(
         0.1113
     """
     student = prepare_logits(student_logits, name="student_logits")
-    _check_same_shape(student, teacher_logits, names=("student_logits", "teacher_logits"))
+    check_same_shape(student, teacher_logits, ("student_logits", "teacher_logits"))
     uncertain = voxel_map(uncertainty, student, name="uncertainty")
     kept = uncertain < entropy_threshold(ramp, student.shape[1])
     return softmax_mse(student, teacher_logits, mask=kept)
@@ -248,7 +240,7 @@ def transformation_consistency(
     p = prepare_logits(transformed_logits, name="transformed_logits").softmax(dim=1)
     with torch.no_grad():
         target = transform(prepare_logits(logits).softmax(dim=1)).as_subclass(Tensor)
-    _check_same_shape(p, target, names=("transformed_logits", "the transformed target"))
+    check_same_shape(p, target, ("transformed_logits", "the transformed target"))
     return voxel_mean((p - target).square().mean(dim=1), transformed_logits, mask)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixseg.losses._common import prepare_logits, voxel_mean
+from mixseg.losses._common import check_same_shape, prepare_logits, voxel_mean
 
 Divergence = Literal["kl", "bhattacharyya", "tsallis"]
 
@@ -166,11 +166,7 @@ def distillation(
         0.0
     """
     _check_divergence(divergence, alpha)
-    if teacher_logits.shape != student_logits.shape:
-        raise ValueError(
-            "teacher_logits and student_logits must have the same shape, got "
-            f"{tuple(teacher_logits.shape)} and {tuple(student_logits.shape)}"
-        )
+    check_same_shape(teacher_logits, student_logits, ("teacher_logits", "student_logits"))
     if detach_teacher:
         teacher_logits = teacher_logits.detach()
     log_p = _log_probabilities(prepare_logits(teacher_logits, name="teacher_logits"), smooth)

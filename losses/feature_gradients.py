@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixseg.losses._common import in_full_precision
+
 __all__ = ["FeatureGradientLoss", "feature_gradient_regularization", "gradient_map"]
 
 Operator = Literal["sobel", "difference"]
@@ -77,9 +79,7 @@ def gradient_map(
         raise ValueError(
             f"features must be (B, channels, H, W[, D]), got shape {tuple(features.shape)}"
         )
-    x = features.as_subclass(Tensor)
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
+    x = in_full_precision(features.as_subclass(Tensor))
     axes = range(2, x.ndim)
     squares = torch.zeros_like(x)
     for axis in axes:

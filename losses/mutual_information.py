@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
+from mixseg.losses._common import check_same_shape, in_full_precision
+
 _WEIGHT_GRADIENTS = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 
 
@@ -24,10 +26,7 @@ def _prepare_assignments(assignments: Tensor, *, name: str) -> Tensor:
             f"{name} must be (B, K) or (B, K, *spatial) with K >= 2 and at most three spatial "
             f"axes, got shape {tuple(assignments.shape)}"
         )
-    if type(assignments) is not Tensor:
-        assignments = assignments.as_subclass(Tensor)
-    half = assignments.dtype in (torch.float16, torch.bfloat16)
-    return assignments.float() if half else assignments
+    return in_full_precision(assignments.as_subclass(Tensor))
 
 
 def joint_distribution(first: Tensor, second: Tensor, *, padding: int = 0) -> Tensor:
@@ -63,11 +62,7 @@ def joint_distribution(first: Tensor, second: Tensor, *, padding: int = 0) -> Te
     """
     first = _prepare_assignments(first, name="first")
     second = _prepare_assignments(second, name="second")
-    if first.shape != second.shape:
-        raise ValueError(
-            "first and second must have the same shape, got "
-            f"{tuple(first.shape)} and {tuple(second.shape)}"
-        )
+    check_same_shape(first, second, ("first", "second"))
     clusters, *spatial = first.shape[1:]
     if not 0 <= padding < min(spatial, default=1):
         raise ValueError(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mixseg.losses._common import prepare_logits
+from mixseg.losses._common import check_same_shape, prepare_logits
 
 __all__ = ["sample_logits"]
 
@@ -51,11 +51,7 @@ def sample_logits(mean: Tensor, log_variance: Tensor, *, samples: int = 1) -> Te
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    if mean.shape != log_variance.shape:
-        raise ValueError(
-            "mean and log_variance must have the same shape, got "
-            f"{tuple(mean.shape)} and {tuple(log_variance.shape)}"
-        )
+    check_same_shape(mean, log_variance, ("mean", "log_variance"))
     mean = _prepared(mean, "mean")
     deviation = (0.5 * _prepared(log_variance, "log_variance")).exp()
     if samples == 1:

@@ -7,16 +7,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixseg.losses._common import prepare_logits, voxel_mean
+from mixseg.losses._common import check_same_shape, prepare_logits, voxel_mean
 from mixseg.losses.divergences import kl_divergence
-
-
-def _check_same_shape(first: Tensor, second: Tensor, names: tuple[str, str]) -> None:
-    if first.shape != second.shape:
-        raise ValueError(
-            f"{names[0]} and {names[1]} must have the same shape, got "
-            f"{tuple(first.shape)} and {tuple(second.shape)}"
-        )
 
 
 def linear_refinement(logits: Tensor, ancillary_logits: Tensor, alpha: float) -> Tensor:
@@ -47,7 +39,7 @@ def linear_refinement(logits: Tensor, ancillary_logits: Tensor, alpha: float) ->
     """
     if not alpha >= 0:
         raise ValueError(f"alpha must not be negative, got {alpha}")
-    _check_same_shape(logits, ancillary_logits, ("logits", "ancillary_logits"))
+    check_same_shape(logits, ancillary_logits, ("logits", "ancillary_logits"))
     own = prepare_logits(logits).detach()
     ancillary = prepare_logits(ancillary_logits, name="ancillary_logits").detach()
     return ((own + alpha * ancillary) / (1 + alpha)).softmax(dim=1)
@@ -76,7 +68,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, mask: Tensor | None = Non
         >>> round(soft_cross_entropy(logits, target).item(), 4)  # -½ ln 3/16
         0.837
     """
-    _check_same_shape(logits, target, ("logits", "target"))
+    check_same_shape(logits, target, ("logits", "target"))
     log_p = prepare_logits(logits).log_softmax(dim=1)
     target = target.as_subclass(Tensor).detach().to(log_p.dtype)
     return voxel_mean(-(target * log_p).sum(dim=1), logits, mask)
@@ -107,7 +99,7 @@ def certainty_weighted_kl(guide_logits: Tensor, logits: Tensor) -> Tensor:
         >>> round(certainty_weighted_kl(guide, logits).item(), 4)  # (0 + ln 4) / 2
         0.6931
     """
-    _check_same_shape(guide_logits, logits, ("guide_logits", "logits"))
+    check_same_shape(guide_logits, logits, ("guide_logits", "logits"))
     guide = prepare_logits(guide_logits, name="guide_logits").detach()
     log_p = F.log_softmax(guide, dim=1)
     log_q = prepare_logits(logits).log_softmax(dim=1)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mixseg.losses import labeled_maps, pseudo_label_cross_entropy, real_or_fake
-from mixseg.objectives.base import Batch, Networks, Outputs, active, refuse_negative
+from mixseg.objectives.base import Batch, Networks, Outputs, active
 from mixseg.objectives.discriminator import DiscriminatorObjective
 
 __all__ = ["AdversarialSemiSupervised"]
@@ -72,6 +72,10 @@ class AdversarialSemiSupervised(DiscriminatorObjective):
         (0.01, 0.001)
     """
 
+    lambda_adv: float
+    lambda_adv_none: float
+    lambda_semi: float
+
     def __init__(
         self,
         discriminator: nn.Module,
@@ -90,13 +94,10 @@ class AdversarialSemiSupervised(DiscriminatorObjective):
             discriminator_schedule,
             threshold,
             supervised_loss,
+            lambda_adv=lambda_adv,
+            lambda_adv_none=lambda_adv_none,
+            lambda_semi=lambda_semi,
         )
-        refuse_negative(
-            lambda_adv=lambda_adv, lambda_adv_none=lambda_adv_none, lambda_semi=lambda_semi
-        )
-        self.lambda_adv = float(lambda_adv)
-        self.lambda_adv_none = float(lambda_adv_none)
-        self.lambda_semi = float(lambda_semi)
 
     @property
     def weights(self) -> dict[str, float]:

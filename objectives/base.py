@@ -159,7 +159,24 @@ class SingleBranchObjective(Objective):
     """A method whose networks have one branch, which is called ``main``.
 
     With several networks it is that of the first one, the network itself.
+
+    Args:
+        supervised_loss: see :func:`supervised_term`; ``_supervised`` is that function.
+        **weights: not negative, and attributes of these names.
+
+    Raises:
+        ValueError: on a negative weight or an unknown loss.
     """
+
+    supervised_loss: str | None
+
+    def __init__(self, supervised_loss: str = "cross_entropy", **weights: float) -> None:
+        super().__init__()
+        refuse_negative(**weights)
+        for name, weight in weights.items():
+            setattr(self, name, float(weight))
+        self.supervised_loss = supervised_loss
+        self._supervised = supervised_term(supervised_loss)
 
     @property
     def trained_branches(self) -> tuple[str, ...]:

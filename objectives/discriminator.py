@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mixseg.objectives.base import SingleBranchObjective, TurnSpec, supervised_term
+from mixseg.objectives.base import SingleBranchObjective, TurnSpec
 
 __all__ = ["DiscriminatorObjective"]
 
@@ -23,6 +23,7 @@ class DiscriminatorObjective(SingleBranchObjective):
             rate.
         threshold: score of the discriminator, in [0, 1], from which a prediction is trusted.
         supervised_loss: see :func:`mixseg.objectives.supervised_term`.
+        **weights: see :class:`mixseg.objectives.SingleBranchObjective`.
 
     Raises:
         ValueError: on an option out of range.
@@ -35,13 +36,12 @@ class DiscriminatorObjective(SingleBranchObjective):
         discriminator_schedule: Callable[..., LRScheduler] | None,
         threshold: float,
         supervised_loss: str,
+        **weights: float,
     ) -> None:
-        super().__init__()
+        super().__init__(supervised_loss, **weights)
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
         self.threshold = float(threshold)
-        self.supervised_loss = supervised_loss
-        self._supervised = supervised_term(supervised_loss)
         self._discriminator = TurnSpec(
             discriminator, discriminator_optimizer, discriminator_schedule
         )

@@ -20,8 +20,6 @@ from mixseg.objectives.base import (
     Outputs,
     SingleBranchObjective,
     active,
-    refuse_negative,
-    supervised_term,
 )
 
 __all__ = ["EntropyMinimization"]
@@ -81,6 +79,11 @@ class EntropyMinimization(SingleBranchObjective):
         {'full': 'heads'}
     """
 
+    lambda_unsup: float
+    lambda_grad: float
+    lambda_sharpen: float
+    lambda_class: float
+
     def __init__(
         self,
         lambda_unsup: float = 0.1,
@@ -99,8 +102,8 @@ class EntropyMinimization(SingleBranchObjective):
         samples: int = 1,
         supervised_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
-        refuse_negative(
+        super().__init__(
+            supervised_loss,
             lambda_unsup=lambda_unsup,
             lambda_grad=lambda_grad,
             lambda_sharpen=lambda_sharpen,
@@ -116,12 +119,6 @@ class EntropyMinimization(SingleBranchObjective):
             )
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        self.supervised_loss = supervised_loss
-        self._supervised = supervised_term(supervised_loss)
-        self.lambda_unsup = float(lambda_unsup)
-        self.lambda_grad = float(lambda_grad)
-        self.lambda_sharpen = float(lambda_sharpen)
-        self.lambda_class = float(lambda_class)
         self.samples = samples
         self.gradient = FeatureGradientLoss(
             gradient_operator, channel_reduction, resizing, gradient_sum

@@ -17,8 +17,6 @@ from mixseg.objectives.base import (
     Outputs,
     SingleBranchObjective,
     active,
-    refuse_negative,
-    supervised_term,
 )
 
 __all__ = ["FickleNet", "StochasticClassHead", "seeds_from_maps"]
@@ -172,6 +170,9 @@ class FickleNet(SingleBranchObjective):
         34
     """
 
+    lambda_class: float
+    lambda_seed: float
+
     def __init__(
         self,
         layer: str,
@@ -187,8 +188,7 @@ class FickleNet(SingleBranchObjective):
         spatial_dims: int = 2,
         supervised_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
-        refuse_negative(lambda_class=lambda_class, lambda_seed=lambda_seed)
+        super().__init__(supervised_loss, lambda_class=lambda_class, lambda_seed=lambda_seed)
         for name, value, least in (
             ("channels", channels, 1), ("num_classes", num_classes, 2), ("maps", maps, 1),
         ):  # fmt: skip
@@ -201,10 +201,6 @@ class FickleNet(SingleBranchObjective):
                 raise ValueError(f"{name} must lie in [0, 1), got {share}")
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
-        self.supervised_loss = supervised_loss
-        self._supervised = supervised_term(supervised_loss)
-        self.lambda_class = float(lambda_class)
-        self.lambda_seed = float(lambda_seed)
         self.layer = layer
         self.channels = channels
         self.maps = maps

@@ -17,8 +17,6 @@ from mixseg.objectives.base import (
     Outputs,
     SingleBranchObjective,
     active,
-    refuse_negative,
-    supervised_term,
 )
 from mixseg.objectives.motion import RandomMotion
 
@@ -91,6 +89,10 @@ class GLMI(SingleBranchObjective):
         2200
     """
 
+    lambda_global: float
+    lambda_local: float
+    lambda_con: float
+
     def __init__(
         self,
         lambda_global: float = 1.0,
@@ -107,9 +109,11 @@ class GLMI(SingleBranchObjective):
         flip_probability: float = 0.8,
         supervised_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
-        refuse_negative(
-            lambda_global=lambda_global, lambda_local=lambda_local, lambda_con=lambda_con
+        super().__init__(
+            supervised_loss,
+            lambda_global=lambda_global,
+            lambda_local=lambda_local,
+            lambda_con=lambda_con,
         )
         if len(layers) < 2:
             raise ValueError(
@@ -134,11 +138,6 @@ class GLMI(SingleBranchObjective):
             raise ValueError(f"max_angle must lie in [0, 180] degrees, got {max_angle}")
         if not 0 <= flip_probability <= 1:
             raise ValueError(f"flip_probability must lie in [0, 1], got {flip_probability}")
-        self.supervised_loss = supervised_loss
-        self._supervised = supervised_term(supervised_loss)
-        self.lambda_global = float(lambda_global)
-        self.lambda_local = float(lambda_local)
-        self.lambda_con = float(lambda_con)
         self.layers = tuple(layers)
         self.shares = tuple(value / sum(importance) for value in importance)
         self.padding = tuple(padding)

@@ -15,8 +15,6 @@ from mixseg.objectives.base import (
     Outputs,
     SingleBranchObjective,
     active,
-    refuse_negative,
-    supervised_term,
 )
 
 __all__ = ["MacroMicro"]
@@ -68,6 +66,9 @@ class MacroMicro(SingleBranchObjective):
         {'ce_micro': 1.0, 'ce_macro': 1.0, 'guidance': 1.0, 'feeding': 1.0}
     """
 
+    lambda_guide: float
+    lambda_feed: float
+
     def __init__(
         self,
         lambda_guide: float = 1.0,
@@ -76,12 +77,7 @@ class MacroMicro(SingleBranchObjective):
         decay: float = 0.99,
         supervised_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
-        refuse_negative(lambda_guide=lambda_guide, lambda_feed=lambda_feed)
-        self.supervised_loss = supervised_loss
-        self._supervised = supervised_term(supervised_loss)
-        self.lambda_guide = float(lambda_guide)
-        self.lambda_feed = float(lambda_feed)
+        super().__init__(supervised_loss, lambda_guide=lambda_guide, lambda_feed=lambda_feed)
         self._networks = {
             "macro": NetworkSpec(),
             "macro_mean": NetworkSpec(average_of="macro", decay=decay, per="iteration"),

@@ -15,8 +15,6 @@ from mixseg.objectives.base import (
     Outputs,
     SingleBranchObjective,
     active,
-    refuse_negative,
-    supervised_term,
 )
 
 __all__ = ["MultiTaskAttention"]
@@ -67,6 +65,8 @@ class MultiTaskAttention(SingleBranchObjective):
         {'ce_full': 1.0, 'reconstruction': 1.0}
     """
 
+    lambda_rec: float
+
     def __init__(
         self,
         reconstructor: DualBranchNetwork,
@@ -76,19 +76,15 @@ class MultiTaskAttention(SingleBranchObjective):
         attention_gradient: bool = True,
         supervised_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
-        refuse_negative(lambda_rec=lambda_rec)
+        super().__init__(supervised_loss, lambda_rec=lambda_rec)
         if training_mode not in _MODES:
             raise ValueError(
                 f"training_mode must be one of {', '.join(_MODES)}, got {training_mode!r}"
             )
         if reconstructor.branches != 1:
             raise ValueError(f"reconstructor needs branches=1, got {reconstructor.branches}")
-        self.lambda_rec = float(lambda_rec)
         self.training_mode = training_mode
         self.attention_gradient = attention_gradient
-        self.supervised_loss = supervised_loss
-        self._supervised = supervised_term(supervised_loss)
         del reconstructor.encoder
         self.reconstructor = reconstructor
         self._steps = 0

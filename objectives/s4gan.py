@@ -16,7 +16,7 @@ from mixseg.losses import (
     pseudo_label_cross_entropy,
     real_or_fake,
 )
-from mixseg.objectives.base import Batch, Networks, Outputs, active, refuse_negative
+from mixseg.objectives.base import Batch, Networks, Outputs, active
 from mixseg.objectives.discriminator import DiscriminatorObjective
 
 __all__ = ["S4GAN"]
@@ -73,6 +73,9 @@ class S4GAN(DiscriminatorObjective):
         {'ce_full': 1.0, 'feature_matching': 0.1, 'self_training': 1.0}
     """
 
+    lambda_fm: float
+    lambda_st: float
+
     def __init__(
         self,
         discriminator: nn.Module,
@@ -90,10 +93,9 @@ class S4GAN(DiscriminatorObjective):
             discriminator_schedule,
             threshold,
             supervised_loss,
+            lambda_fm=lambda_fm,
+            lambda_st=lambda_st,
         )
-        refuse_negative(lambda_fm=lambda_fm, lambda_st=lambda_st)
-        self.lambda_fm = float(lambda_fm)
-        self.lambda_st = float(lambda_st)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -15,8 +15,6 @@ from mixseg.objectives.base import (
     Outputs,
     SingleBranchObjective,
     active,
-    refuse_negative,
-    supervised_term,
 )
 
 __all__ = ["SelfCorrecting"]
@@ -71,6 +69,9 @@ class SelfCorrecting(SingleBranchObjective):
         {'full': 'main'}
     """
 
+    lambda_weak: float
+    alpha: float
+
     def __init__(
         self,
         ancillary: nn.Module,
@@ -79,13 +80,8 @@ class SelfCorrecting(SingleBranchObjective):
         alpha: float = 0.5,
         supervised_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
-        refuse_negative(lambda_weak=lambda_weak, alpha=alpha)
-        self.supervised_loss = supervised_loss
-        self._supervised = supervised_term(supervised_loss)
+        super().__init__(supervised_loss, lambda_weak=lambda_weak, alpha=alpha)
         self.ancillary = ancillary
-        self.lambda_weak = float(lambda_weak)
-        self.alpha = float(alpha)
 
     @property
     def branches(self) -> dict[str, str]:

@@ -15,8 +15,6 @@ from mixseg.objectives.base import (
     Outputs,
     SingleBranchObjective,
     active,
-    refuse_negative,
-    supervised_term,
 )
 from mixseg.objectives.motion import draw_quarter_turns, turn
 
@@ -83,6 +81,9 @@ class SSCO(SingleBranchObjective):
         {'ce_full': 1.0, 'co_training': 0.5, 'self_consistency': 4.0}
     """
 
+    lambda_co: float
+    lambda_sc: float
+
     def __init__(
         self,
         lambda_co: float = 0.5,
@@ -97,8 +98,7 @@ class SSCO(SingleBranchObjective):
         decay: float = 0.999,
         supervised_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
-        refuse_negative(lambda_co=lambda_co, lambda_sc=lambda_sc)
+        super().__init__(supervised_loss, lambda_co=lambda_co, lambda_sc=lambda_sc)
         if students < 2:
             raise ValueError(f"students must be at least 2, got {students}")
         if not gamma > 0:
@@ -110,10 +110,6 @@ class SSCO(SingleBranchObjective):
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
         if rotation not in _ROTATIONS:
             raise ValueError(f"rotation must be one of {', '.join(_ROTATIONS)}, got {rotation!r}")
-        self.supervised_loss = supervised_loss
-        self._supervised = supervised_term(supervised_loss)
-        self.lambda_co = float(lambda_co)
-        self.lambda_sc = float(lambda_sc)
         self.gamma = float(gamma)
         self.alpha = float(alpha)
         self.confidence = float(confidence)

@@ -21,8 +21,6 @@ from mixseg.objectives.base import (
     Outputs,
     SingleBranchObjective,
     active,
-    refuse_negative,
-    supervised_term,
 )
 
 __all__ = ["UAMT"]
@@ -84,6 +82,10 @@ class UAMT(SingleBranchObjective):
         {'full': 'main'}
     """
 
+    lambda_con: float
+    noise_sd: float
+    noise_limit: float
+
     def __init__(
         self,
         lambda_con: float = 0.1,
@@ -96,8 +98,12 @@ class UAMT(SingleBranchObjective):
         certainty: float = 1.0,
         decay: float = 0.99,
     ) -> None:
-        super().__init__()
-        refuse_negative(lambda_con=lambda_con, noise_sd=noise_sd, noise_limit=noise_limit)
+        super().__init__(
+            "cross_entropy" if supervised_loss is None else supervised_loss,
+            lambda_con=lambda_con,
+            noise_sd=noise_sd,
+            noise_limit=noise_limit,
+        )
         if supervised not in _SUPERVISED:
             raise ValueError(
                 f"supervised must be one of {', '.join(_SUPERVISED)}, got {supervised!r}"
@@ -106,15 +112,11 @@ class UAMT(SingleBranchObjective):
             raise ValueError(f"passes must be at least 1, got {passes}")
         if not 0 <= certainty <= 1:
             raise ValueError(f"certainty must lie in [0, 1], got {certainty}")
-        self.lambda_con = float(lambda_con)
         self.supervised = supervised
         self.supervised_loss = supervised_loss
-        self._supervised = (
-            _SUPERVISED[supervised] if supervised_loss is None else supervised_term(supervised_loss)
-        )
+        if supervised_loss is None:
+            self._supervised = _SUPERVISED[supervised]
         self.passes = passes
-        self.noise_sd = float(noise_sd)
-        self.noise_limit = float(noise_limit)
         self.certainty = float(certainty)
         self._teacher = NetworkSpec(average_of="network", decay=decay, per="iteration")
 

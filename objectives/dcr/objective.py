@@ -16,7 +16,6 @@ from mixseg.objectives.base import (
     Outputs,
     SingleBranchObjective,
     active,
-    refuse_negative,
     supervised_term,
 )
 from mixseg.objectives.dcr.weights import InstanceWeights
@@ -92,6 +91,8 @@ class DynamicCoRegularization(SingleBranchObjective):
         ({'ce_primary': 1.0}, {})
     """
 
+    lambda_reg: float
+
     def __init__(
         self,
         supervision: Sequence[str],
@@ -105,8 +106,7 @@ class DynamicCoRegularization(SingleBranchObjective):
         indicator_init: float = 0.5,
         supervised_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
-        refuse_negative(lambda_reg=lambda_reg)
+        super().__init__(supervised_loss, lambda_reg=lambda_reg)
         if other := sorted(set(supervision) - set(_KINDS)):
             raise ValueError(
                 f"items must be {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, got {', '.join(other)}"
@@ -122,9 +122,7 @@ class DynamicCoRegularization(SingleBranchObjective):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        self.supervised_loss = supervised_loss
         self._supervised = supervised_term(supervised_loss, by_image=True)
-        self.lambda_reg = float(lambda_reg)
         self.peer = peer
         self.mixing = mixing
         self.regularization = regularization
