@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def prepare_logits(logits: Tensor, *, name: str = "logits") -> Tensor:
@@ -116,3 +116,12 @@ def divisor(count: Tensor, summed: Tensor) -> Tensor:
     everywhere = count.detach().clone()
     dist.all_reduce(everywhere)
     return everywhere.clamp(min=1) / dist.get_world_size()
+
+
+class LossModule(nn.Module):
+    """Base of the module forms of loss terms: ``print`` shows their settings."""
+
+    def extra_repr(self) -> str:
+        """Settings in the order in which they were set."""
+        settings = {k: v for k, v in vars(self).items() if k != "training" and k[0] != "_"}
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items())

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mixseg.losses._common import prepare_logits, voxel_mean
+from mixseg.losses._common import LossModule, prepare_logits, voxel_mean
 
 
 def stacked_log_probabilities(logits: Sequence[Tensor]) -> Tensor:
@@ -100,7 +100,7 @@ def generalized_jensen_shannon(
     return voxel_mean(values, logits[0], mask)
 
 
-class CoTrainingLoss(nn.Module):
+class CoTrainingLoss(LossModule):
     """Module form of `generalized_jensen_shannon`.
 
     Args:
@@ -120,7 +120,3 @@ class CoTrainingLoss(nn.Module):
     ) -> Tensor:
         """Scalar loss of N logits (B, C, *spatial) and weights (N, B, *spatial)."""
         return generalized_jensen_shannon(logits, weights, alpha=self.alpha, mask=mask)
-
-    def extra_repr(self) -> str:
-        """Arguments shown by print."""
-        return f"alpha={self.alpha}"

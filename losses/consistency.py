@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from mixseg.losses._common import check_same_shape, prepare_logits, voxel_map, voxel_mean
+from mixseg.losses._common import (
+    LossModule,
+    check_same_shape,
+    prepare_logits,
+    voxel_map,
+    voxel_mean,
+)
 
 
 def softmax_mse(
@@ -51,7 +57,7 @@ def softmax_mse(
     return voxel_mean((p - q).square().mean(dim=1), logits, mask)
 
 
-class SoftmaxMSELoss(nn.Module):
+class SoftmaxMSELoss(LossModule):
     """Module form of `softmax_mse`."""
 
     def __init__(self, detach_target: bool = True) -> None:
@@ -61,10 +67,6 @@ class SoftmaxMSELoss(nn.Module):
     def forward(self, logits: Tensor, target_logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scalar loss of two logits (B, C, *spatial) over the voxels of mask (B, 1, *spatial)."""
         return softmax_mse(logits, target_logits, mask=mask, detach_target=self.detach_target)
-
-    def extra_repr(self) -> str:
-        """Arguments shown by print."""
-        return f"detach_target={self.detach_target}"
 
 
 def predictive_entropy(passes: Iterable[Tensor]) -> Tensor:

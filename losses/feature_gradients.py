@@ -7,9 +7,9 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from mixseg.losses._common import in_full_precision
+from mixseg.losses._common import LossModule, in_full_precision
 
 __all__ = ["FeatureGradientLoss", "feature_gradient_regularization", "gradient_map"]
 
@@ -170,7 +170,7 @@ def _resized(finer: Tensor, own: Tensor, resizing: Resizing) -> Tensor:
     return F.interpolate(finer, size=size, mode=_LINEAR[len(size)], align_corners=False)
 
 
-class FeatureGradientLoss(nn.Module):
+class FeatureGradientLoss(LossModule):
     """Module form of `feature_gradient_regularization`."""
 
     def __init__(
@@ -198,11 +198,4 @@ class FeatureGradientLoss(nn.Module):
             channel_reduction=self.channel_reduction,
             resizing=self.resizing,
             levels=self.levels,
-        )
-
-    def extra_repr(self) -> str:
-        """Arguments shown by print."""
-        return (
-            f"operator={self.operator!r}, channel_reduction={self.channel_reduction!r}, "
-            f"resizing={self.resizing!r}, levels={self.levels!r}"
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from mixseg.losses._common import divisor, prepare_logits
+from mixseg.losses._common import LossModule, divisor, prepare_logits
 
 __all__ = [
     "ClassConsistencyLoss",
@@ -124,7 +124,7 @@ def low_confidence_consistency(
     return total / divisor(selected.sum(), total)
 
 
-class ClassConsistencyLoss(nn.Module):
+class ClassConsistencyLoss(LossModule):
     """Module form of `low_confidence_consistency`."""
 
     def __init__(self, threshold: float | None = None) -> None:
@@ -135,10 +135,6 @@ class ClassConsistencyLoss(nn.Module):
     def forward(self, class_logits: Tensor, logits: Tensor) -> Tensor:
         """Scalar loss of class logits (B, C) and logits (B, C, *spatial)."""
         return low_confidence_consistency(class_logits, logits, threshold=self.threshold)
-
-    def extra_repr(self) -> str:
-        """Arguments shown by print."""
-        return f"threshold={self.threshold}"
 
 
 def _class_logits(class_logits: Tensor) -> Tensor:

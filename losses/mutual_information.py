@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from mixseg.losses._common import check_same_shape, in_full_precision
+from mixseg.losses._common import LossModule, check_same_shape, in_full_precision
 
 _WEIGHT_GRADIENTS = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 
@@ -157,7 +157,7 @@ def negative_mutual_information(
     return -torch.stack(values).mean()
 
 
-class MutualInformationLoss(nn.Module):
+class MutualInformationLoss(LossModule):
     """Module form of `negative_mutual_information`.
 
     Args:
@@ -178,7 +178,3 @@ class MutualInformationLoss(nn.Module):
     ) -> Tensor:
         """Scalar loss of assignments (B, K[, *spatial]) of x and T(x), or one pair a sub-head."""
         return negative_mutual_information(first, second, padding=self.padding)
-
-    def extra_repr(self) -> str:
-        """Arguments shown by print."""
-        return f"padding={self.padding}"

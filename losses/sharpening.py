@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mixseg.losses._common import prepare_logits, voxel_map
+from mixseg.losses._common import LossModule, prepare_logits, voxel_map
 from mixseg.losses.consistency import softmax_mse
 
 __all__ = ["SharpeningLoss", "adaptive_temperature", "sharpened_consistency"]
@@ -95,7 +95,7 @@ def sharpened_consistency(logits: Tensor, temperature: float | Tensor) -> Tensor
     return softmax_mse(logits, log_p / temperature)
 
 
-class SharpeningLoss(nn.Module):
+class SharpeningLoss(LossModule):
     """Module form of `sharpened_consistency`, the temperature adaptive or fixed.
 
     Args:
@@ -120,7 +120,3 @@ class SharpeningLoss(nn.Module):
             return sharpened_consistency(logits, self.temperature)
         temperature = adaptive_temperature(logits, log_variance, minimum=self.minimum)
         return sharpened_consistency(logits, temperature)
-
-    def extra_repr(self) -> str:
-        """Arguments shown by print."""
-        return f"temperature={self.temperature}, minimum={self.minimum}"
