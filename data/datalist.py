@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -248,26 +248,24 @@ class Datalist(BaseModel):
         folders = [] if first is None else [first]
         if self._base_dir is not None and self._base_dir not in folders:
             folders.append(self._base_dir)
-        copy = self.model_copy(deep=True)
-        for _, entry in copy.items():
-            entry.image = _absolute(entry.image, folders)
-            if entry.channels is not None:
-                entry.channels = [_absolute(path, folders) for path in entry.channels]
-            entry.label = None if entry.label is None else _absolute(entry.label, folders)
-            entry.scribble = None if entry.scribble is None else _absolute(entry.scribble, folders)
-        return copy
+        return self._with_paths(lambda path: _absolute(path, folders))
 
     def relative_to(self, folder: str | os.PathLike[str]) -> Datalist:
         """A copy for a datalist file in ``folder``: paths below it relative, others absolute."""
         folder = Path(folder).resolve()
-        copy = self.resolve()
-        for _, entry in copy.items():
-            entry.image = _relative(entry.image, folder)
-            if entry.channels is not None:
-                entry.channels = [_relative(path, folder) for path in entry.channels]
-            entry.label = None if entry.label is None else _relative(entry.label, folder)
-            entry.scribble = None if entry.scribble is None else _relative(entry.scribble, folder)
+        copy = self.resolve()._with_paths(lambda path: _relative(path, folder))
         return copy.with_base_dir(folder)
+
+    def _with_paths(self, change: Callable[[str], str]) -> Datalist:
+        """A copy with other paths."""
+        copy = self.model_copy(deep=True)
+        for _, entry in copy.items():
+            entry.image = change(entry.image)
+            if entry.channels is not None:
+                entry.channels = [change(path) for path in entry.channels]
+            entry.label = None if entry.label is None else change(entry.label)
+            entry.scribble = None if entry.scribble is None else change(entry.scribble)
+        return copy
 
 
 def names_fault(names: Sequence[str]) -> str:

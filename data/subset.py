@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 from mixseg.data.datalist import (
@@ -148,27 +149,26 @@ def _roles(
             f"patients ({len(labeled)} labeled in all)"
         )
     roles |= dict.fromkeys(complete if num_full is None else complete[:num_full], "full")
-    rest = [p for p in labeled if p not in roles]
-    if num_partial is not None and num_partial > len(rest):
-        raise ValueError(
-            f"num_partial is {num_partial}, but only {len(rest)} of the {len(labeled)} labeled "
-            f"training patients remain after {len(roles)} are kept fully labeled"
-        )
-    roles |= dict.fromkeys(rest if num_partial is None else rest[:num_partial], "partial")
-    rest = [p for p in complete if p not in roles]
-    if num_noisy is not None and num_noisy > len(rest):
-        raise ValueError(
-            f"num_noisy is {num_noisy}, but only {len(rest)} of the {len(complete)} fully "
-            f"labeled training patients remain after {_counts(roles)}"
-        )
-    roles |= dict.fromkeys(rest if num_noisy is None else rest[:num_noisy], "noisy")
-    rest = [p for p in patients if p not in roles]
-    if num_unlabeled is not None and num_unlabeled > len(rest):
-        raise ValueError(
-            f"num_unlabeled is {num_unlabeled}, but only {len(rest)} of the {len(patients)} "
-            f"training patients remain after {_counts(roles)}"
-        )
-    return roles | dict.fromkeys(rest if num_unlabeled is None else rest[:num_unlabeled], "none")
+
+    def take(
+        name: str, number: int | None, pool: Collection[str], what: str, after: str
+    ) -> list[str]:
+        rest = [patient for patient in pool if patient not in roles]
+        if number is not None and number > len(rest):
+            raise ValueError(
+                f"{name} is {number}, but only {len(rest)} of the {len(pool)} {what} remain "
+                f"after {after}"
+            )
+        return rest if number is None else rest[:number]
+
+    after = f"{len(roles)} are kept fully labeled"
+    taken = take("num_partial", num_partial, labeled, "labeled training patients", after)
+    roles |= dict.fromkeys(taken, "partial")
+    what = "fully labeled training patients"
+    taken = take("num_noisy", num_noisy, complete, what, _counts(roles))
+    roles |= dict.fromkeys(taken, "noisy")
+    taken = take("num_unlabeled", num_unlabeled, patients, "training patients", _counts(roles))
+    return roles | dict.fromkeys(taken, "none")
 
 
 def _counts(roles: dict[str, Supervision]) -> str:

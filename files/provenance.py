@@ -97,8 +97,6 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 def hash_of(path: str | os.PathLike[str], kind: str) -> str:
     """Hexadecimal hash of a file's content, of any kind that :mod:`hashlib` has."""
-    digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
+        digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False))
     return digest.hexdigest()

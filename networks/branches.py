@@ -17,12 +17,13 @@ BRANCH_NAMES = {1: ("main",), 2: ("teacher", "student")}
 BRANCHES = {1: ("main",), 2: ("both", "teacher", "student", "ensemble")}
 
 
-def check_branch(branch: str, choices: Sequence[str]) -> None:
-    """Raise ValueError when ``branch`` is not one of the network's choices."""
+def check_branch(branch: str, choices: Sequence[str]) -> str:
+    """``branch``, if it is one of the network's choices; else ValueError is raised."""
     if branch not in choices:
         one_of = f"one of {', '.join(choices)}"
         allowed = one_of if len(choices) > 1 else f"{choices[0]}, the network's only one"
         raise ValueError(f"branch must be {allowed}, got {branch!r}")
+    return branch
 
 
 def ensemble_logits(*logits: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import torch.nn.functional as F
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
+
+from mixseg.networks.dual_branch.base import resized
 
 __all__ = ["ImageDiscriminator", "VoxelDiscriminator"]
 
@@ -92,7 +93,6 @@ class VoxelDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.halvings = len(features) + 1
-        self.interpolation = "bilinear" if spatial_dims == 2 else "trilinear"
         self.convolutions = _convolutions(spatial_dims, in_channels, features)
         self.classifier = Convolution(
             spatial_dims,
@@ -108,9 +108,7 @@ class VoxelDiscriminator(nn.Module):
         """Scores (B, 1, *spatial) of probabilities (B, C, *spatial)."""
         _check_sides(maps, self.halvings)
         scores = self.classifier(self.convolutions(maps))
-        return F.interpolate(
-            scores, size=maps.shape[2:], mode=self.interpolation, align_corners=False
-        )
+        return resized(scores, maps.shape[2:])
 
 
 class ImageDiscriminator(nn.Module):

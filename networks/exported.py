@@ -46,7 +46,7 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.path = Path(path)
         self.device = torch.device(device)
-        self.branch = branch
+        self.branch, self.branch_names = branch, (branch,)
         if not self.path.is_file():
             raise FileNotFoundError(
                 f"there is no exported network '{self.path}'; mixseg export makes one"
@@ -59,11 +59,6 @@ class ExportedNetwork(nn.Module):
             self.session = _read_session(self.path, self.device)
         else:
             raise ValueError(f"an exported network ends in .ts or .onnx, got '{self.path}'")
-
-    @property
-    def branch_names(self) -> tuple[str, ...]:
-        """Name of the branch that the file holds."""
-        return (self.branch,)
 
     def forward(self, image: Tensor, branch: str | None = None) -> Tensor:
         """Logits of the exported branch.

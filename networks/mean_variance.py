@@ -108,50 +108,16 @@ class MeanVarianceNetwork(nn.Module):
         self.class_channels = class_channels
         self.refine = refine
         self.log_variance_limit = float(log_variance_limit)
-        self.branch = _checked(branch)
+        self.branch = check_branch(branch, _BRANCHES)
         # Before the linear head: the engine takes the memory format from the first weight.
         self.backbone = backbone
         self.class_head = nn.Linear(class_channels, 2 * num_classes)
-
-    @property
-    def spatial_dims(self) -> int:
-        """2 or 3, the backbone's."""
-        return self.backbone.spatial_dims
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the image."""
-        return self.backbone.in_channels
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the logits, ``num_classes``."""
-        return self.num_classes
-
-    @property
-    def branches(self) -> int:
-        """Decoders, the one of the backbone."""
-        return self.backbone.branches
-
-    @property
-    def branch_names(self) -> tuple[str, ...]:
-        """Name of the one branch."""
-        return self.backbone.branch_names
-
-    @property
-    def size_divisor(self) -> int | tuple[int, ...]:
-        """Every spatial side must be a multiple of this; one per axis where the axes differ."""
-        return self.backbone.size_divisor
-
-    @property
-    def padded(self) -> bool:
-        """False where the backbone's convolutions are not, so that ``minimum_size`` holds."""
-        return bool(getattr(self.backbone, "padded", True))
-
-    @property
-    def minimum_size(self) -> int:
-        """The smallest spatial side of an image, where the backbone has such a size."""
-        return int(getattr(self.backbone, "minimum_size", 1))
+        # What a network of one branch says of itself.
+        self.spatial_dims, self.in_channels = backbone.spatial_dims, backbone.in_channels
+        self.out_channels, self.size_divisor = num_classes, backbone.size_divisor
+        self.branches, self.branch_names = backbone.branches, backbone.branch_names
+        self.padded = bool(getattr(backbone, "padded", True))
+        self.minimum_size = int(getattr(backbone, "minimum_size", 1))
 
     def forward(self, image: Tensor, branch: str | None = None) -> Tensor | tuple[Tensor, ...]:
         """Logits, or everything that the heads and the encoder say.
@@ -163,7 +129,7 @@ class MeanVarianceNetwork(nn.Module):
         Returns:
             Logits (B, C, *spatial), or a tuple of tensors.
         """
-        branch = self.branch if branch is None else _checked(branch)
+        branch = self.branch if branch is None else check_branch(branch, _BRANCHES)
         if branch == "main" and not self.refine:
             return cast(Tensor, self.backbone(image, branch="main"))[:, : self.num_classes]
         encoder = self.encoder_layers if branch == "heads" else ()
@@ -194,8 +160,3 @@ class MeanVarianceNetwork(nn.Module):
     def _bounded(self, log_variance: Tensor) -> Tensor:
         limit = self.log_variance_limit
         return limit * torch.tanh(log_variance / limit)
-
-
-def _checked(branch: str) -> str:
-    check_branch(branch, _BRANCHES)
-    return branch

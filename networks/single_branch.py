@@ -41,6 +41,7 @@ class SingleBranchNetwork(nn.Module):
     """
 
     branches = 1
+    branch_names = BRANCH_NAMES[1]
 
     def __init__(
         self, network: nn.Module, size_divisor: int | Sequence[int] = 1, branch: str = "main"
@@ -48,15 +49,9 @@ class SingleBranchNetwork(nn.Module):
         super().__init__()
         if min([size_divisor] if isinstance(size_divisor, int) else size_divisor) < 1:
             raise ValueError(f"size_divisor must be at least 1, got {size_divisor}")
-        check_branch(branch, BRANCHES[1])
         self.main = network
         self.size_divisor = size_divisor if isinstance(size_divisor, int) else tuple(size_divisor)
-        self.branch = branch
-
-    @property
-    def branch_names(self) -> tuple[str, ...]:
-        """Name of the one branch."""
-        return BRANCH_NAMES[1]
+        self.branch = check_branch(branch, BRANCHES[1])
 
     def forward(self, image: Tensor, branch: str | None = None) -> Tensor:
         """Logits of an image.

@@ -10,6 +10,7 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from mixseg.losses import classes_present, partial_cross_entropy
+from mixseg.networks.dual_branch.base import resized
 from mixseg.networks.features import forward_with_features
 from mixseg.objectives.base import (
     Batch,
@@ -206,7 +207,6 @@ class FickleNet(SingleBranchObjective):
         self.maps = maps
         self.threshold = float(threshold)
         self.background = float(background)
-        self.interpolation = "bilinear" if spatial_dims == 2 else "trilinear"
         self.head = StochasticClassHead(channels, num_classes, dropout, spatial_dims)
 
     @property
@@ -250,7 +250,7 @@ class FickleNet(SingleBranchObjective):
     def _seeds(self, features: Tensor, present: Tensor, image: Tensor) -> Tensor:
         """Seeds (B, 1, *spatial) of the image's size."""
         highest, mean = (
-            F.interpolate(maps, image.shape[2:], mode=self.interpolation, align_corners=False)
+            resized(maps, image.shape[2:])
             for maps in self.head.localize(features.detach(), self.maps)
         )
         return seeds_from_maps(highest, mean, present, self.threshold, self.background)

@@ -157,7 +157,13 @@ def draw_patient(rng: np.random.Generator, group: str) -> Patient:
         clip=float(rng.uniform(96.0, 99.7)),
         scale=float(np.exp(rng.uniform(np.log(150.0), np.log(1500.0)))),
     )
-    patient.organs = _draw_organs(rng, patient)
+    # What surrounds the heart, back to front.
+    patient.organs = [
+        *_abdomen(rng, patient),
+        *_lung_vessels(rng, patient),
+        *_round_vessels(rng, patient),
+        *_pericardial_fat(rng, patient),
+    ]
     return patient
 
 
@@ -182,16 +188,6 @@ def _papillary(rng: np.random.Generator) -> tuple[tuple[float, float, float], ..
         for r in rng.uniform(0.05, 0.14, int(rng.integers(2, 8)))
     ]
     return tuple(main + trabeculae)
-
-
-def _draw_organs(rng: np.random.Generator, patient: Patient) -> list[Organ]:
-    """What surrounds the heart, back to front."""
-    return [
-        *_abdomen(rng, patient),
-        *_lung_vessels(rng, patient),
-        *_round_vessels(rng, patient),
-        *_pericardial_fat(rng, patient),
-    ]
 
 
 def _abdomen(rng: np.random.Generator, patient: Patient) -> list[Organ]:

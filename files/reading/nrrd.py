@@ -259,11 +259,9 @@ def _data(
             file.seek(place)
             return read_array(file, size).view(dtype)
         if encoding in ("gzip", "gz", "bzip2", "bz2"):
-            opener = gzip.GzipFile if encoding.startswith("g") else bz2.BZ2File
+            opener: Any = gzip.open if encoding.startswith("g") else bz2.open
             try:
-                with (
-                    opener(file) if opener is bz2.BZ2File else gzip.GzipFile(fileobj=file) as stream
-                ):
+                with opener(file) as stream:
                     read_array(stream, max(skip, 0))
                     data = read_array(stream, size)
                     drain(stream, size + _SPARE)

@@ -9,11 +9,10 @@ from typing import Any, cast
 import torch
 from monai.networks.layers.factories import Dropout
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mixseg.networks.branches import BRANCH_NAMES, BRANCHES, check_branch, ensemble_logits
 from mixseg.networks.tracing import Traced, traced
-
-__all__ = ["NORMS", "DualBranchNetwork", "dropout_layer", "norm_name", "present_names"]
 
 #: Normalizations that :func:`norm_name` knows.
 NORMS = ("batch", "instance", "group", "none")
@@ -43,6 +42,21 @@ def dropout_layer(spatial_dims: int, probability: float) -> nn.Module:
     if not probability:
         return nn.Identity()
     return cast(nn.Module, Dropout[Dropout.DROPOUT, spatial_dims](probability))
+
+
+def resized(maps: Tensor, size: torch.Size) -> Tensor:
+    """Maps (B, channels, *spatial), interpolated linearly to another size."""
+    mode = "bilinear" if maps.ndim == 4 else "trilinear"
+    return F.interpolate(maps, size=size, mode=mode, align_corners=False)
+
+
+def draw_convolutions(network: nn.Module) -> None:
+    """Draw all convolutions of a network anew, as He et al. (2015); biases become 0."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class DualBranchNetwork(nn.Module):
@@ -119,7 +133,7 @@ class DualBranchNetwork(nn.Module):
         self.features = tuple(features)
         self.norm = norm
         self.branches = branches
-        self.branch = self._checked(branch)
+        self.branch = check_branch(branch, BRANCHES[branches])
 
     @property
     def branch_names(self) -> tuple[str, ...]:
@@ -141,10 +155,6 @@ class DualBranchNetwork(nn.Module):
             for name in [name for name in state_dict if name.startswith(f"{prefix}teacher.")]:
                 now = f"{prefix}main.{name.removeprefix(f'{prefix}teacher.')}"
                 state_dict[now] = state_dict.pop(name)
-
-    def _checked(self, branch: str) -> str:
-        check_branch(branch, BRANCHES[self.branches])
-        return branch
 
     @property
     def size_divisor(self) -> int | tuple[int, ...]:
@@ -190,7 +200,8 @@ class DualBranchNetwork(nn.Module):
         Returns:
             Logits (B, C, H, W[, D]), or a pair of them.
         """
-        branch = self.branch if branch is None else self._checked(branch)
+        branch = self.branch if branch is None else branch
+        check_branch(branch, BRANCHES[self.branches])
         # Sizes are Python ints only in eager mode; tracing would turn the checks into warnings,
         # and an export with free sizes into conditions on them.
         if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):

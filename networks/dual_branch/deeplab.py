@@ -7,12 +7,17 @@ from os import PathLike
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-from mixseg.networks.dual_branch.base import DualBranchNetwork, dropout_layer, norm_name
+from mixseg.networks.dual_branch.base import (
+    DualBranchNetwork,
+    draw_convolutions,
+    dropout_layer,
+    norm_name,
+    resized,
+)
 from mixseg.networks.dual_branch.resnet import RESNETS, DilatedResNet, read_resnet_weights
 
 __all__ = ["DualBranchDeepLab"]
@@ -92,7 +97,6 @@ class _Decoder(nn.Module):
         dropout: nn.Module,
     ) -> None:
         super().__init__()
-        self.interpolation = "bilinear" if spatial_dims == 2 else "trilinear"
         self.low = _block(spatial_dims, low_inputs, low_channels, norm, kernel=1)
         self.blocks = nn.Sequential(
             _block(spatial_dims, channels + low_channels, channels, norm),
@@ -103,7 +107,7 @@ class _Decoder(nn.Module):
 
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
         low = self.low(skips[0])
-        x = F.interpolate(x, size=low.shape[2:], mode=self.interpolation, align_corners=False)
+        x = resized(x, low.shape[2:])
         return self.head(self.dropout(self.blocks(torch.cat((x, low), dim=1))))
 
 
@@ -224,11 +228,7 @@ class DualBranchDeepLab(DualBranchNetwork):
 
     def reset_parameters(self) -> None:
         """Draw the convolutions anew, as He et al. (2015), and read the encoder's weights."""
-        for module in self.modules():
-            if isinstance(module, nn.modules.conv._ConvNd):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_convolutions(self)
         resnet = cast(DilatedResNet, self.encoder.get_submodule("resnet"))
         resnet.reset_parameters()
         if self.encoder_weights is not None:
@@ -248,6 +248,4 @@ class DualBranchDeepLab(DualBranchNetwork):
             )
 
     def _decode(self, decoder: nn.Module, x: Tensor, skips: list[Tensor], image: Tensor) -> Tensor:
-        mode = "bilinear" if self.spatial_dims == 2 else "trilinear"
-        logits = super()._decode(decoder, x, skips, image)
-        return F.interpolate(logits, size=image.shape[2:], mode=mode, align_corners=False)
+        return resized(super()._decode(decoder, x, skips, image), image.shape[2:])

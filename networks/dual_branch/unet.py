@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from monai.networks.layers.factories import Conv, Dropout, Pool
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
-from mixseg.networks.dual_branch.base import DualBranchNetwork, norm_name
+from mixseg.networks.dual_branch.base import (
+    DualBranchNetwork,
+    draw_convolutions,
+    norm_name,
+    resized,
+)
 
 __all__ = ["DualBranchUNet"]
 
@@ -81,7 +85,6 @@ class _Decoder(nn.Module):
         super().__init__()
         padding = 1 if padded else 0
         levels = features[:-1]
-        self.interpolation = "bilinear" if spatial_dims == 2 else "trilinear"
         self.blocks = nn.ModuleList()
         self.ups = nn.ModuleList()
         for i in range(len(levels) - 1, -1, -1):
@@ -98,9 +101,7 @@ class _Decoder(nn.Module):
         for i, block in enumerate(self.blocks):
             skip = skips[-1 - i]
             if skip.shape[2:] != x.shape[2:]:
-                skip = F.interpolate(
-                    skip, size=x.shape[2:], mode=self.interpolation, align_corners=False
-                )
+                skip = resized(skip, x.shape[2:])
             x = block(torch.cat((x, skip), dim=1))
             if i < len(self.ups):
                 x = self.ups[i](x)
@@ -184,11 +185,7 @@ class DualBranchUNet(DualBranchNetwork):
 
     def reset_parameters(self) -> None:
         """Draw the convolutions anew, as He et al. (2015); what they leave out is torch's own."""
-        for module in self.modules():
-            if isinstance(module, nn.modules.conv._ConvNd):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_convolutions(self)
 
     @property
     def minimum_size(self) -> int:
@@ -211,7 +208,4 @@ class DualBranchUNet(DualBranchNetwork):
 
     def _decode(self, decoder: nn.Module, x: Tensor, skips: list[Tensor], image: Tensor) -> Tensor:
         logits = super()._decode(decoder, x, skips, image)
-        if not self.padded:
-            mode = "bilinear" if self.spatial_dims == 2 else "trilinear"
-            logits = F.interpolate(logits, size=image.shape[2:], mode=mode, align_corners=False)
-        return logits
+        return logits if self.padded else resized(logits, image.shape[2:])

@@ -7,12 +7,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from ignite.engine import Events
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,34 +20,17 @@ from tqdm import tqdm
 from mixseg.data import SliceDataset
 from mixseg.data.samplers import process_share
 from mixseg.losses import last_layer_gradients
+from mixseg.networks.dual_branch.base import resized
 from mixseg.networks.features import forward_with_inputs
+from mixseg.objectives.dcr.objective import DynamicCoRegularization
 from mixseg.objectives.dcr.report import IndicatorReport
 
-__all__ = ["InstanceIndicators", "WeighsInstances"]
+__all__ = ["InstanceIndicators"]
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that a pass may take before it shows a bar.
 _PATIENCE = 5.0
-
-
-class WeighsInstances(Protocol):
-    """Protocol of objectives that give each item of the dataset a weight γ."""
-
-    @property
-    def gamma(self) -> Tensor:
-        """(N,) weight of each item of the dataset, in [0, 1]."""
-
-    @property
-    def learned(self) -> Tensor:
-        """(N,) bool: whose weight is learned. The others guide."""
-
-    @property
-    def inference_branch(self) -> str:
-        """The branch whose gradients are compared."""
-
-    def step_indicators(self, agreement: Tensor) -> None:
-        """Move the M learned weights by g_S · g_k (M,), in the order of the dataset."""
 
 
 class InstanceIndicators:
@@ -72,7 +54,7 @@ class InstanceIndicators:
     Attach it before the handlers that write checkpoints.
 
     Args:
-        objective: has a weight for each item of the dataset, see :class:`WeighsInstances`.
+        objective: has a weight for each item of the dataset, see :class:`DynamicCoRegularization`.
         dataset: the training set.
         output_dir: folder of the run.
         interval: iterations between two steps (τ, 400 in the paper).
@@ -94,7 +76,7 @@ class InstanceIndicators:
 
     def __init__(
         self,
-        objective: WeighsInstances,
+        objective: DynamicCoRegularization,
         dataset: SliceDataset,
         output_dir: str | os.PathLike[str],
         *,
@@ -254,8 +236,7 @@ def _check_linear(network: nn.Module, name: str, features: Tensor, logits: Tenso
     """Refuse a network that does more to its head's output than resize it."""
     head = network.get_submodule(name)(features)
     if head.shape[2:] != logits.shape[2:]:
-        mode = "bilinear" if logits.ndim == 4 else "trilinear"
-        head = F.interpolate(head, size=logits.shape[2:], mode=mode, align_corners=False)
+        head = resized(head, logits.shape[2:])
     if head.shape != logits.shape or not torch.allclose(head, logits, rtol=1e-3, atol=1e-3):
         raise ValueError(
             f"the logits of {type(network).__name__} are not the output of {name}, resized "
