@@ -489,7 +489,8 @@ def describe_faults(faults: Sequence[Fault]) -> list[str]:
         more = ""
         if others:
             names = ", ".join(told_apart([fault.file, *others])[1 : _MOST_NAMED + 1])
-            more = f" (so {_files(len(others))}: {names}{', …' * (len(others) > _MOST_NAMED)})"
+            files = "1 other file" if len(others) == 1 else f"{len(others)} other files"
+            more = f" (so {files}: {names}{', …' * (len(others) > _MOST_NAMED)})"
         lines.append(f"{fault}{more}")
     return lines
 
@@ -502,7 +503,3 @@ def told_apart(paths: Sequence[str]) -> list[str]:
         if len(set(names)) == len(set(paths)):
             return names
     return list(paths)
-
-
-def _files(count: int) -> str:
-    return "1 other file" if count == 1 else f"{count} other files"

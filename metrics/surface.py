@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 from scipy.spatial import cKDTree
 
 __all__ = [
@@ -144,10 +144,10 @@ def surface_distances(
     """
     first, second = _mask_pair(prediction, reference)
     sizes = _spacing_vector(spacing, first.ndim)
-    box = _bounding_box(first | second)
     for name, mask in (("prediction", first), ("reference", second)):
-        if box is None or not mask[box].any():
+        if not mask.any():
             raise ValueError(f"surface distances are undefined: the {name} is empty")
+    box = find_objects(np.asarray(first | second).view(np.uint8))[0] if first.ndim else ()
     # Everything outside the joint box is background, which is also what lies outside an array:
     # the crop changes no surface voxel and no distance.
     first_surface, second_surface = surface_voxels(first[box]), surface_voxels(second[box])
@@ -243,18 +243,6 @@ def _spacing_vector(spacing: Spacing, ndim: int) -> FloatArray:
     if not (np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError(f"spacing must be finite and positive, got {spacing}")
     return sizes
-
-
-def _bounding_box(mask: BoolArray) -> tuple[slice, ...] | None:
-    """Smallest box of slices that holds the mask, or None if the mask is empty."""
-    box: list[slice] = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        occupied = np.flatnonzero(mask.any(axis=others))
-        if occupied.size == 0:
-            return None
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return tuple(box)
 
 
 def _nearest(source: BoolArray, target: BoolArray, sizes: FloatArray) -> FloatArray:

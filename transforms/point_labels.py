@@ -73,13 +73,7 @@ class PointLabel(CoreLabel):
 class RandPointLabel(PointLabel, Randomizable):
     """:class:`PointLabel` with fresh points at each call, as augmentation; MONAI's random state.
 
-    Args:
-        num_classes: see :class:`PointLabel`.
-        points: see :class:`PointLabel`.
-        radius: see :class:`PointLabel`.
-        slice_axis: see :class:`PointLabel`.
-        per_object: see :class:`PointLabel`.
-        include_background: see :class:`PointLabel`.
+    The arguments are those of :class:`PointLabel`, without a seed.
     """
 
     def __init__(

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
-from monai.transforms.transform import MapTransform, Transform
+from monai.transforms.transform import Transform
 from monai.utils.enums import TransformBackends
 from scipy import ndimage
 
-from mixseg.transforms.arrays import channel_first_classes, check_num_classes, like
+from mixseg.transforms.arrays import OfEachKey, channel_first_classes, check_num_classes, like
 from mixseg.transforms.labels import label_kind
 
 Region = tuple[int, tuple[slice | int, ...], np.ndarray]
@@ -187,7 +187,7 @@ class CoreLabel(WeakLabel):
         return out
 
 
-class WeakLabeld(MapTransform):
+class WeakLabeld(OfEachKey):
     """Base of the dictionary forms: weakens the labels of the items that are to be weak.
 
     An item is changed only if its supervision is in ``when`` and its label has no unlabeled
@@ -206,8 +206,6 @@ class WeakLabeld(MapTransform):
     """
 
     backend = WeakLabel.backend
-    #: The array transform.
-    array: ClassVar[type[WeakLabel]]
     #: Kinds of supervision whose labels are weakened unless others are given.
     weak: ClassVar[tuple[str, ...]] = ("partial",)
 
@@ -220,8 +218,7 @@ class WeakLabeld(MapTransform):
         allow_missing_keys: bool = False,
         **arguments: Any,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.transform = self.array(**arguments)
+        super().__init__(keys, allow_missing_keys=allow_missing_keys, **arguments)
         self.supervision_key = supervision_key
         when = self.weak if when is None else when
         self.when = (when,) if isinstance(when, str) else tuple(when)

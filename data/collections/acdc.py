@@ -14,7 +14,7 @@ import numpy as np
 from mixseg.data.collections.base import (
     Collection,
     Prepared,
-    find_nifti,
+    find_file,
     listed_faults,
     read_split_file,
     save_datalist,
@@ -176,11 +176,11 @@ def _read_official(source: Path, seed: int) -> tuple[list[Entry], list[Entry], l
             match = _FRAME.match(image.name)
             if match is None:
                 continue
-            label = find_nifti(folder, match["case"] + "_gt")
+            label = find_file(folder, match["case"] + "_gt")
             if label is None:
                 faults.append(f"{image}: its mask {match['case']}_gt.nii.gz is missing")
                 continue
-            scribble = find_nifti(folder, match["case"] + "_scribble")
+            scribble = find_file(folder, match["case"] + "_scribble")
             entry = _entry(source, match, image, label, scribble)
             entry.groups = _groups(folder, image) or None
             entries.append(entry)
@@ -240,14 +240,14 @@ def _read_folders(source: Path) -> tuple[list[Entry], list[Entry], list[Entry]]:
             if patient not in frames:
                 faults.append(f"{split_file}: '{patient}' of '{key}' has no file in image/")
             for match in frames.get(patient, []):
-                label = find_nifti(source / "label", match["case"])
+                label = find_file(source / "label", match["case"])
                 if label is None:
                     faults.append(
                         f"{source / 'image' / match.string}: its mask label/{match.string} "
                         "is missing"
                     )
                     continue
-                scribble = find_nifti(source / "scribble", match["case"])
+                scribble = find_file(source / "scribble", match["case"])
                 image = source / "image" / match.string
                 entries.append(_entry(source, match, image, label, scribble))
         result.append(entries)

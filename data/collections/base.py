@@ -15,7 +15,7 @@ __all__ = [
     "NIFTI_SUFFIXES",
     "Collection",
     "Prepared",
-    "find_nifti",
+    "find_file",
     "listed_faults",
     "read_split_file",
     "save_datalist",
@@ -124,9 +124,9 @@ def read_split_file(path: Path) -> dict[str, list[str]]:
     return {key: [str(name) for name in splits[key]] for key in ("train", "val", "test")}
 
 
-def find_nifti(folder: Path, stem: str) -> Path | None:
-    """``folder/stem`` with either NIfTI suffix, or None."""
-    return _find(folder, stem, NIFTI_SUFFIXES)
+def find_file(folder: Path, stem: str, suffixes: Sequence[str] = NIFTI_SUFFIXES) -> Path | None:
+    """``folder/stem`` with the first of these suffixes that there is, or None."""
+    return next((p for s in suffixes if (p := folder / (stem + s)).is_file()), None)
 
 
 def split_entries(source: Path, name: str, suffixes: Sequence[str]) -> dict[Split, list[Entry]]:
@@ -149,7 +149,9 @@ def split_entries(source: Path, name: str, suffixes: Sequence[str]) -> dict[Spli
     for split, key in zip(SPLITS, ("train", "val", "test"), strict=True):
         parts[split] = []
         for case_id in splits[key]:
-            image, label = (_find(source / kind, case_id, suffixes) for kind in ("image", "label"))
+            image, label = (
+                find_file(source / kind, case_id, suffixes) for kind in ("image", "label")
+            )
             for kind, file in (("image", image), ("label", label)):
                 if file is None:
                     faults.append(f"{source / kind / case_id}{suffixes[0]}, of '{key}', is missing")
@@ -171,10 +173,6 @@ def listed_faults(place: str, faults: Sequence[str]) -> str:
     """The faults of ``place``, one a line."""
     count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
     return f"{count} in {place}:\n" + "\n".join(f"  {fault}" for fault in faults)
-
-
-def _find(folder: Path, stem: str, suffixes: Sequence[str]) -> Path | None:
-    return next((p for s in suffixes if (p := folder / (stem + s)).is_file()), None)
 
 
 def save_datalist(datalist: Datalist, path: Path, overwrite: bool) -> Path:

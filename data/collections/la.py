@@ -10,7 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from mixseg.data.collections.base import NIFTI_SUFFIXES, listed_faults, split_entries, split_sizes
+from mixseg.data.collections.base import (
+    NIFTI_SUFFIXES,
+    find_file,
+    listed_faults,
+    split_entries,
+    split_sizes,
+)
 from mixseg.data.datalist import Datalist, DatalistError, Split
 
 __all__ = [
@@ -94,11 +100,7 @@ def find_scans(source: Path) -> list[Scan]:
     scans: dict[str, Scan] = {}
     faults: list[str] = []
     for folder in _scan_folders(source):
-        files = {
-            stem: next((p for s in _SUFFIXES if (p := folder / (stem + s)).is_file()), None)
-            for stem in ("lgemri", "laendo")
-        }
-        image, label = files["lgemri"], files["laendo"]
+        image, label = (find_file(folder, stem, _SUFFIXES) for stem in ("lgemri", "laendo"))
         if folder.name in scans:
             faults.append(f"{folder}: the scan '{folder.name}' is found twice below {source}")
         elif image is None or label is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mixseg.files.reading.streams import named_faults, read_array
+from mixseg.files.reading.streams import named_faults, read_raw
 from mixseg.files.reading.volume import (
     UnreadableError,
     Volume,
@@ -149,19 +149,11 @@ def _data(path: Path, fields: Mapping[str, str], start: int, size: int) -> np.nd
         source, start = path.parent / name, 0
         if not source.is_file():
             raise UnreadableError(f"the file of its voxels, {name}, is missing", _BESIDE)
-    there = source.stat().st_size
     skip = int(_numbers(fields, "HeaderSize", [0])[0])
     with open(source, "rb") as file, named_faults():
-        if _flag(fields, "CompressedData"):
-            file.seek(start)
-            return _inflated(file, size)
-        place = there - size if skip == -1 else start + max(skip, 0)
-        if place < 0 or place + size > there:
-            raise UnreadableError(
-                f"its voxels end after {max(0, there - place):,} of {size:,} bytes"
-            )
-        file.seek(place)
-        return read_array(file, size)
+        file.seek(start)
+        compressed = _flag(fields, "CompressedData")
+        return _inflated(file, size) if compressed else read_raw(file, size, skip)
 
 
 def _inflated(file: Any, size: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mixseg.files.reading.streams import drain, named_faults, read_array
+from mixseg.files.reading.streams import drain, named_faults, read_array, read_raw
 from mixseg.files.reading.volume import (
     Segment,
     UnreadableError,
@@ -250,14 +250,7 @@ def _data(
         for _ in range(min(max(lines, 0), 1 << 16)):
             file.readline(_MOST_HEADER)
         if encoding == "raw":
-            end = source.stat().st_size
-            place = end - size if skip == -1 else file.tell() + max(skip, 0)
-            if place < 0 or place + size > end:
-                raise UnreadableError(
-                    f"its voxels end after {max(0, end - place):,} of {size:,} bytes"
-                )
-            file.seek(place)
-            return read_array(file, size).view(dtype)
+            return read_raw(file, size, skip).view(dtype)
         if encoding in ("gzip", "gz", "bzip2", "bz2"):
             opener: Any = gzip.open if encoding.startswith("g") else bz2.open
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 
 from mixseg.files.reading.volume import DAMAGED, UnreadableError
 
-__all__ = ["drain", "opened", "read_array", "refuse_pointers"]
+__all__ = ["drain", "opened", "read_array", "read_raw", "refuse_pointers"]
 
 GZIP = b"\x1f\x8b"
 _PART = 1 << 20
@@ -62,6 +63,20 @@ def read_array(stream: Any, size: int) -> np.ndarray:
             raise UnreadableError(f"its voxels end after {done:,} of {size:,} bytes", DAMAGED)
         done += count
     return out
+
+
+def read_raw(file: BinaryIO, size: int, skip: int) -> np.ndarray:
+    """``size`` bytes of an open file, ``skip`` after where it stands; -1: those at its end.
+
+    Raises:
+        UnreadableError: the file does not hold them.
+    """
+    start, end = file.tell(), file.seek(0, os.SEEK_END)
+    place = end - size if skip == -1 else start + max(skip, 0)
+    if place < 0 or place + size > end:
+        raise UnreadableError(f"its voxels end after {max(0, end - place):,} of {size:,} bytes")
+    file.seek(place)
+    return read_array(file, size)
 
 
 def drain(stream: Any, limit: int) -> None:
