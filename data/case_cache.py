@@ -23,17 +23,6 @@ from torch import Tensor
 
 from mixseg.data.threads import in_threads
 
-__all__ = [
-    "IMAGE_DTYPES",
-    "CachedCase",
-    "case_id_of",
-    "check_finite",
-    "load_cases",
-    "plain_tensor",
-    "supervision_kind",
-    "unlabeled_map",
-]
-
 IMAGE_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 _META = "case.json"

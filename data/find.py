@@ -12,8 +12,6 @@ from mixseg.data.datalist import DATALIST_NAME, Datalist, DatalistError
 from mixseg.files.finding import find_images
 from mixseg.files.reading import IMAGE_SUFFIXES, PICTURE_SUFFIXES, is_dicom, split_suffix
 
-__all__ = ["ListedImages", "find_datalist", "list_images", "search_images"]
-
 logger = logging.getLogger(__name__)
 
 _FORMATS = ", ".join((*IMAGE_SUFFIXES, *PICTURE_SUFFIXES, "DICOM"))

@@ -6,8 +6,6 @@ import os
 
 from mixseg.data.datalist import Datalist, Supervision, supervision_of
 
-__all__ = ["MIN_TRAINING_MASKS", "fold_datalist", "full_patients"]
-
 #: Patients with full masks that must be left to train on.
 MIN_TRAINING_MASKS = 2
 

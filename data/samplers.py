@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-__all__ = ["CaseShare", "MixedBatchSampler", "MixedDataLoader", "SeededDataLoader"]
-
 logger = logging.getLogger(__name__)
 
 # Independent random streams for the kinds, whatever their order in a mapping.

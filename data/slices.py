@@ -20,8 +20,6 @@ from mixseg.data.case_cache import (
     unlabeled_map,
 )
 
-__all__ = ["SliceDataset"]
-
 
 class SliceDataset(Dataset):
     """Slices of volumes, cached once as two arrays and handed out in whole batches.

@@ -17,8 +17,6 @@ from torch.utils.data import Dataset, get_worker_info
 
 from mixseg.data.case_cache import IMAGE_DTYPES, CachedCase, load_cases, plain_tensor
 
-__all__ = ["VolumeDataset"]
-
 
 @dataclass(frozen=True)
 class _Draw:

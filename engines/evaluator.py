@@ -17,8 +17,6 @@ from mixseg.data.samplers import CaseShare
 from mixseg.engines.precision import autocast_dtype
 from mixseg.networks.branches import BRANCH_NAMES
 
-__all__ = ["MixedSupervisionEvaluator", "validator"]
-
 
 class MixedSupervisionEvaluator(SupervisedEvaluator):
     """Evaluator that leaves each branch's class probabilities in ``engine.state.output``.

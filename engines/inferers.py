@@ -18,8 +18,6 @@ from torch import Tensor
 from mixseg.engines.windows import plan_windows
 from mixseg.files.memory import free_memory
 
-__all__ = ["VolumeInferer", "available_memory"]
-
 _LOG = logging.getLogger(__name__)
 
 #: Share of the free memory that a whole-volume pass may be expected to take.

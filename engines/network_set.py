@@ -11,8 +11,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mixseg.objectives.base import NetworkSpec, Objective, TurnSpec
 
-__all__ = ["MAIN", "NetworkSet", "fresh_copy"]
-
 #: Name of the network that a method predicts with.
 MAIN = "network"
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["autocast_dtype"]
-
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

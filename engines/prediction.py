@@ -27,8 +27,6 @@ from torch import Tensor, nn
 from mixseg.engines.precision import autocast_dtype
 from mixseg.transforms import KeepMostProbableComponentd
 
-__all__ = ["MirroredSliceInferer", "Predictor", "mask_postprocessing"]
-
 #: Suffix of a mask → what writes it.
 _WRITERS = {
     **dict.fromkeys((".nii.gz", ".nii"), "mixseg.data.NativeNiftiWriter"),

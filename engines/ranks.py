@@ -6,8 +6,6 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["averaging_ranks"]
-
 
 def averaging_ranks(step: nn.Module, device: torch.device, find_unused: bool) -> nn.Module:
     """A step whose gradients are averaged over the processes; the step itself in one process.

@@ -10,8 +10,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-__all__ = ["OneCycleLR", "load_schedule"]
-
 _LAST = 1e-4  # share of the highest rate that is left at the end
 #: Attributes in which torch's schedules keep their length.
 _LENGTHS = ("total_iters", "total_steps", "T_max")

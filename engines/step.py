@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from mixseg.engines.network_set import MAIN, NetworkSet
 from mixseg.objectives.base import Objective
 
-__all__ = ["ForwardStep"]
-
 Groups = dict[str, dict[str, Tensor]]
 
 

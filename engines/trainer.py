@@ -22,8 +22,6 @@ from mixseg.engines.step import ForwardStep
 from mixseg.engines.turn import Turn
 from mixseg.objectives.base import NetworkSpec, Objective
 
-__all__ = ["MixedSupervisionTrainer", "NonFiniteLossError"]
-
 
 class NonFiniteLossError(RuntimeError):
     """A loss term became NaN or infinite; the message names the term and the cases."""

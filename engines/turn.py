@@ -14,8 +14,6 @@ from mixseg.engines.ranks import averaging_ranks
 from mixseg.engines.schedule import load_schedule
 from mixseg.objectives.base import Batch, Networks, Objective, Outputs
 
-__all__ = ["Turn"]
-
 
 class _TurnStep(nn.Module):
     """One turn's forward pass as a module, so that DDP can wrap it."""

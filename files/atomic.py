@@ -19,15 +19,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = [
-    "ensure_writable",
-    "strict_json",
-    "write_atomically",
-    "write_bytes_atomic",
-    "write_csv",
-    "write_text_atomic",
-]
-
 
 def ensure_writable(
     folders: Iterable[str | os.PathLike[str]], options: str = "--output_dir and --ckpt_dir"

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from mixseg.files.reading import UnreadableError, dicom_files
 
-__all__ = ["require_highdicom", "write_dicom_seg"]
-
 #: Coding scheme of codes that are nobody else's (PS3.16, 8.2): no vocabulary knows every class.
 _OWN_SCHEME = "99MIXSEG"
 #: Characters that a name of this kind (LO) may have.

@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "read_object"]
-
 #: Larger files are not descriptions of data.
 _MOST_BYTES = 256 << 20
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from mixseg.files.reading.suffixes import PICTURE_SUFFIXES, is_dicom, split_suffix
 
-__all__ = ["Findings", "FoundImage", "find_images"]
-
 #: Formats of images that the reader does not know.
 _UNREAD = (
     *(".nii.bz2", ".nii.xz", ".nii.zst", ".hdr.gz", ".mgz", ".mgh", ".mnc", ".gipl", ".gipl.gz"),

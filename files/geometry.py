@@ -10,9 +10,6 @@ import torch
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-__all__ = ["AFFINE_TOLERANCE", "mm_of_unit", "nearest_axes", "place_on_grid", "spacing_mm"]
-
-
 #: Largest difference of any element of two affines (mm) that still counts as the same grid:
 #: headers store float32, and writers round differently.
 AFFINE_TOLERANCE = 1e-3

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-__all__ = ["LOCK_NAME", "claim"]
-
 #: The file in a claimed folder whose lock is held. It stays there, empty, after the release.
 LOCK_NAME = ".lock"
 

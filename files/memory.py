@@ -8,8 +8,6 @@ from pathlib import Path
 
 from monai.utils import optional_import
 
-__all__ = ["free_memory"]
-
 
 def free_memory() -> int:
     """Bytes that a process can still have without swapping; 0 where the system does not tell.

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["environment", "hash_of", "sha256_of"]
-
 _DISTRIBUTIONS = ("torch", "monai", "mixseg", "numpy", "scipy")
 
 

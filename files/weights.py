@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["load_tensors", "read_weights"]
-
 _SHOWN = 4  # names in a message
 _AGAIN = "Copy or download it again"
 

@@ -18,8 +18,6 @@ from mixseg.files.atomic import write_atomically
 from mixseg.files.geometry import AFFINE_TOLERANCE, mm_of_unit
 from mixseg.files.reading import Volume, voxels
 
-__all__ = ["NativeItkWriter", "NativeNiftiWriter", "stored_dtype", "write_nifti"]
-
 _MILLIMETERS = 2  # NIfTI-1 code; formats without a units field mean millimeters
 _SCANNER = 1  # NIfTI-1 code
 

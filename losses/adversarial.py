@@ -8,8 +8,6 @@ from torch import Tensor
 
 from mixseg.losses._common import divisor, in_full_precision
 
-__all__ = ["feature_matching", "labeled_maps", "real_or_fake"]
-
 
 def real_or_fake(scores: Tensor, real: bool, *, mask: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy of a discriminator's scores with one target for all of them.

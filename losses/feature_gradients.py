@@ -11,8 +11,6 @@ from torch import Tensor
 
 from mixseg.losses._common import LossModule, in_full_precision
 
-__all__ = ["FeatureGradientLoss", "feature_gradient_regularization", "gradient_map"]
-
 Operator = Literal["sobel", "difference"]
 Reduction = Literal["mean", "norm"]
 Resizing = Literal["pool", "interpolate"]

@@ -8,13 +8,6 @@ from torch import Tensor
 
 from mixseg.losses._common import LossModule, divisor, prepare_logits
 
-__all__ = [
-    "ClassConsistencyLoss",
-    "classes_present",
-    "image_class_cross_entropy",
-    "low_confidence_consistency",
-]
-
 
 def classes_present(label: Tensor, num_classes: int) -> Tensor:
     """Classes with at least one labeled voxel in an image.

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from mixseg.losses._common import prepare_logits
 
-__all__ = ["attention_reconstruction"]
-
 
 def attention_reconstruction(
     reconstruction: Tensor, image: Tensor, logits: Tensor, *, through_attention: bool = True

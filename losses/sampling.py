@@ -9,8 +9,6 @@ from torch import Tensor
 
 from mixseg.losses._common import check_same_shape, prepare_logits
 
-__all__ = ["sample_logits"]
-
 
 def _prepared(values: Tensor, name: str) -> Tensor:
     if values.ndim == 2:  # of a whole image

@@ -8,8 +8,6 @@ from torch import Tensor
 from mixseg.losses._common import LossModule, prepare_logits, voxel_map
 from mixseg.losses.consistency import softmax_mse
 
-__all__ = ["SharpeningLoss", "adaptive_temperature", "sharpened_consistency"]
-
 
 def _check_minimum(minimum: float) -> None:
     if not 0 < minimum <= 1:

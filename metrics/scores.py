@@ -16,8 +16,6 @@ from mixseg.metrics.surface import (
     volume_diagonal,
 )
 
-__all__ = ["CaseScore", "score_case"]
-
 
 @dataclass(frozen=True)
 class CaseScore:

@@ -10,8 +10,6 @@ import numpy as np
 
 from mixseg.metrics.scores import CaseScore
 
-__all__ = ["summarize"]
-
 _METRICS = ("dice", "hd95_vox", "assd_vox", "hd95_mm", "assd_mm", "iou", "precision", "recall")
 _BRANCH_ORDER = ("main", "teacher", "student", "ensemble")
 

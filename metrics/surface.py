@@ -16,16 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt, find_objects
 from scipy.spatial import cKDTree
 
-__all__ = [
-    "average_symmetric_surface_distance",
-    "dice_coefficient",
-    "hd95_pooled",
-    "pooled_hd95_and_assd",
-    "surface_distances",
-    "surface_voxels",
-    "volume_diagonal",
-]
-
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 Spacing = float | Sequence[float] | None

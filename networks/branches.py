@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BRANCHES", "BRANCH_NAMES", "check_branch", "ensemble_logits"]
-
 #: Number of branches → their names, in the order in which ``"both"`` returns them.
 BRANCH_NAMES = {1: ("main",), 2: ("teacher", "student")}
 #: Number of branches → what a network can be asked for.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from mixseg.networks.dual_branch.base import resized
 
-__all__ = ["ImageDiscriminator", "VoxelDiscriminator"]
-
 
 def _convolutions(
     spatial_dims: int, in_channels: int, features: Sequence[int], dropout: float = 0.0

@@ -11,8 +11,6 @@ import torch
 from monai.utils import optional_import
 from torch import Tensor, nn
 
-__all__ = ["ExportedNetwork", "max_difference", "onnx_options"]
-
 _LOG = logging.getLogger(__name__)
 
 

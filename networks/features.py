@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["forward_with_features", "forward_with_inputs"]
-
 
 def forward_with_features(
     network: nn.Module, names: Iterable[str], *args: Any, **kwargs: Any

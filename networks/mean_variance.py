@@ -13,8 +13,6 @@ from mixseg.networks.dual_branch.base import DualBranchNetwork
 from mixseg.networks.features import forward_with_features
 from mixseg.networks.tracing import Traced, traced
 
-__all__ = ["MeanVarianceNetwork"]
-
 _BRANCHES = ("main", "heads")
 
 

@@ -8,8 +8,6 @@ import torch
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-__all__ = ["GlobalProjectionHead", "LocalProjectionHead"]
-
 
 class _ProjectionHead(nn.Module):
     """Sub-heads as one layer with heads · clusters outputs."""

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from mixseg.networks.branches import BRANCH_NAMES, BRANCHES, check_branch
 
-__all__ = ["SingleBranchNetwork"]
-
 
 class SingleBranchNetwork(nn.Module):
     """Any network that maps an image to logits of its size, as the branch ``main``.

@@ -8,8 +8,6 @@ import torch
 from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
-__all__ = ["Traced", "example_shapes", "traced"]
-
 
 class Traced(nn.Module):
     """A trace in a module that ``torch.jit.script`` can compile.

@@ -14,8 +14,6 @@ from mixseg.losses import labeled_maps, pseudo_label_cross_entropy, real_or_fake
 from mixseg.objectives.base import Batch, Networks, Outputs, active
 from mixseg.objectives.discriminator import DiscriminatorObjective
 
-__all__ = ["AdversarialSemiSupervised"]
-
 _OF_UNLABELED = {"adversarial_none", "self_training"}
 
 

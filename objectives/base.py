@@ -18,19 +18,6 @@ from mixseg.losses import (
     partial_cross_entropy,
 )
 
-__all__ = [
-    "Batch",
-    "NetworkSpec",
-    "Networks",
-    "Objective",
-    "Outputs",
-    "SingleBranchObjective",
-    "TurnSpec",
-    "active",
-    "refuse_negative",
-    "supervised_term",
-]
-
 #: One forwarded batch a supervision kind: ``{"full": {"image": …, "label": …}, "partial": …}``.
 Batch = Mapping[str, Mapping[str, Tensor]]
 #: What the network returned for each kind: logits, or a tuple such as (teacher, student).

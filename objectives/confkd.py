@@ -19,8 +19,6 @@ from mixseg.objectives.base import (
     supervised_term,
 )
 
-__all__ = ["ConfKD"]
-
 _RANGES = ("partial", "all")
 
 

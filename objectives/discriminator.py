@@ -10,8 +10,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mixseg.objectives.base import SingleBranchObjective, TurnSpec
 
-__all__ = ["DiscriminatorObjective"]
-
 
 class DiscriminatorObjective(SingleBranchObjective):
     """A method with full masks, images without labels and a discriminator of predictions.

@@ -22,8 +22,6 @@ from mixseg.objectives.base import (
     active,
 )
 
-__all__ = ["EntropyMinimization"]
-
 _SHARPENING = ("adaptive", "fixed")
 _UNSUPERVISED = {"gradient", "sharpening", "class_consistency"}
 

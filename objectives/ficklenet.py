@@ -20,8 +20,6 @@ from mixseg.objectives.base import (
     active,
 )
 
-__all__ = ["FickleNet", "StochasticClassHead", "seeds_from_maps"]
-
 
 class StochasticClassHead(nn.Module):
     """Features → scores of the foreground classes, with most hidden units dropped at random.

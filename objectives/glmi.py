@@ -20,8 +20,6 @@ from mixseg.objectives.base import (
 )
 from mixseg.objectives.motion import RandomMotion
 
-__all__ = ["GLMI"]
-
 
 class GLMI(SingleBranchObjective):
     """Global and local mutual information, L = L_s + λ_global L_g + λ_local L_l + λ_con L_c.

@@ -17,8 +17,6 @@ from mixseg.objectives.base import (
     active,
 )
 
-__all__ = ["MacroMicro"]
-
 
 class MacroMicro(SingleBranchObjective):
     """A micro and a macro network, L = L_micro + L_macro + λ_guide L_g + λ_feed L_f.

@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["RandomMotion", "draw_quarter_turns", "turn"]
-
 _HALF = (torch.float16, torch.bfloat16)
 
 

@@ -17,8 +17,6 @@ from mixseg.objectives.base import (
     active,
 )
 
-__all__ = ["MultiTaskAttention"]
-
 _MODES = ("alternating", "joint")
 
 

@@ -19,8 +19,6 @@ from mixseg.losses import (
 from mixseg.objectives.base import Batch, Networks, Outputs, active
 from mixseg.objectives.discriminator import DiscriminatorObjective
 
-__all__ = ["S4GAN"]
-
 
 class S4GAN(DiscriminatorObjective):
     """s4GAN, L = L_ce + λ_fm L_fm + λ_st L_st.

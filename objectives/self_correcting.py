@@ -17,8 +17,6 @@ from mixseg.objectives.base import (
     active,
 )
 
-__all__ = ["SelfCorrecting"]
-
 
 class SelfCorrecting(SingleBranchObjective):
     """Noisy masks are refined by an ancillary network, L = L_s + L_anc + λ L_w.

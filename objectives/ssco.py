@@ -18,8 +18,6 @@ from mixseg.objectives.base import (
 )
 from mixseg.objectives.motion import draw_quarter_turns, turn
 
-__all__ = ["SSCO"]
-
 _ROTATIONS = ("own", "shared")
 
 

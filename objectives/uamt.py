@@ -23,8 +23,6 @@ from mixseg.objectives.base import (
     active,
 )
 
-__all__ = ["UAMT"]
-
 _SUPERVISED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ce_dice": partial_cross_entropy_dice,
     "ce": partial_cross_entropy,

@@ -12,8 +12,6 @@ from monai.transforms import BorderPad, CenterSpatialCrop
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.transform import MapTransform
 
-__all__ = ["CropToCenterd", "above_minimum"]
-
 
 def above_minimum(image: torch.Tensor) -> torch.Tensor:
     """Where an image shows something: voxels above its smallest value, or all if it has one value.

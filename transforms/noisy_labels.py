@@ -20,8 +20,6 @@ from scipy import ndimage
 from mixseg.transforms.arrays import OfEachKey, channel_first_classes, like
 from mixseg.transforms.weak_base import WeakLabel, plane_axis, regions
 
-__all__ = ["KINDS", "NoisyInstance", "NoisyLabel", "NoisyLabeld"]
-
 #: The shapes; ``mixed`` draws one of them for each instance.
 KINDS = ("ellipse", "stroke", "box")
 #: Largest turn of a shape at a level of 1, in radians.

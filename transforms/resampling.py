@@ -14,8 +14,6 @@ from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.transform import MapTransform, Transform
 from torch import Tensor
 
-__all__ = ["ResizeLabel", "ResizeToSized", "ResizeToSpacingd"]
-
 #: By how much of itself the share of a class changes where it ties with another.
 _TIE = 1e-4
 

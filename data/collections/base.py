@@ -11,18 +11,6 @@ from typing import ClassVar
 from mixseg.data.datalist import SPLITS, Datalist, DatalistError, Entry, Split
 from mixseg.files.documents import read_json
 
-__all__ = [
-    "NIFTI_SUFFIXES",
-    "Collection",
-    "Prepared",
-    "find_file",
-    "listed_faults",
-    "read_split_file",
-    "save_datalist",
-    "split_entries",
-    "split_sizes",
-]
-
 #: Shares for validation and test: 5 and 15 of 100 (the papers' 80/5/15).
 VALIDATION_SHARE = 0.05
 TEST_SHARE = 0.15

@@ -12,17 +12,6 @@ from mixseg.data.datalist import DatalistError
 from mixseg.files.geometry import AFFINE_TOLERANCE, nearest_axes
 from mixseg.files.reading import UnreadableError, Volume, open_volume, voxels
 
-__all__ = [
-    "Box",
-    "box_slices",
-    "check_mask",
-    "check_scan",
-    "cropped",
-    "mask_box",
-    "read_mask",
-    "read_volume",
-]
-
 #: Voxel centers this far (mm) outside a box still count as inside: headers store float32.
 _TOLERANCE = 1e-3
 _INFERIOR_SUPERIOR = 2

@@ -19,16 +19,6 @@ from mixseg.data.collections.base import (
 )
 from mixseg.data.datalist import Datalist, DatalistError, Split
 
-__all__ = [
-    "LA_CLASSES",
-    "Scan",
-    "find_scans",
-    "la_layout",
-    "prepare_la",
-    "split_scans",
-    "whole_scans",
-]
-
 LA_CLASSES = ("background", "LA")
 
 _SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")

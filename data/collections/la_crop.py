@@ -39,8 +39,6 @@ from mixseg.files.atomic import write_text_atomic
 from mixseg.files.reading import Volume, voxels
 from mixseg.files.writing import stored_dtype, write_nifti
 
-__all__ = ["CENTER_SIZE", "MASK_MARGIN", "PREPARATION_NAME", "Crop", "crop_la"]
-
 PREPARATION_NAME = "preparation.json"
 #: Side of the square that ``center`` keeps, mm.
 CENTER_SIZE = 200.0

@@ -10,8 +10,6 @@ from mixseg.data.collections.base import Collection
 from mixseg.data.collections.la_crop import LeftAtrium
 from mixseg.data.collections.wbc import WhiteBloodCells
 
-__all__ = ["ENTRY_POINTS", "collections"]
-
 #: Group of the entry points: an installed package names its :class:`Collection` there.
 ENTRY_POINTS = "mixseg.collections"
 

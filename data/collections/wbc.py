@@ -23,8 +23,6 @@ from mixseg.data.folder.inspection import FolderOptions, inspect_folder
 from mixseg.data.folder.writing import write_folder
 from mixseg.files.reading import PICTURE_SUFFIXES
 
-__all__ = ["WBC_CLASSES", "WBC_VALUES", "convert_wbc", "prepare_wbc", "wbc_layout"]
-
 WBC_CLASSES = ("background", "cytoplasm", "nucleus")
 #: Gray level of each class in the masks as they are published.
 WBC_VALUES = (0, 128, 255)

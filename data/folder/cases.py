@@ -12,16 +12,6 @@ from mixseg.data.folder.classes import ClassMap
 from mixseg.data.folder.contents import ImageFacts, LabelFacts, PairFacts
 from mixseg.data.folder.pairs import Faults, Pair
 
-__all__ = [
-    "KINDS",
-    "Conversion",
-    "FolderCase",
-    "Kind",
-    "MissingClasses",
-    "recognize_cases",
-    "refuse_unlabeled",
-]
-
 #: What a case is recognized as.
 Kind = Literal["full", "partial", "classes", "none"]
 #: What it means that a mask lacks a class: the class is absent, or nobody looked for it.

@@ -12,8 +12,6 @@ from mixseg.data.file_checks import listed
 from mixseg.data.folder.contents import LabelFacts, PairFacts
 from mixseg.data.folder.pairs import Faults, Stated
 
-__all__ = ["ClassMap", "decide_classes"]
-
 #: Values by which many tools mean unlabeled. They are never taken so unless somebody says it.
 _CUSTOMARY = (-1, 255)
 #: Labels of more values that are not in a row may be smoothed masks.

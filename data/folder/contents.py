@@ -24,8 +24,6 @@ from mixseg.data.folder.pairs import Faults, Pair, Stated
 from mixseg.data.threads import in_threads
 from mixseg.files.reading import UnreadableError, Volume, count_values, is_picture, voxels
 
-__all__ = ["ImageFacts", "LabelFacts", "PairFacts", "read_pairs"]
-
 #: A file with more values than this is taken for an image.
 _MOST_VALUES = 255
 _LOSSY = (".jpg", ".jpeg")

@@ -19,8 +19,6 @@ from mixseg.data.folder.pairs import Faults, Layout, Stated
 from mixseg.data.folder.split import DEFAULT_SPLIT, SplitRule, parse_split, split_by_patient
 from mixseg.data.folds import MIN_TRAINING_MASKS
 
-__all__ = ["FolderOptions", "FolderReport", "inspect_folder"]
-
 
 @dataclass(frozen=True)
 class FolderOptions:

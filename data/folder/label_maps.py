@@ -13,8 +13,6 @@ from mixseg.files.finding import find_images
 from mixseg.files.geometry import AFFINE_TOLERANCE, place_on_grid
 from mixseg.files.reading import Remark, UnreadableError, Volume, open_volume, voxels
 
-__all__ = ["LabelMap", "read_label_map", "structure_files"]
-
 
 @dataclass(frozen=True)
 class LabelMap:

@@ -28,8 +28,6 @@ from mixseg.data.folder.pairs import (
 from mixseg.files.documents import read_json
 from mixseg.files.reading import IMAGE_SUFFIXES, PICTURE_SUFFIXES, split_suffix
 
-__all__ = ["find_layout"]
-
 _IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagesTr", "scans")
 _LABEL_FOLDERS = (
     *("labels", "label", "masks", "mask", "labelsTr", "annotations"),

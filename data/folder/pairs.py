@@ -13,20 +13,6 @@ from mixseg.data.datalist import DatalistError, Split
 from mixseg.data.file_checks import Fault
 from mixseg.files.finding import find_images
 
-__all__ = [
-    "COPIES",
-    "Faults",
-    "File",
-    "Layout",
-    "Pair",
-    "Stated",
-    "find_files",
-    "match_folders",
-    "match_side_by_side",
-    "name_pairs",
-    "without_faults",
-]
-
 #: Folders that a preparation writes; what lies in them is never taken for somebody's data.
 COPIES = ("converted_labels", "converted_scribbles")
 

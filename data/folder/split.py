@@ -17,8 +17,6 @@ from mixseg.data.folder.cases import FolderCase
 from mixseg.data.folder.pairs import Faults
 from mixseg.files.documents import read_json
 
-__all__ = ["DEFAULT_SPLIT", "ENOUGH_MASKS", "SplitRule", "parse_split", "split_by_patient"]
-
 #: Percentages of training, validation and test; with few full masks all of them train.
 DEFAULT_SPLIT = "auto"
 _SHARES_OF_MANY = "70/10/20"

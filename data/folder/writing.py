@@ -18,8 +18,6 @@ from mixseg.files.atomic import write_atomically
 from mixseg.files.reading import Volume, is_picture, open_volume, voxels
 from mixseg.files.writing import write_nifti
 
-__all__ = ["prepare_folder", "write_folder"]
-
 
 def prepare_folder(
     images: str | os.PathLike[str],

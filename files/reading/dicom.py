@@ -22,8 +22,6 @@ from mixseg.files.reading.volume import (
     lps_to_ras,
 )
 
-__all__ = ["dicom_files", "read_dicom"]
-
 #: Objects that lie beside images and are none.
 _NO_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG")
 #: Largest deviation of a gap between slices from the usual one, as a share of it.

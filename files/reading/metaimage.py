@@ -18,8 +18,6 @@ from mixseg.files.reading.volume import (
     lps_to_ras,
 )
 
-__all__ = ["read_metaimage"]
-
 #: By MetaIO, where a long has four bytes.
 _DTYPES = {
     "MET_CHAR": "i1",

@@ -14,8 +14,6 @@ from mixseg.files.reading.opening import open_volume
 from mixseg.files.reading.suffixes import is_picture
 from mixseg.files.reading.volume import UnreadableError, Volume, voxels
 
-__all__ = ["VolumeReader"]
-
 _Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 

@@ -20,8 +20,6 @@ from mixseg.files.reading.volume import (
     checked_size,
 )
 
-__all__ = ["read_nifti"]
-
 #: Largest distance of a corner between two affines of one header, in voxels, that is rounding.
 _ROUNDING = 0.1
 #: Bytes that may follow the voxels of a compressed file, beyond their own number.

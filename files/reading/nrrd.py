@@ -22,8 +22,6 @@ from mixseg.files.reading.volume import (
     lps_to_ras,
 )
 
-__all__ = ["read_nrrd"]
-
 _TYPES = {
     "int8": ("signed char", "int8", "int8_t"),
     "uint8": ("uchar", "unsigned char", "uint8", "uint8_t"),

@@ -20,8 +20,6 @@ from mixseg.files.reading.streams import refuse_pointers
 from mixseg.files.reading.suffixes import is_dicom, is_picture
 from mixseg.files.reading.volume import UnreadableError, Volume
 
-__all__ = ["open_volume"]
-
 _NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
 

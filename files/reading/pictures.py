@@ -15,8 +15,6 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mixseg.files.reading.volume import UnreadableError, Volume, checked_size
 
-__all__ = ["read_picture"]
-
 # What Pillow says of damaged files on its own is said in the fault.
 logging.getLogger("PIL").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -14,8 +14,6 @@ import numpy as np
 
 from mixseg.files.reading.volume import DAMAGED, UnreadableError
 
-__all__ = ["drain", "opened", "read_array", "read_raw", "refuse_pointers"]
-
 GZIP = b"\x1f\x8b"
 _PART = 1 << 20
 

@@ -5,15 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "PICTURE_SUFFIXES",
-    "is_dicom",
-    "is_picture",
-    "split_suffix",
-    "subject_name",
-]
-
 #: Formats with geometry. ``.hdr`` stands for a NIfTI pair, whose voxels lie in the ``.img``.
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
 

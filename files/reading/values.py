@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["ROUNDING", "count_values"]
-
 #: Distance from a whole number that counts as rounding.
 ROUNDING = 1e-3
 #: Voxels that are counted at a time: counting needs eight bytes for each.

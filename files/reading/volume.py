@@ -11,18 +11,6 @@ from nibabel.affines import voxel_sizes
 
 from mixseg.files.memory import free_memory
 
-__all__ = [
-    "DAMAGED",
-    "Remark",
-    "Segment",
-    "UnreadableError",
-    "Volume",
-    "checked_affine",
-    "checked_size",
-    "lps_to_ras",
-    "voxels",
-]
-
 #: What helps where bytes are missing or wrong.
 DAMAGED = "it may be truncated: copy or download it again"
 

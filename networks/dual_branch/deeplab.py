@@ -20,8 +20,6 @@ from mixseg.networks.dual_branch.base import (
 )
 from mixseg.networks.dual_branch.resnet import RESNETS, DilatedResNet, read_resnet_weights
 
-__all__ = ["DualBranchDeepLab"]
-
 _Norm = str | tuple[str, dict[str, object]]
 _STRIDES = (8, 16)
 #: Dilations of the pyramid at output stride 16; twice as large at 8 (Chen et al., 2017, §4.1).

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from mixseg.networks.dual_branch.base import DualBranchNetwork, dropout_layer, norm_name
 
-__all__ = ["DualBranchDynUNet"]
-
 _Sizes = Sequence[int | Sequence[int]]
 
 

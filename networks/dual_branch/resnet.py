@@ -13,8 +13,6 @@ from monai.networks.layers.utils import get_norm_layer
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
-__all__ = ["RESNETS", "DilatedResNet", "read_resnet_weights"]
-
 #: Name → kind of block and blocks of each stage (He et al., CVPR 2016, Table 1).
 RESNETS: dict[str, tuple[type[ResNetBlock | ResNetBottleneck], tuple[int, ...]]] = {
     "resnet18": (ResNetBlock, (2, 2, 2, 2)),

@@ -17,8 +17,6 @@ from mixseg.networks.dual_branch.base import (
     resized,
 )
 
-__all__ = ["DualBranchUNet"]
-
 
 class _DoubleConv(nn.Sequential):
     """Two 3×3 convolutions, each followed by normalization and ReLU."""

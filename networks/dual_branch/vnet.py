@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from mixseg.networks.dual_branch.base import DualBranchNetwork, dropout_layer, norm_name
 
-__all__ = ["DualBranchVNet"]
-
 _Norm = str | tuple[str, dict[str, object]]
 
 

@@ -16,8 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from mixseg.report.canvas import INK, MUTED, new_figure, note, save_png, style
 
-__all__ = ["InstancePanel", "plot_indicators"]
-
 _INTACT, _CORRUPTED = "#0072B2", "#D55E00"
 _CLASS_COLORS = ("#F0E442", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00")
 _SIDE = 1.75  # inches: width of a picture

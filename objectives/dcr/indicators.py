@@ -25,8 +25,6 @@ from mixseg.networks.features import forward_with_inputs
 from mixseg.objectives.dcr.objective import DynamicCoRegularization
 from mixseg.objectives.dcr.report import IndicatorReport
 
-__all__ = ["InstanceIndicators"]
-
 logger = logging.getLogger(__name__)
 
 #: Seconds that a pass may take before it shows a bar.

@@ -20,8 +20,6 @@ from mixseg.objectives.base import (
 )
 from mixseg.objectives.dcr.weights import InstanceWeights
 
-__all__ = ["DynamicCoRegularization"]
-
 _MIXINGS = ("foreground", "cutmix")
 _REGULARIZATIONS = ("ce", "kl")
 _KINDS = ("full", "partial", "noisy")

@@ -20,8 +20,6 @@ from mixseg.files.atomic import write_csv
 from mixseg.metrics import dice_coefficient
 from mixseg.objectives.dcr.figure import InstancePanel, plot_indicators
 
-__all__ = ["IndicatorReport"]
-
 logger = logging.getLogger(__name__)
 
 #: Instances with the lowest and with the highest weights that are pictured.

@@ -12,8 +12,6 @@ from torch.utils.data import Dataset, default_collate
 
 from mixseg.data.samplers import EpochBatchSampler, SeededDataLoader, process_share
 
-__all__ = ["TutorialBatchSampler", "TutorialDataLoader"]
-
 #: Streams of a batch, in its order; the objective sees each as a group of that name.
 STREAMS = ("primary", "auxiliary")
 

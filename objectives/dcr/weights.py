@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["InstanceWeights"]
-
 
 class InstanceWeights(nn.Module):
     """Dynamic instance indicators γ_k in [0, 1], one for each item of a dataset.
