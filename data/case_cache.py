@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,7 @@ def load_cases(
         if root is None:
             case = _make(original, index, transform, rules)
             maps = {key: value.to(device) for key, value in case.maps.items()}
-            return CachedCase(
-                case.case_id, case.supervision, case.channels, case.shape, case.keys, maps
-            )
+            return replace(case, maps=maps)
         name = re.sub(r"[^\w.-]+", "_", case_id_of(original, original, index))[-80:]
         folder = root / f"{name}-{_fingerprint(original, recipe)[:32]}"
         case_on_disk = _open(folder)
@@ -291,11 +289,7 @@ def plain_tensor(array: Any) -> Tensor:
 
 
 def check_finite(image: Tensor, case_id: str) -> None:
-    """Refuse an image with NaN or infinite values.
-
-    Raises:
-        ValueError: naming the case.
-    """
+    """Refuse an image with NaN or infinite values."""
     if not torch.isfinite(image).all():
         raise ValueError(f"{case_id}: the image holds NaN or infinite values")
 

@@ -27,7 +27,6 @@ from mixseg.files.reading import UnreadableError, count_values, open_volume, vox
 Supervision = Literal["full", "partial", "noisy", "none"]
 Split = Literal["training", "validation", "test"]
 
-SUPERVISION_KINDS: tuple[Supervision, ...] = ("full", "partial", "noisy", "none")
 SPLITS: tuple[Split, ...] = ("training", "validation", "test")
 DATALIST_NAME = "datalist.json"
 
@@ -285,10 +284,6 @@ def names_fault(names: Sequence[str]) -> str:
 
 def supervision_of(entry: Entry, unlabeled: int) -> Supervision:
     """The entry's supervision; where it is not declared, read from the values of its label.
-
-    Args:
-        entry: an entry with absolute paths.
-        unlabeled: value of unlabeled voxels.
 
     Raises:
         DatalistError: the label must be read and cannot be.

@@ -314,12 +314,7 @@ def is_smoothed(counts: Mapping[int, int]) -> bool:
 
 
 def odd_value_fix(odd: float, highest: float | None = None) -> str:
-    """What helps against a label's value that is not a whole number.
-
-    Args:
-        odd: the value; NaN and infinity among them.
-        highest: greatest value of the label, where a threshold is to be proposed.
-    """
+    """What helps against a label's value that is not a whole number."""
     if not math.isfinite(odd):
         return (
             "export it again with whole numbers: 0 where such voxels are background; where they "
@@ -429,12 +424,7 @@ def _examine_supervision(
 def grid_faults(
     grids: Sequence[tuple[Case, tuple[int, int]]], spatial_dims: int | None = None
 ) -> list[Fault]:
-    """Images that a network made for the other ones cannot take.
-
-    Args:
-        grids: cases with the spatial axes and channels of their images.
-        spatial_dims: the axes that are asked for; None for those of the first image.
-    """
+    """Images that a network made for the other ones cannot take."""
     faults = []
     for case, grid in grids:
         if spatial_dims is not None and grid[0] != spatial_dims:

@@ -13,12 +13,7 @@ MIN_TRAINING_MASKS = 2
 def full_patients(
     datalist: Datalist, dataset_dir: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """The training patients whose labeled cases all have full masks, in the datalist's order.
-
-    Args:
-        datalist: the datalist.
-        dataset_dir: folder that relative paths start from; None for the datalist's own.
-    """
+    """The training patients whose labeled cases all have full masks, in the datalist's order."""
     resolved = datalist.resolve(dataset_dir)
     kinds: dict[str, set[Supervision]] = {}
     for entry in resolved.training:

@@ -8,13 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def averaging_ranks(step: nn.Module, device: torch.device, find_unused: bool) -> nn.Module:
-    """A step whose gradients are averaged over the processes; the step itself in one process.
-
-    Args:
-        step: its trainable parameters, those that require a gradient now, are averaged.
-        device: where it computes.
-        find_unused: whether a pass may leave some of them without a gradient.
-    """
+    """A step whose gradients are averaged over the processes; the step itself in one process."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return step
     return DistributedDataParallel(

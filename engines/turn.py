@@ -32,14 +32,7 @@ class _TurnStep(nn.Module):
 
 
 class Turn:
-    """Optimizer, schedule and step of one network of :attr:`NetworkSet.in_turn`.
-
-    Args:
-        name: of the network.
-        networks: where it is.
-        objective: gives the terms that it learns from.
-        device: where it trains.
-    """
+    """Optimizer, schedule and step of one network of :attr:`NetworkSet.in_turn`."""
 
     def __init__(
         self, name: str, networks: NetworkSet, objective: Objective, device: torch.device

@@ -137,9 +137,6 @@ def write_csv(
         path: target file.
         rows: column → value; floats are written so that they read back to the bit.
         columns: in their order; None for those of the rows, in the order in which they come.
-
-    Raises:
-        OSError: if the file cannot be written.
     """
     names = dict.fromkeys(name for row in rows for name in row) if columns is None else columns
     text = io.StringIO()

@@ -41,10 +41,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def read_object(path: str | os.PathLike[str], *needed: str) -> dict[str, Any]:
     """The content of a JSON file that this package wrote.
 
-    Args:
-        path: the file.
-        *needed: names that the caller reads.
-
     Raises:
         ValueError: see :func:`read_json`; or it is not an object with these names. The file is
             named.

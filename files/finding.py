@@ -98,10 +98,9 @@ def find_images(folder: str | os.PathLike[str]) -> Findings:
                 found.left_out.append((path, "the .hdr that belongs to it is missing"))
             elif suffix := next((s for s in _UNREAD if name.lower().endswith(s)), ""):
                 unread.setdefault(suffix, []).append(path)
-        if series and parents:
-            found.images.append(FoundImage(here, parents[:-1], parents[-1], ""))
-        elif series:
-            found.images.append(FoundImage(here, (), root.resolve().name, ""))
+        if series:
+            name = parents[-1] if parents else root.resolve().name
+            found.images.append(FoundImage(here, parents[:-1], name, ""))
     for misnamed in named:
         if not any(misnamed in (i.path, *i.path.parents) for i in found.images):
             found.left_out.append((misnamed, "a folder with the name of an image, and without one"))

@@ -54,12 +54,6 @@ def place_on_grid(
 ) -> np.ndarray | None:
     """A label map of a part of a grid, on the whole grid; 0 elsewhere.
 
-    Args:
-        data: (x, y, z) of the part.
-        affine: of the part.
-        shape: of the whole.
-        target: affine of the whole.
-
     Returns:
         None where the part lies on no voxels of the grid, turned or between them, or where
         something other than 0 lies outside.

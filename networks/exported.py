@@ -137,9 +137,6 @@ def onnx_options(spatial_dims: int) -> dict[str, Any]:
     leave a copy of the weights in the temporary folder. They need ``use_trace=True``, an example
     with a batch of 2 or more, and sides that differ, each at least twice the network's divisor:
     the exporter takes sizes of one for constants.
-
-    Args:
-        spatial_dims: 2 or 3.
     """
     axes = {0: "batch"} | dict(enumerate(("height", "width", "depth")[:spatial_dims], start=2))
     return {

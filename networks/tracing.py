@@ -10,11 +10,7 @@ from torch import Tensor, nn
 
 
 class Traced(nn.Module):
-    """A trace in a module that ``torch.jit.script`` can compile.
-
-    Args:
-        trace: of ``torch.jit.trace``, an image → what the network returns.
-    """
+    """A trace in a module that ``torch.jit.script`` can compile."""
 
     def __init__(self, trace: nn.Module) -> None:
         super().__init__()
@@ -32,11 +28,6 @@ def traced(network: nn.Module, in_channels: int, spatial_dims: int) -> Traced:
     The type that its ``forward`` returns depends on the branch, which the compiler of
     ``torch.jit.script`` refuses, and with it ``monai.bundle ckpt_export``. A network returns this
     from ``__prepare_scriptable__``, where ``torch.jit.script`` asks for something to compile.
-
-    Args:
-        network: any module; it is left in the mode that it is in.
-        in_channels: channels of an image.
-        spatial_dims: 2 or 3.
     """
     parameter = next(network.parameters())
     shape = example_shapes(network, in_channels, spatial_dims)[0]
@@ -56,11 +47,6 @@ def example_shapes(network: nn.Module, channels: int, spatial_dims: int) -> list
 
     Batches and sides of the later ones are others than the first one's. The last one has the sides
     of a training crop: for a divisor of 16, 112×112×80.
-
-    Args:
-        network: its ``size_divisor`` and, where it is not padded, ``minimum_size`` are respected.
-        channels: of an image.
-        spatial_dims: 2 or 3.
 
     Returns:
         (B, channels, *spatial) of each.

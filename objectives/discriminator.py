@@ -12,20 +12,7 @@ from mixseg.objectives.base import SingleBranchObjective, TurnSpec
 
 
 class DiscriminatorObjective(SingleBranchObjective):
-    """A method with full masks, images without labels and a discriminator of predictions.
-
-    Args:
-        discriminator: trains in turn with the network.
-        discriminator_optimizer: takes its parameters.
-        discriminator_schedule: takes that optimizer, stepped after every iteration; None keeps the
-            rate.
-        threshold: score of the discriminator, in [0, 1], from which a prediction is trusted.
-        supervised_loss: see :func:`mixseg.objectives.supervised_term`.
-        **weights: see :class:`mixseg.objectives.SingleBranchObjective`.
-
-    Raises:
-        ValueError: on an option out of range.
-    """
+    """A method with full masks, images without labels and a discriminator of predictions."""
 
     def __init__(
         self,

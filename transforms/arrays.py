@@ -19,11 +19,7 @@ MAX_CLASSES = 255
 
 
 def check_num_classes(num_classes: int) -> int:
-    """Return ``num_classes`` (background included) if uint8 can hold it and the unlabeled value.
-
-    Raises:
-        ValueError: unless 2 ≤ ``num_classes`` ≤ 255.
-    """
+    """Return ``num_classes`` (background included) if uint8 can hold it and the unlabeled value."""
     if not 2 <= num_classes <= MAX_CLASSES:
         raise ValueError(
             f"num_classes counts the background and must be 2 to {MAX_CLASSES}, got {num_classes}"
@@ -112,13 +108,7 @@ def like(array: np.ndarray, label: NdarrayOrTensor) -> NdarrayOrTensor:
 
 
 class OfEachKey(MapTransform):
-    """Base of the dictionary forms: the array transform :attr:`array` on each key.
-
-    Args:
-        keys: where images or labels are.
-        allow_missing_keys: pass on items that lack a key.
-        **arguments: of the array transform.
-    """
+    """Base of the dictionary forms: the array transform :attr:`array` on each key."""
 
     array: ClassVar[type[Transform]]
 

@@ -20,11 +20,7 @@ Region = tuple[int, tuple[slice | int, ...], np.ndarray]
 
 
 def plane_axis(ndim: int, slice_axis: int | None) -> int | None:
-    """The axis, 0…2, along which a label of ``ndim`` axes is cut; None if it is taken whole.
-
-    Raises:
-        ValueError: the label is neither 2D nor 3D, or it is 3D and has no such axis.
-    """
+    """The axis, 0…2, along which a label of ``ndim`` axes is cut; None if it is taken whole."""
     if ndim not in (2, 3):
         raise ValueError(f"a label has 2 or 3 spatial axes, got {ndim}")
     if slice_axis is None or ndim == 2:
@@ -80,11 +76,7 @@ def regions(
 
 
 def check_radius(radius: float) -> float:
-    """Return ``radius`` as a float.
-
-    Raises:
-        ValueError: it is negative.
-    """
+    """Return ``radius`` as a float."""
     if radius < 0:
         raise ValueError(f"radius is in voxels and must not be negative, got {radius}")
     return float(radius)
@@ -151,13 +143,7 @@ class WeakLabel(Transform):
 
 
 class CoreLabel(WeakLabel):
-    """Base of weak labels that mark a part of each region and leave the rest unlabeled.
-
-    Args:
-        num_classes: see :class:`WeakLabel`.
-        slice_axis: see :class:`WeakLabel`.
-        per_object: mark every connected component of a class rather than the class as one region.
-    """
+    """Base of weak labels that mark a part of each region and leave the rest unlabeled."""
 
     include_background = False
 

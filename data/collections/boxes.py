@@ -61,11 +61,7 @@ def read_volume(path: Path, what: str) -> Volume:
 
 
 def check_scan(path: Path, scan: Volume) -> None:
-    """Refuse a scan with NaN or infinite voxels.
-
-    Raises:
-        DatalistError: naming the file.
-    """
+    """Refuse a scan with NaN or infinite voxels."""
     data = voxels(scan)
     if np.issubdtype(data.dtype, np.inexact) and not np.isfinite(data).all():
         raise DatalistError(

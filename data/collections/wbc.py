@@ -192,11 +192,7 @@ def _options(seed: int) -> FolderOptions:
 
 
 def _checked(source: str | os.PathLike[str]) -> Path:
-    """The folder, absolute.
-
-    Raises:
-        DatalistError: there is no such folder, or it has neither layout.
-    """
+    """The folder, absolute."""
     folder = Path(source).resolve()
     if not folder.is_dir():
         raise DatalistError(f"'{folder}' is not a folder: give the one with 001.bmp and 001.png")
@@ -217,11 +213,7 @@ def _picture_folder(source: Path) -> Path | None:
 
 
 def _check_pairs(folder: Path) -> None:
-    """Refuse pictures without mask, and masks, which a reader would take for pictures, without one.
-
-    Raises:
-        DatalistError: lists them; or fewer than three pictures.
-    """
+    """Refuse pictures without a mask, and masks, which look like pictures, without one."""
     pictures, masks = (_numbered(folder, pattern) for pattern in (_PICTURE, _MASK))
     faults = [
         f"{folder / stem}.png, the mask of {stem}.bmp, is missing" for stem in pictures - masks

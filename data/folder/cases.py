@@ -80,15 +80,6 @@ def recognize_cases(
 ) -> tuple[list[FolderCase], int, list[int]]:
     """Determine the kind of each case from the values of its label, and what must be converted.
 
-    Args:
-        facts: what the files of each case hold.
-        classes: the meaning of the values.
-        pattern: finds the patient in a case's name; None where each case is a patient.
-        missing: what it means that a mask lacks a class.
-        allow_unlabeled: take cases without any label.
-        threshold: of labels that are gray pictures of one class.
-        faults: takes what is wrong; such cases are left out.
-
     Returns:
         The cases; the value for unlabeled voxels that the datalist states; and the values of
         unlabeled voxels that the files use.

@@ -97,14 +97,7 @@ def read_pairs(
     threshold: float | None = None,
     stated: Stated = Stated(),  # noqa: B008  # frozen
 ) -> list[PairFacts]:
-    """Open every file once, first its header, and collect what it holds and what is wrong.
-
-    Args:
-        pairs: the cases.
-        progress: show a progress bar on standard error.
-        threshold: of labels that are gray pictures of one class, see :func:`read_label_map`.
-        stated: what is known of the values; labels of classes are not smoothed masks.
-    """
+    """Open every file once, first its header, and collect what it holds and what is wrong."""
     return in_threads(
         lambda pair: _read_pair(pair, threshold, stated), pairs, "reading files", progress
     )

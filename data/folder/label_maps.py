@@ -40,11 +40,6 @@ def structure_files(folder: Path) -> list[tuple[str, Path]]:
 def read_label_map(path: Path, image: Volume | None, threshold: float | None = None) -> LabelMap:
     """Read a label file, or a folder with a mask for each structure.
 
-    Args:
-        path: the file or folder.
-        image: grid of the image, where it could be read; a cropped segmentation is put on it.
-        threshold: voxels of at least this value are the one class.
-
     Raises:
         UnreadableError: what cannot be used, with the file's name where ``path`` is a folder.
     """

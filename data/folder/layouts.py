@@ -45,12 +45,6 @@ def find_layout(
 ) -> Layout:
     """The cases of a folder.
 
-    Args:
-        images: folder of the images, root of a data set, or a ``dataset.json``.
-        labels: folder of the labels; None to find them.
-        scribbles: folder of hand-drawn labels beside them, or None.
-        channel: which file of a case is its image where it has several.
-
     Raises:
         DatalistError: a folder is missing, or a ``dataset.json`` cannot be read.
     """

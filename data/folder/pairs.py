@@ -107,12 +107,7 @@ class Layout:
 
 
 def find_files(folder: Path, notes: list[str] | None = None) -> list[File]:
-    """Images below a folder, by path; hidden files and converted copies are left out.
-
-    Args:
-        folder: links to folders in it are followed; one that holds a DICOM series is an image.
-        notes: takes what was left out, and why.
-    """
+    """Images below a folder, by path; hidden files and converted copies are left out."""
     findings = find_images(folder)
     if notes is not None:
         notes += [f"{path} is left out: {reason}" for path, reason in findings.left_out]
@@ -146,12 +141,6 @@ def join_modalities(
 
     Only where every image has such a name and some case has several, as in BraTS; they are
     channels in the order of the modalities' names.
-
-    Args:
-        files: images and labels.
-        channel: the one to take; None for all.
-        faults: takes cases that lack a channel.
-        notes: takes what was joined.
     """
     matches = {file: _MODALITY.match(file.stem) for file in files if _role(file) == "image"}
     groups: dict[_Key, dict[str, File]] = {}

@@ -98,13 +98,6 @@ def split_by_patient(
     itself names the cases of one, no others are drawn for it. An automatic rule leaves all to
     training where there are fewer than :data:`ENOUGH_MASKS`, and never fewer than seven: of ten
     patients two validate, since one alone would choose the weights, and one tests.
-
-    Args:
-        cases: all cases.
-        rule: shares, or names.
-        seed: of the order of the patients.
-        root: what a fault of all cases together is put down to.
-        faults: takes what is wrong.
     """
     splits: dict[Split, list[FolderCase]] = {split: [] for split in SPLITS}
     patients: dict[str, list[FolderCase]] = {}

@@ -98,11 +98,7 @@ def read_dicom(path: Path, voxels: bool) -> Volume:
 
 @_same_locale()
 def dicom_files(path: Path) -> list[Path]:
-    """The files of the one series of a folder, in the order of the slices, or the file itself.
-
-    Raises:
-        UnreadableError: as :func:`read_dicom`.
-    """
+    """The files of the one series of a folder, in the order of the slices, or the file itself."""
     return list(dict.fromkeys(Path(one.path) for one in _series(path)))
 
 
@@ -171,11 +167,7 @@ def _header(path: Path) -> _Slice | None:
 
 
 def _frames(file: _Slice) -> list[_Slice]:
-    """The frames of a file of several, each where it lies; else the file itself.
-
-    Raises:
-        UnreadableError: they have no places, or scales of their own.
-    """
+    """The frames of a file of several, each where it lies; else the file itself."""
     # Nuclear medicine states its slices in another way, which GDCM understands.
     if len(file.shape) < 3 or file.shape[2] == 1 or file.description.split()[:1] == ["NM"]:
         return [file]
@@ -243,11 +235,7 @@ _OTHERS = ("1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 
 
 def _check_lengths(path: Path) -> None:
-    """Refuse elements that are longer than the file, for which GDCM would take the memory.
-
-    Raises:
-        UnreadableError: naming the file.
-    """
+    """Refuse elements that are longer than the file, for which GDCM would take the memory."""
     content = path.read_bytes()
     place, size, syntax = 132, len(content), ""
     if content[128:132] != b"DICM":
@@ -302,11 +290,7 @@ def _refuse_several(slices: list[_Slice]) -> None:
 
 
 def _ordered(slices: list[_Slice]) -> list[_Slice]:
-    """The slices along their normal.
-
-    Raises:
-        UnreadableError: they are not an even stack.
-    """
+    """The slices along their normal."""
     if len(slices) == 1:
         return slices
     first = slices[0]

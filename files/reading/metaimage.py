@@ -40,11 +40,7 @@ _PART = 1 << 20
 
 
 def read_metaimage(path: Path, voxels: bool) -> Volume:
-    """Read a MetaImage file of any component type.
-
-    Raises:
-        UnreadableError: for whatever cannot be read.
-    """
+    """Read a MetaImage file of any component type."""
     fields, start = _fields(path)
     kind = fields.get("ElementType", "").removesuffix("_ARRAY")
     if kind not in _DTYPES:

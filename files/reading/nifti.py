@@ -35,9 +35,6 @@ def read_nifti(path: Path, voxels: bool) -> Volume:
     it is in mm, whatever unit the header states.
     Axes of one voxel after the third are dropped; one that is left holds the channels. The voxels
     keep their type, or are float32 (float64 for larger ones) where the header scales them.
-
-    Raises:
-        UnreadableError: for whatever cannot be read.
     """
     head_file, data_file = _parts(path)
     with opened(head_file) as stream:
@@ -73,8 +70,7 @@ def read_nifti(path: Path, voxels: bool) -> Volume:
                 "tool",
             )
         if single:
-            skipped = len(head)
-            data = _voxels(stream, skipped, head, max(offset, 0), size, data_file)
+            data = _voxels(stream, len(head), head, max(offset, 0), size, data_file)
     if not single:
         with opened(data_file) as stream:
             data = _voxels(stream, 0, b"", max(offset, 0), size, data_file)

@@ -59,11 +59,7 @@ _REWRITE = "write it again, for example with 3D Slicer"
 
 
 def read_nrrd(path: Path, voxels: bool) -> Volume:
-    """Read an NRRD file; components and further axes that are not spatial are channels.
-
-    Raises:
-        UnreadableError: for whatever cannot be read.
-    """
+    """Read an NRRD file; components and further axes that are not spatial are channels."""
     with open(path, "rb") as file:
         fields, pairs = _fields(file)
         start = file.tell()

@@ -45,9 +45,6 @@ def read_picture(path: Path, voxels: bool) -> Volume:
     """Read a picture: axis 0 is x; indices of a palette stay, and are marked as such.
 
     An EXIF orientation is applied, as viewers and annotation tools do. Opacity is not a channel.
-
-    Raises:
-        UnreadableError: for whatever cannot be read.
     """
     with open(path, "rb") as file:
         head = file.read(26)

@@ -233,12 +233,7 @@ class DualBranchNetwork(nn.Module):
 
 
 def present_names(network: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights by the names that the network has now, as ``load_state_dict`` takes them.
-
-    Args:
-        network: any module.
-        weights: a state dict of it, which may be older than the name ``main``.
-    """
+    """Weights by the names that the network has now, as ``load_state_dict`` takes them."""
     found = dict(weights)
     for place, module in network.named_modules():
         if isinstance(module, DualBranchNetwork):

@@ -78,13 +78,7 @@ class IndicatorReport:
         self._truth: tuple[list[float | None], list[bool | None]] | None = None
 
     def record(self, iteration: int, gamma: Tensor, learned: Tensor) -> None:
-        """Write the tables of a step, and the picture where the last one is old enough.
-
-        Args:
-            iteration: of the step.
-            gamma: (N,) weight of each item.
-            learned: (N,) bool, whose weight is learned; at least one.
-        """
+        """Write the tables of a step, and the picture where the last one is old enough."""
         weights, chosen = gamma.cpu().numpy(), learned.cpu().numpy()
         quality, corrupted = self._compared()
         data = self.dataset
