@@ -49,7 +49,6 @@ def validate_datalist(
             entry.label,
             entry.scribble,
             entry.supervision,
-            erode=False,
             complete=bool(entry.complete),
             channels=tuple(entry.channels or ()),
         )

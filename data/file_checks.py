@@ -78,10 +78,10 @@ class Case:
     case_id: str
     patient_id: str
     image: str
-    label: str | None
-    scribble: str | None
-    supervision: str | None
-    erode: bool
+    label: str | None = None
+    scribble: str | None = None
+    supervision: str | None = None
+    erode: bool = False
     complete: bool = False
     channels: tuple[str, ...] = ()
 

@@ -192,22 +192,16 @@ class VolumeInferer(Inferer):
         if not self.mirror_axes:
             return self._logits(image, predict)
         total: list[Tensor] = []
-        subsets = [
-            [axis + 2 for axis in axes]
-            for size in range(len(self.mirror_axes) + 1)
-            for axes in itertools.combinations(self.mirror_axes, size)
-        ]
+        subsets = mirrorings(self.mirror_axes)
         # As many at once as windows are, so that eight need no more memory than these.
         for first in range(0, len(subsets), self.sw_batch_size):
             group = subsets[first : first + self.sw_batch_size]
             outputs = self._logits(torch.cat([image.flip(axes) for axes in group]), predict)
             for i, axes in enumerate(group):
                 passed = [F.log_softmax(z[i : i + 1], dim=1).flip(axes) for z in outputs]
-                total = (
-                    [torch.logaddexp(a, b) for a, b in zip(total, passed, strict=True)]
-                    if total
-                    else passed
-                )
+                if total:
+                    passed = [torch.logaddexp(a, b) for a, b in zip(total, passed, strict=True)]
+                total = passed
         return tuple(z - math.log(len(subsets)) for z in total)
 
     def _logits(self, image: Tensor, predict: Predictor) -> tuple[Tensor, ...]:
@@ -298,6 +292,12 @@ class VolumeInferer(Inferer):
         if self.memory_gb is not None:
             return self.memory_gb * 1e9
         return _MEMORY_SHARE * available_memory(device)
+
+
+def mirrorings(axes: Sequence[int]) -> list[list[int]]:
+    """Every combination of spatial axes, as axes of a batch; the first one is empty."""
+    counts = range(len(axes) + 1)
+    return [[a + 2 for a in some] for n in counts for some in itertools.combinations(axes, n)]
 
 
 def available_memory(device: torch.device | str) -> int:

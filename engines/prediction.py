@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from monai.transforms import (
 )
 from torch import Tensor, nn
 
+from mixseg.engines.inferers import mirrorings
 from mixseg.engines.precision import autocast_dtype
 from mixseg.transforms import KeepMostProbableComponentd
 
@@ -51,12 +51,7 @@ class MirroredSliceInferer(SliceInferer):
         super().__init__(roi_size=tuple(roi_size), spatial_dim=2, sw_batch_size=sw_batch_size)
         if not set(mirror_axes) <= {0, 1}:
             raise ValueError(f"mirror_axes holds axes of a slice, 0 and 1, got {mirror_axes}")
-        axes = [axis + 2 for axis in mirror_axes]
-        self._passes = [
-            flipped
-            for count in range(len(axes) + 1)
-            for flipped in itertools.combinations(axes, count)
-        ]
+        self._passes = mirrorings(mirror_axes)
 
     def __call__(
         self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any

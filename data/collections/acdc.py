@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,14 +26,6 @@ ACDC_CLASSES = ("background", "RV", "myocardium", "LV")
 _FRAME = re.compile(r"^(?P<case>(?P<patient>patient\d+)_frame\d+)\.nii(?:\.gz)?$")
 #: What lies beside the frames: their masks, and the whole cine series.
 _BESIDE = re.compile(r"^patient\d+_(?:frame\d+_gt|4d)\.nii(?:\.gz)?$")
-
-
-@dataclass
-class _Patient:
-    name: str
-    group: str
-    entries: list[Entry]
-    official_test: bool
 
 
 class ACDC(Collection):
@@ -165,7 +156,10 @@ def _patient_folders(source: Path) -> list[Path]:
 
 
 def _read_official(source: Path, seed: int) -> tuple[list[Entry], list[Entry], list[Entry]]:
-    patients: dict[str, _Patient] = {}
+    patients: dict[str, list[Entry]] = {}
+    groups: dict[str, list[str]] = {}
+    held_out: list[str] = []
+    ungrouped: list[str] = []
     faults: list[str] = []
     for folder in _patient_folders(source):
         if folder.name in patients:
@@ -184,30 +178,26 @@ def _read_official(source: Path, seed: int) -> tuple[list[Entry], list[Entry], l
             entry = _entry(source, match, image, label, scribble)
             entry.groups = _groups(folder, image) or None
             entries.append(entry)
+        patients[folder.name] = entries
+        group = _info(folder).get("Group", "")
+        if not group:
+            ungrouped.append(folder.name)
         below = folder.relative_to(source).parts[:-1]
         testing = any(part.lower() == "testing" for part in below)
-        patients[folder.name] = _Patient(
-            folder.name, _info(folder).get("Group", ""), entries, testing
-        )
+        (held_out if testing else groups.setdefault(group, [])).append(folder.name)
     if faults:
         raise DatalistError(listed_faults(f"the ACDC folder '{source}'", faults))
 
-    ungrouped = [patient.name for patient in patients.values() if not patient.group]
     if ungrouped:
         warnings.warn(
             f"Info.cfg is missing or names no Group for {len(ungrouped)} patients of '{source}', "
             f"which are split as one group: {', '.join(ungrouped)}",
             stacklevel=3,
         )
-    groups: dict[str, list[str]] = {}
-    for patient in patients.values():
-        if not patient.official_test:
-            groups.setdefault(patient.group, []).append(patient.name)
     rng = np.random.default_rng(seed)
     dealt = deal_groups(
         {g: [str(name) for name in rng.permutation(groups[g])] for g in sorted(groups)}
     )
-    held_out = [p.name for p in patients.values() if p.official_test]
     if held_out and not dealt:
         raise DatalistError(
             f"'{source}' holds only the challenge's testing/ patients; training/ is needed"
@@ -218,7 +208,7 @@ def _read_official(source: Path, seed: int) -> tuple[list[Entry], list[Entry], l
         dealt[train : train + validation],
         dealt[train + validation :] + held_out,
     )
-    training, val, test = ([e for name in part for e in patients[name].entries] for part in parts)
+    training, val, test = ([e for name in part for e in patients[name]] for part in parts)
     return training, val, test
 
 

@@ -108,9 +108,7 @@ def _read_pair(pair: Pair, threshold: float | None, stated: Stated) -> PairFacts
     add = facts.faults.append
     # The split is not known yet, and the case's id says no more than the file.
     channels = tuple(str(path) for path in pair.channels)
-    case = Case(
-        "training", "", "", str(pair.image), None, None, None, erode=False, channels=channels
-    )
+    case = Case("training", "", "", str(pair.image), channels=channels)
     image = read_file(case, case.image, "image", True, add)
     if image is not None and image.data is not None:
         examine_image(case, image, add)

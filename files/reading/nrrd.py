@@ -203,13 +203,12 @@ def _affine(fields: Mapping[str, str], spatial: list[int], dims: int) -> np.ndar
 
 def _segments(pairs: Mapping[str, str]) -> tuple[Segment, ...]:
     """Names, values and layers that 3D Slicer writes, in the order of the segments."""
-    numbers = sorted(
-        int(match[1]) for key in pairs if (match := re.match(r"^Segment(\d{1,6})_ID$", key))
-    ) or sorted(
-        int(match[1]) for key in pairs if (match := re.match(r"^Segment(\d{1,6})_Name$", key))
-    )
+    numbers: dict[str, list[int]] = {"ID": [], "Name": []}
+    for key in pairs:
+        if match := re.match(r"^Segment(\d{1,6})_(ID|Name)$", key):
+            numbers[match[2]].append(int(match[1]))
     found = []
-    for number in numbers:
+    for number in sorted(numbers["ID"] or numbers["Name"]):
         key = f"Segment{number}_"
         try:
             # Before Slicer 4.11 each segment was a layer of its own, of the value 1.
