@@ -145,11 +145,10 @@ def _number_names(facts: Sequence[PairFacts], stated: Stated, faults: Faults) ->
             first.setdefault(name.casefold(), name)
         known = list(first.values())
         if len(known) > 2:  # of one class there is no order
-            for label in _labels(facts):
-                values = [v for v in label.counts if v not in {0, *stated.unlabeled}]
-                if values and not label.names:
+            for plain in (label for label in _labels(facts) if not label.names):
+                if values := [v for v in plain.counts if v not in {0, *stated.unlabeled}]:
                     faults.add(
-                        label.path,
+                        plain.path,
                         f"it has no names for its values {listed(values)}, as "
                         f"'{named[0].path.name}' has",
                         "save it with its segments' names, or say what the values 0, 1, 2, … mean: "
