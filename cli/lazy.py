@@ -17,8 +17,6 @@ from typer.main import get_command
 from mixseg.cli.console import hushed
 from mixseg.cli.spelling import present_spelling
 
-__all__ = ["HELP", "Command", "LazyCommand", "LazyGroup"]
-
 #: Settings of every command: ``-h`` is ``--help``.
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-__all__ = ["present_spelling"]
-
 #: Names of before that mean the same.
 _ALIASES = {"--checkpoint": "--weights"}
 #: Names of before that are refused.

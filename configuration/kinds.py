@@ -12,8 +12,6 @@ from monai.bundle import ConfigParser
 
 from mixseg.configuration.loading import cause_of, strings
 
-__all__ = ["refuse_other_kinds", "refuse_resolved", "value_fault"]
-
 
 @dataclass(frozen=True)
 class Kind:

@@ -17,20 +17,6 @@ from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 from monai.utils.misc import CheckKeyDuplicatesYamlLoader, check_key_duplicates
 
-__all__ = [
-    "as_parsed",
-    "cause_of",
-    "configurations",
-    "load",
-    "load_all",
-    "overlays",
-    "read_metadata",
-    "read_parser",
-    "silence",
-    "strings",
-]
-
-
 # Else MONAI takes the last of two entries of one name, here and in the processes that are started.
 os.environ.setdefault("MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
 

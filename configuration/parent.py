@@ -9,8 +9,6 @@ import threading
 import time
 from contextlib import suppress
 
-__all__ = ["PARENT_VARIABLE", "end_with_parent"]
-
 #: Environment variable with the process id of the command that started a run.
 PARENT_VARIABLE = "MIXSEG_PARENT"
 _INTERVAL = 0.5  # seconds between two looks

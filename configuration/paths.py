@@ -10,8 +10,6 @@ from monai.bundle.config_item import ConfigExpression, ConfigItem
 from mixseg.configuration.settings import option_texts
 from mixseg.configuration.workflow import running_parser
 
-__all__ = ["literal_path", "restore_values"]
-
 #: Settings that are paths whatever they look like: ``20240131`` is a folder, not a number.
 _PATHS = ("dataset_dir", "datalist", "output_dir", "ckpt_dir", "checkpoint", "exported")
 _SYNTAX = "#$@%"

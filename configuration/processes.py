@@ -11,8 +11,6 @@ from datetime import timedelta
 
 import torch
 
-__all__ = ["Processes", "join_ranks"]
-
 #: Seconds between the end of a group and that of the process. A thread of Gloo releases a tensor
 #: after the operation is known to be complete. If the interpreter has ended by then, PyTorch aborts
 #: the process: "terminate called without an active exception"

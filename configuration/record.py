@@ -20,17 +20,6 @@ from mixseg.configuration.loading import as_parsed, load
 from mixseg.configuration.yaml_text import set_values, with_keys, without_keys
 from mixseg.files.atomic import strict_json, write_text_atomic
 
-__all__ = [
-    "RECORD_NAME",
-    "bundle_facts",
-    "bundle_name",
-    "changed_settings",
-    "is_run",
-    "own_configuration",
-    "read_record",
-    "write_record",
-]
-
 #: File of a run's folder that tells what it learned from and where; it marks the folder as a run.
 RECORD_NAME = "record.json"
 

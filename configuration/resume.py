@@ -13,8 +13,6 @@ from tqdm import tqdm
 from mixseg.configuration.loading import as_parsed
 from mixseg.files.provenance import sha256_of
 
-__all__ = ["config_differences", "data_differences", "fingerprint"]
-
 #: Entries, at whatever depth, that cannot change the result of a training that goes as far, or
 #: that only say how far it goes. The data's places are free because their content is compared.
 FREE = frozenset(

@@ -22,21 +22,6 @@ from mixseg.configuration.kinds import refuse_other_kinds
 from mixseg.configuration.loading import load
 from mixseg.configuration.workflow import running_parser
 
-__all__ = [
-    "literal",
-    "misread_values",
-    "one_dash",
-    "option_texts",
-    "read_settings",
-    "run_settings",
-    "setting_texts",
-    "settings_in",
-    "settings_of",
-    "suggestion",
-    "unknown_options",
-    "value_of",
-]
-
 #: Options of ``monai.bundle run`` itself, and those that its ``--tracking mlflow`` reads.
 _RUN_OPTIONS = frozenset[str]().union(
     *(

@@ -36,8 +36,6 @@ from mixseg.configuration.workflow import running_parser, running_workflow
 from mixseg.files.lock import claim
 from mixseg.files.provenance import environment
 
-__all__ = ["RunRefusedError", "begin_training", "release_run", "start_command"]
-
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")

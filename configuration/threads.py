@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["default_threads", "share_processors"]
-
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 

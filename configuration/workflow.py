@@ -10,8 +10,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-__all__ = ["bundle_folder", "reads_entries", "running_entry", "running_parser", "running_workflow"]
-
 Kind = TypeVar("Kind")
 P = ParamSpec("P")
 R = TypeVar("R")

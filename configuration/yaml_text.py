@@ -7,8 +7,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["set_values", "with_keys", "without_keys"]
-
 
 def set_values(text: str, values: Mapping[str, Any]) -> str:
     """Replace values in the text of a YAML configuration.

@@ -17,8 +17,6 @@ from mixseg.data.samplers import process_share
 from mixseg.files.atomic import write_atomically
 from mixseg.files.weights import load_tensors
 
-__all__ = ["FullCheckpoint"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -20,8 +20,6 @@ from mixseg.report.scores import write_metrics_csv, write_summary
 from mixseg.report.surfaces import INSTALL_SURFACES, pyvista_is_installed
 from mixseg.report.tables import print_scores
 
-__all__ = ["EvaluationReport"]
-
 logger = logging.getLogger(__name__)
 
 

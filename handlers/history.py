@@ -23,8 +23,6 @@ from mixseg.report.cases import CasePanel, plot_cases
 from mixseg.report.curves import plot_curves
 from mixseg.report.page import PAGE_NAME, try_to_write_page
 
-__all__ = ["History"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -7,8 +7,6 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm.auto import tqdm
 
-__all__ = ["ProgressBar"]
-
 
 class ProgressBar:
     """One bar for all iterations, with the epoch, the losses and the last validation score.

@@ -10,8 +10,6 @@ from typing import Any
 from ignite.engine import Events
 from torch import nn
 
-__all__ = ["Ramp", "WeightRamps", "ramp_factor"]
-
 _SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda t: t,
     # exp(-5 (1 - t)²), Laine & Aila, 'Temporal ensembling', ICLR 2017

@@ -17,8 +17,6 @@ from mixseg.networks.branches import BRANCH_NAMES
 from mixseg.report.cases import CasePanel, cut_panels
 from mixseg.transforms import KeepMostProbableComponent
 
-__all__ = ["CaseScorer", "shown_branch"]
-
 #: Names of branches, in the order in which they are scored.
 _NAMES = [name for names in BRANCH_NAMES.values() for name in names]
 

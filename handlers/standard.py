@@ -23,8 +23,6 @@ from mixseg.handlers.scoring import CaseScorer
 from mixseg.handlers.validation import Validation
 from mixseg.handlers.weights import InitialWeights, LoadWeights
 
-__all__ = ["HandlerGroup", "evaluation_handlers", "inference_handlers", "standard_handlers"]
-
 logger = logging.getLogger(__name__)
 
 

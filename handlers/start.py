@@ -15,8 +15,6 @@ from mixseg.data import check_cases
 from mixseg.files.atomic import ensure_writable
 from mixseg.transforms.labels import class_numbers
 
-__all__ = ["start_evaluation", "start_inference", "start_run", "start_training"]
-
 
 def start_training() -> None:
     """Begin the training of the bundle under way; the ``initialize`` of its ``train.yaml``.

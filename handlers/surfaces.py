@@ -21,8 +21,6 @@ from mixseg.report.surfaces import (
     rendering_problem,
 )
 
-__all__ = ["SurfaceCollector"]
-
 logger = logging.getLogger(__name__)
 
 

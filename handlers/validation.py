@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-__all__ = ["Validation", "validate"]
-
 
 class Validation:
     """Run an evaluator every ``interval`` epochs and after the last one.

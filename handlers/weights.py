@@ -18,8 +18,6 @@ from mixseg.configuration.settings import written_settings
 from mixseg.files.weights import read_weights
 from mixseg.networks.dual_branch.base import present_names
 
-__all__ = ["InitialWeights", "LoadWeights", "find_weights"]
-
 logger = logging.getLogger(__name__)
 
 #: Weights in a bundle's folder: those of a training there, then those that it came with.

@@ -13,8 +13,6 @@ from numpy.typing import ArrayLike
 from mixseg.report.canvas import BRANCH_COLORS, INK, MUTED, literal, new_figure, style
 from mixseg.report.cases import CLASS_COLORS
 
-__all__ = ["Agreement", "agreement", "bland_altman_figure", "volume_figure"]
-
 #: Volumes of a class: predicted ones, and those of the reference.
 Volumes = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 

@@ -20,8 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 from mixseg.report.canvas import BRANCH_COLORS, INK, MUTED, literal, new_figure, note, save_png
 from mixseg.report.planes import select_slice, shown_channels, standard_planes
 
-__all__ = ["CasePanel", "cut_panels", "plot_cases"]
-
 _REFERENCE_COLOR = "#F0E442"
 _UNLABELED_COLOR = "#9E9E9E"
 CLASS_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#0072B2", "#D55E00")

@@ -23,8 +23,6 @@ from mixseg.report.canvas import (
     style,
 )
 
-__all__ = ["curve_figures", "plot_curves"]
-
 _TERM_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#8C6D31")
 _LOSSES, _DICE = "Training losses", "Validation Dice, best epoch marked"
 _Series = dict[str, tuple[list[float], list[float]]]

@@ -35,8 +35,6 @@ from mixseg.report.curves import curve_figures
 from mixseg.report.scores import read_metrics_csv
 from mixseg.report.tables import mean_and_sd, score_cells
 
-__all__ = ["PAGE_NAME", "try_to_write_page", "write_page"]
-
 logger = logging.getLogger(__name__)
 
 PAGE_NAME = "report.html"

@@ -9,8 +9,6 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Plane", "select_slice", "shown_channels", "standard_planes"]
-
 _NAMES = ("sagittal", "coronal", "axial")  # by the world axis that the plane is normal to
 _STARTS, _ENDS = "RAS", "LPI"
 

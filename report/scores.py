@@ -14,9 +14,6 @@ from mixseg.files.provenance import environment
 from mixseg.metrics.scores import CaseScore
 from mixseg.metrics.summary import summarize
 
-__all__ = ["read_metrics_csv", "write_metrics_csv", "write_summary"]
-
-
 #: The last columns, which older files lack.
 _LATER_COLUMNS = ("iou", "precision", "recall")
 

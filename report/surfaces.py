@@ -27,15 +27,6 @@ from scipy import ndimage
 
 from mixseg.report.canvas import INK, MUTED, new_figure, note, save_png
 
-__all__ = [
-    "INSTALL_SURFACES",
-    "CaseSurface",
-    "extract_surface",
-    "plot_surfaces",
-    "pyvista_is_installed",
-    "rendering_problem",
-]
-
 logger = logging.getLogger(__name__)
 
 INSTALL_SURFACES = "pip install 'mixseg[surfaces]'"

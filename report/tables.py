@@ -13,16 +13,6 @@ from rich.table import Table
 from mixseg.metrics.scores import CaseScore
 from mixseg.metrics.summary import summarize
 
-__all__ = [
-    "as_markdown",
-    "markdown_table",
-    "mean_and_sd",
-    "print_scores",
-    "score_cells",
-    "score_table",
-]
-
-
 _STYLES = {"main": "red", "teacher": "blue", "student": "red", "ensemble": "green"}
 
 

@@ -18,8 +18,6 @@ from mixseg.apps.bundle.sums import SUMS_NAME, check_sums, compare_sums, read_su
 from mixseg.files.atomic import write_atomically
 from mixseg.files.provenance import sha256_of
 
-__all__ = ["ArchiveError", "sum_file", "unpack", "write_zip"]
-
 #: Largest sum of the sizes of the files in a zip that is unpacked.
 MAX_BYTES = 4 * 2**30
 

@@ -12,8 +12,6 @@ from typing import Any
 
 from mixseg.configuration.parent import PARENT_VARIABLE
 
-__all__ = ["child"]
-
 #: Seconds that a process gets to end by itself: after Ctrl-C, which reached it as well, and after
 #: SIGTERM.
 _AFTER_INTERRUPT, _AFTER_TERMINATE = 20, 10

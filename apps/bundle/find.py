@@ -15,11 +15,10 @@ from pathlib import Path
 from mixseg.apps.bundle.archive import unpack
 from mixseg.apps.bundle.sums import SUMS_NAME, check_sums
 from mixseg.configuration.loading import load
-from mixseg.configuration.record import bundle_name, is_run
+from mixseg.configuration.record import bundle_name as bundle_name
+from mixseg.configuration.record import is_run
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import sha256_of
-
-__all__ = ["bundle_name", "find_bundle", "find_trained", "refuse_changed", "remember"]
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,6 @@ from mixseg.metrics.scores import CaseScore
 from mixseg.report.page import try_to_write_page
 from mixseg.report.scores import read_metrics_csv, write_metrics_csv, write_summary
 
-__all__ = ["cross_validate", "fold_folder"]
-
 _REQUEST_NAME = "folds.json"
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from mixseg.configuration.loading import read_metadata
 
-__all__ = ["describe", "network_inputs"]
-
 
 def network_inputs(folder: Path) -> dict[str, Any]:
     """What a bundle's ``metadata.json`` says of the images that its network takes.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["Precision"]
-
 
 class Precision(str, Enum):
     """Type of the numbers of stored weights."""

@@ -18,8 +18,6 @@ from fire.parser import DefaultParseValue
 
 from mixseg.apps.bundle.children import child
 
-__all__ = ["bundle_command", "mixseg_command", "run_bundle", "run_logged", "shown", "word_of"]
-
 #: A line of a log: when, whose, how important, what. The bundles' logging.conf writes it so.
 _RECORD = re.compile(
     rb"^[\d-]+ [\d:,]+ - (?:(?P<name>\S+) - )?(?P<level>[A-Z]+) - (?P<text>.*)$", re.DOTALL

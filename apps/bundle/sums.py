@@ -9,8 +9,6 @@ from pathlib import Path, PurePosixPath
 
 from mixseg.files.provenance import sha256_of
 
-__all__ = ["SUMS_NAME", "check_sums", "compare_sums", "read_sums", "write_sums"]
-
 #: Name of the list, at the top of the bundle's folder; its format is that of ``sha256sum``.
 SUMS_NAME = "SHA256SUMS"
 

@@ -20,11 +20,9 @@ from mixseg.apps.bundle.precision import Precision
 from mixseg.configuration.loading import cause_of, load
 from mixseg.files.atomic import write_atomically
 from mixseg.files.provenance import sha256_of
-from mixseg.files.weights import read_weights
+from mixseg.files.weights import read_weights as read_weights
 from mixseg.handlers.weights import PLACES
 from mixseg.networks.dual_branch.base import present_names
-
-__all__ = ["build_network", "convert", "misfits", "read_weights"]
 
 logger = logging.getLogger(__name__)
 

@@ -21,15 +21,6 @@ from mixseg.data.datalist import Datalist, DatalistError
 from mixseg.data.find import find_datalist
 from mixseg.files.lock import claim
 
-__all__ = [
-    "data_settings",
-    "evaluate_run",
-    "evaluation_files",
-    "output_folder",
-    "train_bundle",
-    "training_files",
-]
-
 #: Settings that :func:`train_bundle` and :func:`evaluate_run` give by arguments of their own.
 TRAINING_ARGUMENTS = {
     "bundle_root": "the bundle",

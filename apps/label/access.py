@@ -13,15 +13,6 @@ import torch
 
 from mixseg.configuration.kinds import value_fault
 
-__all__ = [
-    "OriginGuard",
-    "check_device",
-    "check_inference",
-    "check_name",
-    "check_settings",
-    "is_local",
-]
-
 Message = MutableMapping[str, Any]
 
 #: Names under which a browser reaches a server of its own machine.

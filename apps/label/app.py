@@ -36,8 +36,6 @@ from mixseg.apps.label.training import (
 from mixseg.configuration.loading import load
 from mixseg.configuration.parent import PARENT_VARIABLE
 
-__all__ = ["BundleTraining", "MixedSupervisionApp"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -12,8 +12,6 @@ from monai.utils.enums import TransformBackends
 
 from mixseg.transforms.arrays import check_num_classes, describe, integral_array, like
 
-__all__ = ["BACKGROUND_BRUSH", "UNLABELED", "BrushLabel", "segment_names"]
-
 #: Names of the two segments that a viewer offers beside the classes.
 UNLABELED = "unlabeled"
 BACKGROUND_BRUSH = "background_brush"

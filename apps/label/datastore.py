@@ -13,8 +13,6 @@ from monailabel.datastore.local import LocalDatastore
 from mixseg.apps.label.access import check_name
 from mixseg.files.atomic import strict_json, write_text_atomic
 
-__all__ = ["LabelDatastore"]
-
 #: Entry of a file's info: it was uploaded or submitted to the server, and not put there otherwise.
 _WRITTEN = "written_by_server"
 

@@ -15,8 +15,6 @@ from mixseg.apps.label.model import model_classes
 from mixseg.engines.precision import autocast_dtype
 from mixseg.losses.entropy import shannon_entropy
 
-__all__ = ["StudentInferTask"]
-
 
 class StudentInferTask(BundleInferTask):
     """``inference.yaml`` behind MONAI Label's interface.

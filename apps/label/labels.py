@@ -19,8 +19,6 @@ from mixseg.files.atomic import write_text_atomic
 from mixseg.files.reading import UnreadableError, open_volume
 from mixseg.transforms.labels import MaskUnannotatedClasses, label_kind
 
-__all__ = ["Submitted", "convert_label", "validation_patients", "write_submitted"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -16,8 +16,6 @@ from mixseg.apps.bundle.weights import build_network, misfits, read_weights
 from mixseg.configuration.loading import load
 from mixseg.configuration.yaml_text import set_values
 
-__all__ = ["make_model_folder", "model_classes"]
-
 CONFIGS = ("train.yaml", "inference.yaml")
 #: What is copied: not code (the installed package runs), data, or what a training leaves.
 _COPIED = ("configs", "docs", "LICENSE")

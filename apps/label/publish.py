@@ -13,8 +13,6 @@ from mixseg.apps.bundle.weights import build_network, misfits
 from mixseg.files.atomic import write_bytes_atomic
 from mixseg.files.weights import read_weights
 
-__all__ = ["PublishWeights"]
-
 
 class PublishWeights:
     """Replace the model's weights by those of its training, where they load.

@@ -18,8 +18,6 @@ from mixseg.apps.label.access import check_device
 from mixseg.apps.label.inference import StudentInferTask
 from mixseg.files.atomic import strict_json, write_text_atomic
 
-__all__ = ["EntropyScoring", "EntropyStrategy", "pick", "unscored"]
-
 logger = logging.getLogger(__name__)
 
 SCORES_NAME = "scores.json"

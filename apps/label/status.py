@@ -13,8 +13,6 @@ from ignite.engine import Engine, Events
 
 from mixseg.files.atomic import strict_json, write_text_atomic
 
-__all__ = ["TrainingStatus"]
-
 
 class TrainingStatus:
     """Keep a file up to date that says how far a training is, in MONAI Label's words.

@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 from mixseg.apps.label.access import check_name
 
-__all__ = ["StoreError", "StoredScan", "fingerprint", "read_label_store"]
-
 STORE_NAME = "datastore_v2.json"
 _KINDS = ("full", "partial")
 _TAG = "final"  # as 3D Slicer submits

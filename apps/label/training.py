@@ -23,14 +23,6 @@ from mixseg.configuration.loading import cause_of, load
 from mixseg.files.atomic import strict_json, write_text_atomic
 from mixseg.files.lock import claim
 
-__all__ = [
-    "TrainSettings",
-    "default_epochs",
-    "read_status",
-    "settings_of",
-    "train_model",
-]
-
 logger = logging.getLogger(__name__)
 
 STATUS_NAME = "status.json"

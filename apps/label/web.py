@@ -16,7 +16,5 @@ settings.MONAI_LABEL_CORS_ORIGINS = []
 
 from monailabel.app import app as _application  # noqa: E402 (reads the settings)
 
-__all__ = ["app"]
-
 _host = os.environ.get(HOST_VARIABLE)
 app = OriginGuard(_application, _origins, [_host] if _host else None)

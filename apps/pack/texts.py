@@ -12,8 +12,6 @@ from packaging.utils import canonicalize_name
 
 from mixseg.apps.pack.checks.configs import PACKAGE_KEYS
 
-__all__ = ["packed_card", "packed_metadata"]
-
 _REPOSITORY = re.compile(r"<!-- repository -->\n?(.*?)<!-- /repository -->\n?", re.DOTALL)
 _PACKED = re.compile(r"<!-- packed\n(.*?)-->\n?", re.DOTALL)
 _CHECKED = re.compile(r"^<!-- ci: .*-->\n", re.MULTILINE)

@@ -20,8 +20,6 @@ from mixseg.apps.bundle.find import ROOT
 from mixseg.apps.pack.checks.configs import requirements
 from mixseg.configuration.loading import load, strings
 
-__all__ = ["copy_modules", "needed_requirements", "reached_modules", "write_version"]
-
 PACKAGE = "mixseg"
 
 _DOTTED = re.compile(rf"\b{PACKAGE}(?:\.[A-Za-z_]\w*)+")

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from mixseg.apps.plan.choices import numbers
 from mixseg.apps.plan.plan import Plan
 
-__all__ = ["FILL_IN", "REFERENCES", "data_license", "model_card"]
-
 FILL_IN = "to be filled in by the author of this bundle"
 
 #: Method → what it builds on.

@@ -8,17 +8,6 @@ from typing import Any
 
 from mixseg.apps.plan.measure import DataFacts
 
-__all__ = [
-    "Choice",
-    "Schedule",
-    "choose_dimensions",
-    "data_choices",
-    "normalization_choices",
-    "numbers",
-    "slice_axis",
-    "supervision_choices",
-]
-
 #: Voxels this many times longer than wide make slices that have little to do with each other.
 THICK = 3.0
 #: And so do volumes this many times wider than they are deep, in voxels: headers may be wrong.

@@ -15,8 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from mixseg.engines.inferers import available_memory
 from mixseg.networks import DualBranchDynUNet, DualBranchUNet, DualBranchVNet
 
-__all__ = ["NETWORKS", "Cost", "Machine", "network_cost", "this_machine"]
-
 #: Floating-point operations a second of one CPU core in the networks' convolutions: between 10 and
 #: 60 · 10⁹ were seen. Good for the order of magnitude of a training time.
 CORE_FLOPS = 20e9

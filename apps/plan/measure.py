@@ -15,8 +15,6 @@ from tqdm import tqdm
 from mixseg.data.file_checks import image_files
 from mixseg.files.reading import UnreadableError, Volume, count_values, is_picture, open_volume
 
-__all__ = ["DataFacts", "Intensities", "measure"]
-
 #: Images whose intensities are read, spread over the training cases, and voxels taken of each.
 _SAMPLED_CASES = 100
 _SAMPLED_VOXELS = 20_000

@@ -11,8 +11,6 @@ from mixseg.apps.plan.choices import Choice, Schedule, numbers, slice_axis
 from mixseg.apps.plan.machine import CORE_FLOPS, Machine, network_cost
 from mixseg.apps.plan.measure import DataFacts
 
-__all__ = ["Sizes", "slice_sizes", "volume_sizes"]
-
 #: Peak memory of a training step over that of the activations that autograd keeps.
 OVERHEAD = 1.3
 #: Trainings of fewer iterations show that everything runs, and no more.

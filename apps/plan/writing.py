@@ -20,8 +20,6 @@ from mixseg.apps.plan.plan import Plan
 from mixseg.configuration.paths import literal_path
 from mixseg.configuration.yaml_text import set_values
 
-__all__ = ["TEMPLATES", "bundle_files", "find_template"]
-
 #: Method → number of dimensions → the bundle that another one is made from.
 TEMPLATES = {
     "mixed": {2: "acdc_lv_mixed", 3: "la_mixed"},

@@ -11,16 +11,6 @@ from pathlib import Path
 from mixseg.data.find import search_images
 from mixseg.files.reading import is_dicom
 
-__all__ = [
-    "CaseError",
-    "InputCase",
-    "find_cases",
-    "join_channels",
-    "place_cases",
-    "root_cause",
-    "search_cases",
-]
-
 
 class CaseError(Exception):
     """One image that cannot be predicted; the others can.

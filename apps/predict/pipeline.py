@@ -34,15 +34,6 @@ from mixseg.files.reading import subject_name
 from mixseg.files.weights import read_weights
 from mixseg.transforms import AddDepthd
 
-__all__ = [
-    "BundlePipeline",
-    "OutputError",
-    "Prediction",
-    "choose_device",
-    "disagreement",
-    "refuse_same_outputs",
-]
-
 #: Largest distance of a voxel's probabilities from the sum 1 that counts as rounding.
 _SUM_TOLERANCE = 1e-3
 #: Bytes of a mask's name, so that those of its maps and previews have at most 255.

@@ -27,8 +27,6 @@ from mixseg.files.dicom_seg import require_highdicom
 from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, sha256_of
 
-__all__ = ["ARGUMENTS", "claimed", "open_run"]
-
 #: Settings of inference.yaml that a prediction gives by arguments of its own.
 ARGUMENTS = {
     "bundle_root": "the bundle",

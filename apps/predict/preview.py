@@ -15,8 +15,6 @@ from mixseg.apps.predict.pipeline import Prediction
 from mixseg.files.reading import open_volume
 from mixseg.report.cases import cut_panels, plot_cases
 
-__all__ = ["plot_prediction"]
-
 _HEADINGS = {"image": "Image", "main": "Prediction", "entropy": "Entropy"}
 
 

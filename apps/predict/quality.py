@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["expected_dice"]
-
 
 def expected_dice(probabilities: NDArray[np.float32], mask: NDArray[np.uint8]) -> float | None:
     """The Dice that a mask would have if its probabilities were right, mean over the classes found.

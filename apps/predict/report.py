@@ -17,14 +17,6 @@ from mixseg.apps.predict.images import CaseError, InputCase
 from mixseg.files.atomic import strict_json, write_csv, write_text_atomic
 from mixseg.report.page import try_to_write_page
 
-__all__ = [
-    "JSON_NAME",
-    "PredictionReport",
-    "peak_memory_mb",
-    "rank_folder",
-    "settings_digest",
-]
-
 JSON_NAME, CSV_NAME = "report.json", "report.csv"
 _COLUMNS = (
     "case_id", "status", "input", "mask", "shape", "spacing_mm", "mean_entropy", "quality",

@@ -27,8 +27,6 @@ from mixseg.files.dicom_seg import write_dicom_seg
 from mixseg.files.geometry import AFFINE_TOLERANCE
 from mixseg.files.reading import UnreadableError, open_volume, split_suffix, voxels
 
-__all__ = ["PredictionRun", "Wanted"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -18,18 +18,6 @@ from mixseg.configuration.settings import read_settings, settings_in, settings_o
 from mixseg.data.datalist import Datalist, Entry, data_hash
 from mixseg.files.provenance import sha256_of
 
-__all__ = [
-    "SELECTING",
-    "Classes",
-    "Plan",
-    "Selection",
-    "Teacher",
-    "find_teacher",
-    "plan_rounds",
-    "read_selection",
-    "round_settings",
-]
-
 #: Student for a teacher whose name begins so: the bundle, with its row of one branch.
 _STUDENTS = {"acdc_lv_": "acdc_lv_confkd", "la_": "la_confkd"}
 _ROW = Path("rows/single.yaml")

@@ -22,8 +22,6 @@ from mixseg.data.datalist import DATALIST_NAME, Datalist, Entry
 from mixseg.files.atomic import ensure_writable
 from mixseg.files.provenance import environment, sha256_of
 
-__all__ = ["Proposals", "proposal_table", "propose_masks"]
-
 
 @dataclass(frozen=True)
 class Proposals:

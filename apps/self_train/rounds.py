@@ -21,8 +21,6 @@ from mixseg.files.documents import read_object
 from mixseg.files.lock import claim
 from mixseg.files.provenance import environment, sha256_of
 
-__all__ = ["round_folder", "train_rounds"]
-
 _PLANNED = "settings.json"
 _TRAINED = "trained.json"
 

@@ -11,8 +11,6 @@ from rich.table import Table
 from mixseg.files.atomic import strict_json, write_csv, write_text_atomic
 from mixseg.report.tables import as_markdown, as_table, mean_and_sd
 
-__all__ = ["HEADER", "round_lines", "round_table", "write_rounds"]
-
 HEADER = (
     "Round", "Seed", "Proposals", "Empty", "Split", "Class", "Cases", "Dice [%]", "HD95 [voxels]",
     "HD95 [mm]",

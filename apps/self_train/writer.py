@@ -17,8 +17,6 @@ from mixseg.data.datalist import Entry
 from mixseg.data.file_checks import Case, Fault, examine_grid, read_file
 from mixseg.transforms import ConvertUnlabeled, MaskUnannotatedClasses, SelectClasses
 
-__all__ = ["ProposalWriter"]
-
 #: Folder of the masks below the output folder.
 _FOLDER = "proposals"
 
