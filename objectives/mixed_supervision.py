@@ -11,7 +11,6 @@ from torch import Tensor
 from mixseg.losses import dice_cross_entropy, soft_cross_entropy
 from mixseg.objectives.base import Batch, Networks, Objective, Outputs, active, refuse_negative
 
-
 #: Of a class that the batch's full masks hardly hold.
 _LEAST_WEIGHT = 0.1
 

@@ -39,7 +39,6 @@ from mixseg.transforms.noisy_labels import NoisyLabeld
 from mixseg.transforms.resampling import ResizeToSized, ResizeToSpacingd
 from mixseg.transforms.scribbles import ScribbleByErosiond
 
-
 #: How label maps are brought to another grid.
 RESAMPLING = ("area", "nearest")
 
