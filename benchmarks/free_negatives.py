@@ -47,7 +47,7 @@ def shares(
     masks: Iterable[np.ndarray], num_classes: int, radius: float, distance: Any
 ) -> dict[str, float]:
     """Over masks (H, W, D): how much background is covered or in slices without a seed; errors."""
-    background = covered = seedless = foreground = wrong = 0
+    background = covered = seedless = foreground = wrong = cases = cases_wrong = 0
     for mask in masks:
         seeds = scribble_by_erosion(mask, num_classes, slice_axis=SLICE_AXIS)
         filled = free_negatives(
@@ -59,12 +59,16 @@ def shares(
         empty = (seeds == num_classes).all(axis=(0, 1))
         seedless += int(((mask == 0) & empty).sum())
         foreground += int((mask > 0).sum())
-        wrong += int((negative & (mask > 0)).sum())
+        errors = int((negative & (mask > 0)).sum())
+        wrong += errors
+        cases += 1
+        cases_wrong += errors > 0
     ratios = {
         "background_covered": covered / background,
         "background_in_seedless_slices": seedless / background,
         "foreground_wrong": wrong / foreground,
         "negatives_wrong": wrong / (covered + wrong),
+        "cases_wrong": cases_wrong / cases,
     }
     return {name: float(f"{ratio:.6g}") for name, ratio in ratios.items()}
 

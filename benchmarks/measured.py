@@ -172,14 +172,15 @@ def noise_block(result: Any) -> str:
 def free_negatives_block(result: Any) -> str:
     """How far free negatives reach and how often they are wrong, a line per radius."""
     heads = ["set", "distance", "R, voxels", "background covered"]
-    heads += ["of it in slices without a seed", "foreground labeled wrongly"]
+    heads += ["of it in slices without a seed", "foreground labeled wrongly", "cases with errors"]
     rows, lines = result["rows"], []
     for row in rows:
         radius = f"**{row['radius']:.1f}**" if row["calibrated"] else f"{row['radius']:g}"
         covered = row["background_covered"]
         shares = [f"{covered:.1%}", f"{row['background_in_seedless_slices'] / covered:.1%}"]
         wrong = f"{row['foreground_wrong']:.3%}"
-        lines.append([row["setting"], row["distance"], radius, *shares, wrong])
+        cases = f"{row['cases_wrong']:.0%}"
+        lines.append([row["setting"], row["distance"], radius, *shares, wrong, cases])
     scans = {row["setting"].partition(",")[0]: row for row in rows}
     counts = [
         f"{name}: {row['full_masks']} full masks, {row['masks']} others"
