@@ -5,7 +5,8 @@
 The radius is calibrated on the full masks of three patients (of white blood cells: five pictures)
 as a training does; coverage and errors are those of the 15 patients (50 pictures) after them, whose
 masks no training sees. Smaller radii, which the full masks contradict, and larger ones show what
-they would cost. Distances are in voxels of the files' grid.
+they would cost. Distances are in voxels of the grid in which seeds are made: that of the files, and
+pictures of 128 pixels, as the bundle resizes them.
 Writes benchmarks/results/free_negatives.json, which docs/weak_labels.md shows
 (benchmarks/tables.py).
 """
@@ -18,12 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.transforms import Compose
 
 from mixseg.data import find_datalist, select_cases
 from mixseg.files.atomic import strict_json, write_bytes_atomic
 from mixseg.files.provenance import environment
 from mixseg.files.reading import open_volume
 from mixseg.transforms import (
+    AddDepthd,
+    LoadVolumed,
+    ResizeToSized,
     SelectClasses,
     free_negatives,
     negative_radius,
@@ -32,6 +37,8 @@ from mixseg.transforms import (
 
 ROOT = Path(__file__).resolve().parents[1]
 SLICE_AXIS = 2
+#: Longer side of a picture.
+PICTURE = 128
 #: Full and partially labeled cases of a folder.
 CASES = {"acdc": (3, 15), "la": (3, 15), "wbc": (5, 50)}
 #: Name, folder, classes of the files, classes that are trained, distance, radii over R.
@@ -83,9 +90,18 @@ def measure(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
         select = SelectClasses(classes, source)
         count = len(classes) + 1
 
-        def load(item: Mapping[str, Any], select: SelectClasses = select) -> dict[str, Any]:
-            mask = np.asarray(open_volume(item["label"]).data)
-            return {"label": select(mask if mask.ndim == 3 else mask[..., None])[None]}
+        def load(
+            item: Mapping[str, Any],
+            kind: str = kind,
+            source: int = source,
+            select: SelectClasses = select,
+        ) -> dict[str, Any]:
+            if kind != "wbc":
+                return {"label": select(np.asarray(open_volume(item["label"]).data))[None]}
+            keys = ("image", "label")
+            resize = ResizeToSized("image", PICTURE, ["label"], source, "area")
+            read = Compose([LoadVolumed(keys), AddDepthd(keys), resize])
+            return {"label": np.asarray(select(read({key: item[key] for key in keys})["label"]))}
 
         options: Any = {"num_classes": count, "slice_axis": SLICE_AXIS, "distance": distance}
         radius = negative_radius(cases, load, **options)
