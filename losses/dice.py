@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 
@@ -199,15 +198,16 @@ def _labeled_dice(
     """Soft Dice loss, mean of the labeled foreground classes: a scalar, or (B,) by image."""
     logits = prepare_logits(logits)
     num_classes = logits.shape[1]
-    target = voxel_map(label, logits, name="label").long().flatten(1)
-    onehot = F.one_hot(target, num_classes + 1)[..., :num_classes].to(logits.dtype)
-    p = logits.softmax(1).flatten(2)
-    # [k, c]: probability of class c, summed over the voxels that are labeled k.
-    with torch.autocast(logits.device.type, enabled=False):  # a product of matrices: in full
-        sums = torch.einsum("bvk,bcv->kc" if batch else "bvk,bcv->bkc", onehot, p)
-    counts = onehot.sum((0, 1) if batch else 1)
+    target = voxel_map(label, logits, name="label").flatten(1).unsqueeze(1)
+    p, axes = logits.softmax(1).flatten(2), (0, 2) if batch else (2,)
+    masks = [target == c for c in range(num_classes)]
+    # [k, c]: probability of class c, summed over the voxels that are labeled k. Not by a product of
+    # matrices, which autocast would take in half precision.
+    sums = torch.stack([torch.where(mask, p, 0).sum(axes) for mask in masks], dim=-2)
+    counts = torch.cat([mask.sum(axes) for mask in masks], dim=-1)
     if class_weight is not None:
-        sums, counts = sums * class_weight.to(sums)[:, None], counts * class_weight.to(sums)
+        weight = class_weight.to(sums)
+        sums, counts = sums * weight[:, None], counts * weight
     overlap = sums.diagonal(dim1=-2, dim2=-1)
     values = 1 - (2 * overlap + 1e-5) / (sums.sum(-2) + counts + 1e-5)
     labeled = (counts > 0)[..., 1:]
