@@ -5,21 +5,18 @@
 Each variant is the bundle's own trainer (network, objective, augmentation, optimizer, averaged
 weights), on random images in place of data, without handlers. Steps of all variants take turns in
 one process, so that other load on the machine meets all alike; a ratio is the median over the turns
-of a variant's step over the reference's of the same turn. Times are the processor's.
+of a variant's step over the reference's of the same turn. Times on the CPU are the processor's.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
-from trainer_overhead import timed
-from training_cost import random_batch
+from training_cost import quartiles_over, random_batch, take_turns
 
 from mixseg.configuration.loading import read_parser
 from mixseg.files.atomic import strict_json, write_bytes_atomic
@@ -53,25 +50,14 @@ def build(bundle: str, device: str, variant: str) -> Any:
 def measure(bundle: str, device: str, turns: int) -> dict[str, Any]:
     """Median milliseconds a step, and ratios to the reference's, of each variant."""
     trainers = {variant: build(bundle, device, variant) for variant in VARIANTS}
-    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    with Path(os.devnull).open("w") as null, contextlib.redirect_stderr(null):
-        for turn in range(turns + 1):
-            order = list(VARIANTS)
-            for variant in order if turn % 2 else reversed(order):
-                trainer = trainers[variant]
-                trainer.state.max_epochs = trainer.state.epoch + 1
-                wall, used = timed(trainer.run, torch.device(device))
-                if turn:
-                    seconds[variant].append(wall if device == "cuda" else used)
+    seconds = take_turns(trainers, turns, torch.device(device), processor=device == "cpu")
     found = {}
-    reference = seconds[next(iter(VARIANTS))]
     for variant, values in seconds.items():
-        ratios = [one / other for one, other in zip(values, reference, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = quartiles_over(values, seconds[next(iter(VARIANTS))])
         found[variant] = {
             "milliseconds": round(1e3 * statistics.median(values), 1),
-            "over_reference": round(middle, 3),
-            "quartiles": [round(low, 3), round(high, 3)],
+            "over_reference": middle,
+            "quartiles": [low, high],
         }
     return found
 

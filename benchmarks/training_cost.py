@@ -19,7 +19,7 @@ import contextlib
 import json
 import os
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +98,11 @@ def measure(settings: Mapping[str, Any], iterations: int, rounds: int) -> dict[s
     trainers, found = {}, {}
     for name in METHODS:
         trainers[name], found[name] = build(name, settings, iterations)
-    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
-    with Path(os.devnull).open("w") as null, contextlib.redirect_stderr(null):
-        for turn in range(rounds + 1):
-            names = list(METHODS)
-            for name in names if turn % 2 else reversed(names):
-                wall, _ = timed(_epoch(trainers[name]), device)
-                if turn:
-                    seconds[name].append(wall / iterations)
+    seconds = take_turns(trainers, rounds, device)
     reference = next(iter(METHODS))
     methods = {}
     for name, (bundle, own) in METHODS.items():
-        pairs = zip(seconds[name], seconds[reference], strict=True)
-        ratios = [one / other for one, other in pairs]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = quartiles_over(seconds[name], seconds[reference])
         methods[name] = {
             "bundle": bundle,
             "settings": own,
@@ -119,11 +110,39 @@ def measure(settings: Mapping[str, Any], iterations: int, rounds: int) -> dict[s
             "parameters_over_reference": round(
                 found[name]["training"] / found[reference]["training"], 4
             ),
-            "milliseconds": round(1e3 * statistics.median(seconds[name]), 2),
-            "time_over_reference": round(middle, 3),
-            "quartiles": [round(low, 3), round(high, 3)],
+            "milliseconds": round(1e3 * statistics.median(seconds[name]) / iterations, 2),
+            "time_over_reference": middle,
+            "quartiles": [low, high],
         }
     return {"reference": reference, "methods": methods}
+
+
+def take_turns(
+    trainers: Mapping[str, Any], rounds: int, device: torch.device, *, processor: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of an epoch of each trainer, round by round, after one that warms up.
+
+    Args:
+        trainers: take turns in their order and, every other round, in the opposite one.
+        rounds: that count.
+        device: is waited for at both ends of an epoch.
+        processor: measure the processor's time, not the clock's.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in trainers}
+    with Path(os.devnull).open("w") as null, contextlib.redirect_stderr(null):
+        for turn in range(rounds + 1):
+            names = list(trainers)
+            for name in names if turn % 2 else reversed(names):
+                wall, used = timed(_epoch(trainers[name]), device)
+                if turn:
+                    seconds[name].append(used if processor else wall)
+    return seconds
+
+
+def quartiles_over(values: Sequence[float], reference: Sequence[float]) -> list[float]:
+    """Quartiles of the ratios of values to the reference's of the same round."""
+    ratios = [one / other for one, other in zip(values, reference, strict=True)]
+    return [round(quartile, 3) for quartile in statistics.quantiles(ratios, n=4)]
 
 
 def _epoch(trainer: Any) -> Callable[[], None]:
