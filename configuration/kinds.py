@@ -72,7 +72,9 @@ _KINDS: dict[str, Kind] = {
     ),
     "seed": Kind("a whole number from 0 to 4294967295", lambda v: _WHOLE.holds(v) and v < 2**32),
     "epoch_length": _COUNT.or_null(),
-    **dict.fromkeys(("lr", "weight_decay", "clip_grad_norm", "discriminator_lr"), _AMOUNT),
+    **dict.fromkeys(
+        ("lr", "weight_decay", "clip_grad_norm", "discriminator_lr", "negatives_margin"), _AMOUNT
+    ),
     "lr_power": _AMOUNT.or_null(),
     **dict.fromkeys(
         ("dropout", "ema_decay", "momentum", "teacher_decay", "flip_probability"), _SHARE
@@ -93,7 +95,7 @@ _KINDS: dict[str, Kind] = {
     "flip_axes": _AXES,
     "mirror_axes": _AXES,
     "amp": Kind("true, false or auto", lambda v: isinstance(v, bool) or v == "auto"),
-    **dict.fromkeys(("progress", "resume"), _SWITCH),
+    **dict.fromkeys(("progress", "resume", "match_classes"), _SWITCH),
 }  # fmt: skip
 
 

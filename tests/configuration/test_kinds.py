@@ -22,6 +22,8 @@ from mixseg.configuration.settings import read_settings
         ("spatial_size", [32]), ("spatial_size", 32), ("spatial_size", [-1, 32]),
         ("spacing", [1, 1, 0]), ("intensity_range", [0]), ("dropout", 2), ("ema_decay", math.nan),
         ("lambda_new_term", "x"), ("amp", "yes"), ("resume", "maybe"), ("flip_axes", 0),
+        ("match_classes", "off"), ("match_classes", 1), ("negatives_margin", -0.1),
+        ("negatives_margin", "20%"),
     ],
 )  # fmt: skip
 def test_another_kind_of_value_is_refused_by_name(name: str, value: Any) -> None:
@@ -35,6 +37,7 @@ def test_another_kind_of_value_is_refused_by_name(name: str, value: Any) -> None
         ("num_partial", 0), ("features", (8, 16, 32)), ("spatial_size", [64, 64, 32]),
         ("slice_size", 256), ("slice_size", [256, 128]), ("amp", "auto"), ("amp", False),
         ("lambda_ent", -0.5), ("a_setting_of_some_bundle", "anything"), ("epoch_length", None),
+        ("match_classes", True), ("negatives_margin", 0), ("negatives_margin", 0.2),
     ],
 )  # fmt: skip
 def test_values_of_the_kind_are_taken(name: str, value: Any) -> None:
