@@ -152,7 +152,9 @@ def dice_cross_entropy(
         1.3863
     """
     cross_entropy = partial_cross_entropy(logits, label, class_weight=class_weight)
-    return cross_entropy + _labeled_dice(logits, label, batch=True, class_weight=class_weight)
+    if class_weight is None:
+        return cross_entropy + _labeled_dice(logits, label, batch=True)
+    return cross_entropy + _weighted_dice(logits, label, class_weight)
 
 
 class DiceCrossEntropyLoss(nn.Module):
@@ -192,24 +194,40 @@ def image_dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return image_cross_entropy(logits, label) + _labeled_dice(logits, label, batch=False)
 
 
-def _labeled_dice(
-    logits: Tensor, label: Tensor, *, batch: bool, class_weight: Tensor | None = None
-) -> Tensor:
+def _labeled_dice(logits: Tensor, label: Tensor, *, batch: bool) -> Tensor:
     """Soft Dice loss, mean of the labeled foreground classes: a scalar, or (B,) by image."""
     logits = prepare_logits(logits)
     num_classes = logits.shape[1]
-    target = voxel_map(label, logits, name="label").flatten(1).unsqueeze(1)
-    p, axes = logits.softmax(1).flatten(2), (0, 2) if batch else (2,)
-    masks = [target == c for c in range(num_classes)]
+    target = voxel_map(label, logits, name="label").long().unsqueeze(1)
+    loss = DiceLoss(
+        softmax=True,
+        to_onehot_y=True,
+        include_background=False,
+        batch=batch,
+        reduction="none",
+        ignore_index=num_classes,
+    )
+    # Classes last: (C - 1,) of the batch, (B, C - 1) by image.
+    values = loss(logits, target).flatten(0 if batch else 1)
+    voxels = target.flatten(0 if batch else 1)
+    labeled = torch.stack([(voxels == c).any(dim=-1) for c in range(1, num_classes)], dim=-1)
+    mean: Tensor = (values * labeled).sum(dim=-1) / labeled.sum(dim=-1).clamp(min=1)
+    return mean
+
+
+def _weighted_dice(logits: Tensor, label: Tensor, class_weight: Tensor) -> Tensor:
+    """`_labeled_dice` of a batch whose voxels weigh as their class does, which MONAI's cannot."""
+    logits = prepare_logits(logits)
+    target = voxel_map(label, logits, name="label").unsqueeze(1)
+    p, axes = logits.softmax(1), (0, *range(2, logits.ndim))
+    masks = [target == c for c in range(logits.shape[1])]
     # [k, c]: probability of class c, summed over the voxels that are labeled k. Not by a product of
     # matrices, which autocast would take in half precision.
-    sums = torch.stack([torch.where(mask, p, 0).sum(axes) for mask in masks], dim=-2)
-    counts = torch.cat([mask.sum(axes) for mask in masks], dim=-1)
-    if class_weight is not None:
-        weight = class_weight.to(sums)
-        sums, counts = sums * weight[:, None], counts * weight
-    overlap = sums.diagonal(dim1=-2, dim2=-1)
-    values = 1 - (2 * overlap + 1e-5) / (sums.sum(-2) + counts + 1e-5)
-    labeled = (counts > 0)[..., 1:]
-    mean: Tensor = (values[..., 1:] * labeled).sum(-1) / labeled.sum(-1).clamp(min=1)
-    return mean
+    sums = torch.stack([torch.where(mask, p, 0).sum(axes) for mask in masks])
+    counts = torch.stack([mask.sum() for mask in masks])
+    weight = class_weight.to(sums)
+    overlap = (weight * sums.diagonal())[1:]
+    total = ((weight[:, None] * sums).sum(0) + weight * counts)[1:]
+    labeled = counts[1:] > 0
+    values = 1 - (2 * overlap + 1e-5) / (total + 1e-5)
+    return (values * labeled).sum() / labeled.sum().clamp(min=1)

@@ -304,7 +304,11 @@ def test_weights_of_one_change_nothing() -> None:
     torch.testing.assert_close(weighted, dice_cross_entropy(logits, label))
 
 
-@pytest.mark.parametrize("function", [dice_cross_entropy, image_mean])
+def weighted(logits: Tensor, label: Tensor) -> Tensor:
+    return dice_cross_entropy(logits, label, class_weight=torch.tensor([0.5, 3.0, 2.0]))
+
+
+@pytest.mark.parametrize("function", [dice_cross_entropy, image_mean, weighted])
 def test_sum_in_half_precision(function: Term) -> None:
     generator = torch.Generator().manual_seed(4)
     logits = torch.randn(2, 3, 6, 6, generator=generator).bfloat16()
